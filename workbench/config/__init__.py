@@ -1,0 +1,1 @@
+"""Schema and composition of a study's configuration."""

@@ -1,0 +1,1 @@
+"""lm-eval over our checkpoints, and what is still to be scored."""

@@ -1,0 +1,1 @@
+"""From a graph of stages to processes and jobs."""

@@ -1,0 +1,1 @@
+"""The decoder, its attention backends, and its Hugging Face form."""

@@ -1,0 +1,1 @@
+"""Pure arithmetic of a study: cost, identity, plan, layout, status."""

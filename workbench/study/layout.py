@@ -1,0 +1,118 @@
+"""Every path under the outputs' root, in one place.
+
+    outputs/
+      data/<fingerprint>/            prepared token store, tokenizer, held-out documents
+      stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/
+      studies/<study>/study.json     points, stages, dependencies, cost estimate
+      figures/<study>/  fits/<study>/
+      mlflow.db  mlartifacts/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StageDir:
+    """Paths of one stage."""
+
+    path: Path
+    """The stage's directory, `<outputs>/stages/<id>`."""
+
+    @property
+    def id(self) -> str:
+        """The stage's id."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The frozen `Stage`, as YAML."""
+        return self.path / "stage.yaml"
+
+    @property
+    def code(self) -> Path:
+        """Commit and uncommitted diff at submission."""
+        return self.path / "code"
+
+    @property
+    def metrics(self) -> Path:
+        """A row an optimizer step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """State of the latest attempt."""
+        return self.path / "status.json"
+
+    @property
+    def log(self) -> Path:
+        """What the stage had to say."""
+        return self.path / "log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """File whose kernel lock the one process that trains here holds."""
+        return self.path / "lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Directory of the checkpoint after `step` optimizer steps of the chain."""
+        return self.checkpoints / f"step_{step:08d}"
+
+    def list_checkpoints(self) -> list[Path]:
+        """Complete checkpoints (those with a manifest), in order of their steps."""
+        found = [p.parent for p in self.checkpoints.glob("step_*/manifest.json")]
+        return sorted(found, key=checkpoint_step)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Optimizer steps of the chain behind a checkpoint directory's name."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths under one outputs' root."""
+
+    root: Path
+    """The outputs' root."""
+
+    def data(self, fingerprint: str) -> Path:
+        """Prepared data."""
+        return self.root / "data" / fingerprint
+
+    def stage(self, stage_id: str) -> StageDir:
+        """One stage."""
+        return StageDir(self.root / "stages" / stage_id)
+
+    def study(self, name: str) -> Path:
+        """Folder of one study."""
+        return self.root / "studies" / name
+
+    def study_file(self, name: str) -> Path:
+        """Plan of one study."""
+        return self.study(name) / "study.json"
+
+    def figures(self, name: str) -> Path:
+        """Figures of one study."""
+        return self.root / "figures" / name
+
+    def fits(self, name: str) -> Path:
+        """Fits of one study."""
+        return self.root / "fits" / name
+
+    @property
+    def database(self) -> Path:
+        """Default MLflow store."""
+        return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Default MLflow artifacts."""
+        return self.root / "mlartifacts"

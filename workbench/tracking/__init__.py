@@ -1,0 +1,1 @@
+"""From files in a stage's directory to MLflow."""

@@ -1,0 +1,1 @@
+"""One stage of one trajectory, from checkpoint to checkpoint."""
