@@ -1,0 +1,178 @@
+"""The training stream: sequence `i` is a pure function of (store, config, i).
+
+Sequence i belongs to the source the mixture assigns it, as that source's j-th. With M windows
+available, it is window `base(shuffle_e(j mod M))`, where e = j // M is the epoch, `shuffle_e` a
+permutation of range(M) of its own for every epoch, and `base` one fixed permutation of all windows
+of the store: a smaller unique-token budget is the beginning of a larger one. Window p holds tokens
+[p x context, p x context + context + 1) of the source's store. There is no state: to resume is to
+ask for the next index, and R ranks that take rows r, r + R, ... of a batch see one global order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.config.schema import StreamConfig, StreamSource
+from workbench.data.mixture import Mixture
+from workbench.data.permutation import Permutation
+
+
+class TokenStore(Protocol):
+    """What a stream needs of a prepared store; a protocol so that tests can stream from plain arrays."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the store."""
+        ...
+
+    @property
+    def sources(self) -> Mapping[str, NDArray[np.unsignedinteger]]:
+        """Token ids by source, each (tokens,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What a stretch of a stream drew from one source."""
+
+    drawn_tokens: int
+    """Predicted tokens drawn, repetitions included."""
+    distinct_tokens: int
+    """Different ones among them."""
+    epochs: float
+    """Drawn over available."""
+    max_repeats: int
+    """How often the most repeated window was drawn."""
+
+
+class _Source:
+    """Windows of one source in their shuffled order."""
+
+    def __init__(self, name: str, tokens: NDArray[np.unsignedinteger], config: StreamSource, stream: StreamConfig):
+        context = stream.context_tokens
+        stored = (len(tokens) - 1) // context
+        if stored < 1:
+            raise ValueError(f"source {name!r} has {len(tokens)} tokens, less than one sequence of {context} + 1")
+        wanted = stored if config.unique_tokens is None else config.unique_tokens // context
+        if wanted < 1:
+            raise ValueError(
+                f"source {name!r}: unique_tokens={config.unique_tokens} is less than a context of {context}"
+            )
+        self.name, self.tokens, self.config, self.context = name, tokens, config, context
+        self.windows = min(stored, wanted)
+        self._key = f"{stream.seed}|{name}"
+        self._base = Permutation(stored, f"{self._key}|base")
+        self._epochs: dict[int, Permutation] = {}
+
+    def locate(self, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows (n,) of the source's draws `ordinals` (n,)."""
+        epochs, within = ordinals // self.windows, ordinals % self.windows
+        found = np.empty_like(within)
+        for epoch in {int(e) for e in epochs}:
+            if epoch not in self._epochs:
+                self._epochs = {epoch: Permutation(self.windows, f"{self._key}|epoch {epoch}")}
+            mine = epochs == epoch
+            found[mine] = self._epochs[epoch](within[mine])
+        return self._base(found)
+
+    @property
+    def most_draws(self) -> int | None:
+        """Sequences that may be drawn; None is without bound."""
+        if self.config.max_epochs is None:
+            return None
+        return int(Fraction(repr(self.config.max_epochs)) * self.windows)
+
+
+class Stream:
+    """Training sequences by index."""
+
+    def __init__(self, prepared: TokenStore, config: StreamConfig) -> None:
+        """Open the stream over a prepared store.
+
+        Raises
+        ------
+        ValueError
+            The store is another than the config names, lacks a source, or holds less than one
+            window of it.
+        """
+        if config.data_fingerprint != prepared.fingerprint:
+            raise ValueError(f"the stream is of data {config.data_fingerprint}, the store is {prepared.fingerprint}")
+        missing = sorted(set(config.sources) - set(prepared.sources))
+        if missing:
+            raise ValueError(f"source {missing[0]!r} is not in the store, which has {', '.join(prepared.sources)}")
+        self.config = config
+        # Sorted, so that a config read back from YAML or JSON with its keys in another order is the same stream.
+        self.source_names = tuple(sorted(config.sources))
+        self._mixture = Mixture(config.mixture, self.source_names)
+        self._sources = [_Source(n, prepared.sources[n], config.sources[n], config) for n in self.source_names]
+
+    def batch(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sequences [start, start + count).
+
+        Returns
+        -------
+        tokens
+            int64 (count, context + 1).
+        source_index
+            int64 (count,), into `source_names`.
+        """
+        index, windows = self.windows(start, count)
+        context = self.config.context_tokens
+        tokens = np.empty((count, context + 1), np.int64)
+        for row, (k, window) in enumerate(zip(index.tolist(), windows.tolist(), strict=True)):
+            first = window * context
+            tokens[row] = self._sources[k].tokens[first : first + context + 1]
+        return tokens, index
+
+    def windows(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Source index (count,) and window (count,) of sequences [start, start + count): where batches come from."""
+        index, ordinals = self._mixture.assign(start, count)
+        windows = np.empty(count, np.int64)
+        for k, source in enumerate(self._sources):
+            mine = index == k
+            if mine.any():
+                windows[mine] = source.locate(ordinals[mine])
+        return index, windows
+
+    def sequence(self, i: int) -> tuple[NDArray[np.int64], int]:
+        """Tokens int64 (context + 1,) of sequence `i`, and its source's index into `source_names`."""
+        tokens, index = self.batch(i, 1)
+        return tokens[0], int(index[0])
+
+    def counts(self, stop: int) -> dict[str, SourceCounts]:
+        """Count what sequences [0, stop) draw from each source, exactly."""
+        context = self.config.context_tokens
+        return {
+            source.name: SourceCounts(
+                drawn_tokens=drawn * context,
+                distinct_tokens=min(drawn, source.windows) * context,
+                epochs=drawn / source.windows,
+                max_repeats=-(-drawn // source.windows),
+            )
+            for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True)
+        }
+
+    def check(self, stop: int) -> None:
+        """Refuse sequences [0, stop) if they repeat a source more than allowed.
+
+        Raises
+        ------
+        ValueError
+            Names the source, the tokens needed and the tokens allowed.
+        """
+        context = self.config.context_tokens
+        for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True):
+            allowed = source.most_draws
+            if allowed is not None and drawn > allowed:
+                raise ValueError(
+                    f"source {source.name!r} would give {drawn * context} tokens, but has {source.windows * context} "
+                    f"distinct ones and max_epochs={source.config.max_epochs}, so {allowed * context} at the most: "
+                    f"train on fewer tokens, raise data.sources.{source.name}.max_bytes or unique_tokens, "
+                    f"or allow repetition with data.sources.{source.name}.max_epochs"
+                )
