@@ -472,6 +472,8 @@ class Config:
     """At what cost at the most."""
     precision: str = "fp32"
     """`fp32`, or `bf16` (autocast, master weights in fp32)."""
+    seed: int = 0
+    """What `seed_init` and `seed_data` are unless they are set apart."""
     seed_init: int = 0
     """Seed of the initial weights."""
     seed_data: int = 0

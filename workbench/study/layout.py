@@ -1,11 +1,11 @@
 """Every path under the outputs' root, in one place.
 
-    outputs/
-      data/<fingerprint>/            prepared token store, tokenizer, held-out documents
-      stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/
-      studies/<study>/study.json     points, stages, dependencies, cost estimate
-      figures/<study>/  fits/<study>/
-      mlflow.db  mlartifacts/
+outputs/
+  data/<fingerprint>/            prepared token store, tokenizer, held-out documents
+  stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/
+  studies/<study>/study.json     points, stages, dependencies, cost estimate
+  figures/<study>/  fits/<study>/
+  mlflow.db  mlartifacts/
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class StageDir:
     def list_checkpoints(self) -> list[Path]:
         """Complete checkpoints (those with a manifest), in order of their steps."""
         found = [p.parent for p in self.checkpoints.glob("step_*/manifest.json")]
-        return sorted(found, key=checkpoint_step)
+        return sorted((p for p in found if p.name[5:].isdecimal()), key=checkpoint_step)
 
 
 def checkpoint_step(checkpoint: Path) -> int:

@@ -1,0 +1,239 @@
+"""The one place that knows Hydra: from overrides to frozen `Config`s.
+
+Hydra wants mutable structured configs; `_mutable` derives them from the frozen classes of
+`workbench.config.schema`, so that Hydra refuses unknown keys and wrong types while it composes, and
+the frozen classes' own checks run when `to_config` leaves Hydra's world for good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from workbench.config import schema
+from workbench.config.schema import Config, from_dict
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+CONFIG_DIR = PROJECT_ROOT / "conf"
+CONFIG_NAME = "config"
+
+_GROUPS: dict[str, type] = {
+    "model": schema.ModelConfig,
+    "data": schema.DataConfig,
+    "tokenizer": schema.TokenizerConfig,
+    "recipe": schema.RecipeConfig,
+    "optimizer": schema.OptimizerConfig,
+    "evaluation": schema.EvaluationConfig,
+    "tracking": schema.TrackingConfig,
+}
+
+
+@dataclass(frozen=True)
+class ComposedPoint:
+    """One sweep point as Hydra gave it."""
+
+    name: str
+    """The overrides in which it differs from its siblings, as `model=m1,tokens=4000000`."""
+    overrides: tuple[str, ...]
+    """All overrides."""
+    config: Config
+    """The composed config."""
+
+
+class Composer:
+    """Hydra over this project's configs, for as long as `composer()` is entered."""
+
+    def __init__(self, hydra: Hydra, search_path: Sequence[Path]) -> None:
+        self._hydra = hydra
+        self._search_path = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in search_path)}]"]
+        self._configs: dict[tuple[str, ...], Config] = {}
+
+    def master(self, overrides: Sequence[str]) -> DictConfig:
+        """Hydra's config of a whole multirun, sweep overrides left out."""
+        loader = self._hydra.config_loader
+        with _one_line_errors():
+            return loader.load_configuration(CONFIG_NAME, [*overrides, *self._search_path], RunMode.MULTIRUN)
+
+    def points(self, overrides: Sequence[str]) -> list[ComposedPoint]:
+        """Compose every point of the sweep that `overrides` ask for.
+
+        Raises
+        ------
+        ValueError
+            The overrides do not compose, or a point's config is impossible.
+        """
+        master = self.master(overrides)
+        with _one_line_errors():
+            parser = OverridesParser.create(config_loader=self._hydra.config_loader)
+            swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+            arguments = parser.parse_overrides([*swept, *OmegaConf.to_container(master.hydra.overrides.task)])
+            batches = BasicSweeper.split_arguments(arguments, None)
+        return self.compose(master, batches[0])
+
+    def compose(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[ComposedPoint]:
+        """Compose one batch of a multirun; `batch` holds each point's overrides."""
+        names = _point_names(batch)
+        configs = [self._compose_one(master, tuple(overrides)) for overrides in batch]
+        return [
+            ComposedPoint(name, tuple(overrides), config)
+            for name, overrides, config in zip(names, batch, configs, strict=True)
+        ]
+
+    def _compose_one(self, master: DictConfig, overrides: tuple[str, ...]) -> Config:
+        if overrides not in self._configs:
+            with _one_line_errors():
+                composed = self._hydra.config_loader.load_sweep_config(master, list(overrides))
+                self._configs[overrides] = to_config(composed)
+        return self._configs[overrides]
+
+    def multirun(self, overrides: Sequence[str]) -> Any:
+        """Run Hydra's own multirun; what happens then is the configured launcher's business."""
+        return self._hydra.multirun(
+            CONFIG_NAME, _no_task, [*overrides, *self._search_path], with_log_configuration=False
+        )
+
+
+def _no_task(config: DictConfig) -> None:
+    raise ValueError("hydra/launcher must be one of the workbench's: local or slurm")
+
+
+_current: Composer | None = None
+
+
+def current_composer() -> Composer:
+    """Give the composer that is entered; Hydra's plugin asks for it from inside a multirun."""
+    assert _current is not None, "no composer is entered"
+    return _current
+
+
+@contextmanager
+def composer(experiments: Path | None = None) -> Iterator[Composer]:
+    """Enter Hydra with the project's configs and, beside them, a user's folder of studies.
+
+    Parameters
+    ----------
+    experiments
+        A folder of study files, searched before the project's own.
+
+    Raises
+    ------
+    ValueError
+        The folder does not exist.
+    """
+    global _current
+    register_schemas()
+    logging.getLogger("hydra").setLevel(logging.ERROR)
+    GlobalHydra.instance().clear()
+    with tempfile.TemporaryDirectory() as scratch:
+        search_path = [PROJECT_ROOT]
+        if experiments is not None:
+            search_path.insert(0, _as_group(experiments.expanduser().resolve(), Path(scratch)))
+        with initialize_config_dir(str(CONFIG_DIR), job_name="workbench", version_base="1.3"):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            _current = Composer(hydra, search_path)
+            try:
+                yield _current
+            finally:
+                _current = None
+
+
+def _as_group(folder: Path, scratch: Path) -> Path:
+    """Give a folder under which `folder` is found as the config group `experiments`."""
+    if not folder.is_dir():
+        raise ValueError(f"--experiments {folder}: no such folder")
+    if folder.name == "experiments":
+        return folder.parent
+    os.symlink(folder, scratch / "experiments", target_is_directory=True)
+    return scratch
+
+
+def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
+    common = set(batch[0]).intersection(*batch[1:]) if batch else set[str]()
+    return [",".join(o.lstrip("+") for o in overrides if o not in common) or "base" for overrides in batch]
+
+
+def to_config(composed: DictConfig) -> Config:
+    """Leave Hydra's world: a frozen, validated `Config`; relative outputs start at the project's root."""
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    values = {str(key): value for key, value in values.items() if key != "hydra"}
+    values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
+    return from_dict(Config, values)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into a `ValueError` of one line, the root cause last."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        parts: list[str] = []
+        cause: BaseException | None = error
+        while cause is not None:
+            text = " ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+            if text and text not in parts:
+                parts.append(text)
+            cause = cause.__cause__
+        raise ValueError("; ".join(parts)) from error
+
+
+# ------------------------------------------------------------------------------- structured configs
+
+
+@cache
+def register_schemas() -> None:
+    """Store the schemas where the defaults lists of `conf/` look for them, once a process."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=_mutable(Config))
+    for group, cls in _GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=_mutable(cls))
+
+
+@cache
+def _mutable(cls: type) -> type:
+    """Derive a mutable dataclass with the fields of a frozen one, required ones `MISSING`."""
+    hints = typing.get_type_hints(cls)
+    fields: list[tuple[str, Any, Any]] = []
+    for f in dataclasses.fields(cls):
+        kind = _mutable_type(hints[f.name])
+        if f.default is not dataclasses.MISSING:
+            default = field(default=f.default)
+        elif f.default_factory is not dataclasses.MISSING:
+            default = field(default_factory=kind if dataclasses.is_dataclass(kind) else f.default_factory)
+        else:
+            default = field(default=MISSING)
+        fields.append((f.name, kind, default))
+    return make_dataclass(cls.__name__, fields)
+
+
+def _mutable_type(kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Optional[_mutable_type(next(a for a in arguments if a is not type(None)))]  # noqa: UP045
+    if origin is list:
+        return list[_mutable_type(arguments[0])]
+    if origin is dict:
+        return dict[str, _mutable_type(arguments[1])]
+    return _mutable(kind) if dataclasses.is_dataclass(kind) else kind

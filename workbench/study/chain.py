@@ -1,0 +1,164 @@
+"""From one sweep point to its chain of stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from workbench.config.schema import (
+    Config,
+    MixtureSegment,
+    Parent,
+    PhaseConfig,
+    Schedule,
+    Stage,
+    StreamConfig,
+    StreamSource,
+)
+from workbench.study.flops import count_parameters
+from workbench.study.identity import stage_id
+from workbench.study.rules import learning_rate_rule
+
+
+def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
+    """Expand a point's recipe into stages, each the parent of the next.
+
+    Parameters
+    ----------
+    config
+        The composed point.
+    data_fingerprint
+        Name of its token store.
+
+    Returns
+    -------
+    list of Stage
+        With this point's targets: `end_tokens`, `milestones` and `branch_points`, each rounded to
+        whole optimizer steps.
+
+    Raises
+    ------
+    ValueError
+        A phase is shorter than one optimizer step.
+    """
+    boundaries = _boundaries(config)
+    peak = learning_rate_rule(config.optimizer, count_parameters(config.model).non_embedding)
+    stages: list[Stage] = []
+    mixture = [MixtureSegment(0, {name: source.weight for name, source in config.data.sources.items()})]
+    for index, phase in enumerate(config.recipe.phases):
+        start, end = boundaries[index], boundaries[index + 1]
+        mixture = _extend_mixture(mixture, phase, start, config.model.context_tokens)
+        stages.append(
+            Stage(
+                parent=Parent(stage_id(stages[-1]), start) if stages else None,
+                model=config.model,
+                stream=_stream(config, data_fingerprint, mixture),
+                batch_sequences=config.recipe.batch_sequences * phase.batch_scale,
+                schedule=_schedule(config, phase, peak, start, end, boundaries[-1]),
+                optimizer=config.optimizer,
+                precision=config.precision,
+                seed_init=0 if stages else config.seed_init,
+                name=phase.name,
+                end_tokens=end,
+                milestones=_milestones(config, phase, start, end),
+                branch_points=[end] if index + 1 < len(config.recipe.phases) else [],
+                numerics=config.numerics,
+                checkpoint=config.checkpoint,
+            )
+        )
+    return stages
+
+
+def _boundaries(config: Config) -> list[int]:
+    """Tokens since the start of the chain at which the phases begin, and the end."""
+    boundaries, share = [0], 0.0
+    for phase in config.recipe.phases:
+        batch_tokens = config.recipe.batch_sequences * phase.batch_scale * config.model.context_tokens
+        share += phase.share
+        steps = round((share * config.tokens - boundaries[-1]) / batch_tokens)
+        if steps < 1:
+            raise ValueError(
+                f"recipe phase {phase.name!r} of tokens={config.tokens} is shorter than one step of {batch_tokens} "
+                "tokens: raise tokens, or lower recipe.batch_sequences"
+            )
+        boundaries.append(boundaries[-1] + steps * batch_tokens)
+    return boundaries
+
+
+def _schedule(config: Config, phase: PhaseConfig, peak: float, start: int, end: int, budget: int) -> Schedule:
+    warmup = config.recipe.warmup_tokens
+    if phase.decay == "constant":
+        return Schedule(peak=peak, warmup_tokens=warmup)
+    begin, stop = (max(start, warmup), end) if phase.span == "phase" else (warmup, budget)
+    if stop <= begin:
+        raise ValueError(f"recipe phase {phase.name!r} ends at {stop} tokens, before its warm-up of {warmup}")
+    return Schedule(peak, warmup, phase.decay, begin, stop - begin, phase.final_ratio)
+
+
+def _extend_mixture(
+    mixture: list[MixtureSegment], phase: PhaseConfig, start_tokens: int, context_tokens: int
+) -> list[MixtureSegment]:
+    if phase.mixture is None:
+        return mixture
+    segment = MixtureSegment(
+        start_tokens // context_tokens, dict(phase.mixture), math.ceil(phase.ramp_tokens / context_tokens)
+    )
+    return [segment] if start_tokens == 0 else [*mixture, segment]
+
+
+def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]) -> StreamConfig:
+    return StreamConfig(
+        data_fingerprint=data_fingerprint,
+        context_tokens=config.model.context_tokens,
+        seed=config.seed_data,
+        sources={
+            name: StreamSource(source.unique_tokens, source.max_epochs) for name, source in config.data.sources.items()
+        },
+        mixture=mixture,
+    )
+
+
+def _milestones(config: Config, phase: PhaseConfig, start: int, end: int) -> list[int]:
+    """Tokens whose checkpoints are kept and evaluated, the phase's end among them."""
+    batch_tokens = config.recipe.batch_sequences * phase.batch_scale * config.model.context_tokens
+    wanted = [float(tokens) for tokens in config.recipe.milestones]
+    if config.recipe.log_milestones:
+        ratio = 2 ** (-1 / config.recipe.log_milestones)
+        tokens = end * ratio
+        while tokens > max(start, config.recipe.warmup_tokens):
+            wanted.append(tokens)
+            tokens *= ratio
+    steps = {round((tokens - start) / batch_tokens) for tokens in wanted}
+    return sorted({start + s * batch_tokens for s in steps if 0 < s * batch_tokens < end - start} | {end})
+
+
+def merge_targets(first: Stage, second: Stage) -> Stage:
+    """One stage with the targets of both; they must be the same trajectory at equal numerics.
+
+    Raises
+    ------
+    ValueError
+        The two ask for different numerics: one trajectory is computed in one way.
+    """
+    if first.numerics != second.numerics:
+        raise ValueError(
+            f"stage {stage_id(first)} is asked for with two numerics, {first.numerics} and {second.numerics}: "
+            "numerics do not change a stage's id, so sweep them in studies of different outputs"
+        )
+    return replace(
+        second,
+        end_tokens=max(first.end_tokens, second.end_tokens),
+        milestones=sorted({*first.milestones, *second.milestones}),
+        branch_points=sorted({*first.branch_points, *second.branch_points}),
+    )
+
+
+def is_annealed(stage: Stage, tokens: int) -> bool:
+    """Whether a checkpoint at `tokens` has its learning rate's decay wholly behind it."""
+    schedule = stage.schedule
+    return schedule.decay != "constant" and tokens == schedule.decay_start_tokens + schedule.decay_tokens
+
+
+def steps_before(stages: list[Stage], index: int) -> int:
+    """Optimizer steps of the chain before stage `index` begins."""
+    return sum((s.end_tokens - s.start_tokens) // s.batch_tokens for s in stages[:index])

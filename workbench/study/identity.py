@@ -1,0 +1,70 @@
+"""A stage's id: a hash of exactly the fields that change the weights at a given step.
+
+Targets (where to stop, what to keep) and circumstances (threads, micro-batch, attention backend,
+compile, world size, checkpoint interval, names) stay outside, so that a longer budget extends the
+trajectory that is there instead of making a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from workbench.config.schema import MixtureSegment, ModelConfig, OptimizerConfig, Stage, StreamConfig, to_dict
+from workbench.config.schema import exact_weights as exact
+
+ENGINE = 1
+"""Version of the training arithmetic; raised whenever the same fields would give other weights."""
+
+_UPDATE_FIELDS = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Hash plain values: the first `length` hex digits of SHA-256 over their canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def stage_id(stage: Stage) -> str:
+    """Name the trajectory of a stage: 16 hex digits, equal for equal trajectories."""
+    return digest(identity(stage))
+
+
+def identity(stage: Stage) -> dict[str, Any]:
+    """All that a stage's id is computed from, as plain values."""
+    return {
+        "engine": ENGINE,
+        "parent": to_dict(stage.parent) if stage.parent else None,
+        "model": model_identity(stage.model),
+        "stream": _stream_identity(stage.stream),
+        "batch_sequences": stage.batch_sequences,
+        "schedule": to_dict(stage.schedule),
+        "optimizer": _optimizer_identity(stage.optimizer),
+        "precision": stage.precision,
+        "seed_init": stage.seed_init if stage.parent is None else None,
+    }
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """Shape and switches of a model, without its name."""
+    return {name: value for name, value in to_dict(model).items() if name != "name"}
+
+
+def _optimizer_identity(optimizer: OptimizerConfig) -> dict[str, Any]:
+    return {name: getattr(optimizer, name) for name in _UPDATE_FIELDS}
+
+
+def _stream_identity(stream: StreamConfig) -> dict[str, Any]:
+    return {
+        "data": stream.data_fingerprint,
+        "context_tokens": stream.context_tokens,
+        "seed": stream.seed,
+        "unique_tokens": {name: source.unique_tokens for name, source in sorted(stream.sources.items())},
+        "mixture": [_segment_identity(segment) for segment in stream.mixture],
+    }
+
+
+def _segment_identity(segment: MixtureSegment) -> list[Any]:
+    weights = {name: str(share) for name, share in sorted(exact(segment.weights).items())}
+    return [segment.start_sequence, weights, segment.ramp_sequences]

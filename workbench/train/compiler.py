@@ -1,0 +1,40 @@
+"""Whether `torch.compile` can work here, found out before it is asked to."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+@cache
+def missing_for_compile(device_type: str) -> str | None:
+    """What `torch.compile` lacks on this machine, in words; None when nothing.
+
+    On the CPU it needs a C++ compiler and Python's headers; on a GPU, Triton.
+    """
+    if device_type == "cuda":
+        try:
+            import triton  # noqa: F401  # pyright: ignore
+        except ImportError:
+            return "the package triton"
+        return None
+    if not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        return "a C++ compiler (Debian: apt-get install g++)"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers (Debian: apt-get install python3-dev)"
+    return None
+
+
+def compile_model(model: nn.Module) -> nn.Module:
+    """Compile for fixed shapes, deterministically; the caller has asked `missing_for_compile` first.
+
+    Deterministic algorithms are needed: without them the compiled embedding's backward adds its
+    gradients in whatever order the threads come, and a resumed run differs in its last bits.
+    """
+    torch.use_deterministic_algorithms(True)
+    return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,363 @@
+"""One stage, from the checkpoint it begins at to its last target.
+
+`train_stage` is the visible loop: lock, plan the pieces still missing, restore, and step by step draw a
+batch, take an optimizer step, write a row, and write a checkpoint where one is due.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from workbench.config.schema import Stage
+from workbench.data.store import Prepared, open_prepared
+from workbench.data.stream import Stream
+from workbench.model.attention import check_attention
+from workbench.model.transformer import loss_per_token
+from workbench.study.chain import is_annealed
+from workbench.study.files import exclusive, read_stage, write_atomically
+from workbench.study.flops import count_parameters, training_flops_per_token
+from workbench.study.identity import model_identity
+from workbench.study.layout import Layout, StageDir
+from workbench.tracking import spool
+from workbench.train import checkpoint as ckpt
+from workbench.train.compiler import compile_model, missing_for_compile
+from workbench.train.distributed import World
+from workbench.train.peak import peak_flops
+from workbench.train.schedule import learning_rate
+from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
+from workbench.train.status import write_status
+from workbench.train.step import StepResult, train_step
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is."""
+
+    stage: str
+    """Id."""
+    step: int
+    """Optimizer steps since the start of the chain."""
+    tokens: int
+    """Tokens since the start of the chain."""
+    start_tokens: int
+    """Where the stage begins."""
+    end_tokens: int
+    """Where it may stop."""
+    loss: float
+    """Of the last step, in nats."""
+    tokens_per_second: float
+    """Of the last step."""
+
+
+@dataclass
+class Hooks:
+    """What a caller may hang into the loop."""
+
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked after every step; true writes a checkpoint and ends the stage as killed."""
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    """Told of every step."""
+    on_checkpoint: Callable[[Path], None] = lambda path: None
+    """Told of every checkpoint that was written."""
+    log: Callable[[str], None] = lambda text: None
+    """Told what a reader of the stage's log should know."""
+
+
+class StoppedError(Exception):
+    """The stage was asked to stop and has written a checkpoint."""
+
+
+def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world: World | None = None) -> StageDir:
+    """Train a frozen stage until all its targets have checkpoints; what exists is not done again.
+
+    Parameters
+    ----------
+    layout
+        The outputs.
+    stage_id
+        A stage that `freeze_stage` has written.
+    hooks
+        Stop flag, progress and log.
+    world
+        This process among several.
+
+    Raises
+    ------
+    StoppedError
+        `hooks.should_stop` said so; the work so far is in a checkpoint.
+    NonFiniteLossError, DiskFullError, DamagedCheckpointError
+        See there. `status.json` says failed and why.
+    ValueError
+        The stage does not fit the data, the machine or its parent.
+    """
+    stage_dir, hooks, world = layout.stage(stage_id), hooks or Hooks(), world or World()
+    with exclusive(stage_dir.lock):
+        stage = read_stage(stage_dir)
+        if not missing_targets(stage_dir, stage):
+            return stage_dir
+        write_status(stage_dir, "running")
+        try:
+            _Run(layout, stage_dir, stage, hooks, world).all_targets()
+        except (StoppedError, KeyboardInterrupt):
+            write_status(stage_dir, "killed", "asked to stop; the same command goes on from the last checkpoint")
+            raise
+        except BaseException as error:
+            write_status(stage_dir, "failed", f"{type(error).__name__}: {error}")
+            raise
+        write_status(stage_dir, "finished")
+    return stage_dir
+
+
+def targets(stage: Stage) -> list[int]:
+    """Tokens at which a stage must have checkpoints."""
+    return sorted({stage.end_tokens, *stage.milestones, *stage.branch_points})
+
+
+def missing_targets(stage_dir: StageDir, stage: Stage) -> list[int]:
+    """Targets without a complete checkpoint; those that have one are protected from deletion."""
+    present = ckpt.checkpoints_by_tokens(stage_dir)
+    wanted = targets(stage)
+    for tokens in set(wanted) & set(present):
+        ckpt.mark_kept(present[tokens])
+    return [tokens for tokens in wanted if tokens not in present]
+
+
+class _Run:
+    """One process's attempt at a stage."""
+
+    def __init__(self, layout: Layout, stage_dir: StageDir, stage: Stage, hooks: Hooks, world: World) -> None:
+        self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
+        self.device = _device(stage)
+        check_attention(stage.numerics.attention, self.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(stage.numerics.threads)
+        self.prepared = _open_data(layout, stage)
+        self.stream = Stream(self.prepared, stage.stream)
+        self.stream.check(stage.end_tokens // stage.stream.context_tokens)
+        self.compiled = self._can_compile()
+        self.numerics = {
+            **asdict(stage.numerics),
+            "device": self.device.type,
+            "compile": self.compiled,
+            "world_size": world.size,
+            "torch": torch.__version__,
+        }
+        params = count_parameters(stage.model)
+        self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
+        self.last_saved = time.monotonic()
+
+    def _can_compile(self) -> bool:
+        missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
+        if missing is not None:
+            self.hooks.log(f"training is eager: torch.compile needs {missing}")
+        return self.stage.numerics.compile and missing is None
+
+    def all_targets(self) -> None:
+        """Reach every missing target, each from the nearest checkpoint before it."""
+        ckpt.clear_leftovers(self.dir)
+        missing = missing_targets(self.dir, self.stage)
+        state, start_step = self._restore(missing[0])
+        durable = ckpt.durable_step(self.dir, start_step)
+        spool.truncate_after(self.dir.metrics, durable)
+        with spool.MetricsWriter(self.dir.metrics) as writer:
+            for target in missing:
+                nearer = self._nearest(target)
+                if nearer is not None and nearer[0] > state.tokens:
+                    state = self._load(nearer[1])
+                self._train_to(target, state, writer, durable)
+
+    def _nearest(self, target: int) -> tuple[int, Path] | None:
+        return max(
+            ((tokens, path) for tokens, path in ckpt.checkpoints_by_tokens(self.dir).items() if tokens <= target),
+            default=None,
+        )
+
+    def _restore(self, target: int) -> tuple[TrainState, int]:
+        """State nearest before `target`, and the step at which the stage begins.
+
+        A damaged checkpoint of this stage is named, moved aside, and the one before it is used.
+        """
+        start_step = self._start_step()
+        while (nearest := self._nearest(target)) is not None:
+            try:
+                return self._load(nearest[1]), start_step
+            except ckpt.DamagedCheckpointError as error:
+                aside = ckpt.quarantine(nearest[1])
+                self.hooks.log(f"{error}; moved to {aside.name}, going back to the one before")
+        if self.stage.parent is None:
+            return initial_state(self.stage, self.device), start_step
+        return self._load(self._parent_checkpoint()), start_step
+
+    def _start_step(self) -> int:
+        return 0 if self.stage.parent is None else ckpt.read_manifest(self._parent_checkpoint())["step"]
+
+    def _parent_checkpoint(self) -> Path:
+        assert self.stage.parent is not None
+        path = ckpt.find_checkpoint(self.layout.stage(self.stage.parent.stage), self.stage.parent.tokens)
+        if path is None:
+            raise ValueError(
+                f"stage {self.dir.id} begins at {self.stage.parent.tokens} tokens of stage {self.stage.parent.stage}, "
+                "which has no checkpoint there"
+            )
+        return path
+
+    def _load(self, path: Path) -> TrainState:
+        manifest = ckpt.verify(path)
+        state = load_state(path, self.stage, self.device)
+        if model_identity(state.model.config) != model_identity(self.stage.model):
+            raise ValueError(f"checkpoint {path} holds another model than stage {self.dir.id}")
+        self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
+        return state
+
+    def _train_to(self, target: int, state: TrainState, writer: spool.MetricsWriter, durable: int) -> None:
+        model = compile_model(state.model) if self.compiled else state.model
+        while state.tokens < target:
+            began = time.perf_counter()
+            result = self._step(model, state)
+            seconds = time.perf_counter() - began
+            row = self._row(state, result, seconds)
+            if state.step > durable and self.world.is_main:
+                writer.write(row)
+            self.hooks.on_progress(self._progress(state, result.loss, row[spool.TRAIN_TOKENS_PER_SECOND]))
+            if self.hooks.should_stop() and state.tokens < target:
+                self._save(state, writer, keep=False)
+                raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
+            overdue = time.monotonic() - self.last_saved > self.stage.checkpoint.interval_seconds
+            if state.tokens == target or overdue:
+                self._save(state, writer, keep=state.tokens == target)
+
+    def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
+        stage = self.stage
+        first = state.sequences(stage.stream.context_tokens)
+        mine = self.world.local_range(first, stage.batch_sequences)
+        tokens, sources = self.stream.batch(mine.start, len(mine))
+        result = train_step(
+            model,
+            partial(loss_per_token, model),
+            state.optimizer,
+            torch.from_numpy(tokens).to(self.device, non_blocking=True),
+            torch.from_numpy(sources).to(self.device, non_blocking=True),
+            num_sources=len(self.stream.source_names),
+            learning_rate=learning_rate(stage.schedule, state.tokens, stage.batch_tokens),
+            clip_norm=stage.optimizer.clip_norm,
+            precision=stage.precision,
+            micro_batch_sequences=stage.numerics.micro_batch_sequences,
+            world=self.world,
+            step=state.step + 1,
+            sequences=range(first, first + stage.batch_sequences),
+        )
+        state.step += 1
+        state.tokens += stage.batch_tokens
+        return result
+
+    def _row(self, state: TrainState, result: StepResult, seconds: float) -> dict[str, Any]:
+        stage = self.stage
+        rate = stage.batch_tokens / seconds
+        peak = peak_flops(self.device.type, stage.precision, stage.numerics.threads) * self.world.size
+        losses = zip(self.stream.source_names, result.source_losses, strict=True)
+        return {
+            spool.STEP: state.step,
+            spool.TOKENS: state.tokens,
+            spool.TIME: time.time(),
+            spool.TRAIN_LOSS: result.loss,
+            **{spool.source_loss(name): loss for name, loss in losses if loss is not None},
+            spool.TRAIN_LEARNING_RATE: learning_rate(
+                stage.schedule, state.tokens - stage.batch_tokens, stage.batch_tokens
+            ),
+            spool.TRAIN_GRADIENT_NORM: result.gradient_norm,
+            spool.TRAIN_TOKENS_PER_SECOND: rate,
+            spool.TRAIN_MODEL_FLOPS_UTILISATION: rate * self.flops_per_token / peak,
+            spool.TRAIN_MEMORY_BYTES: _memory_bytes(self.device),
+        }
+
+    def _progress(self, state: TrainState, loss: float, rate: float) -> Progress:
+        return Progress(
+            self.dir.id, state.step, state.tokens, self.stage.start_tokens, self.stage.end_tokens, loss, rate
+        )
+
+    def _save(self, state: TrainState, writer: spool.MetricsWriter, *, keep: bool) -> None:
+        """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
+        if not self.world.is_main:
+            return
+        writer.sync()
+        path = ckpt.write_checkpoint(
+            self.dir,
+            state.step,
+            lambda folder: save_state(
+                state, folder, self.prepared.tokenizer_dir, self.prepared.bos_id, self.prepared.eos_id
+            ),
+            self._manifest(state),
+            keep=keep,
+            needed_bytes=state_bytes(self.params.total),
+        )
+        ckpt.delete_superseded(self.dir, self.stage.checkpoint.keep_last)
+        write_status(self.dir, "running", step=state.step, tokens=state.tokens)
+        self.hooks.on_checkpoint(path)
+        self.last_saved = time.monotonic()
+
+    def _manifest(self, state: TrainState) -> dict[str, Any]:
+        sequences = state.sequences(self.stage.stream.context_tokens)
+        return {
+            "format": 1,
+            "stage": self.dir.id,
+            "step": state.step,
+            "tokens": state.tokens,
+            "sequences": sequences,
+            "annealed": is_annealed(self.stage, state.tokens),
+            "params": self.params.total,
+            "params_non_embedding": self.params.non_embedding,
+            "flops": float(self.flops_per_token * state.tokens),
+            "data_fingerprint": self.prepared.fingerprint,
+            "heldout_fingerprint": self.prepared.manifest["heldout_fingerprint"],
+            "counts": {name: asdict(counts) for name, counts in self.stream.counts(sequences).items()},
+            "numerics": self.numerics,
+            **_code_version(self.dir),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": time.time(),
+        }
+
+
+def _code_version(stage_dir: StageDir) -> dict[str, Any]:
+    import json
+
+    version = json.loads((stage_dir.code / "version.json").read_text())
+    return {"commit": version["commit"], "dirty": version["dirty"]}
+
+
+def _device(stage: Stage) -> torch.device:
+    wanted = stage.numerics.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("numerics.device='cuda', but PyTorch finds no CUDA device: use numerics.device=cpu")
+    return torch.device(wanted)
+
+
+def _open_data(layout: Layout, stage: Stage) -> Prepared:
+    prepared = open_prepared(layout.data(stage.stream.data_fingerprint))
+    if prepared.vocab_size != stage.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size={stage.model.vocab_size}, but the tokenizer of {prepared.fingerprint} has "
+            f"{prepared.vocab_size} ids"
+        )
+    return prepared
+
+
+def _memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+__all__ = ["Hooks", "Progress", "StoppedError", "missing_targets", "targets", "train_stage", "write_atomically"]

@@ -1,0 +1,40 @@
+"""State of a stage's latest attempt, as a file that anyone may read."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+from workbench.study.files import write_atomically
+from workbench.study.layout import StageDir
+
+STATES = ("running", "finished", "failed", "killed")
+
+
+def write_status(
+    stage_dir: StageDir, state: str, error: str | None = None, *, step: int | None = None, tokens: int | None = None
+) -> None:
+    """Replace `status.json`; step and tokens stay as they were where they are not given."""
+    assert state in STATES, state
+    before = read_status(stage_dir) or {}
+    values = {
+        "state": state,
+        "error": error,
+        "step": before.get("step") if step is None else step,
+        "tokens": before.get("tokens") if tokens is None else tokens,
+        "time": time.time(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+    }
+    write_atomically(stage_dir.status, json.dumps(values))
+
+
+def read_status(stage_dir: StageDir) -> dict[str, Any] | None:
+    """Read the latest status, None where nothing has run."""
+    try:
+        return json.loads(stage_dir.status.read_text())
+    except (OSError, ValueError):
+        return None
