@@ -1,0 +1,73 @@
+"""Causal attention with grouped queries, and the backends that compute it.
+
+Shapes: B sequences, T tokens, H query heads, G key-value heads (G divides H), K head width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench.config.schema import ATTENTIONS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def check_attention(backend: str, device: str | torch.device) -> None:
+    """Refuse a backend that this machine cannot run, before anything starts.
+
+    Parameters
+    ----------
+    backend
+        `sdpa`, or `flash_attn` (the package flash-attn, on a CUDA device).
+    device
+        Where the model will run.
+
+    Raises
+    ------
+    ValueError
+        The backend is unknown, its package is missing, or the device is no GPU.
+    """
+    if backend not in ATTENTIONS:
+        raise ValueError(f"numerics.attention={backend!r} is not one of {', '.join(ATTENTIONS)}")
+    if backend == "sdpa":
+        return
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("numerics.attention='flash_attn' needs the package flash-attn: install it, or use sdpa")
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        raise ValueError(f"numerics.attention='flash_attn' needs a CUDA device, not {str(device)!r}: use sdpa")
+
+
+def attend(
+    q_BTHK: Float[Tensor, "B T H K"],
+    k_BTGK: Float[Tensor, "B T G K"],
+    v_BTGK: Float[Tensor, "B T G K"],
+    backend: str,
+) -> Float[Tensor, "B T H K"]:
+    """Softmax attention of each token to itself and those before it, scaled by 1/sqrt(K).
+
+    Query head h reads key-value head `h // (H/G)`.
+
+    Raises
+    ------
+    ValueError
+        `flash_attn` was asked for and the tensors are fp32 (it computes in bf16 and fp16 alone).
+    """
+    if backend == "flash_attn":
+        return _flash_attention(q_BTHK, k_BTGK, v_BTGK)
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTGK, v_BTGK))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+
+
+def _flash_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
+    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
+
+    if q_BTHK.dtype == torch.float32:
+        raise ValueError("numerics.attention='flash_attn' computes in 16 bits: set precision=bf16, or use sdpa")
+    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True)

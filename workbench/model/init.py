@@ -1,0 +1,77 @@
+"""Initial weights: one table, drawn on the CPU whatever the model's device."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+
+from workbench.config.schema import ModelConfig
+from workbench.model.transformer import Transformer
+
+
+def initial_std(name: str, config: ModelConfig) -> float | None:
+    """Tell how widely a parameter's initial values spread around zero; None for gains, which start at one.
+
+    | parameter                          | standard deviation      |
+    |------------------------------------|-------------------------|
+    | norm gains                         | none, all ones          |
+    | `attention.output`, `mlp.down`     | 1 / (sqrt(D) layers)    |
+    | embeddings and every other matrix  | sqrt(2 / (5 D))         |
+
+    Parameters
+    ----------
+    name
+        Name of the parameter in `Transformer.state_dict()`.
+    config
+        The model's shapes; D is its width.
+
+    References
+    ----------
+    TinyLlama's `lit_gpt/model.py`, `GPT._init_weights`, after GPT-NeoX (Black et al.,
+    arXiv:2204.06745, section 2.1).
+    """
+    if "norm" in name:
+        return None
+    if name.endswith(("attention.output.weight", "mlp.down.weight")):
+        return 1 / (math.sqrt(config.width) * config.num_layers)
+    return math.sqrt(2 / (5 * config.width))
+
+
+@torch.no_grad()
+def init_weights(model: Transformer, seed: int) -> None:
+    """Fill `model` with its initial weights, in place.
+
+    Each tensor has its own generator, seeded by `seed` and the tensor's name: the values are the same
+    on every device, the global random state stays as it is, and turning a switch leaves the tensors
+    it does not touch as they were. A model built on the meta device must have been moved with
+    `to_empty` before.
+
+    Parameters
+    ----------
+    model
+        Any state; every parameter and buffer is overwritten.
+    seed
+        The run's `seed_init`.
+
+    Raises
+    ------
+    ValueError
+        The model is on the meta device.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"{name} is on the meta device: call model.to_empty(device=...) first")
+        std = initial_std(name, model.config)
+        if std is None:
+            nn.init.ones_(parameter)
+        else:
+            parameter.copy_(torch.randn(parameter.shape, generator=_generator(seed, name)).mul_(std))
+    model.reset_buffers()
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,0 +1,215 @@
+"""A decoder with Llama 2's architecture and the switches that ablations turn.
+
+Shapes: B sequences, T tokens, D width, H query heads, G key-value heads, K head width, F hidden width
+of the feed-forward block, V vocabulary.
+
+References
+----------
+Touvron et al., "Llama 2", arXiv:2307.09288; Zhang et al., "TinyLlama", arXiv:2401.02385.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench.config.schema import ModelConfig
+from workbench.model.attention import attend, check_attention
+from workbench.model.loss import cross_entropy_per_token
+from workbench.model.rope import rope_table, rotate
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+class Linear(nn.Linear):
+    """A matrix without bias; NaN until `init_weights` or a checkpoint fills it, so that neither is forgotten."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Fill with NaN; draws no random numbers."""
+        nn.init.constant_(self.weight, math.nan)
+
+
+class Embedding(nn.Embedding):
+    """A table of vectors; NaN until filled, as `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Fill with NaN; draws no random numbers."""
+        nn.init.constant_(self.weight, math.nan)
+
+
+class Norm(nn.Module):
+    """RMSNorm, or LayerNorm without bias, over the last axis."""
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.kind, self.eps = config.norm, config.norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and apply the gain."""
+        if self.kind == "rmsnorm":
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, None, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries, keys and values come from one matrix."""
+
+    def __init__(self, config: ModelConfig, backend: str) -> None:
+        super().__init__()
+        self.H, self.G, self.K = config.num_heads, config.num_kv_heads, config.head_width
+        self.backend = backend
+        self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K)
+        self.q_norm = Norm(config, self.K) if config.qk_norm else None
+        self.k_norm = Norm(config, self.K) if config.qk_norm else None
+        self.output = Linear(config.width, config.width)
+
+    def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
+        """Attend; `rope` holds the rotations of these T positions."""
+        heads = self.qkv(x_BTD).unflatten(-1, (-1, self.K))
+        qk, v_BTGK = heads.split((self.H + self.G, self.G), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
+            qk = torch.cat((self.q_norm(q_BTHK), self.k_norm(k_BTGK)), dim=2)
+        if rope is not None:
+            qk = rotate(qk, rope)
+        q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
+        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) * up(x))`; gate and up are one matrix. Shazeer, arXiv:2002.05202, eq. 6."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = Linear(config.width, 2 * config.mlp_width)
+        self.down = Linear(config.mlp_width, config.width)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Apply to each token."""
+        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate_BTF) * up_BTF)
+
+
+class GELU(nn.Module):
+    """`down(gelu(up(x)))`, the feed-forward block of GPT-2, exact GELU, without biases."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = Linear(config.width, config.mlp_width)
+        self.down = Linear(config.mlp_width, config.width)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Apply to each token."""
+        return self.down(F.gelu(self.up(x_BTD)))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the residual stream after a norm at its entry."""
+
+    def __init__(self, config: ModelConfig, backend: str) -> None:
+        super().__init__()
+        self.attention_norm = Norm(config, config.width)
+        self.attention = Attention(config, backend)
+        self.mlp_norm = Norm(config, config.width)
+        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else GELU(config)
+
+    def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
+        """Apply to the residual stream."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+
+
+class Transformer(nn.Module):
+    """Decoder-only language model. Can be built on the meta device; see `init_weights`.
+
+    Parameters
+    ----------
+    config
+        Shapes and switches.
+    attention
+        Backend, `sdpa` or `flash_attn`; it does not change the weights.
+    """
+
+    rope: Tensor | None
+
+    def __init__(self, config: ModelConfig, attention: str = "sdpa") -> None:
+        super().__init__()
+        if attention != "sdpa":
+            check_attention(attention, "cuda")
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.width)
+        self.position = Embedding(config.context_tokens, config.width) if config.position == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
+        self.norm = Norm(config, config.width)
+        self.output = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self.register_buffer("rope", self._rope_table(), persistent=False)
+
+    def _rope_table(self) -> Tensor | None:
+        c = self.config
+        return rope_table(c.context_tokens, c.head_width, c.rope_theta) if c.position == "rope" else None
+
+    def reset_buffers(self) -> None:
+        """Compute the rotations anew, on the parameters' device; needed after `to_empty`."""
+        table = self._rope_table()
+        self.rope = None if table is None else table.to(self.embedding.weight.device)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """Matrix of the output head; the embedding's where they are tied."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Residual stream after the final norm.
+
+        Raises
+        ------
+        ValueError
+            The sequences are longer than the model's context.
+        """
+        T = tokens_BT.shape[1]
+        if self.config.context_tokens < T:
+            raise ValueError(f"sequences of {T} tokens exceed model.context_tokens={self.config.context_tokens}")
+        x_BTD = self.embedding(tokens_BT)
+        if self.position is not None:
+            x_BTD = x_BTD + self.position.weight[:T]
+        rope = None if self.rope is None else self.rope[:, :T]
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rope)
+        return self.norm(x_BTD)
+
+    def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
+        """Logits from what `hidden` gave, for all of its tokens or some."""
+        return F.linear(h, self.head_weight)
+
+    def forward(self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"] | None = None) -> Tensor:
+        """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
+
+        The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
+        data-parallel and sharding wrappers), and so that the logits never exist all at once.
+        """
+        h_BTD = self.hidden(tokens_BT)
+        if targets_BT is None:
+            return self.head(h_BTD)
+        return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
+
+
+def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[Tensor, "B T"]:
+    """Cross-entropy of each token but the first, given those before it: fp32, in nats.
+
+    Parameters
+    ----------
+    model
+        A `Transformer`, compiled or wrapped or neither.
+    tokens_BT1
+        Sequences of one token more than are predicted.
+    """
+    return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
