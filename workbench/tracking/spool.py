@@ -6,6 +6,7 @@ afterwards. Nothing here knows a tracking server, so nothing here can wait for o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -137,7 +138,7 @@ def read_rows(stage_dir: Path, upto_step: int | None = None) -> list[dict[str, A
         Steps do not increase: the file was not truncated before training went on.
     """
     rows = [row for row, _ in _scan(stage_dir / "metrics.jsonl", upto_step)]
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         if after[STEP] <= before[STEP]:
             raise ValueError(f"{stage_dir / 'metrics.jsonl'}: step {after[STEP]} follows step {before[STEP]}")
     return rows
@@ -164,8 +165,8 @@ def truncate_after(path: Path, step: int) -> int | None:
     if not path.exists():
         return None
     last, end = None, 0
-    for row, end in _scan(path, step):
-        last = row[STEP]
+    for row, row_end in _scan(path, step):
+        last, end = row[STEP], row_end
     with path.open("r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())

@@ -1,0 +1,125 @@
+"""A connection to MLflow that fails in bounded time and in one line, and a database made once.
+
+MLflow is imported inside functions: it takes over a second, and training must not need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.study.layout import Layout
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCK_SECONDS = 300.0
+"""How long to wait while another process publishes the same study or makes the store."""
+
+# MLflow reads these when it is imported.
+for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_name, "true")
+
+
+class PublishError(Exception):
+    """MLflow could not take the results; they stand in the stages' directories as before."""
+
+
+def default_uri(layout: Layout) -> str:
+    """SQLite in the outputs' root."""
+    return f"sqlite:///{layout.database.resolve()}"
+
+
+def init_store(uri: str) -> None:
+    """Create or upgrade a database once; a server looks after its own.
+
+    Several processes that start on an empty SQLite file at once break it, so this holds a file lock.
+
+    Raises
+    ------
+    PublishError
+        The database cannot be opened or upgraded.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Alembic tells of fifty migrations otherwise.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import mlflow.store.db.utils as db
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with hold_lock(database.with_name(database.name + ".lock")):
+        try:
+            engine = db.create_sqlalchemy_engine_with_retry(uri)
+            if not db._all_tables_exist(engine):
+                db._initialize_tables(engine)
+            elif db._get_schema_version(engine) != db._get_latest_schema_revision():
+                db._upgrade_db(engine)
+            engine.dispose()
+        except (MlflowException, SQLAlchemyError) as error:
+            raise PublishError(f"{database} cannot be opened as an MLflow database: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[MlflowClient]:
+    """Give a client whose every call ends in bounded time, and whose failures become one `PublishError`."""
+    seconds = str(max(1, round(timeout_seconds)))
+    bounds = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds,
+        "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": seconds,
+        # MLflow retries for four minutes otherwise; publishing again is our retry.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    before = {name: os.environ.get(name) for name in bounds}
+    os.environ.update(bounds)
+    try:
+        init_store(uri)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield MlflowClient(tracking_uri=uri)
+        except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+            raise PublishError(
+                f"MLflow at {uri} did not take the results ({_first_line(error)}); "
+                f"they are safe in {layout.root}, and `workbench publish` sends what is missing"
+            ) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold a kernel lock; it ends with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for waited in itertools.count():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waited * 0.1 >= LOCK_SECONDS:
+                    raise PublishError(f"another process has held {path} for {LOCK_SECONDS:.0f} s") from None
+                time.sleep(0.1)
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

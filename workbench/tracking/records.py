@@ -1,0 +1,362 @@
+"""What a study's files say should stand in MLflow: plain records, read afresh from disk each time.
+
+`workbench.tracking.mlflow` compares these with what MLflow holds and sends the difference. Everything a
+record holds is a fact of the files, so that two readings of the same files give equal records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.config import schema
+from workbench.study.layout import Layout, StageDir
+from workbench.tracking import spool
+
+MAX_CODE_FILE_BYTES = 10_000_000
+"""A larger diff stays in the stage's directory."""
+MAX_TAG_CHARACTERS = 5_000
+"""Values of tags are cut here; MLflow refuses above 8,000."""
+
+STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+"""A stage's state on disk, and MLflow's word for it."""
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One result file of a checkpoint."""
+
+    suite: str
+    """Suite's name."""
+    eval_id: str
+    """Evaluation id: hash of tasks, versions, limits, held-out data and precision."""
+    values: dict[str, float]
+    """Metrics and standard errors (`<metric>_stderr`) by name; what was not scored is absent."""
+    timestamp_ms: int
+    """When it was scored, Unix time in milliseconds."""
+    files: tuple[Path, ...]
+    """The result, and the per-document sums where they exist."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """One milestone checkpoint."""
+
+    step: int
+    """Optimizer steps of the chain."""
+    params: dict[str, str]
+    """Facts of the checkpoint that never change."""
+    tags: dict[str, str]
+    """Facts that may: its path, the points that go through it."""
+    evaluations: tuple[EvaluationRecord, ...]
+    """Its valid results."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage as one study sees it."""
+
+    id: str
+    """Stage id."""
+    path: Path
+    """Its directory."""
+    run_name: str
+    """Readable name."""
+    params: dict[str, str]
+    """Fields of its identity, flattened."""
+    tags: dict[str, str]
+    """Everything that may change, and where it came from."""
+    status: str
+    """MLflow's status: RUNNING, FINISHED, FAILED, KILLED, or SCHEDULED before the first attempt."""
+    ended_ms: int | None
+    """When it ended, Unix time in milliseconds; None while it runs."""
+    durable_step: int
+    """Step of the last complete checkpoint, -1 without one; rows up to here are final."""
+    checkpoints: tuple[CheckpointRecord, ...]
+    """Those the study wants evaluated."""
+    artifacts: tuple[tuple[Path, str], ...]
+    """Files to store with the run, and the artifact folder of each."""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study and the stages of it that have begun."""
+
+    name: str
+    """The study's name."""
+    file: Path
+    """Its `study.json`."""
+    status: str
+    """FINISHED when every planned stage is; else the gravest state among them."""
+    stages: tuple[StageRecord, ...]
+    """Stages with a directory."""
+    skipped: tuple[str, ...] = field(default=())
+    """Result files that could not be read, each with the reason."""
+
+
+def read_study(layout: Layout, study: str) -> StudyRecord:
+    """Read `study.json` and every stage directory it names.
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or a file of it is not what it should be; the file is named.
+    """
+    file = layout.study_file(study)
+    if not file.exists():
+        raise ValueError(f"study {study!r} has no {file}: `workbench run` or `workbench plan` it first")
+    plan = read_json(file)
+    owners = _cost_owners(layout)
+    skipped: list[str] = []
+    stages = [
+        _stage_record(layout.stage(stage_id), entry, plan, owners.get(stage_id, study), skipped)
+        for stage_id, entry in plan["stages"].items()
+        if layout.stage(stage_id).path.exists()
+    ]
+    return StudyRecord(study, file, _study_status(plan, stages), tuple(stages), tuple(skipped))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no object")
+    return value
+
+
+def read_evaluation(path: Path) -> EvaluationRecord:
+    """Read a result file in lm-eval's format, named `<suite>-<eval_id>.json`.
+
+    Non-numbers ("N/A") and NaN are left out: MLflow would store a NaN of a logged model as 0.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged.
+    """
+    result = read_json(path)
+    if not isinstance(result.get("results"), dict) or "eval_id" not in result:
+        raise ValueError(f"{path} is damaged: it has no results or no eval_id")
+    values = {
+        spool.metric_name(task, key): float(value)
+        for task, metrics in result["results"].items()
+        for key, value in metrics.items()
+        if "," in key and isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    }
+    eval_id = str(result["eval_id"])
+    suite = path.stem.removesuffix(f"-{eval_id}")
+    date = result.get("date")
+    seconds = float(date) if isinstance(date, int | float) else path.stat().st_mtime
+    documents = path.with_suffix(".documents.json")
+    files = (path, documents) if documents.exists() else (path,)
+    return EvaluationRecord(suite, eval_id, values, int(seconds * 1000), files)
+
+
+def tokens_label(tokens: float) -> str:
+    """Tokens for a reader: 500K, 2M, 1.5B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:.0f}"
+
+
+def _cost_owners(layout: Layout) -> dict[str, str]:
+    """Name the study that each stage's cost is counted in: the first to have been made."""
+    plans = [read_json(path) for path in sorted((layout.root / "studies").glob("*/study.json"))]
+    owners: dict[str, str] = {}
+    for plan in sorted(plans, key=lambda plan: (str(plan["created"]), plan["study"])):
+        for stage_id in plan["stages"]:
+            owners.setdefault(stage_id, plan["study"])
+    return owners
+
+
+def _stage_record(
+    stage_dir: StageDir, entry: dict[str, Any], plan: dict[str, Any], owner: str, skipped: list[str]
+) -> StageRecord:
+    frozen = yaml.safe_load(stage_dir.config.read_text())["stage"] if stage_dir.config.exists() else entry["stage"]
+    stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
+    label = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage").model.name
+    points = [
+        (point, reached["tokens"])
+        for point in plan["points"]
+        for reached in point["chain"]
+        if reached["stage"] == stage_dir.id
+    ]
+    found = stage_dir.list_checkpoints()
+    manifests = [read_json(path / "manifest.json") for path in found]
+    status, ended_ms, error = _read_status(stage_dir)
+    last = manifests[-1] if manifests else {}
+    tags = {
+        "kind": "stage",
+        "study": plan["study"],
+        "points": _points_tag([point["name"] for point, _ in points]),
+        "stage": stage_dir.id,
+        "phase": stage.name,
+        "model": label,
+        "parent": stage.parent.stage if stage.parent else "",
+        "trajectory": str(entry["trajectory"]),
+        "commit": str(last.get("commit", plan.get("commit", ""))),
+        "dirty": str(last.get("dirty", plan.get("dirty", ""))).lower(),
+        "data_fingerprint": stage.stream.data_fingerprint,
+        "numerics": json.dumps(last.get("numerics", schema.to_dict(stage.numerics)), sort_keys=True),
+        "host": str(last.get("host", "")),
+        "cost_owner": owner,
+        "cost_counted": str(owner == plan["study"]).lower(),
+        "error": error[:MAX_TAG_CHARACTERS],
+    }
+    checkpoints = tuple(
+        _checkpoint_record(path, manifest, tags, points, skipped)
+        for path, manifest in zip(found, manifests, strict=True)
+        if manifest["tokens"] in entry["wanted"]
+    )
+    begin = tokens_label(stage.start_tokens)
+    span = tokens_label(stage.end_tokens) if not stage.parent else f"{begin}-{tokens_label(stage.end_tokens)}"
+    return StageRecord(
+        id=stage_dir.id,
+        path=stage_dir.path,
+        run_name=f"{label} {stage.name or 'stage'} {span} s{stage.stream.seed} {stage_dir.id[:6]}",
+        params=_identity_params(stage),
+        tags=tags,
+        status=status,
+        ended_ms=ended_ms,
+        durable_step=last.get("step", -1),
+        checkpoints=checkpoints,
+        artifacts=_stage_artifacts(stage_dir),
+    )
+
+
+def _checkpoint_record(
+    path: Path,
+    manifest: dict[str, Any],
+    tags: dict[str, str],
+    points: list[tuple[dict[str, Any], int]],
+    skipped: list[str],
+) -> CheckpointRecord:
+    through = [point for point, reached in points if reached >= manifest["tokens"]]
+    distinct = sum(count["distinct_tokens"] for count in manifest["counts"].values())
+    drawn = sum(count["drawn_tokens"] for count in manifest["counts"].values())
+    keys = ("step", "tokens", "sequences", "annealed", "params", "params_non_embedding", "flops")
+    params = {key: json.dumps(manifest[key]) for key in keys}
+    params |= {"unique_tokens": str(distinct), "epochs": repr(drawn / distinct) if distinct else ""}
+    params |= {"stage": tags["stage"], "trajectory": tags["trajectory"], "commit": str(manifest["commit"])}
+    params["data_fingerprint"] = str(manifest["data_fingerprint"])
+    for seed in ("seed_init", "seed_data"):
+        values = {point[seed] for point in through}
+        params[seed] = str(values.pop()) if len(values) == 1 else ""
+    evaluations: list[EvaluationRecord] = []
+    for file in sorted((path / "evals").glob("*.json")):
+        if file.name.endswith(".documents.json"):
+            continue
+        try:
+            evaluations.append(read_evaluation(file))
+        except ValueError as error:
+            skipped.append(str(error))
+    return CheckpointRecord(
+        step=manifest["step"],
+        params={key: value for key, value in params.items() if value},
+        tags={
+            "kind": "checkpoint",
+            "study": tags["study"],
+            "stage": tags["stage"],
+            "model": tags["model"],
+            "points": _points_tag([point["name"] for point in through]),
+            "checkpoint": str(path.resolve()),
+        },
+        evaluations=tuple(evaluations),
+    )
+
+
+def _points_tag(names: list[str]) -> str:
+    """Names of points joined by ` | `; where they would not fit, as many as do and the number left out."""
+    kept, length = list[str](), 0
+    for name in names:
+        length += len(name) + 3
+        if length > MAX_TAG_CHARACTERS - 50:
+            return " | ".join([*kept, f"and {len(names) - len(kept)} more"])
+        kept.append(name)
+    return " | ".join(kept)
+
+
+def _identity_params(stage: schema.Stage) -> dict[str, str]:
+    """Fields that the stage's id hashes, as `model.width` -> `64`; labels and targets are left out."""
+    names = ("parent", "model", "stream", "batch_sequences", "schedule", "optimizer", "precision", "seed_init")
+    flat: dict[str, str] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            flat[prefix] = value if isinstance(value, str) else json.dumps(value)
+
+    whole = schema.to_dict(stage)
+    visit("", {name: whole[name] for name in names})
+    del flat["model.name"]
+    return {key: value[:MAX_TAG_CHARACTERS] for key, value in flat.items()}
+
+
+def _stage_artifacts(stage_dir: StageDir) -> tuple[tuple[Path, str], ...]:
+    files = [(stage_dir.config, "")] if stage_dir.config.exists() else []
+    for path in sorted(stage_dir.code.rglob("*")):
+        if path.is_file() and path.stat().st_size <= MAX_CODE_FILE_BYTES:
+            folder = path.parent.relative_to(stage_dir.path).as_posix()
+            files.append((path, folder))
+    return tuple(files)
+
+
+def artifacts_digest(files: tuple[tuple[Path, str], ...]) -> str:
+    """Hash of names and contents, to see whether stored artifacts are the present ones."""
+    digest = hashlib.sha256()
+    for path, folder in files:
+        digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_status(stage_dir: StageDir) -> tuple[str, int | None, str]:
+    """MLflow's status, end in milliseconds, and the error's text, as `status.json` has them.
+
+    A stage that says it runs, by a process of this machine that is gone, was killed.
+    """
+    if not stage_dir.status.exists():
+        return "SCHEDULED", None, ""
+    status = read_json(stage_dir.status)
+    state = STATES[status["state"]]
+    if state == "RUNNING" and status["host"] == socket.gethostname() and not _is_alive(int(status["pid"])):
+        state = "KILLED"
+    ended = None if state == "RUNNING" else int(status["time"] * 1000)
+    return state, ended, str(status.get("error") or "")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _study_status(plan: dict[str, Any], stages: list[StageRecord]) -> str:
+    states = {stage.status for stage in stages}
+    for state in ("RUNNING", "FAILED", "KILLED"):
+        if state in states:
+            return state
+    return "FINISHED" if states == {"FINISHED"} and len(stages) == len(plan["stages"]) else "SCHEDULED"
