@@ -1,0 +1,256 @@
+"""Evaluations as reconciliation: what should exist beside each checkpoint, and doing what is missing.
+
+Planning (`pending`, `evaluation_id`) reads small files and imports neither torch nor lm-eval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.config.schema import EvaluationConfig, SuiteConfig
+from workbench.evaluate.results import (
+    add_standard_errors,
+    document_values,
+    read_result,
+    result_path,
+    write_result,
+)
+from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
+from workbench.study.layout import Layout
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+    from workbench.evaluate.lm import WorkbenchLM
+
+__all__ = ["EvaluationError", "Evaluator", "checkpoint_evaluation_id", "evaluation_id", "heldout_sources", "pending"]
+
+
+def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
+    """List the sources of prepared data that have held-out text, sorted.
+
+    Raises
+    ------
+    EvaluationError
+        The data is not prepared here.
+    """
+    folder = layout.data(data_fingerprint) / "heldout"
+    if not folder.is_dir():
+        raise EvaluationError(f"no held-out text at {folder}: run `workbench prepare` with the study's data")
+    return sorted(path.stem for path in folder.glob("*.jsonl") if path.stat().st_size)
+
+
+def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: str, layout: Layout) -> str:
+    """Id of a suite's evaluation of one checkpoint.
+
+    Raises
+    ------
+    EvaluationError
+        The checkpoint has no manifest, its data is not prepared, or a task is unknown.
+    """
+    manifest = _read_manifest(checkpoint)
+    sources = heldout_sources(layout, manifest["data_fingerprint"]) if uses_heldout(suite) else []
+    return evaluation_id(suite, precision, manifest["heldout_fingerprint"], sources)
+
+
+def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: Layout) -> list[tuple[Path, str]]:
+    """Every (checkpoint, suite's key) that has no valid result, in the order given.
+
+    A result that is truncated, altered or of another id is no result.
+
+    Raises
+    ------
+    EvaluationError
+        As `checkpoint_evaluation_id`.
+    """
+    missing: list[tuple[Path, str]] = []
+    ids: dict[tuple[str, str, str], str] = {}
+    for checkpoint in checkpoints:
+        manifest = _read_manifest(checkpoint)
+        for key, suite in evaluation.suites.items():
+            asked = (key, manifest["data_fingerprint"], manifest["heldout_fingerprint"])
+            if asked not in ids:
+                ids[asked] = checkpoint_evaluation_id(checkpoint, suite, evaluation.precision, layout)
+            if read_result(result_path(checkpoint, suite.name, ids[asked]), ids[asked]) is None:
+                missing.append((checkpoint, key))
+    return missing
+
+
+class Evaluator:
+    """Scores checkpoints; keep one alive for many of them.
+
+    Imports, data sets, requests and their tokens are kept between checkpoints: only the weights change.
+
+    Parameters
+    ----------
+    layout
+        Where checkpoints and held-out text are.
+    evaluation
+        The suites and the precision.
+    threads
+        CPU threads while scoring; the process's own number is restored after.
+    device
+        `cpu`, `cuda`, or `auto` (cuda where there is one).
+    """
+
+    def __init__(self, layout: Layout, evaluation: EvaluationConfig, threads: int = 1, device: str = "auto") -> None:
+        self.layout, self.evaluation = layout, evaluation
+        self.threads, self.device = threads, device
+        self._tasks: dict[tuple[str, str], dict[str, Task]] = {}
+        self._tokenizers: dict[str, tuple[Any, dict[tuple[str, bool | None], list[int]]]] = {}
+
+    def evaluate(self, checkpoint: Path, suite_name: str) -> Path:
+        """Score one checkpoint on one suite and write the result beside it.
+
+        Parameters
+        ----------
+        checkpoint
+            Directory of a checkpoint.
+        suite_name
+            The suite's key in `evaluation.suites`.
+
+        Returns
+        -------
+        Path
+            The result's file; a valid one that is there already is left as it is.
+
+        Raises
+        ------
+        EvaluationError
+            Anything fails: one line that names the task or the checkpoint. Nothing is written then.
+        """
+        suite = self._suite(suite_name)
+        eval_id = checkpoint_evaluation_id(checkpoint, suite, self.evaluation.precision, self.layout)
+        path = result_path(checkpoint, suite.name, eval_id)
+        if read_result(path, eval_id) is None:
+            started = time.time()
+            tasks = self._load_tasks(checkpoint, suite_name)
+            result, documents = self._score(checkpoint, suite, tasks)
+            result |= self._describe(checkpoint, suite, eval_id, started)
+            write_result(path, result, documents)
+        return path
+
+    def _suite(self, key: str) -> SuiteConfig:
+        if key not in self.evaluation.suites:
+            raise EvaluationError(f"{key!r} is no evaluation suite; there are {', '.join(self.evaluation.suites)}")
+        return self.evaluation.suites[key]
+
+    def _load_tasks(self, checkpoint: Path, suite_name: str) -> dict[str, Task]:
+        from workbench.evaluate.tasks import load_task
+
+        data_fingerprint = _read_manifest(checkpoint)["data_fingerprint"]
+        if (suite_name, data_fingerprint) not in self._tasks:
+            suite = self._suite(suite_name)
+            sources: list[str] = []
+            metadata = {}
+            if uses_heldout(suite):
+                sources = heldout_sources(self.layout, data_fingerprint)
+                metadata["heldout_dir"] = str(self.layout.data(data_fingerprint) / "heldout")
+            specs = resolve_suite(suite, sources)
+            self._tasks[suite_name, data_fingerprint] = {s.name: load_task(s, suite, metadata) for s in specs}
+        return self._tasks[suite_name, data_fingerprint]
+
+    def _score(
+        self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        import torch
+
+        from workbench.evaluate.tasks import score_task
+
+        lm = self._load_lm(checkpoint, suite)
+        whole: dict[str, dict[str, Any]] = {}
+        documents: dict[str, Any] = {}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for name, task in tasks.items():
+                scored = score_task(task, name, lm, suite)
+                documents[name] = document_values(scored.pop("samples")[name])
+                add_standard_errors(scored["results"][name], documents[name])
+                scored["configs"][name] = _portable(scored["configs"][name])
+                for part, values in scored.items():
+                    whole.setdefault(part, {}).update(values)
+        finally:
+            torch.set_num_threads(threads)
+        return dict(whole), documents
+
+    def _load_lm(self, checkpoint: Path, suite: SuiteConfig) -> WorkbenchLM:
+        import torch
+
+        from workbench.evaluate.lm import WorkbenchLM
+        from workbench.evaluate.tasks import naming
+        from workbench.model.weights import load_model
+
+        with naming(f"checkpoint {checkpoint}"):
+            tokenizer, encodings = self._load_tokenizer(checkpoint)
+            device = self.device
+            if device == "auto":
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            return WorkbenchLM(
+                load_model(checkpoint).to(device),
+                tokenizer,
+                batch_tokens=suite.batch_tokens,
+                precision=self.evaluation.precision,
+                encodings=encodings,
+            )
+
+    def _load_tokenizer(self, checkpoint: Path) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
+        from transformers import AutoTokenizer
+
+        files = sorted(p for p in checkpoint.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
+        key = hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
+        if key not in self._tokenizers:
+            self._tokenizers[key] = AutoTokenizer.from_pretrained(str(checkpoint)), {}
+        return self._tokenizers[key]
+
+    def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:
+        manifest = _read_manifest(checkpoint)
+        inside = checkpoint.resolve().is_relative_to(self.layout.root.resolve())
+        where = checkpoint.resolve().relative_to(self.layout.root.resolve()) if inside else checkpoint
+        return {
+            "eval_id": eval_id,
+            "suite": suite.name,
+            "checkpoint": where.as_posix(),
+            "stage": manifest.get("stage"),
+            "step": manifest.get("step"),
+            "tokens": manifest.get("tokens"),
+            "heldout_fingerprint": manifest["heldout_fingerprint"],
+            "config": {
+                "model": "workbench",
+                "model_args": {"checkpoint": where.as_posix()},
+                "batch_tokens": suite.batch_tokens,
+                "limit": suite.limit,
+                "num_fewshot": suite.num_fewshot,
+                "precision": self.evaluation.precision,
+                "device": self.device,
+                "threads": self.threads,
+            },
+            "lm_eval_version": importlib.metadata.version("lm_eval"),
+            "transformers_version": importlib.metadata.version("transformers"),
+            "git_hash": manifest.get("commit"),
+            "date": started,
+            "total_evaluation_time_seconds": time.time() - started,
+        }
+
+
+def _read_manifest(checkpoint: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+        missing = {"data_fingerprint", "heldout_fingerprint"} - set(manifest)
+    except (OSError, ValueError, TypeError) as error:
+        raise EvaluationError(f"checkpoint {checkpoint}: its manifest cannot be read ({error})") from error
+    if missing:
+        raise EvaluationError(f"checkpoint {checkpoint}: its manifest has no {', '.join(sorted(missing))}")
+    return manifest
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    """Take this machine's paths out of a task's config."""
+    metadata = {k: v for k, v in config.get("metadata", {}).items() if k not in {"heldout_dir", "config_source"}}
+    return config | {"metadata": metadata}
