@@ -1,0 +1,369 @@
+"""From MLflow to tidy frames, through MLflow's public interface.
+
+Columns of `load_study` (`FRAME_COLUMNS`), a row a checkpoint and metric:
+
+====================  =====================================================================================
+study                 name of the study
+point                 sweep points whose chain goes through the checkpoint, joined by ` | `
+stage                 id of the stage that made it
+trajectory            id of the chain's first stage; cooldowns off one trunk share it
+run_id                MLflow run of (study, stage)
+model                 short name of the model
+params                parameters, all
+params_non_embedding  parameters without input embedding, output head and position table
+tokens                tokens trained on since the start of the chain
+unique_tokens         distinct tokens among them
+epochs                tokens over unique tokens
+flops                 training FLOPs since the start of the chain
+seed_init, seed_data  seeds of the initial weights and of the data's order
+annealed              whether the learning rate has been decayed: only such points belong in fits
+metric                name, as `heldout/prose/bits_per_byte`
+value, stderr         the result and its standard error; NaN is "not evaluated" and "not known"
+eval_id               evaluation that gave the value; None where there is none
+checkpoint            directory of the checkpoint
+commit                git commit that trained it
+data_fingerprint      prepared data it was trained on
+====================  =====================================================================================
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# (pandas and MLflow are typed in part)
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+STDERR_SUFFIX = "_stderr"
+FRAME_COLUMNS = (
+    "study",
+    "point",
+    "stage",
+    "trajectory",
+    "run_id",
+    "model",
+    "params",
+    "params_non_embedding",
+    "tokens",
+    "unique_tokens",
+    "epochs",
+    "flops",
+    "seed_init",
+    "seed_data",
+    "annealed",
+    "metric",
+    "value",
+    "stderr",
+    "eval_id",
+    "checkpoint",
+    "commit",
+    "data_fingerprint",
+)
+LARGEST_STORED = 1.7976931348623157e308
+"""MLflow's stand-in for infinity."""
+
+
+def find_database(start: Path | None = None) -> Path:
+    """`outputs/mlflow.db` or `mlflow.db` in a folder or the nearest folder above it.
+
+    Parameters
+    ----------
+    start
+        Where to begin; None is the working directory.
+
+    Raises
+    ------
+    ValueError
+        There is none up to the root.
+    """
+    begin = (start or Path.cwd()).resolve()
+    for folder in (begin, *begin.parents):
+        for database in (folder / "outputs" / "mlflow.db", folder / "mlflow.db"):
+            if database.exists():
+                return database
+    raise ValueError(f"no outputs/mlflow.db in {begin} or above it: run a study first, or give tracking_uri")
+
+
+def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """One study's results, a row a checkpoint and metric; the module's docstring lists the columns.
+
+    Every checkpoint has a row for every metric of the study: where it was not evaluated, `value` and
+    `stderr` are NaN. Of several evaluations of one checkpoint the latest counts, and `eval_id` names it.
+
+    Parameters
+    ----------
+    name
+        The study.
+    tracking_uri
+        MLflow tracking URI; None takes MLFLOW_TRACKING_URI, else the database found by `find_database`.
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or no store.
+    """
+    client, experiment = _open_study(name, tracking_uri)
+    rows: list[dict[str, Any]] = []
+    for model in _checkpoints(client, experiment):
+        facts = _checkpoint_facts(name, model)
+        results = _latest_results(model.metrics or ())
+        rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
+    frame = pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS))
+    return _with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
+
+
+def load_documents(
+    name: str, metric: str, tracking_uri: str | None = None, *, models: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Per-document sums behind one metric, a row a checkpoint and document.
+
+    Parameters
+    ----------
+    name
+        The study.
+    metric
+        Name as in `load_study`'s frame, such as `heldout/prose/bits_per_byte`.
+    tracking_uri
+        As in `load_study`.
+    models
+        Short names of the models wanted; None takes all.
+
+    Returns
+    -------
+    DataFrame
+        Columns stage, model, params_non_embedding, tokens, annealed, seed_init, seed_data, eval_id,
+        checkpoint and doc_id, with loglikelihood (nats) and bytes, or correct (0 or 1).
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or no checkpoint of it keeps documents for the metric.
+    """
+    client, experiment = _open_study(name, tracking_uri)
+    task = "_".join(metric.split("/")[:-1])
+    wanted = None if models is None else set(models)
+    parts: list[pd.DataFrame] = []
+    for model in _checkpoints(client, experiment):
+        facts = _checkpoint_facts(name, model)
+        result = _latest_results(model.metrics or ()).get(metric)
+        if result is None or (wanted is not None and facts["model"] not in wanted):
+            continue
+        sums = _read_documents(client, model, result["suite"], result["eval_id"]).get(task)
+        if sums is None:
+            continue
+        part = pd.DataFrame(sums)
+        keep = ("stage", "model", "params_non_embedding", "tokens", "annealed", "seed_init", "seed_data", "checkpoint")
+        for position, column in enumerate(keep):
+            part.insert(position, column, facts[column])
+        part.insert(len(keep), "eval_id", result["eval_id"])
+        parts.append(part)
+    if not parts:
+        raise ValueError(f"study {name!r} keeps no documents for metric {metric!r}")
+    return pd.concat(parts, ignore_index=True)
+
+
+def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:
+    """Training rows, a row a stage and optimizer step.
+
+    Parameters
+    ----------
+    name
+        The study.
+    metrics
+        Names of training metrics, such as `train/loss` or `train/learning_rate`.
+    tracking_uri
+        As in `load_study`.
+
+    Returns
+    -------
+    DataFrame
+        Columns study, stage, trajectory, run_id, model, phase, step, tokens, time (Unix seconds, to the
+        millisecond) and one for each metric, NaN where a row has none.
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or no store.
+    """
+    client, experiment = _open_study(name, tracking_uri)
+    parts: list[pd.DataFrame] = []
+    for run in _stage_runs(client, experiment):
+        tokens = client.get_metric_history(run.info.run_id, "train/tokens")
+        part = pd.DataFrame(
+            {
+                "step": [row.step for row in tokens],
+                "tokens": [int(row.value) for row in tokens],
+                "time": [row.timestamp / 1000 for row in tokens],
+            }
+        )
+        tags = run.data.tags
+        facts = {"study": name, "stage": tags["stage"], "trajectory": tags["trajectory"], "run_id": run.info.run_id}
+        facts |= {"model": tags["model"], "phase": tags["phase"]}
+        for position, (column, value) in enumerate(facts.items()):
+            part.insert(position, column, value)
+        for metric in metrics:
+            history = client.get_metric_history(run.info.run_id, metric)
+            values = {row.step: row.value for row in history}
+            part[metric] = [values.get(step, math.nan) for step in part["step"]]
+        parts.append(part)
+    columns = ["study", "stage", "trajectory", "run_id", "model", "phase", "step", "tokens", "time", *metrics]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(columns))
+
+
+def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
+    """Load a row a stage: where it came from, how it ended, and which study bears its cost.
+
+    Parameters
+    ----------
+    name
+        The study.
+    tracking_uri
+        As in `load_study`.
+
+    Returns
+    -------
+    DataFrame
+        Columns study, run_id, run (readable name), status, stage, model, phase, points, parent, commit,
+        dirty, host, cost_owner and cost_counted (a shared stage's cost counts in one study alone).
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or no store.
+    """
+    client, experiment = _open_study(name, tracking_uri)
+    keys = ("stage", "model", "phase", "points", "parent", "commit", "dirty", "host", "cost_owner", "cost_counted")
+    rows = [
+        {"study": name, "run_id": run.info.run_id, "run": run.info.run_name, "status": run.info.status}
+        | {key: run.data.tags[key] for key in keys}
+        for run in _stage_runs(client, experiment)
+    ]
+    return pd.DataFrame(rows)
+
+
+def resolve_uri(tracking_uri: str | None = None) -> str:
+    """Tracking URI: the one given, else MLFLOW_TRACKING_URI, else the database found upward from here."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{find_database()}"
+
+
+def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]:
+    uri = resolve_uri(tracking_uri)
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        raise ValueError(f"tracking_uri={uri!r}: there is no such database")
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    for variable, value in quiet.items():
+        os.environ.setdefault(variable, value)
+    # Over a second; reading a frame's columns should not need it.
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        known = sorted(found.name for found in client.search_experiments() if found.name != "Default")
+        raise ValueError(f"no study {name!r} in {uri}; there are: {', '.join(known) or 'none'}")
+    return client, experiment.experiment_id
+
+
+def _checkpoints(client: MlflowClient, experiment: str) -> list[LoggedModel]:
+    found: list[LoggedModel] = []
+    token = None
+    while True:
+        page = client.search_logged_models([experiment], max_results=100, page_token=token)
+        found += [model for model in page if model.tags.get("kind") == "checkpoint"]
+        token = page.token
+        if not token:
+            return found
+
+
+def _stage_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], "tags.kind = 'stage'", max_results=1000, page_token=token)
+        found += list(page)
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda run: (run.info.start_time, run.data.tags["stage"]))
+
+
+def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
+    params, tags = model.params, model.tags
+    integers = ("params", "params_non_embedding", "tokens", "unique_tokens", "seed_init", "seed_data")
+    facts: dict[str, Any] = {key: int(params[key]) if key in params else None for key in integers}
+    return facts | {
+        "study": name,
+        "point": tags["points"],
+        "stage": params["stage"],
+        "trajectory": params["trajectory"],
+        "run_id": model.source_run_id,
+        "model": tags["model"],
+        "epochs": float(params["epochs"]) if "epochs" in params else math.nan,
+        "flops": float(params["flops"]),
+        "annealed": params["annealed"] == "true",
+        "checkpoint": tags["checkpoint"],
+        "commit": params["commit"],
+        "data_fingerprint": params["data_fingerprint"],
+    }
+
+
+def _latest_results(metrics: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Value, standard error, evaluation id and suite by metric, of the latest evaluation that has it."""
+    found = sorted(metrics, key=lambda metric: (metric.timestamp, metric.dataset_digest))
+    errors = {(m.key.removesuffix(STDERR_SUFFIX), m.dataset_digest): m.value for m in found if _is_error(m.key)}
+    return {
+        m.key: {
+            "value": math.copysign(math.inf, m.value) if abs(m.value) >= LARGEST_STORED else m.value,
+            "stderr": errors.get((m.key, m.dataset_digest), math.nan),
+            "eval_id": m.dataset_digest,
+            "suite": m.dataset_name,
+        }
+        for m in found
+        if not _is_error(m.key)
+    }
+
+
+def _is_error(key: str) -> bool:
+    return key.endswith(STDERR_SUFFIX)
+
+
+def _with_missing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add a row of NaN for every checkpoint and metric of the study that has no result."""
+    metrics = sorted({metric for metric in frame["metric"] if isinstance(metric, str)})
+    if not metrics:
+        return frame
+    rows = frame.to_dict("records")
+    scored = {(row["checkpoint"], row["metric"]) for row in rows}
+    facts = {row["checkpoint"]: row for row in rows}
+    lacking = [
+        {**row, "metric": metric, "value": math.nan, "stderr": math.nan, "eval_id": None}
+        for checkpoint, row in facts.items()
+        for metric in metrics
+        if (checkpoint, metric) not in scored
+    ]
+    kept = [row for row in rows if isinstance(row["metric"], str)]
+    return pd.DataFrame(kept + lacking, columns=pd.Index(FRAME_COLUMNS))
+
+
+def _read_documents(client: MlflowClient, model: LoggedModel, suite: str, eval_id: str) -> dict[str, Any]:
+    run_id = model.source_run_id
+    if run_id is None:
+        return {}
+    folder = f"evals/step_{int(model.params['step']):08d}"
+    path = f"{folder}/{suite}-{eval_id}.documents.json"
+    if path not in {file.path for file in client.list_artifacts(run_id, folder)}:
+        return {}
+    return json.loads(Path(client.download_artifacts(run_id, path)).read_text())
