@@ -1,0 +1,359 @@
+"""Builds a token store in an empty directory: read, split, filter, train the tokenizer, encode, measure.
+
+One pass over the inputs: worker processes parse and filter chunks of files in a fixed order; the
+first accepted texts train the tokenizer; from then on accepted texts go back to the workers in
+batches, come out as token ids, and are appended in order. Nothing depends on timing or on the
+number of workers.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from workbench.config.schema import DataConfig, TokenizerConfig
+from workbench.data import tokenizer as tokenizers
+from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes, hash_text, is_heldout
+from workbench.data.overlap import OverlapMeter
+from workbench.data.sources import Group, Item, group_sources
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is done, and how much there is (None: unknown)."""
+
+_FILES_A_CHUNK = 32
+_TEXT_A_CHUNK = 500_000
+
+
+@dataclass
+class Work:
+    """What a worker process knows, and the two things it does."""
+
+    groups: list[Group]
+    """Sources as they are read."""
+    heldout: Heldout
+    """What must not stay in training texts."""
+    meter: OverlapMeter
+    """Measures what stayed."""
+    min_bytes: int
+    """Shorter texts are dropped."""
+
+    def read(self, group: int, items: list[Item], wanted: tuple[str, ...]) -> tuple[list[tuple[str, int, str]], set]:
+        """(source, hash, text) of the pieces that may be trained on, and the held-out runs that were cut out."""
+        collecting = gc.isenabled()
+        gc.disable()  # syntax trees are large and without cycles: collecting would take half the time
+        try:
+            pieces, found = [], set()
+            for item in items:
+                for source, text in self.groups[group].documents(item, wanted):
+                    kept, runs = self.heldout.runs.cut(text)
+                    found |= runs
+                    if hash_text(text) not in self.heldout.dropped:
+                        pieces += [(source, hash_text(p), p) for p in kept if len(p.encode()) >= self.min_bytes]
+            return pieces, {"\n".join(run) for run in found}
+        finally:
+            if collecting:
+                gc.enable()
+
+    def encode(
+        self, texts: list[str], directory: Path, facts: tokenizers.TokenizerFacts, dtype: str
+    ) -> tuple[bytes, set[str]]:
+        """Token ids of training documents, little endian, and the held-out windows that occur in the texts."""
+        tokens = tokenizers.encode_documents(tokenizers.load_saved(directory), texts, facts, np.dtype(dtype))
+        return tokens.tobytes(), self.meter.hits(texts)
+
+
+_work: Work | None = None
+
+
+def _start_worker(work: Work) -> None:
+    global _work
+    _work = work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+
+
+def _call(method: str, arguments: tuple[Any, ...]) -> Any:
+    return getattr(_work, method)(*arguments)
+
+
+class _Pool:
+    """Workers' results in the order of submission; one worker is this process itself."""
+
+    def __init__(self, work: Work, workers: int) -> None:
+        self._local, self.workers = work, workers
+        self._executor = (
+            ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (work,)) if workers > 1 else None
+        )
+
+    def submit(self, method: str, *arguments: Any) -> Future[Any]:
+        """Queue a call of a method of `Work`."""
+        if self._executor is not None:
+            return self._executor.submit(_call, method, arguments)
+        future: Future[Any] = Future()
+        future.set_result(getattr(self._local, method)(*arguments))
+        return future
+
+    def results(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yield results in order, a few calls ahead; `arguments` is asked for as late as possible."""
+        ahead: deque[Future[Any]] = deque()
+        for each in arguments:
+            ahead.append(self.submit(method, *each))
+            if len(ahead) > (3 * self.workers if self._executor else 0):
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def close(self) -> None:
+        """End the workers; what they have not begun is dropped."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class _Intake:
+    """What is taken of one source: the beginning of its pieces, for the store and for the tokenizer."""
+
+    cap: int | None
+    quota: int
+    stored_bytes: int = 0
+    stored: int = 0
+    sampled_bytes: int = 0
+    store_full: bool = False
+    sample: list[str] = field(default_factory=list)
+
+    @property
+    def sample_full(self) -> bool:
+        return self.sampled_bytes >= self.quota
+
+    @property
+    def full(self) -> bool:
+        return self.store_full and self.sample_full
+
+    def accept(self, piece: str) -> bool:
+        """Count a piece in; whether it belongs into the store."""
+        size = len(piece.encode())
+        if not self.sample_full:
+            self.sample.append(piece)
+            self.sampled_bytes += size
+        if self.cap is not None and self.stored_bytes + size > self.cap:
+            self.store_full = True  # never take a later, shorter piece: a smaller cap is a prefix of a larger
+        if not self.store_full:
+            self.stored += 1
+            self.stored_bytes += size
+        return not self.store_full
+
+
+class _Writer:
+    """Sends texts to be encoded in batches and appends what comes back, in order."""
+
+    def __init__(self, pool: _Pool, directory: Path, names: Iterable[str]) -> None:
+        self._pool, self._directory = pool, directory
+        self._files: dict[str, BinaryIO] = {name: token_file(directory, name).open("wb") for name in names}
+        self._batches: dict[str, list[str]] = {name: [] for name in names}
+        self._sizes = dict.fromkeys(names, 0)
+        self._ahead: deque[tuple[str, Future[Any]]] = deque()
+        self._encoding: tuple[Any, ...] | None = None
+        self.hits: set[str] = set()
+
+    def set_tokenizer(self, directory: Path, facts: tokenizers.TokenizerFacts, dtype: str) -> None:
+        """From now on batches can be encoded."""
+        self._encoding = (directory, facts, dtype)
+
+    def add(self, source: str, text: str) -> None:
+        """Queue a document."""
+        self._batches[source].append(text)
+        self._sizes[source] += len(text)
+        if self._encoding and self._sizes[source] >= _TEXT_A_CHUNK:
+            self._send(source)
+
+    def _send(self, source: str) -> None:
+        assert self._encoding is not None
+        texts, self._batches[source], self._sizes[source] = self._batches[source], [], 0
+        while texts:  # what waited for the tokenizer is many batches
+            size = list(itertools.accumulate(map(len, texts)))
+            count = next((i for i, s in enumerate(size, 1) if s >= _TEXT_A_CHUNK), len(texts))
+            self._ahead.append((source, self._pool.submit("encode", texts[:count], *self._encoding)))
+            texts = texts[count:]
+            while len(self._ahead) > 4 * self._pool.workers:
+                self._receive()
+
+    def _receive(self) -> None:
+        source, future = self._ahead.popleft()
+        tokens, hits = future.result()
+        self._files[source].write(tokens)
+        self.hits |= hits
+
+    def finish(self) -> None:
+        """Encode and write all that is queued."""
+        for source, texts in self._batches.items():
+            if texts:
+                self._send(source)
+        while self._ahead:
+            self._receive()
+
+    def close(self) -> None:
+        """Flush files to the disk."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+
+
+def token_file(directory: Path, source: str) -> Path:
+    """Path of a source's token ids."""
+    return directory / f"tokens_{source}.bin"
+
+
+def heldout_file(directory: Path, source: str) -> Path:
+    """Path of a source's held-out documents."""
+    return directory / "heldout" / f"{source}.jsonl"
+
+
+def build(data: DataConfig, tokenizer: TokenizerConfig, directory: Path, workers: int, progress: Progress) -> dict:
+    """Write token files, tokenizer and held-out documents into `directory`; the manifest's facts are returned.
+
+    Raises
+    ------
+    ValueError
+        An input is missing or unreadable, or a source has no text left.
+    """
+    groups = group_sources(data)
+    progress("choosing held-out documents", 0, None)
+    heldout = collect_heldout(data, groups)
+    _write_heldout(heldout, directory)
+    work = Work(groups, heldout, OverlapMeter(heldout.texts(), data.overlap_lines), data.min_document_bytes)
+    quota = tokenizer.train_bytes // len(data.sources) if tokenizer.kind == "bpe" else 0
+    intakes = {name: _Intake(source.max_bytes, quota) for name, source in data.sources.items()}
+    pool = _Pool(work, workers)
+    writer = _Writer(pool, directory, data.sources)
+    try:
+        facts, dtype, before = _run(data, tokenizer, directory, pool, writer, intakes, progress)
+    finally:
+        pool.close()
+        writer.close()
+    for name, intake in intakes.items():
+        if not intake.stored:
+            raise ValueError(f"source {name!r} has no training text of {data.min_document_bytes} bytes or more")
+    return _facts(directory, heldout, work.meter, intakes, facts, dtype, before, writer.hits)
+
+
+def _run(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    directory: Path,
+    pool: _Pool,
+    writer: _Writer,
+    intakes: dict[str, _Intake],
+    progress: Progress,
+) -> tuple[tokenizers.TokenizerFacts, str, set[str]]:
+    """Read until the tokenizer can be trained, train it, then read on to the caps."""
+    before: set[str] = set()
+    seen: set[int] = set()
+    caps = [source.max_bytes for source in data.sources.values()]
+    total = None if None in caps else sum(c for c in caps if c)
+
+    def take(pieces: list[tuple[str, int, str]], runs: set[str]) -> None:
+        before.update(runs)
+        for source, key, piece in pieces:
+            if key not in seen and not intakes[source].full:
+                seen.add(key)
+                if intakes[source].accept(piece):
+                    writer.add(source, piece)
+        progress("reading and encoding", sum(i.stored_bytes for i in intakes.values()), total)
+
+    readers = [_read_group(data, g, group, pool, intakes) for g, group in enumerate(group_sources(data))]
+    for group, reader in zip(group_sources(data), readers, strict=True):
+        while not all(intakes[name].sample_full for name in group.names):
+            result = next(reader, None)
+            if result is None:
+                break
+            take(*result)
+    progress("training the tokenizer", 0, None)
+    trained = tokenizers.make_tokenizer(tokenizer, (text for i in intakes.values() for text in i.sample))
+    facts = tokenizers.save(trained, directory / "tokenizer")
+    dtype = "<u2" if facts.vocab_size <= 65536 else "<u4"
+    writer.set_tokenizer(directory / "tokenizer", facts, dtype)
+    for reader in readers:
+        for result in reader:
+            take(*result)
+    writer.finish()
+    return facts, dtype, before
+
+
+def _read_group(
+    data: DataConfig, index: int, group: Group, pool: _Pool, intakes: dict[str, _Intake]
+) -> Iterator[tuple[list[tuple[str, int, str]], set[str]]]:
+    """Yield results of `Work.read` over a group's training items until its sources are full."""
+
+    def calls() -> Iterator[tuple[int, list[Item], tuple[str, ...]]]:
+        chunk: list[Item] = []
+        size = 0
+        for item in group.items():
+            if is_heldout(item.key, data.heldout_percent):
+                continue
+            chunk.append(item)
+            size += _TEXT_A_CHUNK // _FILES_A_CHUNK if group.reads_files else len(item.payload)
+            if size >= _TEXT_A_CHUNK:
+                wanted = tuple(name for name in group.names if not intakes[name].full)
+                if not wanted:
+                    return
+                yield index, chunk, wanted
+                chunk, size = [], 0
+        if chunk:
+            yield index, chunk, tuple(name for name in group.names if not intakes[name].full)
+
+    return pool.results("read", calls())
+
+
+def _write_heldout(heldout: Heldout, directory: Path) -> None:
+    for name, documents in heldout.documents.items():
+        path = heldout_file(directory, name)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w", encoding="utf-8") as file:
+            for document in documents:
+                file.write(json.dumps({"id": document.id, "text": document.text}, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _facts(
+    directory: Path,
+    heldout: Heldout,
+    meter: OverlapMeter,
+    intakes: dict[str, _Intake],
+    facts: tokenizers.TokenizerFacts,
+    dtype: str,
+    before: set[str],
+    left: set[str],
+) -> dict[str, Any]:
+    """Facts of the store for its manifest."""
+    sources = {}
+    for name, intake in intakes.items():
+        tokens = token_file(directory, name).stat().st_size // np.dtype(dtype).itemsize
+        sources[name] = {
+            "tokens": tokens,
+            "documents": intake.stored,
+            "bytes": intake.stored_bytes,
+            "heldout_documents": len(heldout.documents[name]),
+            "heldout_bytes": sum(len(d.text.encode()) for d in heldout.documents[name]),
+        }
+    return {
+        "tokenizer": {"vocab_size": facts.vocab_size, "bos_id": facts.bos_id, "eos_id": facts.eos_id},
+        "dtype": dtype,
+        "sources": sources,
+        "overlap_before": meter.report(before),
+        "overlap_left": meter.report(left),
+        "heldout_sizes": {name: compressed_sizes(texts) for name, texts in heldout.texts().items() if texts},
+    }

@@ -1,0 +1,147 @@
+"""The held-out documents: chosen first, by content alone, so that no cap and no tokenizer moves them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from workbench.config.schema import DataConfig
+from workbench.data.overlap import HeldoutRuns
+from workbench.data.sources import Group
+
+DOCUMENT_BYTES = 1500
+"""Bytes taken of one document at the most: 200 kB are then some hundreds of documents."""
+DOCUMENTS_A_FILE = 2
+"""Documents of one source taken from one file at the most."""
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """One held-out document."""
+
+    id: str
+    """Beginning of its file's content hash, and a number."""
+    text: str
+    """The text that is scored."""
+
+
+@dataclass
+class Heldout:
+    """All held-out documents, and what training must lose because of them."""
+
+    documents: dict[str, list[HeldoutDocument]]
+    """By source."""
+    runs: HeldoutRuns
+    """Their runs of lines."""
+    dropped: set[int] = field(default_factory=set)
+    """`hash_text` of the documents they were taken from, uncut."""
+
+    def texts(self) -> dict[str, list[str]]:
+        """Texts by source."""
+        return {name: [d.text for d in documents] for name, documents in self.documents.items()}
+
+
+def is_heldout(key: str, percent: float) -> bool:
+    """Whether the file with content hash `key` (hexadecimal) is held out, a share of `percent` of all."""
+    return int(key[:16], 16) % 1_000_000 < round(percent * 10_000)
+
+
+def hash_text(text: str) -> int:
+    """64-bit hash of a text with white space folded, equal for exact duplicates."""
+    return int.from_bytes(hashlib.blake2b(" ".join(text.split()).encode(), digest_size=8).digest(), "little")
+
+
+def collect_heldout(data: DataConfig, groups: Iterable[Group]) -> Heldout:
+    """Choose held-out documents in the order of the sources' items until each source's `heldout_bytes` is met.
+
+    A document that shares a run of lines with one chosen before is passed over, so that documents are
+    independent as far as that goes.
+
+    Raises
+    ------
+    ValueError
+        A source that wants held-out text has none.
+    """
+    heldout = Heldout({name: [] for name in data.sources}, HeldoutRuns(data.overlap_lines))
+    for group in groups:
+        room = {name: config.heldout_bytes for name, config in zip(group.names, group.configs, strict=True)}
+        for item in group.items():
+            wanted = [name for name in group.names if room[name] >= data.min_document_bytes]
+            if not wanted:
+                break
+            if is_heldout(item.key, data.heldout_percent):
+                for source, text in _one_file(group.documents(item, wanted), data.min_document_bytes):
+                    _choose(heldout, room, source, item.key, text, data.min_document_bytes)
+        for name, config in zip(group.names, group.configs, strict=True):
+            if config.heldout_bytes and not heldout.documents[name]:
+                raise ValueError(
+                    f"source {name!r} has no held-out document: raise data.heldout_percent="
+                    f"{data.heldout_percent}, or set heldout_bytes=0 to go without"
+                )
+    return heldout
+
+
+def _one_file(documents: list[tuple[str, str]], min_bytes: int) -> list[tuple[str, str]]:
+    """Take the first few documents of each source that are long enough."""
+    kept: list[tuple[str, str]] = []
+    for source, text in documents:
+        if len(text.encode()) >= min_bytes and sum(s == source for s, _ in kept) < DOCUMENTS_A_FILE:
+            kept.append((source, text))
+    return kept
+
+
+def _choose(heldout: Heldout, room: dict[str, int], source: str, key: str, text: str, min_bytes: int) -> None:
+    chosen, touched = excerpt(text, DOCUMENT_BYTES, int(key[16:32], 16))
+    size = len(chosen.encode())
+    if size < min_bytes or room[source] < min_bytes or heldout.runs.shares_any(touched):
+        return
+    if size > room[source]:
+        room[source] = 0
+        return
+    room[source] -= size
+    number = len(heldout.documents[source])
+    heldout.documents[source].append(HeldoutDocument(f"{key[:12]}-{number}", chosen))
+    heldout.runs.add(chosen)
+    heldout.runs.add(touched)
+    heldout.dropped.add(hash_text(text))
+
+
+def excerpt(text: str, limit: int, choice: int) -> tuple[str, str]:
+    """At most `limit` bytes of a text, from a paragraph that `choice` picks, and the whole lines it touches.
+
+    The cut lies at a line's end, or inside the line after a space where lines are longer than that.
+    """
+    if len(text.encode()) <= limit:
+        return text, text
+    lines = text.split("\n")
+    sizes = [len(line.encode()) + 1 for line in lines]
+    rest = sum(sizes)
+    starts = []
+    for i, size in enumerate(sizes):
+        if lines[i].strip() and rest >= limit // 2 and (i == 0 or not lines[i - 1].strip()):
+            starts.append(i)
+        rest -= size
+    first = starts[choice % len(starts)] if starts else 0
+    stop, used = first, 0
+    while stop < len(lines) and used + sizes[stop] <= limit + 1:
+        used += sizes[stop]
+        stop += 1
+    chosen = "\n".join(lines[first:stop])
+    if used < limit // 2 and stop < len(lines):
+        part = lines[stop].encode()[: limit - used].decode(errors="ignore").rpartition(" ")[0]
+        chosen = "\n".join([*lines[first:stop], part])
+        stop += 1
+    return chosen.strip("\n"), "\n".join(lines[first:stop]).strip("\n")
+
+
+def compressed_sizes(texts: list[str]) -> dict[str, int]:
+    """Bytes of the texts in a row, plain and as `gzip -9` and `xz -9` write them."""
+    raw = "".join(texts).encode()
+    return {
+        "bytes": len(raw),
+        "gzip_bytes": len(gzip.compress(raw, 9, mtime=0)),
+        "xz_bytes": len(lzma.compress(raw, preset=9)),
+    }

@@ -1,0 +1,230 @@
+"""Real text that is on every machine after set-up: Python's standard library and the locked packages.
+
+*Prose* is docstrings and documentation files (`.rst`, `.md`, `.txt`, package descriptions); *code* is
+Python source without docstrings and without its leading comment block. Only distributions named in
+`requirements.lock` count, so that whatever else is installed does not change the data.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import workbench
+
+# Named filters on paths. Tests are left out because much of their bulk is tables of expected numbers;
+# the rest is no prose: licences, lists of names, lists of packages.
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "licenses"}
+SKIPPED_DOCUMENTS = re.compile(
+    r"(licen[cs]e|copying|notice|authors|contributors|thanks|third.?party|requirements|cmakelists"
+    r"|sources\.txt|top_level|entry_points|vocab|words)",
+    re.IGNORECASE,
+)
+DOCUMENT_SUFFIXES = (".rst", ".md", ".txt")
+GENERATED = re.compile(r"(auto-?(matically )?generated|generated (by|from)|do not edit)", re.IGNORECASE)
+
+_LETTERS = bytes(range(65, 91)) + bytes(range(97, 123))
+_DIGITS = b"0123456789"
+
+
+def find_lock() -> Path:
+    """Path of the project's `requirements.lock`.
+
+    Raises
+    ------
+    ValueError
+        It is not there: the project was not installed from its own folder.
+    """
+    path = Path(workbench.__file__).resolve().parents[1] / "requirements.lock"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: data sources of kind python_prose and python_code are made of the packages it "
+            "names; install the project in editable form from its own folder"
+        )
+    return path
+
+
+def list_distributions(lock: Path | None = None) -> dict[str, tuple[str, importlib.metadata.Distribution]]:
+    """(version, distribution) of the installed packages that the lock file names, by normalised name, sorted."""
+    text = (lock or find_lock()).read_text(encoding="utf-8")
+    locked = {_normalise(match) for match in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\s*==", text, re.MULTILINE)}
+    found: dict[str, tuple[str, importlib.metadata.Distribution]] = {}
+    for distribution in importlib.metadata.distributions():
+        head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]  # parsing all of it takes a second
+        fields = dict(re.findall(r"^(Name|Version): *(.+)$", head, re.MULTILINE))
+        name = _normalise(fields.get("Name", ""))
+        if name in locked:
+            found.setdefault(name, (fields.get("Version", ""), distribution))
+    return dict(sorted(found.items()))
+
+
+@cache
+def describe_corpus() -> list[list[str]]:
+    """Python's version, the standard library's files with sizes, and each package's version: what it is made of."""
+    library = [[name, str(path.stat().st_size)] for name, path in _standard_library()]
+    packages = [[name, version] for name, (version, _) in list_distributions().items()]
+    return [["python", platform.python_version()], *library, *packages]
+
+
+def list_files() -> list[tuple[str, str]]:
+    """(SHA-256 of the content, path) of every text of the corpus, in the order of the hash, each content once.
+
+    Hashes of packages' files are those their installer recorded.
+    """
+    files = {path: "" for _, path in _standard_library()}
+    for _, distribution in list_distributions().values():
+        root = Path(str(distribution.locate_file("")))
+        for line in (distribution.read_text("RECORD") or "").splitlines():
+            name, recorded, _ = line.rsplit(",", 2)
+            if _is_text(name) and recorded.startswith("sha256="):
+                digest = recorded.removeprefix("sha256=")
+                files[root / name.strip('"')] = base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
+    by_content: dict[str, str] = {}
+    for path in sorted(files):
+        if path.is_file():
+            digest = files[path] or hashlib.sha256(path.read_bytes()).hexdigest()
+            by_content.setdefault(digest, str(path))
+    return sorted(by_content.items())
+
+
+def _normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name (relative, with slashes) passes the filters on paths."""
+    *folders, last = name.split("/")
+    if SKIPPED_FOLDERS.intersection(folders) or last.startswith(".."):
+        return False
+    if folders and folders[-1].endswith(".dist-info"):
+        return last == "METADATA"
+    return last.endswith(".py") or (last.endswith(DOCUMENT_SUFFIXES) and not SKIPPED_DOCUMENTS.search(last))
+
+
+def _standard_library() -> Iterator[tuple[str, Path]]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for folder in sorted([root, *(p for p in root.rglob("*") if p.is_dir())]):
+        relative = folder.relative_to(root)
+        if not SKIPPED_FOLDERS.intersection(relative.parts):
+            for path in sorted(folder.iterdir()):
+                name = (relative / path.name).as_posix()
+                if _is_text(name) and path.is_file():
+                    yield name, path
+
+
+# --------------------------------------------------------------------------- texts of one file
+
+
+def read_texts(path: Path, prose: bool = True, code: bool = True) -> tuple[list[str], list[str]]:
+    """Prose documents and code documents (one at the most) of one file; filtered ones are left out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError):
+        return [], []
+    if path.suffix != ".py":
+        body = text.partition("\n\n")[2] if path.name == "METADATA" else text
+        return ([body.strip()] if prose and is_prose(body, file=True) else []), []
+    if GENERATED.search(text, 0, 2000):
+        return [], []
+    if not code and '"""' not in text and "'''" not in text:
+        return [], []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's sources
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return [], []
+    docstrings = [d for d in extract_docstrings(tree) if is_prose(d)] if prose else []
+    source = cut_docstrings(text, tree) if code and is_code(text) else ""
+    return docstrings, [source] if is_code(source) else []
+
+
+def is_prose(text: str, file: bool = False) -> bool:
+    """Whether text reads as documentation: mostly letters, few digits, and (files) words in lines."""
+    raw = text.encode()
+    if not raw.strip():
+        return False
+    letters, digits = _share(raw, _LETTERS), _share(raw, _DIGITS)
+    lines = [line for line in text.split("\n") if line.strip()]
+    return letters > 0.5 and digits < 0.1 and (not file or len(text.split()) >= 4 * len(lines))
+
+
+def is_code(text: str) -> bool:
+    """Whether source reads as written by people: no tables of numbers, no packed lines."""
+    raw = text.encode()
+    if not raw.strip():
+        return False
+    lines = raw.split(b"\n")
+    packed = max(map(len, lines)) > 1000 or len(raw) > 100 * len(lines)
+    return not packed and _share(raw, _DIGITS) < 0.15 and _share(raw, _LETTERS) > 0.35
+
+
+def _share(raw: bytes, of: bytes) -> float:
+    return 1 - len(raw.translate(None, of)) / len(raw)
+
+
+def extract_docstrings(tree: ast.Module) -> list[str]:
+    """Docstrings of the module, its classes and functions, in order, indentation cleaned."""
+    found = []
+    for owner, block in _blocks(tree):
+        first = block[0] if block else None
+        if isinstance(owner, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _is_string(first):
+            found.append(inspect.cleandoc(first.value.value).strip())  # type: ignore[union-attr]
+    return found
+
+
+def cut_docstrings(text: str, tree: ast.Module | None = None) -> str:
+    """Cut every bare string statement and the leading comment block out of source code.
+
+    What is left is valid Python: a block that held nothing else gets `...`.
+    """
+    lines = [line.encode() + b"\n" for line in text.split("\n")]
+    cuts = []
+    for _, block in _blocks(tree or ast.parse(text)):
+        strings = [statement for statement in block if _is_string(statement)]
+        keep_one = len(strings) == len(block)
+        for i, statement in enumerate(strings):
+            cuts.append((statement, b"..." if keep_one and i == 0 else b""))
+    for statement, substitute in sorted(cuts, key=lambda cut: -cut[0].lineno):
+        first, last = statement.lineno - 1, (statement.end_lineno or statement.lineno) - 1
+        before, after = lines[first][: statement.col_offset], lines[last][statement.end_col_offset :]
+        alone = not before.strip() and not after.strip()
+        if not alone:
+            substitute = b"..."
+        lines[first : last + 1] = [before + substitute + after] if substitute else []
+    return _cut_leading_comments(b"".join(lines).decode())
+
+
+def _cut_leading_comments(text: str) -> str:
+    lines = text.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), len(lines))
+    return "\n".join(lines[first:]).strip("\n")
+
+
+def _blocks(node: ast.AST) -> Iterator[tuple[ast.AST, list[ast.stmt]]]:
+    """Every block of statements with its owner, outermost first, without a look at expressions."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        block = getattr(node, name, None)
+        if isinstance(block, list):
+            if block and isinstance(block[0], ast.stmt):
+                yield node, block
+            for child in block:
+                yield from _blocks(child)
+
+
+def _is_string(statement: ast.stmt | None) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

@@ -1,0 +1,262 @@
+"""The prepared token store: made once, named by its inputs, read through memory maps.
+
+data/<fingerprint>/
+  manifest.json            facts, checksums, the overlap with held-out text that is left
+  tokens_<source>.bin      token ids, little endian, the beginning-of-sequence token before each document
+  heldout/<source>.jsonl   {"id", "text"}
+  tokenizer/               a Hugging Face tokenizer directory
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
+from workbench.data.build import Progress, build, heldout_file, token_file
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.study.layout import Layout
+
+__all__ = [
+    "Prepared",
+    "data_fingerprint",
+    "describe",
+    "heldout_fingerprint",
+    "heldout_sizes",
+    "open_prepared",
+    "prepare",
+]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An opened token store."""
+
+    directory: Path
+    """Where it is."""
+    manifest: dict[str, Any]
+    """Its facts, as in `manifest.json`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the store."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def heldout_fingerprint(self) -> str:
+        """Names the held-out documents."""
+        return self.manifest["heldout_fingerprint"]
+
+    @cached_property
+    def sources(self) -> dict[str, NDArray[np.unsignedinteger]]:
+        """Token ids by source: read-only memory maps of shape (tokens,)."""
+        dtype = np.dtype(self.manifest["dtype"])
+        return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def bos_id(self) -> int:
+        """Id before every document."""
+        return self.manifest["tokenizer"]["bos_id"]
+
+    @property
+    def eos_id(self) -> int | None:
+        """End of sequence, where the tokenizer has one."""
+        return self.manifest["tokenizer"]["eos_id"]
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Hugging Face tokenizer directory."""
+        return self.directory / "tokenizer"
+
+    @property
+    def heldout_dir(self) -> Path:
+        """Folder of `<source>.jsonl`."""
+        return self.directory / "heldout"
+
+    def heldout_path(self, source: str) -> Path:
+        """Held-out documents of a source."""
+        return heldout_file(self.directory, source)
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    layout: Layout,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Make the token store of these configs, or open it where it exists.
+
+    Parameters
+    ----------
+    data, tokenizer
+        What to read and how to cut it into tokens.
+    layout
+        The store is made at `layout.data(fingerprint)`, complete or not at all.
+    workers
+        Processes; None takes one a core. The result does not depend on it.
+    progress
+        Called now and then with what is being done.
+
+    Raises
+    ------
+    ValueError
+        An input is missing or unreadable, a source is empty, or the vocabulary does not fit.
+    RuntimeError
+        More than a tenth of some held-out document occurs in the training text all the same.
+    """
+    fingerprint = data_fingerprint(data, tokenizer)
+    directory = layout.data(fingerprint)
+    if (directory / MANIFEST).is_file():
+        return open_prepared(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(directory.with_name(f"{fingerprint}.lock")):
+        if not (directory / MANIFEST).is_file():
+            started = time.monotonic()
+            partial = directory.with_name(f"{fingerprint}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+            partial.mkdir()
+            try:
+                facts = build(data, tokenizer, partial, workers or _cores(), progress or (lambda *_: None))
+                _refuse_leak(facts)
+                manifest = {
+                    "format": 1,
+                    "fingerprint": fingerprint,
+                    "heldout_fingerprint": heldout_fingerprint(data),
+                    **facts,
+                    "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
+                    "seconds": round(time.monotonic() - started, 2),
+                    "files": _checksums(partial),
+                }
+                _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
+                partial.replace(directory)
+                _sync(directory.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return open_prepared(directory)
+
+
+def open_prepared(directory: Path) -> Prepared:
+    """Open a store.
+
+    Raises
+    ------
+    ValueError
+        There is none, or a file is missing or of another size than was written.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{directory} holds no prepared data: run `workbench prepare`")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for name, facts in manifest["files"].items():
+        file = directory / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != facts["bytes"]:
+            raise ValueError(f"{file} has {size} bytes, not {facts['bytes']}: delete {directory} and prepare again")
+    return Prepared(directory, manifest)
+
+
+def verify(prepared: Prepared) -> None:
+    """Compare every file with its checksum.
+
+    Raises
+    ------
+    ValueError
+        A file differs from what was written.
+    """
+    found = _checksums(prepared.directory)
+    for name, facts in prepared.manifest["files"].items():
+        if found.get(name) != facts:
+            raise ValueError(f"{prepared.directory / name} is damaged: delete {prepared.directory} and prepare again")
+
+
+def heldout_sizes(prepared: Prepared) -> dict[str, dict[str, int]]:
+    """By source, bytes of the held-out text: `bytes`, and compressed `gzip_bytes` and `xz_bytes` (both at level 9)."""
+    return prepared.manifest["heldout_sizes"]
+
+
+def describe(prepared: Prepared) -> str:
+    """Lines that say what is in a store and how much held-out text its training text still holds."""
+    manifest = prepared.manifest
+    lines = [f"data {prepared.fingerprint} in {prepared.directory} (made in {manifest['seconds']:.0f} s)"]
+    for name, source in manifest["sources"].items():
+        lines.append(
+            f"  {name}: {source['tokens']:,} tokens, {source['documents']:,} documents, {source['bytes'] / 1e6:.1f} MB, "
+            f"{source['bytes'] / max(1, source['tokens'] - source['documents']):.2f} bytes a token; held out "
+            f"{source['heldout_documents']} documents, {source['heldout_bytes'] / 1e3:.0f} kB"
+        )
+    length = manifest["config"]["data"]["overlap_lines"]
+    for name, left in manifest["overlap_left"].items():
+        before = manifest["overlap_before"][name]
+        lines.append(
+            f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
+            f"before cutting, {left['share']:.2%} left (worst document {left['worst_document']:.1%})"
+        )
+    return "\n".join(lines)
+
+
+def _refuse_leak(facts: dict[str, Any]) -> None:
+    for name, left in facts["overlap_left"].items():
+        if left["worst_document"] > 0.1:
+            raise RuntimeError(
+                f"a held-out document of {name!r} has {left['worst_document']:.0%} of its bytes in training text "
+                "after cutting: a bug, the store is not kept"
+            )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a kernel lock: it ends with the process, however that ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _checksums(directory: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+    result = {}
+    for path in files:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        result[path.relative_to(directory).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
+    return result
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
