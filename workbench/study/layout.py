@@ -84,7 +84,7 @@ class Layout:
     """The outputs' root."""
 
     def data(self, fingerprint: str) -> Path:
-        """Prepared data."""
+        """Give the folder of prepared data."""
         return self.root / "data" / fingerprint
 
     def stage(self, stage_id: str) -> StageDir:

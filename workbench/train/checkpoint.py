@@ -27,6 +27,10 @@ DAMAGED = ".damaged"
 class DamagedCheckpointError(Exception):
     """A checkpoint's files are not what its manifest says."""
 
+    def __init__(self, checkpoint: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {checkpoint}: {reason}")
+        self.checkpoint = checkpoint
+
 
 class DiskFullError(Exception):
     """There was no room for a checkpoint; those before it stand."""
@@ -43,7 +47,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     try:
         return json.loads((checkpoint / MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise DamagedCheckpointError(f"checkpoint {checkpoint}: its manifest cannot be read ({error})") from error
+        raise DamagedCheckpointError(checkpoint, f"its manifest cannot be read ({error})") from error
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
@@ -58,9 +62,9 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     for name, expected in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file():
-            raise DamagedCheckpointError(f"checkpoint {checkpoint}: {name} is missing")
+            raise DamagedCheckpointError(checkpoint, f"{name} is missing")
         if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
-            raise DamagedCheckpointError(f"checkpoint {checkpoint}: {name} does not match its checksum")
+            raise DamagedCheckpointError(checkpoint, f"{name} does not match its checksum")
     return manifest
 
 
@@ -189,12 +193,17 @@ def delete_superseded(stage_dir: StageDir, keep_last: int) -> list[Path]:
 
 
 def clear_leftovers(stage_dir: StageDir) -> None:
-    """Remove what a killed writer or deleter left."""
+    """Remove what a killed writer or deleter left, and move unreadable checkpoints aside."""
     for path in stage_dir.checkpoints.glob(".step_*.partial"):
         shutil.rmtree(path, ignore_errors=True)
     for path in stage_dir.checkpoints.glob("step_*"):
         if DAMAGED not in path.name and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
+    for path in stage_dir.list_checkpoints():
+        try:
+            read_manifest(path)
+        except DamagedCheckpointError:
+            quarantine(path)
 
 
 def _no_room(target: Path, needed_bytes: int, free: int) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 @cache
 def missing_for_compile(device_type: str) -> str | None:
-    """What `torch.compile` lacks on this machine, in words; None when nothing.
+    """Say what `torch.compile` lacks on this machine; None when nothing.
 
     On the CPU it needs a C++ compiler and Python's headers; on a GPU, Triton.
     """
@@ -38,3 +38,9 @@ def compile_model(model: nn.Module) -> nn.Module:
     """
     torch.use_deterministic_algorithms(True)
     return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
+
+
+if __name__ == "__main__":
+    # Run once by `make`, so that what is missing is known before a training wants it.
+    _missing = missing_for_compile("cuda" if torch.cuda.is_available() else "cpu")
+    print("torch.compile: ready" if _missing is None else f"training will be eager: torch.compile needs {_missing}")  # noqa: T201

@@ -6,6 +6,7 @@ batch, take an optimizer step, write a row, and write a checkpoint where one is 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -24,7 +25,7 @@ from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.transformer import loss_per_token
 from workbench.study.chain import is_annealed
-from workbench.study.files import exclusive, read_stage, write_atomically
+from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.identity import model_identity
 from workbench.study.layout import Layout, StageDir
@@ -107,7 +108,7 @@ def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world
             return stage_dir
         write_status(stage_dir, "running")
         try:
-            _Run(layout, stage_dir, stage, hooks, world).all_targets()
+            _train_despite_damage(layout, stage_dir, stage, hooks, world)
         except (StoppedError, KeyboardInterrupt):
             write_status(stage_dir, "killed", "asked to stop; the same command goes on from the last checkpoint")
             raise
@@ -116,6 +117,21 @@ def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world
             raise
         write_status(stage_dir, "finished")
     return stage_dir
+
+
+def _train_despite_damage(layout: Layout, stage_dir: StageDir, stage: Stage, hooks: Hooks, world: World) -> None:
+    """Move a damaged checkpoint aside, name it, and go back to the one before it.
+
+    A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
+    """
+    while missing_targets(stage_dir, stage):
+        try:
+            _Run(layout, stage_dir, stage, hooks, world).all_targets()
+        except ckpt.DamagedCheckpointError as error:
+            aside = ckpt.quarantine(error.checkpoint)
+            hooks.log(f"{error}; moved aside as {aside.name}")
+            if error.checkpoint.parent != stage_dir.checkpoints:
+                raise
 
 
 def targets(stage: Stage) -> list[int]:
@@ -137,7 +153,7 @@ class _Run:
 
     def __init__(self, layout: Layout, stage_dir: StageDir, stage: Stage, hooks: Hooks, world: World) -> None:
         self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
-        self.device = _device(stage)
+        self.device = stage_device(stage)
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
@@ -183,17 +199,11 @@ class _Run:
         )
 
     def _restore(self, target: int) -> tuple[TrainState, int]:
-        """State nearest before `target`, and the step at which the stage begins.
-
-        A damaged checkpoint of this stage is named, moved aside, and the one before it is used.
-        """
+        """State nearest before `target`, and the step at which the stage begins."""
         start_step = self._start_step()
-        while (nearest := self._nearest(target)) is not None:
-            try:
-                return self._load(nearest[1]), start_step
-            except ckpt.DamagedCheckpointError as error:
-                aside = ckpt.quarantine(nearest[1])
-                self.hooks.log(f"{error}; moved to {aside.name}, going back to the one before")
+        nearest = self._nearest(target)
+        if nearest is not None:
+            return self._load(nearest[1]), start_step
         if self.stage.parent is None:
             return initial_state(self.stage, self.device), start_step
         return self._load(self._parent_checkpoint()), start_step
@@ -329,13 +339,18 @@ class _Run:
 
 
 def _code_version(stage_dir: StageDir) -> dict[str, Any]:
-    import json
-
     version = json.loads((stage_dir.code / "version.json").read_text())
     return {"commit": version["commit"], "dirty": version["dirty"]}
 
 
-def _device(stage: Stage) -> torch.device:
+def stage_device(stage: Stage) -> torch.device:
+    """Device a stage is to be trained on.
+
+    Raises
+    ------
+    ValueError
+        It asks for CUDA and there is none.
+    """
     wanted = stage.numerics.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -360,4 +375,4 @@ def _memory_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-__all__ = ["Hooks", "Progress", "StoppedError", "missing_targets", "targets", "train_stage", "write_atomically"]
+__all__ = ["Hooks", "Progress", "StoppedError", "missing_targets", "stage_device", "targets", "train_stage"]

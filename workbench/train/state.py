@@ -40,7 +40,7 @@ class TrainState:
 
 
 def initial_state(stage: Stage, device: torch.device) -> TrainState:
-    """Initial weights from the stage's seed, at step 0."""
+    """Draw initial weights from the stage's seed, at step 0."""
     model = Transformer(stage.model, stage.numerics.attention)
     init_weights(model, stage.seed_init)
     model.to(device)

@@ -1,0 +1,82 @@
+"""The thin classes between Hydra's multirun and `workbench.launch`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from workbench.config.compose import current_composer
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a point's job returns when its whole chain is trained."""
+
+    point: str
+    """The point's name."""
+    checkpoint: str
+    """Directory of its last checkpoint."""
+
+
+class StudyError(Exception):
+    """Stages or evaluations failed, or the user stopped the study; `killed` says which."""
+
+    def __init__(self, failures: list[str], killed: bool) -> None:
+        super().__init__("; ".join(failures) or "stopped")
+        self.failures, self.killed = failures, killed
+
+
+class LocalLauncher(Launcher):
+    """Runs the whole sweep as one graph on this machine and stays until it is done.
+
+    Parameters
+    ----------
+    workers
+        Stages at a time; None takes as many as the cores allow.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
+        self.config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the multirun's config."""
+        del hydra_context, task_function
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all points of the batch as one graph; each returns a `Finished`, or the batch's error."""
+        # Hydra imports every plugin at start; torch would cost each command a second.
+        from workbench.launch.planning import make_facts
+        from workbench.launch.study import run_study_locally
+
+        assert self.config is not None
+        points = current_composer().compose(self.config, [list(overrides) for overrides in job_overrides])
+        facts = make_facts([(point.name, point.config) for point in points])
+        outcome = run_study_locally(facts, self.workers)
+        if outcome.failures or outcome.killed:
+            error = StudyError(outcome.failures, outcome.killed)
+            return [_job_return(point.overrides, JobStatus.FAILED, error) for point in points]
+        return [
+            _job_return(composed.overrides, JobStatus.COMPLETED, _finished(facts, planned))
+            for composed, planned in zip(points, facts.plan.points, strict=True)
+        ]
+
+
+def _finished(facts: Any, point: Any) -> Finished:
+    from workbench.train.checkpoint import find_checkpoint
+
+    stage, tokens = point.chain[-1]
+    return Finished(point.name, str(find_checkpoint(facts.layout.stage(stage), tokens)))
+
+
+def _job_return(overrides: Sequence[str], status: JobStatus, value: Any) -> JobReturn:
+    result = JobReturn(overrides=list(overrides), status=status)
+    result.return_value = value
+    return result

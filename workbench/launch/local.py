@@ -1,0 +1,244 @@
+"""A study's graph on this machine, several stages at a time, until it is done."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from workbench.config.schema import Config
+from workbench.evaluate.reconcile import EvaluationError, pending
+from workbench.launch.planning import Facts, worker_count
+from workbench.launch.progress import Display
+from workbench.launch.worker import Result, Task, run_worker
+from workbench.study.flops import training_flops_per_token
+from workbench.study.layout import Layout
+from workbench.study.plan import Node, Plan, tokens_to_train
+from workbench.train.checkpoint import checkpoints_by_tokens, find_checkpoint
+
+_TRIES = 3
+"""Times a stage is tried again because its parent's checkpoint turned out damaged, or its worker died."""
+
+
+@dataclass
+class Outcome:
+    """How a run of a study ended."""
+
+    failures: list[str] = field(default_factory=list)
+    """One line for each stage or evaluation that failed."""
+    killed: bool = False
+    """Whether the user stopped it."""
+    trained: list[str] = field(default_factory=list)
+    """Ids of the stages that were trained."""
+    evaluated: int = 0
+    """Evaluations that were done."""
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    task: Task | None = None
+
+
+class LocalRun:
+    """Runs every missing stage and evaluation of a plan; safe to run again, and beside another run."""
+
+    def __init__(self, facts: Facts, workers: int | None, display: Display) -> None:
+        self.plan, self.layout, self.config = facts.plan, facts.layout, facts.config
+        self.display = display
+        self.num_workers = worker_count(self.config, workers)
+        self.outcome = Outcome()
+        self.workers: list[_Worker] = []
+        self.stopping = False
+        self.tries: dict[str, int] = {}
+        todo = [n for n in self.plan.nodes.values() if tokens_to_train(n, facts.existing[n.id])]
+        self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
+        self.to_evaluate = dict(self.plan.nodes)
+
+    def run(self) -> Outcome:
+        """Do everything that is missing; Ctrl-C lets every stage write a checkpoint and end as killed."""
+        previous = {n: signal.signal(n, self._ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while True:
+                self._assign()
+                busy = [worker for worker in self.workers if worker.task is not None]
+                if not busy:
+                    break
+                self._listen()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._end_workers()
+        self._report_unreachable()
+        self.outcome.killed = self.stopping
+        return self.outcome
+
+    def _ask_to_stop(self, *_: object) -> None:
+        if not self.stopping:
+            self.stopping = True
+            self.display.say("stopping: every stage writes a checkpoint; the same command goes on from there")
+        for worker in self.workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+
+    # ------------------------------------------------------------------------------- giving out tasks
+
+    def _assign(self) -> None:
+        while not self.stopping:
+            idle = next((worker for worker in self.workers if worker.task is None), None)
+            if idle is None and len(self.workers) >= self.num_workers:
+                return
+            task = self._next_task()
+            if task is None:
+                return
+            idle = idle or self._start_worker()
+            idle.task = task
+            idle.connection.send(task)
+
+    def _next_task(self) -> Task | None:
+        """Trainings whose parent is there, those with the longest way to go first; then evaluations."""
+        for node in self.to_train.values():
+            if self._is_ready(node):
+                del self.to_train[node.id]
+                return Task("train", node.id)
+        for node in list(self.to_evaluate.values()):
+            if node.id in self.to_train or self._is_busy(node.id):
+                continue
+            del self.to_evaluate[node.id]
+            pairs = self._pending(node)
+            if pairs:
+                return Task("evaluate", node.id, tuple(pairs))
+        return None
+
+    def _is_ready(self, node: Node) -> bool:
+        parent = node.stage.parent
+        return parent is None or find_checkpoint(self.layout.stage(parent.stage), parent.tokens) is not None
+
+    def _is_busy(self, stage: str) -> bool:
+        return any(w.task is not None and w.task.stage == stage and w.task.kind == "train" for w in self.workers)
+
+    def _pending(self, node: Node) -> list[tuple[Path, str]]:
+        try:
+            return pending(wanted_checkpoints(self.layout, node), self.plan.evaluation, self.layout)
+        except EvaluationError as error:
+            self._fail(f"evaluation of stage {node.id}: {error}")
+            return []
+
+    # ------------------------------------------------------------------------------- hearing of results
+
+    def _listen(self) -> None:
+        """Wait a moment for news; a cooldown may become ready while its trunk is still running."""
+        waiting = {worker.connection: worker for worker in self.workers}
+        for connection in wait(list(waiting), timeout=0.5):
+            worker = waiting[connection]  # pyright: ignore[reportArgumentType]
+            try:
+                while worker.connection.poll():
+                    self._hear(worker, worker.connection.recv())
+            except (EOFError, OSError):
+                self._bury(worker)
+
+    def _hear(self, worker: _Worker, message: object) -> None:
+        if isinstance(message, Result):
+            worker.task = None
+            self._settle(message)
+        elif isinstance(message, str):
+            self.display.say(message)
+        else:
+            self.display.progress(message)
+
+    def _settle(self, result: Result) -> None:
+        task = result.task
+        if task.kind == "evaluate":
+            self.outcome.evaluated += len(task.pairs) if result.state == "finished" else 0
+        elif result.state == "finished":
+            self.outcome.trained.append(task.stage)
+            self.display.finish(task.stage)
+        if result.state == "failed":
+            self._fail(f"{task.kind} {task.stage}: {result.error}")
+        if result.state == "parent_damaged" and self._may_try_again(task.stage):
+            parent = self.plan.nodes[task.stage].stage.parent
+            assert parent is not None
+            for identifier in (parent.stage, task.stage):
+                self.to_train.setdefault(identifier, self.plan.nodes[identifier])
+
+    def _bury(self, worker: _Worker) -> None:
+        """Account for a worker that died (killed, out of memory): its stage goes on from the last checkpoint."""
+        self.workers.remove(worker)
+        worker.process.join()
+        task = worker.task
+        if task is None or self.stopping:
+            return
+        reason = f"its process ended with exit code {worker.process.exitcode}"
+        self.display.say(f"{task.kind} {task.stage}: {reason}")
+        if not self._may_try_again(task.stage):
+            self._fail(f"{task.kind} {task.stage}: {reason}")
+        elif task.kind == "train":
+            self.to_train[task.stage] = self.plan.nodes[task.stage]
+        else:
+            self.to_evaluate[task.stage] = self.plan.nodes[task.stage]
+
+    def _may_try_again(self, stage: str) -> bool:
+        self.tries[stage] = self.tries.get(stage, 0) + 1
+        return self.tries[stage] < _TRIES
+
+    def _fail(self, text: str) -> None:
+        self.outcome.failures.append(text)
+        self.display.say(f"failed: {text}")
+
+    def _report_unreachable(self) -> None:
+        if not self.stopping:
+            self.outcome.failures += [
+                f"train {i}: not run, because its parent stage did not reach its branch point" for i in self.to_train
+            ]
+
+    # ------------------------------------------------------------------------------- processes
+
+    def _start_worker(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        numerics = self.config.numerics
+        arguments = (theirs, self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
+        process = context.Process(target=run_worker, args=arguments, daemon=False)
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self.workers.append(worker)
+        return worker
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()
+        for worker in self.workers:
+            worker.process.join()
+
+
+def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
+    """Complete checkpoints among a stage's milestones."""
+    present = checkpoints_by_tokens(layout.stage(node.id))
+    return [present[tokens] for tokens in node.stage.milestones if tokens in present]
+
+
+def _longest_chain_first(plan: Plan, todo: list[Node]) -> list[Node]:
+    """Order stages by the FLOPs from their beginning to the end of the longest chain through them."""
+    longest: dict[str, float] = {}
+    for node in reversed(list(plan.nodes.values())):
+        own = node.tokens * training_flops_per_token(node.stage.model)
+        longest[node.id] = longest.get(node.id, 0.0) + own
+        if node.stage.parent is not None:
+            parent = node.stage.parent.stage
+            longest[parent] = max(longest.get(parent, 0.0), longest[node.id])
+    return sorted(todo, key=lambda node: -longest[node.id])
+
+
+def run_local(facts: Facts, workers: int | None, display: Callable[[Facts], Display]) -> Outcome:
+    """Run a prepared, frozen study on this machine."""
+    with display(facts) as shown:
+        return LocalRun(facts, workers, shown).run()
+
+
+__all__ = ["Config", "LocalRun", "Outcome", "run_local", "wanted_checkpoints"]

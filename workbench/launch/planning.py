@@ -1,0 +1,243 @@
+"""A plan with its facts: what exists, what is left, what it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import BudgetConfig, Config, Stage
+from workbench.data.fingerprint import data_fingerprint
+from workbench.data.store import Prepared, open_prepared, prepare
+from workbench.data.stream import SourceCounts, Stream
+from workbench.study.files import write_atomically
+from workbench.study.flops import count_parameters, training_flops_per_token
+from workbench.study.layout import Layout
+from workbench.study.plan import Plan, Point, plan_study, remaining_flops, study_record, tokens_to_train
+from workbench.train.checkpoint import checkpoints_by_tokens
+from workbench.train.state import state_bytes
+from workbench.train.throughput import Throughputs, throughput_key
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A plan, and what this machine says about it."""
+
+    plan: Plan
+    """The graph."""
+    layout: Layout
+    """The outputs."""
+    existing: dict[str, set[int]]
+    """Tokens of the checkpoints that each stage has."""
+
+    @property
+    def config(self) -> Config:
+        """The first point's config, for what is one a study."""
+        return self.plan.points[0].config
+
+    def tokens_to_train(self) -> dict[str, int]:
+        """Tokens still to be trained, by stage."""
+        return {node.id: tokens_to_train(node, self.existing[node.id]) for node in self.plan.nodes.values()}
+
+
+def make_facts(points: Sequence[tuple[str, Config]]) -> Facts:
+    """Plan a study and look at what exists.
+
+    Raises
+    ------
+    ValueError
+        The points do not make a study (see `plan_study`), or a source cannot be found.
+    """
+    fingerprints: dict[str, str] = {}
+    for _, config in points:
+        key = repr((config.data, config.tokenizer))
+        if key not in fingerprints:
+            fingerprints[key] = data_fingerprint(config.data, config.tokenizer)
+    plan = plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points])
+    layout = Layout(Path(plan.points[0].config.paths.outputs))
+    existing = {i: set(checkpoints_by_tokens(layout.stage(i))) for i in plan.nodes}
+    return Facts(plan, layout, existing)
+
+
+def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
+    """Prepare every token store the study reads, and check that each stage's stream is long enough.
+
+    Raises
+    ------
+    ValueError
+        A stage asks for more tokens than exist without allowing repetition; both numbers are named.
+    """
+    for fingerprint, config in stores(facts.plan).items():
+        if not (facts.layout.data(fingerprint) / "manifest.json").exists():
+            log(f"preparing data {config.data.name} ...")
+        prepare(config.data, config.tokenizer, facts.layout)
+    for node in facts.plan.nodes.values():
+        stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
+        stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)
+
+
+def stores(plan: Plan) -> dict[str, Config]:
+    """Token stores a plan reads: fingerprint, and a config that gives it."""
+    return {plan.nodes[point.chain[0][0]].stage.stream.data_fingerprint: point.config for point in plan.points}
+
+
+def _open(layout: Layout, stage: Stage) -> Prepared:
+    return open_prepared(layout.data(stage.stream.data_fingerprint))
+
+
+def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
+    """Count what a point draws from each source, exactly; None while its data is not prepared."""
+    stage = facts.plan.nodes[point.chain[-1][0]].stage
+    if not (facts.layout.data(stage.stream.data_fingerprint) / "manifest.json").exists():
+        return None
+    stream = Stream(_open(facts.layout, stage), stage.stream)
+    return stream.counts(point.tokens // stage.stream.context_tokens)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do, and what it takes."""
+
+    flops: float
+    """Training FLOPs still to be done."""
+    hours: float | None
+    """Hours of this machine's training still to be spent, evaluations not counted; None if not measured."""
+    disk_bytes: int
+    """New checkpoints."""
+    workers: int
+    """Stages at a time."""
+
+
+def worker_count(config: Config, workers: int | None) -> int:
+    """Stages at a time: as asked for, or as many as the cores allow."""
+    return workers or max(1, (os.cpu_count() or 1) // config.numerics.threads)
+
+
+def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
+    """Estimate the work left from speeds measured on this machine.
+
+    Parameters
+    ----------
+    facts
+        Plan and what exists.
+    workers
+        Stages at a time; None takes as many as the cores allow.
+    measure
+        Measure speeds that are not known yet (about a second for each size).
+    """
+    todo = facts.tokens_to_train()
+    count = worker_count(facts.config, workers)
+    seconds = _stage_seconds(facts, todo) if measure else None
+    hours = None if seconds is None else max(sum(seconds.values()) / count, _critical_path(facts, seconds)) / 3600
+    new = {i: len(set(n.targets) - facts.existing[i]) for i, n in facts.plan.nodes.items()}
+    disk = sum(new[i] * state_bytes(_params(facts, i)) for i in new)
+    return Estimate(remaining_flops(facts.plan, facts.existing), hours, disk, count)
+
+
+def _params(facts: Facts, identifier: str) -> int:
+    return count_parameters(facts.plan.nodes[identifier].stage.model).total
+
+
+def _stage_seconds(facts: Facts, todo: dict[str, int]) -> dict[str, float] | None:
+    """Training seconds of each stage; None where no kind of stage could be measured."""
+    left = [facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens]
+    speeds = Throughputs(facts.layout.root / "throughput.json").measure(left)
+    if any(throughput_key(stage) not in speeds for stage in left):
+        return None
+    return {
+        i: tokens / speeds[throughput_key(facts.plan.nodes[i].stage)] if tokens else 0.0 for i, tokens in todo.items()
+    }
+
+
+def _critical_path(facts: Facts, seconds: dict[str, float]) -> float:
+    longest: dict[str, float] = {}
+    for identifier, node in facts.plan.nodes.items():
+        parent = node.stage.parent
+        longest[identifier] = seconds[identifier] + (longest[parent.stage] if parent else 0.0)
+    return max(longest.values(), default=0.0)
+
+
+def check_budget(budget: BudgetConfig, work: Estimate) -> None:
+    """Refuse a plan above its budget.
+
+    Raises
+    ------
+    ValueError
+        With both numbers and the setting to change.
+    """
+    if budget.max_flops is not None and work.flops > budget.max_flops:
+        raise ValueError(
+            f"the plan needs {work.flops:.3g} FLOPs, more than budget.max_flops={budget.max_flops:.3g}: "
+            "make the study smaller or raise the budget"
+        )
+    if budget.max_hours is not None and work.hours is None:
+        raise ValueError("budget.max_hours is set, but no speed could be measured to hold the plan against it")
+    if budget.max_hours is not None and work.hours is not None and work.hours > budget.max_hours:
+        raise ValueError(
+            f"the plan takes about {work.hours:.3g} hours, more than budget.max_hours={budget.max_hours:.3g}: "
+            "make the study smaller or raise the budget"
+        )
+
+
+def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
+    """Machine-readable plan; see `workbench plan --json`."""
+    todo = facts.tokens_to_train()
+    return {
+        "study": facts.plan.study,
+        "points": [_point_json(facts, point) for point in facts.plan.points],
+        "stages": [
+            {
+                "id": node.id,
+                "name": node.stage.name,
+                "model": node.stage.model.name,
+                "parent": None if node.stage.parent is None else vars(node.stage.parent),
+                "trajectory": node.trajectory,
+                "points": list(node.points),
+                "start_tokens": node.stage.start_tokens,
+                "end_tokens": node.stage.end_tokens,
+                "tokens": node.tokens,
+                "tokens_to_train": todo[node.id],
+                "flops_to_train": float(todo[node.id] * training_flops_per_token(node.stage.model)),
+                "milestones": node.stage.milestones,
+            }
+            for node in facts.plan.nodes.values()
+        ],
+        "tokens_unshared": facts.plan.tokens_unshared,
+        "tokens_shared": facts.plan.tokens_shared,
+        "tokens_to_train": sum(todo.values()),
+        "flops_to_train": work.flops,
+        "hours": work.hours,
+        "disk_bytes": work.disk_bytes,
+        "workers": work.workers,
+    }
+
+
+def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
+    counts = point_counts(facts, point)
+    return {
+        "name": point.name,
+        "model": point.config.model.name,
+        "params": point.params,
+        "params_non_embedding": point.params_non_embedding,
+        "tokens": point.tokens,
+        "unique_tokens": None if counts is None else sum(c.distinct_tokens for c in counts.values()),
+        "epochs": None if counts is None else {name: c.epochs for name, c in counts.items()},
+        "flops": point.flops,
+        "flops_6nd": point.flops_6nd,
+        "learning_rate": facts.plan.nodes[point.chain[0][0]].stage.schedule.peak,
+        "seed_init": point.config.seed_init,
+        "seed_data": point.config.seed_data,
+        "chain": [{"stage": identifier, "tokens": tokens} for identifier, tokens in point.chain],
+    }
+
+
+def write_study(facts: Facts, commit: str, dirty: bool) -> None:
+    """Write `study.json`, keeping the time it was first made."""
+    path = facts.layout.study_file(facts.plan.study)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    created = json.loads(path.read_text())["created"] if path.exists() else time.time()
+    write_atomically(path, json.dumps(study_record(facts.plan, created=created, commit=commit, dirty=dirty), indent=1))

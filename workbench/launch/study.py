@@ -1,0 +1,99 @@
+"""One study, from its facts to its results: what every launcher does around its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from workbench.config.schema import EvaluationConfig
+from workbench.data.tokenizer import make_tokenizer
+from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+from workbench.launch.local import LocalRun, Outcome, wanted_checkpoints
+from workbench.launch.planning import Facts, check_budget, estimate, make_facts, prepare_data, write_study
+from workbench.launch.progress import Display
+from workbench.launch.publisher import Publisher
+from workbench.launch.snapshot import code_version, freeze_stage
+from workbench.model.attention import check_attention
+from workbench.study.layout import Layout
+from workbench.train.loop import stage_device
+
+_PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def check_before_start(facts: Facts, workers: int | None = None) -> None:
+    """Refuse what cannot work, before anything is written.
+
+    Raises
+    ------
+    ValueError
+        The device or attention backend is not here, a tokenizer file does not fit, or the plan is
+        above its budget.
+    """
+    for node in facts.plan.nodes.values():
+        check_attention(node.stage.numerics.attention, stage_device(node.stage))
+    for point in facts.plan.points:
+        if point.config.tokenizer.kind == "file":
+            make_tokenizer(point.config.tokenizer, [])
+    budget = facts.config.budget
+    if budget.max_flops is not None or budget.max_hours is not None:
+        check_budget(budget, estimate(facts, workers, measure=budget.max_hours is not None))
+
+
+def run_study_locally(facts: Facts, workers: int | None) -> Outcome:
+    """Prepare the data, freeze every stage, run what is missing, and publish.
+
+    Raises
+    ------
+    ValueError
+        The study asks for more tokens than there are.
+    """
+    with Display(facts) as display:
+        prepare_data(facts, display.say)
+        facts = freeze_study(facts)
+        publisher = Publisher(facts.layout, facts.plan.study, facts.config.tracking)
+        publisher.start()
+        try:
+            outcome = LocalRun(facts, workers, display).run()
+        finally:
+            error = publisher.finish()
+        if error is not None:
+            display.say(
+                f"not (wholly) published: {error}; `workbench publish {facts.plan.study}` sends what is missing"
+            )
+    return outcome
+
+
+def freeze_study(facts: Facts) -> Facts:
+    """Write `study.json` and every stage's directory; return the facts as they are then."""
+    code = code_version(_PROJECT_ROOT)
+    write_study(facts, code.commit, code.dirty)
+    for node in facts.plan.nodes.values():
+        freeze_stage(facts.layout.stage(node.id), node.stage, code)
+    return make_facts([(point.name, point.config) for point in facts.plan.points])
+
+
+def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
+    """Every (checkpoint, suite) of a study without a valid result."""
+    return [
+        pair
+        for node in facts.plan.nodes.values()
+        for pair in pending(wanted_checkpoints(facts.layout, node), facts.plan.evaluation, facts.layout)
+    ]
+
+
+def evaluate_pairs(
+    layout: Layout, evaluation: EvaluationConfig, pairs: Iterable[tuple[Path, str]], threads: int, display: Display
+) -> list[str]:
+    """Evaluate in this process; return one line for each failure."""
+    evaluator = Evaluator(layout, evaluation, threads)
+    failures: list[str] = []
+    for checkpoint, suite in pairs:
+        name = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}"
+        try:
+            evaluator.evaluate(checkpoint, suite)
+        except EvaluationError as error:
+            failures.append(f"{name}: {error}")
+            display.say(f"failed: {failures[-1]}")
+        else:
+            display.say(f"evaluated {name}")
+    return failures

@@ -1,0 +1,146 @@
+"""A process that does one task after another: trains stages, and evaluates their checkpoints.
+
+It is kept alive between tasks, so that imports and the evaluator's start-up are paid once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import EvaluationConfig
+from workbench.study.layout import Layout
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to do."""
+
+    kind: str
+    """`train` or `evaluate`."""
+    stage: str
+    """Id of the stage."""
+    pairs: tuple[tuple[Path, str], ...] = ()
+    """`evaluate`: checkpoints and suites."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a task ended."""
+
+    task: Task
+    """The task."""
+    state: str
+    """`finished`, `failed`, `killed`, or `parent_damaged`."""
+    error: str | None = None
+    """What went wrong, in one line."""
+
+
+def run_worker(connection: Connection, outputs: Path, evaluation: EvaluationConfig, threads: int, device: str) -> None:
+    """Do the tasks that come over `connection` until it closes; send progress, log lines and results."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_watch_parent, args=(os.getppid(), stop), daemon=True).start()
+    worker = _Worker(connection, Layout(outputs), evaluation, threads, device, stop.is_set)
+    while not stop.is_set():
+        try:
+            if not connection.poll(0.5):
+                continue
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        result = worker.do(task)
+        try:
+            connection.send(result)
+        except OSError:
+            return
+
+
+def _watch_parent(parent: int, stop: threading.Event) -> None:
+    """Ask for a checkpoint and an end when the parent has died, however it did."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    stop.set()
+
+
+class _Worker:
+    def __init__(
+        self,
+        connection: Connection,
+        layout: Layout,
+        evaluation: EvaluationConfig,
+        threads: int,
+        device: str,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.connection, self.layout, self.evaluation = connection, layout, evaluation
+        self.threads, self.device, self.should_stop = threads, device, should_stop
+        self.evaluator: Any = None
+        self.last_progress = 0.0
+
+    def do(self, task: Task) -> Result:
+        try:
+            return self.train(task) if task.kind == "train" else self.evaluate(task)
+        except Exception as error:
+            self._log_file(task, traceback.format_exc())
+            return Result(task, "failed", f"{type(error).__name__}: {error}")
+
+    def train(self, task: Task) -> Result:
+        from workbench.train.checkpoint import DamagedCheckpointError
+        from workbench.train.loop import Hooks, StoppedError, train_stage
+
+        hooks = Hooks(self.should_stop, self._progress, log=lambda text: self._log(task, text))
+        try:
+            train_stage(self.layout, task.stage, hooks)
+        except StoppedError as error:
+            return Result(task, "killed", str(error))
+        except DamagedCheckpointError as error:
+            self._log(task, str(error))
+            return Result(task, "parent_damaged", str(error))
+        return Result(task, "finished")
+
+    def evaluate(self, task: Task) -> Result:
+        from workbench.evaluate.reconcile import EvaluationError, Evaluator
+
+        if self.evaluator is None:
+            self.evaluator = Evaluator(self.layout, self.evaluation, self.threads, self.device)
+        errors: list[str] = []
+        for checkpoint, suite in task.pairs:
+            if self.should_stop():
+                return Result(task, "killed", "asked to stop")
+            try:
+                self.evaluator.evaluate(checkpoint, suite)
+            except EvaluationError as error:
+                errors.append(f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}")
+                self._log(task, errors[-1])
+        return Result(task, "failed", errors[0]) if errors else Result(task, "finished")
+
+    def _progress(self, progress: Any) -> None:
+        now = time.monotonic()
+        if now - self.last_progress > 0.3:
+            self.last_progress = now
+            self._send(progress)
+
+    def _log(self, task: Task, text: str) -> None:
+        self._log_file(task, text)
+        self._send(f"{task.stage}: {text}")
+
+    def _log_file(self, task: Task, text: str) -> None:
+        with self.layout.stage(task.stage).log.open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def _send(self, message: Any) -> None:
+        try:
+            self.connection.send(message)
+        except OSError:
+            # The parent is gone; _watch_parent ends this process at the next step.
+            return

@@ -1,0 +1,207 @@
+"""From sweep points to the fewest stages that answer them, and what is left to do.
+
+Pure arithmetic: nothing is read, nothing is started. `workbench.launch.planning` brings the facts
+(composed points, checkpoints that exist, measured speed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from workbench.config.schema import Config, EvaluationConfig, Stage, to_dict
+from workbench.study.chain import build_chain, merge_targets
+from workbench.study.flops import approx_flops_6nd, count_parameters, training_flops_per_token
+from workbench.study.identity import stage_id
+
+
+@dataclass(frozen=True)
+class Point:
+    """One sweep point and the chain of stages that answers it."""
+
+    name: str
+    """Overrides in which it differs from its siblings."""
+    config: Config
+    """Its composed config."""
+    chain: tuple[tuple[str, int], ...]
+    """Stage ids with the tokens (since the chain's start) this point needs of each."""
+    params: int
+    """All parameters."""
+    params_non_embedding: int
+    """Without embeddings."""
+    tokens: int
+    """Budget, in whole optimizer steps."""
+    flops: float
+    """Exact training FLOPs of the whole chain."""
+    flops_6nd: float
+    """The 6 N D rule's, N without embeddings."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of the graph, with the targets of every point that goes through it."""
+
+    id: str
+    """Name of its trajectory."""
+    stage: Stage
+    """What is trained; targets merged over the points."""
+    trajectory: str
+    """Id of the chain's first stage; stages that share it are not independent."""
+    points: tuple[str, ...]
+    """Names of the points that go through it."""
+
+    @property
+    def tokens(self) -> int:
+        """Length of the stage in tokens."""
+        return self.stage.end_tokens - self.stage.start_tokens
+
+    @property
+    def targets(self) -> list[int]:
+        """Tokens at which it must have checkpoints."""
+        return sorted({self.stage.end_tokens, *self.stage.milestones, *self.stage.branch_points})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's graph: points, and stages in an order that respects parents."""
+
+    study: str
+    """The study's name."""
+    points: tuple[Point, ...]
+    """As the sweep gives them."""
+    nodes: dict[str, Node]
+    """Stages by id, parents first."""
+    evaluation: EvaluationConfig
+    """What is scored at every milestone."""
+
+    @property
+    def tokens_unshared(self) -> int:
+        """Tokens that one training a point would take."""
+        return sum(point.tokens for point in self.points)
+
+    @property
+    def tokens_shared(self) -> int:
+        """Tokens that the graph takes from nothing."""
+        return sum(node.tokens for node in self.nodes.values())
+
+
+def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence[str]) -> Plan:
+    """Expand named points into chains and merge the stages they share.
+
+    Parameters
+    ----------
+    points
+        Name and config of each sweep point.
+    data_fingerprints
+        Name of each point's token store.
+
+    Raises
+    ------
+    ValueError
+        There is no point, the points disagree on what must be one a study (its name, outputs,
+        evaluation, tracking), or a stage is asked for with two numerics.
+    """
+    if not points:
+        raise ValueError("the sweep has no points")
+    _same_for_all(points)
+    nodes: dict[str, Node] = {}
+    planned: list[Point] = []
+    for (name, config), fingerprint in zip(points, data_fingerprints, strict=True):
+        chain = build_chain(config, fingerprint)
+        ids = [stage_id(stage) for stage in chain]
+        for identifier, stage in zip(ids, chain, strict=True):
+            nodes[identifier] = _merge(nodes.get(identifier), Node(identifier, stage, ids[0], (name,)))
+        planned.append(_point(name, config, ids, chain))
+    return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
+
+
+def _merge(old: Node | None, new: Node) -> Node:
+    if old is None:
+        return new
+    names = old.points if new.points[0] in old.points else (*old.points, *new.points)
+    return replace(old, stage=merge_targets(old.stage, new.stage), points=names)
+
+
+def _point(name: str, config: Config, ids: Sequence[str], chain: Sequence[Stage]) -> Point:
+    params = count_parameters(config.model)
+    tokens = chain[-1].end_tokens
+    return Point(
+        name=name,
+        config=config,
+        chain=tuple((i, stage.end_tokens) for i, stage in zip(ids, chain, strict=True)),
+        params=params.total,
+        params_non_embedding=params.non_embedding,
+        tokens=tokens,
+        flops=float(training_flops_per_token(config.model) * tokens),
+        flops_6nd=float(approx_flops_6nd(config.model, tokens)),
+    )
+
+
+def _same_for_all(points: Sequence[tuple[str, Config]]) -> None:
+    first = points[0][1]
+    for name, config in points:
+        for part in ("study", "paths", "evaluation", "tracking", "budget"):
+            if getattr(config, part) != getattr(first, part):
+                raise ValueError(f"point {name}: {part} differs from the first point's, but it is one for a study")
+
+
+def tokens_to_train(node: Node, existing: Set[int]) -> int:
+    """Tokens still to be trained in a stage, given the tokens of the checkpoints it has.
+
+    The engine reaches each missing target from the nearest checkpoint before it; so does this sum.
+    """
+    position, total = node.stage.start_tokens, 0
+    for target in node.targets:
+        if target in existing:
+            continue
+        position = max([position, *(tokens for tokens in existing if tokens <= target)])
+        total += target - position
+        position = target
+    return total
+
+
+def remaining_flops(plan: Plan, existing: Mapping[str, Set[int]]) -> float:
+    """Training FLOPs still to be done."""
+    return float(
+        sum(
+            tokens_to_train(node, existing.get(node.id, frozenset())) * training_flops_per_token(node.stage.model)
+            for node in plan.nodes.values()
+        )
+    )
+
+
+def study_record(plan: Plan, *, created: float, commit: str, dirty: bool) -> dict[str, Any]:
+    """Content of `study.json`."""
+    return {
+        "study": plan.study,
+        "created": created,
+        "commit": commit,
+        "dirty": dirty,
+        "points": [_point_record(point) for point in plan.points],
+        "stages": {
+            node.id: {
+                "stage": to_dict(node.stage),
+                "trajectory": node.trajectory,
+                "points": list(node.points),
+                "wanted": node.stage.milestones,
+            }
+            for node in plan.nodes.values()
+        },
+        "evaluation": to_dict(plan.evaluation),
+    }
+
+
+def _point_record(point: Point) -> dict[str, Any]:
+    return {
+        "name": point.name,
+        "config": to_dict(point.config),
+        "chain": [{"stage": identifier, "tokens": tokens} for identifier, tokens in point.chain],
+        "params": point.params,
+        "params_non_embedding": point.params_non_embedding,
+        "tokens": point.tokens,
+        "flops": point.flops,
+        "flops_6nd": point.flops_6nd,
+        "seed_init": point.config.seed_init,
+        "seed_data": point.config.seed_data,
+    }
