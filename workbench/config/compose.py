@@ -13,12 +13,12 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -86,8 +86,9 @@ class Composer:
         master = self.master(overrides)
         with _one_line_errors():
             parser = OverridesParser.create(config_loader=self._hydra.config_loader)
-            swept = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-            arguments = parser.parse_overrides([*swept, *OmegaConf.to_container(master.hydra.overrides.task)])
+            params = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create()))
+            task = cast(list[str], OmegaConf.to_container(master.hydra.overrides.task))
+            arguments = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *task])
             batches = BasicSweeper.split_arguments(arguments, None)
         return self.compose(master, batches[0])
 
@@ -128,7 +129,7 @@ def current_composer() -> Composer:
 
 
 @contextmanager
-def composer(experiments: Path | None = None) -> Iterator[Composer]:
+def composer(experiments: Path | None = None) -> Generator[Composer]:
     """Enter Hydra with the project's configs and, beside them, a user's folder of studies.
 
     Parameters
@@ -176,15 +177,14 @@ def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
 
 def to_config(composed: DictConfig) -> Config:
     """Leave Hydra's world: a frozen, validated `Config`; relative outputs start at the project's root."""
-    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    values = {str(key): value for key, value in values.items() if key != "hydra"}
+    container = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
+    values = {key: value for key, value in container.items() if key != "hydra"}
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
     return from_dict(Config, values)
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors() -> Generator[None]:
     """Turn Hydra's and OmegaConf's errors into a `ValueError` of one line, the root cause last."""
     try:
         yield
@@ -218,10 +218,11 @@ def _mutable(cls: type) -> type:
     fields: list[tuple[str, Any, Any]] = []
     for f in dataclasses.fields(cls):
         kind = _mutable_type(hints[f.name])
+        default: Any
         if f.default is not dataclasses.MISSING:
             default = field(default=f.default)
         elif f.default_factory is not dataclasses.MISSING:
-            default = field(default_factory=kind if dataclasses.is_dataclass(kind) else f.default_factory)
+            default = field(default_factory=cast(Any, kind if dataclasses.is_dataclass(kind) else f.default_factory))
         else:
             default = field(default=MISSING)
         fields.append((f.name, kind, default))

@@ -271,7 +271,7 @@ class RecipeConfig:
     """Linear warm-up from zero, counted from the start of the chain."""
     batch_sequences: int
     """Global batch: sequences an optimizer step, whatever the number of devices."""
-    milestones: list[int] = field(default_factory=list)
+    milestones: list[int] = field(default_factory=list[int])
     """Tokens at which to keep and evaluate a checkpoint; every phase's end is one anyhow."""
     log_milestones: int = 0
     """Further milestones: this many a factor of two, downwards from each phase's end to the warm-up's."""
@@ -357,7 +357,7 @@ class SuiteConfig:
 class EvaluationConfig:
     """What is scored at every milestone."""
 
-    suites: dict[str, SuiteConfig] = field(default_factory=dict)
+    suites: dict[str, SuiteConfig] = field(default_factory=dict[str, SuiteConfig])
     """Suites by name; none scores nothing, and the tables say so."""
     precision: str = "fp32"
     """Arithmetic of the evaluation, part of the evaluation's id."""
@@ -598,9 +598,9 @@ class Stage:
     """Phase's name: a label."""
     end_tokens: int = 0
     """Target: tokens since the start of the chain at which this stage may stop."""
-    milestones: list[int] = field(default_factory=list)
+    milestones: list[int] = field(default_factory=list[int])
     """Targets: tokens whose checkpoints are kept and evaluated, `end_tokens` among them."""
-    branch_points: list[int] = field(default_factory=list)
+    branch_points: list[int] = field(default_factory=list[int])
     """Targets: tokens whose checkpoints are kept because another stage begins there."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
     """How the arithmetic is carried out."""
@@ -623,7 +623,7 @@ T = TypeVar("T")
 
 def to_dict(value: Any) -> Any:
     """Plain dicts, lists and scalars of a dataclass, ready for YAML or JSON."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def from_dict(cls: type[T], values: Any, where: str = "") -> T:
@@ -653,25 +653,25 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             return None
         return _build(next(a for a in arguments if a is not type(None)), value, where)
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), value, where)
+        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where)
     if origin is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{where}={value!r} must be a list")
-        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = typing.cast(list[Any], _typed(value, list, where))
+        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items)]
     if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}={value!r} must be a mapping")
-        return {str(key): _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
+        return {str(key): _build(arguments[1], item, f"{where}.{key}") for key, item in entries.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    return _typed(value, kind, where)
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}={value!r} must be of type {kind.__name__}")
     return value
 
 
-def _build_dataclass(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where or cls.__name__}={values!r} must be a mapping")
+def _build_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     prefix = f"{where}." if where else ""

@@ -47,7 +47,7 @@ def initial_state(stage: Stage, device: torch.device) -> TrainState:
     return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
 
 
-def save_state(state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int) -> None:
+def save_state(state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None) -> None:
     """Write a Hugging Face model directory and, beside it, what resuming needs."""
     write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
     save_file(optimizer_tensors(state.model, state.optimizer), directory / OPTIMIZER_FILE)
