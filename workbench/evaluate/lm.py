@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -19,7 +18,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from workbench.evaluate.scoring import Row, Score, score_rows
+from workbench.evaluate.scoring import Row, Score, Scorer
 from workbench.model.transformer import Transformer
 
 
@@ -29,7 +28,7 @@ class WorkbenchLM(TemplateLM):
     Parameters
     ----------
     model
-        The model, on the device it shall run on.
+        The model, on the device it shall run on; see `Scorer` on what becomes of it.
     tokenizer
         A Hugging Face tokenizer; whether it adds BOS by itself is its own affair, as with `hf`.
     batch_tokens
@@ -51,10 +50,10 @@ class WorkbenchLM(TemplateLM):
         encodings: dict[tuple[str, bool | None], list[int]] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.batch_tokens, self.precision = batch_tokens, precision
+        self.tokenizer = tokenizer
+        self.scorer = Scorer(model, batch_tokens, precision)
         self._encodings = {} if encodings is None else encodings
-        self._device = model.embedding.weight.device
+        self._device = self.scorer.device
         self._bos_text = tokenizer.decode(self.prefix_token_id)
 
     @property
@@ -71,7 +70,7 @@ class WorkbenchLM(TemplateLM):
     @property
     def max_length(self) -> int:
         """Tokens the model reads at once."""
-        return self.model.config.context_tokens
+        return self.scorer.model.config.context_tokens
 
     @property
     def tokenizer_name(self) -> str:
@@ -119,7 +118,7 @@ class WorkbenchLM(TemplateLM):
                 raise ValueError(f"a continuation of {len(continuation)} tokens in a context of {self.max_length}")
             # Too long a context loses its beginning, as with `hf`.
             rows.append(Row((context + continuation)[-(self.max_length + 1) :], len(continuation)))
-        return score_rows(self.model, rows, self.batch_tokens, self.precision)
+        return self.scorer.score(rows)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuation of each context up to a stop sequence or the task's length limit.
@@ -131,22 +130,17 @@ class WorkbenchLM(TemplateLM):
         """
         return [self._generate(*request.args) for request in requests]
 
-    @torch.inference_mode()
     def _generate(self, context: str, options: dict[str, Any]) -> str:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(options, 256))
         stops = handle_stop_sequences(kwargs.get("until"), eos=self.tokenizer.decode(self.eot_token_id))
         limit = kwargs["max_gen_toks"]
-        room = self.max_length - limit
-        if kwargs.get("do_sample") or room <= 0:
+        if kwargs.get("do_sample") or limit >= self.max_length:
             raise ValueError(f"generation options {options!r}: only greedy decoding within {self.max_length} tokens")
-        tokens = list(self.tok_encode(context))[-room:]
-        start = len(tokens)
-        text = ""
-        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            while len(tokens) < start + limit and not any(stop in text for stop in stops if stop):
-                hidden = self.model.hidden(torch.tensor([tokens], device=self._device))[0, -1]
-                tokens.append(int(self.model.head(hidden).argmax()))
-                if tokens[-1] == self.eot_token_id:
-                    break
-                text = self.tokenizer.decode(tokens[start:], skip_special_tokens=True)
+        tokens = list(self.tok_encode(context))[-(self.max_length - limit) :]
+        start, text = len(tokens), ""
+        while len(tokens) < start + limit and not any(stop in text for stop in stops if stop):
+            tokens.append(self.scorer.next_token(tokens))
+            if tokens[-1] == self.eot_token_id:
+                break
+            text = self.tokenizer.decode(tokens[start:], skip_special_tokens=True)
         return postprocess_generated_text(text, stop=stops, think_end_token=None)
