@@ -92,8 +92,8 @@ def _facts(parsed: argparse.Namespace) -> Facts:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    from hydra_plugins.workbench_launcher.launcher import StudyError
     from workbench.config.compose import composer
+    from workbench.launch.outcome import StudyError
     from workbench.launch.planning import make_facts
     from workbench.launch.study import check_before_start
 
@@ -267,7 +267,6 @@ def _report(parsed: argparse.Namespace) -> int:
 def _show_results(facts: Facts) -> None:
     """Draw the figures, print the table, and say where everything is."""
     from analysis.report import report_study
-
     from workbench.tracking.mlflow import default_uri, log_figures
 
     uri = facts.config.tracking.uri or default_uri(facts.layout)
@@ -297,13 +296,13 @@ def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:
 
 
 def _prepare(parsed: argparse.Namespace) -> int:
-    from workbench.data.store import prepare
+    from workbench.data.store import describe, prepare
     from workbench.launch.planning import stores
 
     facts = _facts(parsed)
     for config in stores(facts.plan).values():
         prepared = prepare(config.data, config.tokenizer, facts.layout)
-        print(prepared.describe())
+        print(describe(prepared))
     return 0
 
 

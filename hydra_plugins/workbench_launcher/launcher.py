@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -12,24 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from workbench.config.compose import current_composer
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a point's job returns when its whole chain is trained."""
-
-    point: str
-    """The point's name."""
-    checkpoint: str
-    """Directory of its last checkpoint."""
-
-
-class StudyError(Exception):
-    """Stages or evaluations failed, or the user stopped the study; `killed` says which."""
-
-    def __init__(self, failures: list[str], killed: bool) -> None:
-        super().__init__("; ".join(failures) or "stopped")
-        self.failures, self.killed = failures, killed
+from workbench.launch.outcome import Finished, StudyError
 
 
 class LocalLauncher(Launcher):

@@ -177,8 +177,8 @@ def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
 
 def to_config(composed: DictConfig) -> Config:
     """Leave Hydra's world: a frozen, validated `Config`; relative outputs start at the project's root."""
-    container = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
-    values = {key: value for key, value in container.items() if key != "hydra"}
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
     return from_dict(Config, values)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from workbench.config.schema import Config
 from workbench.evaluate.reconcile import EvaluationError, pending
+from workbench.launch.outcome import Outcome
 from workbench.launch.planning import Facts, worker_count
 from workbench.launch.progress import Display
 from workbench.launch.worker import Result, Task, run_worker
@@ -22,20 +21,6 @@ from workbench.train.checkpoint import checkpoints_by_tokens, find_checkpoint
 
 _TRIES = 3
 """Times a stage is tried again because its parent's checkpoint turned out damaged, or its worker died."""
-
-
-@dataclass
-class Outcome:
-    """How a run of a study ended."""
-
-    failures: list[str] = field(default_factory=list)
-    """One line for each stage or evaluation that failed."""
-    killed: bool = False
-    """Whether the user stopped it."""
-    trained: list[str] = field(default_factory=list)
-    """Ids of the stages that were trained."""
-    evaluated: int = 0
-    """Evaluations that were done."""
 
 
 @dataclass
@@ -233,12 +218,3 @@ def _longest_chain_first(plan: Plan, todo: list[Node]) -> list[Node]:
             parent = node.stage.parent.stage
             longest[parent] = max(longest.get(parent, 0.0), longest[node.id])
     return sorted(todo, key=lambda node: -longest[node.id])
-
-
-def run_local(facts: Facts, workers: int | None, display: Callable[[Facts], Display]) -> Outcome:
-    """Run a prepared, frozen study on this machine."""
-    with display(facts) as shown:
-        return LocalRun(facts, workers, shown).run()
-
-
-__all__ = ["Config", "LocalRun", "Outcome", "run_local", "wanted_checkpoints"]

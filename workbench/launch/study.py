@@ -8,7 +8,8 @@ from pathlib import Path
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
-from workbench.launch.local import LocalRun, Outcome, wanted_checkpoints
+from workbench.launch.local import LocalRun, wanted_checkpoints
+from workbench.launch.outcome import Outcome
 from workbench.launch.planning import Facts, check_budget, estimate, make_facts, prepare_data, write_study
 from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
