@@ -173,6 +173,7 @@ def save(tokenizer: Tokenizer, directory: Path) -> TokenizerFacts:
         **special,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # `<s>` in a text is text
         "model_max_length": 1_000_000_000,
     }
     tokenizer.no_truncation()
@@ -188,7 +189,9 @@ def save(tokenizer: Tokenizer, directory: Path) -> TokenizerFacts:
 @lru_cache(maxsize=2)
 def load_saved(directory: Path) -> Tokenizer:
     """Tokenizer of a directory that `save` wrote; kept for the process's life."""
-    return Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # `<s>` in a text is text, so a BOS id always begins a document
+    return tokenizer
 
 
 def encode_documents(
