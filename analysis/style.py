@@ -1,0 +1,109 @@
+"""How figures look: colours, markers, axes and words; nothing here knows a frame.
+
+Sizes are ordered, so their colours are too: `viridis` without its light end, which colour-blind readers
+and grey printers order alike; every size has its own marker besides.
+"""
+
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# (matplotlib is typed in part)
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colors, ticker
+from matplotlib.axes import Axes
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
+GREY = "#6b6b6b"
+HELD_OUT = "#d55e00"
+"""Vermillion of Okabe and Ito: what a fit has not seen."""
+RC: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "figure.dpi": 100,
+    "savefig.dpi": 180,
+    "savefig.bbox": "tight",
+    # Glyphs as paths: a figure looks the same wherever it is opened.
+    "svg.fonttype": "path",
+    # No random ids: the same points give the same file.
+    "svg.hashsalt": "workbench",
+}
+
+
+@contextmanager
+def house_style() -> Generator[None]:
+    """Draw in the project's style, and leave the caller's settings alone."""
+    with mpl.rc_context(RC):
+        yield
+
+
+def size_colors(count: int) -> list[str]:
+    """Colours of `count` ordered sizes, dark to light."""
+    shades = np.linspace(0.0, 0.82, count) if count > 1 else np.array([0.3])
+    return [colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in shades]
+
+
+def count_label(count: float) -> str:
+    """Write a count for a reader: 950, 500K, 1.05M, 2B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        # Half a unit in the third digit below: 999,999 is 1M and not 1e+03K.
+        if count >= size * 0.9995:
+            return f"{float(f'{count / size:.3g}'):g}{unit}"
+    return f"{float(f'{count:.3g}'):g}"
+
+
+def token_axis(axes: Axes, values: Sequence[float], label: str = "Tokens trained on") -> None:
+    """Make x a log axis whose ticks read as counts.
+
+    Few and well separated values are the ticks themselves (the budgets of a sweep); otherwise ticks stand at
+    1, 2 and 5 times powers of ten, or at powers of ten over more than three decades.
+    """
+    axes.set_xscale("log")
+    low, high = min(values), max(values)
+    axes.set_xlim(low / 1.18, high * 1.18)
+    distinct = np.array(sorted(set(values)))
+    if len(distinct) <= 8 and (distinct[1:] / distinct[:-1] > 1.4).all():
+        axes.xaxis.set_major_locator(ticker.FixedLocator(distinct.tolist()))
+    else:
+        steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+        axes.xaxis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=50))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_tick_text))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel(label)
+
+
+def _tick_text(value: float, _position: int | None = None) -> str:
+    return count_label(value)
+
+
+def metric_label(metric: str) -> str:
+    """Name a metric in words: `heldout/prose/bits_per_byte` is "Bits per byte, held-out prose"."""
+    *where, name = metric.split("/")
+    words = {
+        "bits_per_byte": "Bits per byte",
+        "acc": "Accuracy",
+        "acc_norm": "Accuracy (length-normalised)",
+        "perplexity": "Perplexity",
+    }.get(name, name.replace("_", " "))
+    if where and where[0] == "heldout":
+        where = [f"held-out {where[1]}", *where[2:]]
+    return ", ".join([words, *(part.replace("_", " ") for part in where)])
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric.split("/")[-1] in ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "loss")
