@@ -72,7 +72,7 @@ def write_data(layout: Layout, texts: dict[str, list[str]], fingerprint: str = D
     return directory
 
 
-def write_checkpoint(layout: Layout, step: int, config: ModelConfig, *, data: str = DATA, scale: float = 8.0) -> Path:
+def write_checkpoint(layout: Layout, step: int, config: ModelConfig, *, data: str = DATA, scale: float = 3.0) -> Path:
     checkpoint = layout.stage("57a6e00000000001").checkpoint(step)
     checkpoint.mkdir(parents=True)
     model = Transformer(config)

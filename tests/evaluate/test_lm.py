@@ -1,0 +1,164 @@
+"""The adapter gives what lm-eval's own `hf` model gives."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoTokenizer
+
+import workbench.model.hf  # noqa: F401  registers the model type for what Llama cannot represent
+from tests.evaluate.conftest import EMBEDDED_TASKS, embedded, tiny_model, write_checkpoint
+from workbench.config.schema import SuiteConfig
+from workbench.evaluate.lm import WorkbenchLM
+from workbench.evaluate.results import document_values
+from workbench.evaluate.suite import resolve_suite
+from workbench.evaluate.tasks import load_task, score_task
+from workbench.model.weights import load_model
+from workbench.study.layout import Layout
+
+MODELS = {
+    "grouped-query": {},
+    "multi-head, tied": {"num_kv_heads": 4, "tie_embeddings": True},
+    "not a Llama": {"norm": "layernorm", "mlp": "gelu", "qk_norm": True, "num_kv_heads": 1},
+}
+
+
+def ours(checkpoint: Path, **options: Any) -> WorkbenchLM:
+    tokenizer = AutoTokenizer.from_pretrained(str(checkpoint))
+    return WorkbenchLM(load_model(checkpoint), tokenizer, **({"batch_tokens": 512} | options))
+
+
+def theirs(checkpoint: Path) -> HFLM:
+    return HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=8)
+
+
+def score(lm: Any, layout: Layout, suite: SuiteConfig, data: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    metadata = {"heldout_dir": str(layout.data(data) / "heldout")}
+    results, documents = {}, {}
+    for spec in resolve_suite(suite, ["code", "prose"]):
+        scored = score_task(load_task(spec, suite, metadata), spec.name, lm, suite)
+        results |= scored["results"]
+        documents[spec.name] = document_values(scored["samples"][spec.name])
+    return results, documents
+
+
+def add_bos(checkpoint: Path) -> None:
+    """Let the tokenizer put BOS before every text, as Llama 2's does."""
+    path = checkpoint / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    special = {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+    bos, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    other = {"Sequence": {"id": "B", "type_id": 1}}
+    template = {"type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, other]}
+    tokenizer["post_processor"] = template | {"special_tokens": special}
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("with_bos", [False, True], ids=["plain", "adds BOS"])
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
+def test_every_score_equals_hf(layout: Layout, changes: dict[str, Any], with_bos: bool) -> None:
+    checkpoint = write_checkpoint(layout, 7, tiny_model(**changes))
+    if with_bos:
+        add_bos(checkpoint)
+    suite = embedded(limit=6).suites["embedded"]
+    data = json.loads((checkpoint / "manifest.json").read_text())["data_fingerprint"]
+    our_results, our_documents = score(ours(checkpoint), layout, suite, data)
+    their_results, their_documents = score(theirs(checkpoint), layout, suite, data)
+    assert len(our_results) == 2 * len(EMBEDDED_TASKS)
+    assert our_results.keys() == their_results.keys()
+    for task, metrics in our_results.items():
+        for name, value in metrics.items():
+            expected = their_results[task][name]
+            expected = expected if isinstance(expected, str) else pytest.approx(expected, rel=1e-6, abs=1e-6)
+            assert value == expected, (task, name)
+    for task, columns in our_documents.items():
+        for name, values in columns.items():
+            expected = their_documents[task][name]
+            # Sums over whole documents are thousands of nats, of which fp32 holds seven digits.
+            assert values == (pytest.approx(expected, abs=1e-4, rel=1e-7) if name == "loglikelihood" else expected)
+
+
+def requests(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(request_type=kind, doc={}, arguments=a, idx=0) for a in arguments]  # type: ignore[arg-type]
+
+
+PAIRS = [("", "def f"), ("", "<s>"), ("return ", "None"), ("<s>import", " os"), ("a b c " * 80, "the end"), ("x", "y")]
+
+
+def test_loglikelihoods_equal_hf_in_odd_cases(checkpoints: list[Path]) -> None:
+    """Empty context, context that begins with BOS or ends in a space, context longer than the model's."""
+    pairs = [pair for pair in PAIRS if pair != ("", "<s>")]
+    expected = theirs(checkpoints[0]).loglikelihood(requests("loglikelihood", *pairs), disable_tqdm=True)
+    for batch_tokens in (1, 512):
+        found = ours(checkpoints[0], batch_tokens=batch_tokens).loglikelihood(requests("loglikelihood", *pairs))
+        assert [s[0] for s in found] == pytest.approx([s[0] for s in expected], abs=1e-4)
+        assert [s[1] for s in found] == [s[1] for s in expected]
+
+
+def test_greedy_continuations_are_recognised(checkpoints: list[Path]) -> None:
+    lm = ours(checkpoints[0])
+    (text,) = lm.generate_until(requests("generate_until", ("def f", {"until": [], "max_gen_toks": 3})))
+    tokens = lm.tok_encode("def f")
+    greedy = []
+    for _ in range(3):
+        greedy.append(lm.scorer.next_token(tokens + greedy))
+    assert text == lm.tokenizer.decode(greedy)
+    ((_, right),) = lm._loglikelihood_tokens([(("", ""), tokens, greedy)])
+    ((_, wrong),) = lm._loglikelihood_tokens([(("", ""), tokens, [*greedy[:2], (greedy[2] + 1) % 512])])
+    assert (right, wrong) == (True, False)
+
+
+def test_generated_text_equals_hf(checkpoints: list[Path]) -> None:
+    options = {"until": ["\n\n"], "max_gen_toks": 20}
+    arguments = [("def f(self", options), ("Return the", options), ("import os " * 60, options)]
+    expected = [
+        theirs(checkpoints[0]).generate_until(requests("generate_until", a), disable_tqdm=True) for a in arguments
+    ]
+    assert ours(checkpoints[0]).generate_until(requests("generate_until", *arguments)) == [e[0] for e in expected]
+
+
+def test_sampling_is_refused(checkpoints: list[Path]) -> None:
+    options = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 0.7}
+    with pytest.raises(ValueError, match="only greedy"):
+        ours(checkpoints[0]).generate_until(requests("generate_until", ("a", options)))
+
+
+def test_continuation_longer_than_context_is_refused(checkpoints: list[Path]) -> None:
+    with pytest.raises(ValueError, match="in a context of 96"):
+        ours(checkpoints[0]).loglikelihood(requests("loglikelihood", ("a", " b c d" * 100)))
+
+
+def test_bf16_is_close_and_not_equal(checkpoints: list[Path]) -> None:
+    pairs = requests("loglikelihood", ("import", " os"), ("Return the", " number"))
+    exact = [s[0] for s in ours(checkpoints[0]).loglikelihood(pairs)]
+    rough = [s[0] for s in ours(checkpoints[0], precision="bf16").loglikelihood(pairs)]
+    assert rough == pytest.approx(exact, rel=0.05)
+    assert rough != exact
+
+
+def test_texts_are_encoded_once(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    encodings: dict[Any, list[int]] = {}
+    first = ours(checkpoints[0], encodings=encodings).loglikelihood_rolling(requests("x", ("some text",)))
+    again = ours(checkpoints[0], encodings=encodings)
+    monkeypatch.setattr(type(again.tokenizer), "encode", lambda *_, **__: pytest.fail("encoded again"))
+    assert again.loglikelihood_rolling(requests("x", ("some text",))) == first
+
+
+def test_rolling_windows_score_each_token_once(checkpoints: list[Path]) -> None:
+    lm = ours(checkpoints[0])
+    text = "for i in range(10): print(i)\n" * 30
+    tokens = [0, *lm.tok_encode(text)]
+    model = load_model(checkpoints[0])
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, 96):
+            stop = min(start + 96, len(tokens) - 1)
+            first = start if start == 0 or stop - start == 96 else stop - 96
+            logprobs = model(torch.tensor([tokens[first:stop]]))[0].log_softmax(-1)
+            targets = torch.tensor(tokens[start + 1 : stop + 1])
+            total += float(logprobs[start - first :].gather(1, targets[:, None]).sum())
+    assert lm.loglikelihood_rolling(requests("x", (text,))) == pytest.approx([total], rel=1e-6)
