@@ -192,7 +192,12 @@ def write_checkpoint(stage_dir: StageDir, stage: schema.Stage, params: int, toke
 
 
 def write_evaluation(
-    checkpoint: Path, params: float, tokens: float, seed: int = 0, annealed: bool = True, eval_id: str = "abcdef0123456789"
+    checkpoint: Path,
+    params: float,
+    tokens: float,
+    seed: int = 0,
+    annealed: bool = True,
+    eval_id: str = "abcdef0123456789",
 ) -> dict[str, tuple[float, float | None, str]]:
     """Score as the law says, on 150 documents whose difficulty every checkpoint shares."""
     noise = np.random.default_rng([int(params), int(tokens), seed])

@@ -1,0 +1,39 @@
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+spec = importlib.util.spec_from_file_location("outputs_tree", Path(__file__).with_name("outputs_tree.py"))
+outputs_tree = importlib.util.module_from_spec(spec)
+sys.modules["outputs_tree"] = outputs_tree
+spec.loader.exec_module(outputs_tree)
+
+MLFLOW_WARNINGS = (
+    # MLflow 3.17 maps its tables with an option that SQLAlchemy 2.1 deprecates.
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            for warning in MLFLOW_WARNINGS:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """Making a database takes seconds: make one, copy it into each test."""
+    from workbench.tracking.mlflow import init_store
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    init_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
