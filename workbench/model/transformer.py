@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from workbench.config.schema import ModelConfig
 from workbench.model.attention import attend, check_attention
 from workbench.model.loss import cross_entropy_per_token
+from workbench.model.matmul import linear
 from workbench.model.rope import rope_table, rotate
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         """Fill with NaN; draws no random numbers."""
         nn.init.constant_(self.weight, math.nan)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply."""
+        return linear(input, self.weight)
 
 
 class Embedding(nn.Embedding):
@@ -188,7 +193,7 @@ class Transformer(nn.Module):
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits from what `hidden` gave, for all of its tokens or some."""
-        return F.linear(h, self.head_weight)
+        return linear(h, self.head_weight)
 
     def forward(self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"] | None = None) -> Tensor:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.

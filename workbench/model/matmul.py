@@ -1,0 +1,74 @@
+"""Matrix products with weights, by the fastest way this processor has.
+
+PyTorch hands fp32 products on the CPU to MKL, which keeps its AVX-512 code for Intel's processors: on an
+AMD EPYC (Zen 5, one thread) it reached 0.10 TFLOP/s where oneDNN, which PyTorch also carries, reached
+0.24. Everything else (16 bits,
+GPUs, builds without oneDNN) is `F.linear`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute `x @ weight.T`, differentiably; `x` is (..., inputs), `weight` (outputs, inputs)."""
+    if _suits_onednn(x) and not torch.is_autocast_enabled(x.device.type):
+        return cast(Tensor, _Linear.apply(x, weight))
+    return F.linear(x, weight)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Compute `a @ b` of two matrices, not differentiably, in their own dtype."""
+    return _onednn_linear(a, b.t()) if _suits_onednn(a) else a @ b
+
+
+def _suits_onednn(x: Tensor) -> bool:
+    return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    # Inductor takes PyTorch's operator for one of its own making and cannot lower it: it gets an opaque
+    # one, which eager code does without because it costs 20 microseconds a call.
+    return _opaque_linear(x, weight) if torch.compiler.is_compiling() else _plain_linear(x, weight)
+
+
+def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+_opaque_linear = torch.library.custom_op("workbench::onednn_linear", _plain_linear, mutates_args=(), device_types="cpu")
+
+
+@_opaque_linear.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn_linear(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+        rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
+        return _onednn_linear(gradient, weight.t()), _onednn_linear(outputs.t(), rows.t())
+
+
+@register_flop_formula([torch.ops.mkldnn._linear_pointwise, torch.ops.workbench.onednn_linear])
+def _linear_flops(x_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
+    """Tell `FlopCounterMode` what the operator costs: as much as the product that it stands for."""
+    return 2 * math.prod(x_shape) * weight_shape[0]
