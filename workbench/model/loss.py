@@ -25,7 +25,6 @@ CHUNK_BYTES = 4 << 20
 """Logits held at once on the CPU, in bytes as fp32; 2 to 8 MB were equally fast, 16 MB half as fast."""
 
 
-@torch.compiler.disable  # its loop would be unrolled: minutes of compilation, nothing gained
 def cross_entropy_per_token(
     h_BTD: Float[Tensor, "B T D"], weight_VD: Float[Tensor, "V D"], targets_BT: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
@@ -46,8 +45,8 @@ def cross_entropy_per_token(
         fp32 of shape (B, T), in nats. Under autocast the logits are computed in 16 bits, and the
         cross-entropy from them in fp32.
     """
-    losses = _ChunkedCrossEntropy.apply(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
-    return cast(Tensor, losses).view_as(targets_BT)
+    losses = _chunked_cross_entropy(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
+    return losses.view_as(targets_BT)
 
 
 def _compute_dtype(h: Tensor) -> torch.dtype:
@@ -89,3 +88,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             torch.mul(product(p, weight), g[:, None], out=out)
             gradient_weight += product(p.t(), (h * g[:, None]).to(ctx.dtype))
         return gradient_h, gradient_weight, None
+
+
+# Compiled code calls it as it is: its loop would be unrolled, for minutes of compilation and no gain.
+_chunked_cross_entropy = cast(Any, torch.compiler.disable(_ChunkedCrossEntropy.apply))

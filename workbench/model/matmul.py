@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -36,20 +35,13 @@ def _suits_onednn(x: Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
 
 
+# An operator of our own, since Inductor takes PyTorch's for one of its own making and cannot lower it.
+@torch.library.custom_op("workbench::onednn_linear", mutates_args=(), device_types="cpu")
 def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    # Inductor takes PyTorch's operator for one of its own making and cannot lower it: it gets an opaque
-    # one, which eager code does without because it costs 20 microseconds a call.
-    return _opaque_linear(x, weight) if torch.compiler.is_compiling() else _plain_linear(x, weight)
-
-
-def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-_opaque_linear = torch.library.custom_op("workbench::onednn_linear", _plain_linear, mutates_args=(), device_types="cpu")
-
-
-@_opaque_linear.register_fake
+@_onednn_linear.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
@@ -68,7 +60,7 @@ class _Linear(torch.autograd.Function):
         return _onednn_linear(gradient, weight.t()), _onednn_linear(outputs.t(), rows.t())
 
 
-@register_flop_formula([torch.ops.mkldnn._linear_pointwise, torch.ops.workbench.onednn_linear])
+@register_flop_formula(torch.ops.workbench.onednn_linear)
 def _linear_flops(x_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
     """Tell `FlopCounterMode` what the operator costs: as much as the product that it stands for."""
     return 2 * math.prod(x_shape) * weight_shape[0]
