@@ -266,20 +266,23 @@ def _report(parsed: argparse.Namespace) -> int:
 
 def _show_results(facts: Facts) -> None:
     """Draw the figures, print the table, and say where everything is."""
-    from analysis.report import report_study
+    from analysis.load import load_documents, load_study
+    from analysis.paired import find_crossings
+    from analysis.report import compression_rows, draw_study, format_table, summary_table
     from workbench.tracking.mlflow import default_uri, log_figures
 
-    uri = facts.config.tracking.uri or default_uri(facts.layout)
-    heldout = _heldout_sizes(facts)
-    report = report_study(facts.plan.study, uri, facts.layout.figures(facts.plan.study), heldout)
+    study, layout = facts.plan.study, facts.layout
+    uri = facts.config.tracking.uri or default_uri(layout)
+    frame = load_study(study, uri)
     print()
-    print(report.table)
-    for line in report.notes:
-        print(line)
-    for path in report.files:
+    print(format_table(summary_table(frame, compression_rows(_heldout_sizes(facts)))))
+    for source in facts.config.data.sources:
+        for crossing in find_crossings(load_documents(study, f"heldout/{source}/bits_per_byte", uri)):
+            print(f"{source}: {crossing}")
+    files = draw_study(frame, layout.figures(study), layout.fits(study))
+    log_figures(layout, study, files, facts.config.tracking.uri)
+    for path in files:
         print(path)
-    if report.files:
-        log_figures(facts.layout, facts.plan.study, report.files, facts.config.tracking.uri)
     print(f"MLflow: workbench ui   (tracking URI {uri})")
 
 

@@ -1,0 +1,83 @@
+"""Composition: every file composes, sweeps expand as Hydra's do, and mistakes are one line."""
+
+from pathlib import Path
+
+import pytest
+
+from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, composer
+from workbench.config.schema import Config, from_dict, to_dict
+
+GROUPS = ("data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking")
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
+STUDIES = [path.stem for path in sorted((PROJECT_ROOT / "experiments").glob("*.yaml"))]
+PATHS = {
+    ("data", "jsonl"): ["data.sources.text.path=a.jsonl"],
+    ("tokenizer", "llama2"): ["tokenizer.path=tokenizer.model"],
+    ("model", "tinyllama_1b"): ["tokenizer=llama2", "tokenizer.path=tokenizer.model"],
+    ("tracking", "server"): [],
+}
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_file_composes(compose, group, choice):
+    extra = PATHS.get((group, choice), [])
+    [(_, config)] = compose([f"{group}={choice}", *extra])
+    assert isinstance(config, Config)
+    assert from_dict(Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_composes(compose, study):
+    points = compose([f"experiments={study}"])
+    assert {config.study for _, config in points} == {study}
+    assert len({name for name, _ in points}) == len(points) > 1
+
+
+def test_command_line_replaces_an_axis(compose):
+    points = compose(["experiments=token_scaling_tiny", "model=m0_3", "tokens=40960,81920", "seed=range(2)"])
+    assert [(c.model.name, c.tokens, c.seed_init, c.seed_data) for _, c in points] == [
+        ("m0_3", tokens, seed, seed) for tokens in (40960, 81920) for seed in (0, 1)
+    ]
+    assert points[0][0] == "tokens=40960,seed=0"
+
+
+def test_seeds_can_be_set_apart(compose):
+    [(_, config)] = compose(["seed=3", "seed_data=5"])
+    assert (config.seed_init, config.seed_data) == (3, 5)
+
+
+def test_a_users_own_folder(compose, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "# @package _global_\nstudy: mine\nhydra: {sweeper: {params: {tokens: '500000,1000000'}}}\n"
+    )
+    assert [c.tokens for _, c in compose(["experiments=mine"], tmp_path)] == [500000, 1000000]
+
+
+def test_any_working_directory(compose, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [(_, config)] = compose(["tokens=500000"])
+    assert Path(config.paths.outputs) == PROJECT_ROOT / "outputs"
+
+
+@pytest.mark.parametrize(
+    ("override", "quoted"),
+    [
+        ("model.bogus=1", "bogus"),
+        ("model.width=abc", "abc"),
+        ("model.num_kv_heads=3", "3"),
+        ("recipe.batch_sequences=0", "0"),
+        ("precision=fp8", "fp8"),
+        ("model=no_such", "no_such"),
+        ("data.sources.prose.weight=-1", "-1"),
+        ("model.vocab_size=7", "7"),
+        ("tokens=-5", "-5"),
+        ("tokens=many", "many"),
+        ("experiments=no_such", "no_such"),
+        ("study=a/b", "a/b"),
+        ("recipe.phases=[{name: a, share: 0.5}]", "0.5"),
+    ],
+)
+def test_mistakes_are_one_line_that_quotes_the_value(override, quoted):
+    with composer() as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        hydra.points([override])
+    assert quoted in str(error.value)

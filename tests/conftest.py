@@ -1,0 +1,108 @@
+"""A small world for every test: two sources of made-up text, prepared once, and studies over them."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def write_corpus(path: Path, words: list[str], documents: int, seed: int) -> None:
+    """Write documents whose words follow a skewed distribution, so that there is something to learn."""
+    rng = random.Random(seed)
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    with path.open("w") as file:
+        for _ in range(documents):
+            lines = [" ".join(rng.choices(words, weights, k=12)) for _ in range(rng.randint(4, 12))]
+            file.write(json.dumps({"text": "\n".join(lines)}) + "\n")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Two jsonl files, `prose` and `code`."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder / "prose.jsonl", [f"w{i}o" for i in range(300)], 600, seed=1)
+    write_corpus(folder / "code.jsonl", [f"f_{i}(x)" for i in range(300)], 600, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_overrides(corpus):
+    """Overrides of a small study on the corpus, without its outputs."""
+    sources = ",".join(
+        f"{name}:{{kind:jsonl,path:{corpus / name}.jsonl,weight:{weight},heldout_bytes:4000,max_epochs:null}}"
+        for name, weight in (("prose", 7), ("code", 3))
+    )
+    return [
+        "+data.name=corpus",
+        "data=null",
+        f"+data.sources={{{sources}}}",
+        "+data.heldout_percent=10",
+        "tokenizer=bpe_tiny",
+        "model=m0_03",
+        "model.context_tokens=32",
+        "model.num_layers=1",
+        "recipe.warmup_tokens=512",
+        "recipe.batch_sequences=8",
+        "evaluation=embedded_tiny",
+        "evaluation.suites.embedded.limit=4",
+        "tokens=10240",
+        "study=small",
+    ]
+
+
+@pytest.fixture(scope="session")
+def prepared_root(tmp_path_factory, base_overrides):
+    """Outputs that hold the prepared data and nothing else."""
+    from workbench.launch.planning import make_facts, prepare_data
+
+    root = tmp_path_factory.mktemp("prepared")
+    facts = make_facts(compose_points([*base_overrides, f"paths.outputs={root}"]))
+    prepare_data(facts, print)
+    return root
+
+
+def compose_points(overrides, experiments=None):
+    """Compose a sweep into (name, config) pairs."""
+    from workbench.config.compose import composer
+
+    with composer(experiments) as hydra:
+        return [(point.name, point.config) for point in hydra.points(overrides)]
+
+
+@pytest.fixture
+def outputs(tmp_path, prepared_root):
+    """Fresh outputs in which the data is prepared already."""
+    root = tmp_path / "outputs"
+    root.mkdir()
+    (root / "data").symlink_to(prepared_root / "data")
+    return root
+
+
+@pytest.fixture
+def overrides(base_overrides, outputs):
+    """Overrides of a small study under fresh outputs."""
+    return [*base_overrides, f"paths.outputs={outputs}"]
+
+
+@pytest.fixture
+def make_study(overrides):
+    """Plan and freeze the small study with further overrides: call it and get its facts."""
+    from workbench.launch.planning import make_facts
+    from workbench.launch.study import freeze_study
+
+    def make(*more):
+        return freeze_study(make_facts(compose_points([*overrides, *more])))
+
+    return make
+
+
+@pytest.fixture
+def compose():
+    """Compose a sweep into (name, config) pairs."""
+    return compose_points

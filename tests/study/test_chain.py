@@ -1,0 +1,60 @@
+"""From a point to its stages: whole steps, milestones, mixtures, schedules."""
+
+import pytest
+
+from workbench.config.schema import MixtureSegment
+from workbench.study.chain import build_chain, is_annealed
+
+
+def chain_of(compose, *overrides):
+    [(_, config)] = compose(list(overrides))
+    return config, build_chain(config, "f" * 16)
+
+
+def test_phases_join_and_are_whole_steps(compose):
+    for recipe in ("wsd", "cosine", "three_stage"):
+        config, chain = chain_of(compose, f"recipe={recipe}", "tokens=3000001")
+        assert chain[0].start_tokens == 0
+        for before, after in zip(chain, chain[1:], strict=False):
+            assert after.start_tokens == before.end_tokens in before.branch_points
+        for stage in chain:
+            assert (stage.end_tokens - stage.start_tokens) % stage.batch_tokens == 0
+            assert stage.end_tokens in stage.milestones
+        assert abs(chain[-1].end_tokens - config.tokens) <= chain[-1].batch_tokens
+
+
+def test_three_stages_of_tinyllama(compose):
+    _, (basic, continual, cooldown) = chain_of(compose, "recipe=three_stage", "tokens=4000000")
+    assert cooldown.batch_sequences == 4 * basic.batch_sequences
+    assert basic.schedule == continual.schedule == cooldown.schedule
+    first, ramped = continual.stream.mixture
+    assert first == MixtureSegment(0, {"prose": 7, "code": 3})
+    assert ramped.start_sequence == basic.end_tokens // 256
+    assert (ramped.weights, ramped.ramp_sequences) == ({"prose": 3, "code": 7}, 32)
+    assert cooldown.stream.mixture == continual.stream.mixture
+
+
+def test_log_milestones_halve_down_to_the_warm_up(compose):
+    _, (trunk, _) = chain_of(compose, "tokens=4000000", "recipe.log_milestones=1")
+    ratios = [b / a for a, b in zip(trunk.milestones, trunk.milestones[1:], strict=False)]
+    assert len(ratios) >= 4
+    assert ratios == pytest.approx([2] * len(ratios), rel=0.1)
+    assert trunk.milestones[0] > trunk.schedule.warmup_tokens
+
+
+def test_milestones_are_rounded_to_steps_of_their_phase(compose):
+    _, (trunk, cooldown) = chain_of(compose, "tokens=1000000", "recipe.milestones=[100000,900000]")
+    assert [t for t in trunk.milestones if t != trunk.end_tokens] == [98304]
+    assert [t - cooldown.start_tokens for t in cooldown.milestones if t != cooldown.end_tokens] == [98304]
+
+
+def test_only_the_end_of_a_decay_is_annealed(compose):
+    _, (trunk, cooldown) = chain_of(compose, "tokens=1000000")
+    assert not is_annealed(trunk, trunk.end_tokens)
+    assert is_annealed(cooldown, cooldown.end_tokens)
+    assert not is_annealed(cooldown, cooldown.end_tokens - cooldown.batch_tokens)
+
+
+def test_a_phase_shorter_than_a_step_is_refused(compose):
+    with pytest.raises(ValueError, match=r"shorter than one step of 8192"):
+        chain_of(compose, "tokens=66000", "recipe.phases=[{name: a, share: 0.99}, {name: b, share: 0.01}]")

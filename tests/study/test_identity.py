@@ -1,0 +1,106 @@
+"""A stage's id: every field is classified, and the classification is what the arithmetic says."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+
+from workbench.config.schema import CheckpointConfig, MixtureSegment, NumericsConfig, Parent, Stage, StreamSource
+from workbench.study.chain import build_chain, merge_targets
+from workbench.study.identity import stage_id
+
+
+@pytest.fixture
+def stage(compose):
+    [(_, config)] = compose(["tokens=1000000"])
+    return build_chain(config, "feedfacefeedface")[0]
+
+
+def change(stage: Stage, path: str, value):
+    head, _, rest = path.partition(".")
+    if rest:
+        value = change(getattr(stage, head), rest, value)
+    return replace(stage, **{head: value})
+
+
+INSIDE = {
+    "parent": Parent("0123456789abcdef", 8192),
+    "model.width": 160,
+    "model.mlp": "gelu",
+    "model.norm": "layernorm",
+    "model.position": "none",
+    "model.tie_embeddings": True,
+    "model.qk_norm": True,
+    "model.rope_theta": 5e5,
+    "stream.data_fingerprint": "0" * 16,
+    "stream.context_tokens": 128,
+    "stream.seed": 9,
+    "stream.sources": {"prose": StreamSource(unique_tokens=1000), "code": StreamSource()},
+    "stream.mixture": [MixtureSegment(0, {"prose": 1, "code": 1})],
+    "batch_sequences": 64,
+    "schedule.peak": 0.123,
+    "schedule.warmup_tokens": 1,
+    "schedule.decay": "linear",
+    "schedule.decay_start_tokens": 5,
+    "schedule.decay_tokens": 5,
+    "schedule.final_ratio": 0.3,
+    "optimizer.beta1": 0.8,
+    "optimizer.beta2": 0.9,
+    "optimizer.eps": 1e-6,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.clip_norm": 2.0,
+    "precision": "bf16",
+    "seed_init": 5,
+}
+OUTSIDE = {
+    "model.name": "another",
+    "stream.sources": {"prose": StreamSource(max_epochs=None), "code": StreamSource(max_epochs=4.0)},
+    "optimizer.learning_rate": 1.0,
+    "optimizer.base_learning_rate": 1.0,
+    "name": "another",
+    "end_tokens": 10**9,
+    "milestones": [1, 2, 3],
+    "branch_points": [7],
+    "numerics": NumericsConfig(threads=7, micro_batch_sequences=1, compile=True),
+    "checkpoint": CheckpointConfig(interval_seconds=1.0),
+}
+
+
+@pytest.mark.parametrize(("path", "value"), INSIDE.items())
+def test_what_changes_the_weights_changes_the_id(stage, path, value):
+    assert stage_id(change(stage, path, value)) != stage_id(stage)
+
+
+@pytest.mark.parametrize(("path", "value"), OUTSIDE.items())
+def test_what_does_not_change_the_weights_does_not(stage, path, value):
+    assert stage_id(change(stage, path, value)) == stage_id(stage)
+
+
+def test_every_field_is_classified():
+    named = {path.partition(".")[0] for path in (*INSIDE, *OUTSIDE)}
+    assert named == {field.name for field in dataclasses.fields(Stage)}
+
+
+def test_equal_mixtures_are_equal_however_they_are_written(stage):
+    tenths = change(stage, "stream.mixture", [MixtureSegment(0, {"prose": 0.7, "code": 0.3})])
+    assert stage_id(tenths) == stage_id(stage)
+
+
+def test_a_trunk_is_shared_and_extended_by_budgets(compose):
+    chains = [build_chain(c, "f" * 16) for _, c in compose(["tokens=1000000,2000000,4000000"])]
+    assert len({stage_id(chain[0]) for chain in chains}) == 1
+    assert len({stage_id(chain[1]) for chain in chains}) == 3
+    merged = merge_targets(merge_targets(chains[2][0], chains[0][0]), chains[1][0])
+    assert merged.end_tokens == chains[2][0].end_tokens
+    assert merged.branch_points == [chain[1].start_tokens for chain in chains]
+
+
+def test_a_cosine_is_a_trajectory_of_its_horizon(compose):
+    chains = [build_chain(c, "f" * 16) for _, c in compose(["recipe=cosine", "tokens=1000000,2000000"])]
+    assert len({stage_id(chain[0]) for chain in chains}) == 2
+
+
+def test_one_trajectory_is_computed_in_one_way(stage):
+    other = replace(stage, numerics=NumericsConfig(threads=2))
+    with pytest.raises(ValueError, match="two numerics"):
+        merge_targets(stage, other)
