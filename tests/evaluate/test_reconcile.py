@@ -123,16 +123,22 @@ def test_a_failing_task_is_named_and_nothing_written(
 def test_an_unreachable_hub_is_one_line(
     layout: Layout, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries = []
+
     def unreachable(*_: Any, **__: Any) -> None:
+        tries.append(1)
         raise ConnectionError("Couldn't reach 'super_glue' on the Hub (ConnectionError)\nTraceback ...")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     hub = EvaluationConfig(suites={"hub": SuiteConfig(name="hub", tasks=["boolq"], num_fewshot=0)})
     assert pending(checkpoints[:1], hub, layout) == [(checkpoints[0], "hub")]
-    with pytest.raises(EvaluationError) as caught:
-        Evaluator(layout, hub).evaluate(checkpoints[0], "hub")
     reason = "evaluation of boolq failed: ConnectionError: Couldn't reach 'super_glue' on the Hub (ConnectionError)"
-    assert str(caught.value) == reason
+    evaluator = Evaluator(layout, hub)
+    for checkpoint in checkpoints:
+        with pytest.raises(EvaluationError) as caught:
+            evaluator.evaluate(checkpoint, "hub")
+        assert str(caught.value) == reason
+    assert len(tries) == 1
 
 
 def test_a_hub_task_is_scored(layout: Layout, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

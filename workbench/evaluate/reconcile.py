@@ -86,6 +86,7 @@ class Evaluator:
     """Scores checkpoints; keep one alive for many of them.
 
     Imports, data sets, requests and their tokens are kept between checkpoints: only the weights change.
+    So is a failure to build a suite's tasks; a new evaluator tries again.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ class Evaluator:
     def __init__(self, layout: Layout, evaluation: EvaluationConfig, threads: int = 1, device: str = "auto") -> None:
         self.layout, self.evaluation = layout, evaluation
         self.threads, self.device = threads, device
-        self._tasks: dict[tuple[str, str], dict[str, Task]] = {}
+        self._tasks: dict[tuple[str, str], dict[str, Task] | EvaluationError] = {}
         self._tokenizers: dict[str, tuple[Any, dict[tuple[str, bool | None], list[int]]]] = {}
 
     def evaluate(self, checkpoint: Path, suite_name: str) -> Path:
@@ -142,19 +143,28 @@ class Evaluator:
         return self.evaluation.suites[key]
 
     def _load_tasks(self, checkpoint: Path, suite_name: str) -> dict[str, Task]:
+        """Build a suite's tasks, or fail again at once: the hub takes half a minute to be found unreachable."""
+        key = (suite_name, _read_manifest(checkpoint)["data_fingerprint"])
+        if key not in self._tasks:
+            try:
+                self._tasks[key] = self._build_tasks(*key)
+            except EvaluationError as error:
+                self._tasks[key] = error
+        tasks = self._tasks[key]
+        if isinstance(tasks, EvaluationError):
+            raise tasks
+        return tasks
+
+    def _build_tasks(self, suite_name: str, data_fingerprint: str) -> dict[str, Task]:
         from workbench.evaluate.tasks import load_task
 
-        data_fingerprint = _read_manifest(checkpoint)["data_fingerprint"]
-        if (suite_name, data_fingerprint) not in self._tasks:
-            suite = self._suite(suite_name)
-            sources: list[str] = []
-            metadata = {}
-            if uses_heldout(suite):
-                sources = heldout_sources(self.layout, data_fingerprint)
-                metadata["heldout_dir"] = str(self.layout.data(data_fingerprint) / "heldout")
-            specs = resolve_suite(suite, sources)
-            self._tasks[suite_name, data_fingerprint] = {s.name: load_task(s, suite, metadata) for s in specs}
-        return self._tasks[suite_name, data_fingerprint]
+        suite = self._suite(suite_name)
+        sources: list[str] = []
+        metadata = {}
+        if uses_heldout(suite):
+            sources = heldout_sources(self.layout, data_fingerprint)
+            metadata["heldout_dir"] = str(self.layout.data(data_fingerprint) / "heldout")
+        return {spec.name: load_task(spec, suite, metadata) for spec in resolve_suite(suite, sources)}
 
     def _score(
         self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task]

@@ -100,16 +100,18 @@ def _keep_requests(task: Task) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence lm-eval's progress bars, prints and advice; keep its bootstrap in this process."""
-    logger = logging.getLogger("lm_eval")
-    level, forking = logger.level, os.environ.get("DISABLE_MULTIPROC")
-    logger.setLevel(logging.ERROR)
+    """Silence progress bars, prints and advice; keep lm-eval's bootstrap in this process."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
+    levels, forking = [logger.level for logger in loggers], os.environ.get("DISABLE_MULTIPROC")
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if forking is None:
             del os.environ["DISABLE_MULTIPROC"]
         else:
