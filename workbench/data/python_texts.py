@@ -25,7 +25,7 @@ import workbench
 
 # Named filters on paths. Tests are left out because much of their bulk is tables of expected numbers;
 # the rest is no prose: licences, lists of names, lists of packages.
-SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "licenses"}
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "licenses", ".."}
 SKIPPED_DOCUMENTS = re.compile(
     r"(licen[cs]e|copying|notice|authors|contributors|thanks|third.?party|requirements|cmakelists"
     r"|sources\.txt|top_level|entry_points|vocab|words)",
@@ -105,7 +105,7 @@ def _normalise(name: str) -> str:
 def _is_text(name: str) -> bool:
     """Whether a file's name (relative, with slashes) passes the filters on paths."""
     *folders, last = name.split("/")
-    if SKIPPED_FOLDERS.intersection(folders) or last.startswith(".."):
+    if SKIPPED_FOLDERS.intersection(folders):
         return False
     if folders and folders[-1].endswith(".dist-info"):
         return last == "METADATA"

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data import python_texts
@@ -129,23 +129,26 @@ def _text_of(record: Any, text_field: str, where: str) -> str:
 
 
 def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
-    with path.open("rb") as raw:
-        stream: Any = raw
-        if path.name.endswith(".zst"):
-            import zstandard
-
-            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        number = 0
-        try:
-            for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8", newline="\n"), 1):
+    number = 0
+    try:
+        with path.open("rb") as raw, io.TextIOWrapper(_decompress(path, raw), encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _text_of(json.loads(line), text_field, f"{path}, line {number}")
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        except Exception as error:
-            if type(error).__module__.startswith("zstandard"):
-                raise ValueError(f"{path}, after line {number}: {error}") from error
-            raise
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("zstandard"):
+            raise ValueError(f"{path}, after line {number}: {error}") from error
+        raise
+
+
+def _decompress(path: Path, raw: BinaryIO) -> Any:
+    if not path.name.endswith(".zst"):
+        return raw
+    import zstandard
+
+    return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
 
 
 def _read_parquet(path: Path, text_field: str) -> Iterator[str]:

@@ -1,0 +1,73 @@
+"""Small made-up texts, and stores prepared from them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.store import Prepared, prepare
+from workbench.study.layout import Layout
+
+WORDS = [
+    "token",
+    "model",
+    "loss",
+    "width",
+    "depth",
+    "layer",
+    "budget",
+    "sweep",
+    "batch",
+    "trunk",
+    "cooldown",
+    "branch",
+    "ratio",
+    "curve",
+    "point",
+    "scale",
+]
+
+
+def make_documents(count: int, seed: int, lines: int = 12) -> list[str]:
+    """Documents of `lines` lines of random words; no two lines are alike."""
+    draw = random.Random(seed)
+    return [
+        "\n".join(" ".join(draw.choices(WORDS, k=8)) + f" {seed} {i} {j}" for j in range(lines)) for i in range(count)
+    ]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(name="make_documents")
+def fixture_make_documents():
+    return make_documents
+
+
+@pytest.fixture(name="write_jsonl")
+def fixture_write_jsonl():
+    return write_jsonl
+
+
+@pytest.fixture
+def small_tokenizer() -> TokenizerConfig:
+    return TokenizerConfig(vocab_size=300, train_bytes=40_000)
+
+
+@pytest.fixture
+def two_sources(tmp_path: Path) -> DataConfig:
+    write_jsonl(tmp_path / "a.jsonl", make_documents(400, seed=1))
+    write_jsonl(tmp_path / "b.jsonl", make_documents(200, seed=2))
+    sources = {n: SourceConfig("jsonl", path=str(tmp_path / f"{n}.jsonl"), heldout_bytes=4000) for n in "ab"}
+    return DataConfig("two", sources, heldout_percent=5.0)
+
+
+@pytest.fixture
+def prepared(two_sources: DataConfig, small_tokenizer: TokenizerConfig, tmp_path: Path) -> Prepared:
+    return prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.config.schema import DataConfig, MixtureSegment, SourceConfig, StreamConfig, StreamSource
+from workbench.data import python_texts, store
+from workbench.data.heldout import is_heldout
+from workbench.data.store import describe, heldout_sizes, open_prepared, prepare, verify
+from workbench.data.stream import Stream
+from workbench.data.tokenizer import load_saved
+from workbench.study.layout import Layout
+
+
+def training_texts(prepared, source: str) -> list[str]:
+    """Documents of the finished store, decoded from its token ids."""
+    tokens = prepared.sources[source]
+    tokenizer = load_saved(prepared.tokenizer_dir)
+    parts = np.split(tokens, np.flatnonzero(tokens == prepared.bos_id))[1:]
+    return [tokenizer.decode(part[1:].tolist()) for part in parts]
+
+
+def heldout_texts(prepared, source: str) -> list[str]:
+    lines = prepared.heldout_path(source).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def share_inside(heldout: list[str], training: list[str], length: int = 5) -> float:
+    """Share of held-out bytes in runs of `length` non-blank lines of the training texts: written down once more."""
+    fold = [["".join(line.split()) for line in text.split("\n") if line.strip()] for text in training]
+    seen = {tuple(lines[i : i + length]) for lines in fold for i in range(len(lines) - length + 1)}
+    inside = total = 0
+    for text in heldout:
+        lines = [line for line in text.split("\n") if line.strip()]
+        folded = ["".join(line.split()) for line in lines]
+        hit = set()
+        for i in range(len(lines) - length + 1):
+            if tuple(folded[i : i + length]) in seen:
+                hit.update(range(i, i + length))
+        inside += sum(len(lines[i].encode()) for i in hit)
+        total += sum(len(line.encode()) for line in lines)
+    return inside / total
+
+
+def replace_source(data: DataConfig, name: str, **changes) -> DataConfig:
+    source = dataclasses.replace(data.sources[name], **changes)
+    return dataclasses.replace(data, sources={**data.sources, name: source})
+
+
+def digests(prepared) -> dict[str, str]:
+    return {name: facts["sha256"] for name, facts in prepared.manifest["files"].items()}
+
+
+def test_a_store_holds_its_documents(prepared, make_documents):
+    originals = {"a": make_documents(400, 1), "b": make_documents(200, 2)}
+    for name, texts in originals.items():
+        stored = training_texts(prepared, name)
+        facts = prepared.manifest["sources"][name]
+        assert set(stored) <= set(texts)
+        assert len(stored) == facts["documents"] > 0.85 * len(texts)
+        assert facts["tokens"] == len(prepared.sources[name])
+        assert facts["bytes"] == sum(len(text.encode()) for text in stored)
+        held = heldout_texts(prepared, name)
+        assert 3000 < sum(len(text.encode()) for text in held) == facts["heldout_bytes"] <= 4000
+        assert not set(held) & set(stored)
+        assert max(prepared.sources[name]) < prepared.vocab_size
+    assert prepared.manifest["dtype"] == "<u2"
+    assert "0.00% left" in describe(prepared)
+
+
+def test_a_stream_runs_over_a_store(prepared):
+    sources = {"a": StreamSource(), "b": StreamSource()}
+    config = StreamConfig(prepared.fingerprint, 32, 0, sources, [MixtureSegment(0, {"a": 1, "b": 1})])
+    tokens, index = Stream(prepared, config).batch(0, 8)
+    assert tokens.shape == (8, 33)
+    row = prepared.sources[("a", "b")[index[0]]]
+    assert any((row[p * 32 : p * 32 + 33] == tokens[0]).all() for p in range(len(row) // 32))
+
+
+def test_prepare_again_does_nothing(prepared, two_sources, small_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "build", lambda *_: pytest.fail("built again"))
+    again = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"))
+    assert again.manifest == prepared.manifest
+    verify(again)
+
+
+def test_the_number_of_workers_changes_nothing(prepared, two_sources, small_tokenizer, tmp_path):
+    two = prepare(two_sources, small_tokenizer, Layout(tmp_path / "two"), workers=2)
+    assert digests(two) == digests(prepared)
+
+
+def test_caps_move_neither_held_out_documents_nor_tokenizer(prepared, two_sources, small_tokenizer, tmp_path):
+    smaller = replace_source(two_sources, "a", max_bytes=30_000)
+    small = prepare(smaller, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert small.fingerprint != prepared.fingerprint
+    assert small.heldout_fingerprint == prepared.heldout_fingerprint
+    kept = {n: d for n, d in digests(prepared).items() if not n.startswith("tokens_a")}
+    assert {n: d for n, d in digests(small).items() if not n.startswith("tokens_a")} == kept
+    assert 29_000 < small.manifest["sources"]["a"]["bytes"] <= 30_000
+    tokens = small.sources["a"]
+    assert (prepared.sources["a"][: len(tokens)] == tokens).all()
+
+
+def test_a_planted_passage_leaves_the_training_text(
+    prepared, two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    passage = heldout_texts(prepared, "a")[0].split("\n")[:8]
+    before, after = make_documents(2, seed=9)
+    planted = "\n".join([before, *("      " + line for line in passage), after])
+    exact = heldout_texts(prepared, "a")[1]
+    texts = [*make_documents(200, 2), planted, exact]
+    write_jsonl(tmp_path / "b.jsonl", texts)
+    assert share_inside(heldout_texts(prepared, "a"), texts) > 0.2
+    leaky = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert heldout_texts(leaky, "a") == heldout_texts(prepared, "a")
+    training = training_texts(leaky, "a") + training_texts(leaky, "b")
+    assert before in training
+    assert after in training
+    assert not [line for line in passage if any(line in text for text in training)]
+    assert share_inside(heldout_texts(leaky, "a"), training) == 0
+    assert leaky.manifest["overlap_before"]["a"]["share"] > 0.1
+    assert leaky.manifest["overlap_left"]["a"] == {"share": 0, "worst_document": 0, "documents_above_tenth": 0}
+
+
+def test_a_store_that_leaks_is_not_kept(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
+):
+    clean = prepare(two_sources, small_tokenizer, Layout(tmp_path / "clean"), workers=1)
+    write_jsonl(tmp_path / "b.jsonl", [*make_documents(200, 2), "x\n" + heldout_texts(clean, "a")[0]])
+    monkeypatch.setattr("workbench.data.overlap.HeldoutRuns.cut", lambda self, text: ([text], set()))
+    with pytest.raises(RuntimeError, match="'a' has 100% of its bytes in training"):
+        prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert [p.suffix for p in (tmp_path / "outputs" / "data").iterdir()] == [".lock"]
+
+
+@pytest.fixture
+def python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_documents):
+    """A made-up corpus of Python files; `write(name, text)` adds one, its key says whether it is held out."""
+    files: list[tuple[str, str]] = []
+
+    def write(number: int, text: str, heldout: bool) -> None:
+        draw = 0
+        while is_heldout(key := f"{number * 100_003 + draw:016x}{number:016x}", 5.0) != heldout:
+            draw += 1
+        path = tmp_path / f"file{number}.py"
+        path.write_text(text)
+        files.append((key, str(path)))
+
+    monkeypatch.setattr(python_texts, "list_files", lambda: sorted(files))
+    monkeypatch.setattr(python_texts, "describe_corpus", lambda: [[key, path] for key, path in files])
+    for i, text in enumerate(make_documents(120, seed=5)):
+        docstring = "\n    ".join(text.split("\n"))
+        body = "\n".join(
+            f"    value_{letter} = compute_something(previous, {i}) + step_{letter}" for letter in "abcdefghijkl"
+        )
+        write(i, f'def f{i}():\n    """{docstring}\n    """\n{body}\n    return value_a\n', heldout=i % 10 == 0)
+    return write
+
+
+def test_a_held_out_passage_planted_in_training_code_and_docstrings_is_removed(
+    python_files, small_tokenizer, tmp_path, make_documents
+):
+    sources = {
+        "prose": SourceConfig("python_prose", heldout_bytes=5000),
+        "code": SourceConfig("python_code", heldout_bytes=5000),
+    }
+    data = DataConfig("python", sources, heldout_percent=5.0)
+    clean = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    prose, code = heldout_texts(clean, "prose"), heldout_texts(clean, "code")
+    assert prose
+    assert code
+    as_comment = "".join(f"    # {line}\n" for line in code[0].split("\n")[1:3])
+    as_string = "\n".join("        " + line for line in prose[0].split("\n"))
+    stolen = code[0].replace("\n", "\n    ")
+    padding = "\n".join(f"    other_{letter} = padding(something, more)" for letter in "abcdefghijklmnop")
+    planted = f"class Copy:\n{as_comment}    {stolen}\n\n    TEXT = [f'''\n{as_string}\n''']\n{padding}\n"
+    python_files(500, planted, heldout=False)
+    before = share_inside(prose + code, [planted])
+    assert before > 0.1
+    leaky = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert leaky.fingerprint != clean.fingerprint
+    assert heldout_texts(leaky, "prose") == prose
+    assert heldout_texts(leaky, "code") == code
+    training = training_texts(leaky, "prose") + training_texts(leaky, "code")
+    assert any("other_p = padding" in text for text in training)
+    assert share_inside(prose + code, training) == 0
+    assert not any(prose[0].split("\n")[2] in text for text in training)
+    assert leaky.manifest["overlap_before"]["prose"]["share"] > 0.05
+    assert leaky.manifest["overlap_before"]["code"]["share"] > 0.05
+
+
+def test_docstrings_of_training_files_are_in_prose_and_nowhere_in_code(python_files, small_tokenizer, tmp_path):
+    sources = {
+        "prose": SourceConfig("python_prose", heldout_bytes=3000),
+        "code": SourceConfig("python_code", heldout_bytes=3000),
+    }
+    prepared = prepare(DataConfig("python", sources), small_tokenizer, Layout(tmp_path), workers=1)
+    assert all("value_" in text and '"""' not in text for text in training_texts(prepared, "code"))
+    assert all("value_" not in text for text in training_texts(prepared, "prose"))
+
+
+def test_exact_duplicates_are_stored_once(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
+    texts = make_documents(400, seed=1)
+    write_jsonl(tmp_path / "a.jsonl", texts + texts[::-1])
+    write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2) + texts[:100])
+    prepared = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    stored = training_texts(prepared, "a") + training_texts(prepared, "b")
+    assert len(stored) == len(set(stored)) > 500
+
+
+def test_short_documents_are_dropped(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
+    write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2) + ["short one\nwith lines"] * 3)
+    prepared = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert min(len(text.encode()) for text in training_texts(prepared, "b")) >= 200
+
+
+def test_names_of_stores_follow_what_is_in_them(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
+    def name(data=two_sources, tokenizer=small_tokenizer):
+        return store.data_fingerprint(data, tokenizer), store.heldout_fingerprint(data)
+
+    first, held = name()
+    same = replace_source(two_sources, "a", weight=5.0, unique_tokens=100, max_epochs=None)
+    assert name(dataclasses.replace(same, name="other")) == (first, held)
+    capped = name(replace_source(two_sources, "a", max_bytes=1000))
+    assert capped[0] != first
+    assert capped[1] == held
+    assert name(tokenizer=dataclasses.replace(small_tokenizer, vocab_size=301))[0] != first
+    assert name(tokenizer=dataclasses.replace(small_tokenizer, vocab_size=301))[1] == held
+    for changed in (
+        dataclasses.replace(two_sources, heldout_percent=6.0),
+        dataclasses.replace(two_sources, min_document_bytes=100),
+        dataclasses.replace(two_sources, overlap_lines=4),
+        replace_source(two_sources, "b", heldout_bytes=100),
+    ):
+        assert name(changed)[0] != first
+        assert name(changed)[1] != held
+    write_jsonl(tmp_path / "a.jsonl", make_documents(400, seed=7))
+    assert name()[0] != first
+    assert name()[1] != held
+
+
+def test_a_failed_build_leaves_nothing_and_a_killed_one_is_replaced(
+    two_sources, small_tokenizer, tmp_path, monkeypatch
+):
+    layout = Layout(tmp_path / "outputs")
+    fingerprint = store.data_fingerprint(two_sources, small_tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.data.build._facts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(two_sources, small_tokenizer, layout, workers=1)
+    assert [p.name for p in (tmp_path / "outputs" / "data").iterdir()] == [f"{fingerprint}.lock"]
+    killed = tmp_path / "outputs" / "data" / f"{fingerprint}.partial"
+    killed.mkdir()
+    (killed / "tokens_zzz.bin").write_bytes(b"left over")
+    prepared = prepare(two_sources, small_tokenizer, layout, workers=1)
+    assert not killed.exists()
+    assert not list(prepared.directory.glob("*zzz*"))
+
+
+def test_damaged_stores_are_named(prepared, tmp_path):
+    path = prepared.directory / "tokens_a.bin"
+    original = path.read_bytes()
+    path.write_bytes(original[:-2])
+    with pytest.raises(ValueError, match=rf"tokens_a.bin has {len(original) - 2} bytes, not {len(original)}"):
+        open_prepared(prepared.directory)
+    path.write_bytes(original[:-2] + bytes([original[-2] ^ 1, original[-1]]))
+    with pytest.raises(ValueError, match=r"tokens_a.bin is damaged"):
+        verify(open_prepared(prepared.directory))
+    with pytest.raises(ValueError, match="run `workbench prepare`"):
+        open_prepared(tmp_path / "nowhere")
+
+
+def test_sizes_of_held_out_text_are_those_of_the_command_line_tools(prepared, tmp_path):
+    import subprocess
+
+    text = "".join(heldout_texts(prepared, "a")).encode()
+    sizes = heldout_sizes(prepared)["a"]
+    assert sizes["bytes"] == len(text)
+    for tool in ("gzip", "xz"):
+        if shutil.which(tool):
+            packed = subprocess.run([tool, "-9", "-c"], input=text, capture_output=True, check=True).stdout
+            assert sizes[f"{tool}_bytes"] == pytest.approx(len(packed), abs=20)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"heldout_percent": 1e-4}, "no held-out document: raise data.heldout_percent"),
+        ({"min_document_bytes": 10**6}, "no held-out document"),
+    ],
+)
+def test_sources_that_give_nothing_are_refused(two_sources, small_tokenizer, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(dataclasses.replace(two_sources, **change), small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+@pytest.mark.slow
+def test_this_environments_own_texts_make_a_store_without_leak(small_tokenizer, tmp_path):
+    sources = {
+        "prose": SourceConfig("python_prose", 7, max_bytes=700_000, heldout_bytes=30_000),
+        "code": SourceConfig("python_code", 3, max_bytes=300_000, heldout_bytes=30_000),
+    }
+    tokenizer = dataclasses.replace(small_tokenizer, vocab_size=512, train_bytes=300_000)
+    prepared = prepare(DataConfig("python", sources), tokenizer, Layout(tmp_path), workers=1)
+    for name in sources:
+        training = training_texts(prepared, "prose") + training_texts(prepared, "code")
+        held = heldout_texts(prepared, name)
+        assert len(held) >= 20
+        assert share_inside(held, training) == 0
+        assert max(len(text.encode()) for text in held) <= 1500
+    facts = prepared.manifest["sources"]
+    assert facts["prose"]["bytes"] > 690_000
+    assert facts["code"]["bytes"] > 250_000
