@@ -22,27 +22,43 @@ def write_corpus(path: Path, words: list[str], documents: int, seed: int) -> Non
             file.write(json.dumps({"text": "\n".join(lines)}) + "\n")
 
 
+def make_words(count: int) -> list[str]:
+    """Make pronounceable words of two or three syllables."""
+    rng = random.Random(0)
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    return sorted({"".join(rng.choices(syllables, k=rng.randint(2, 3))) for _ in range(count)})
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Two jsonl files, `prose` and `code`."""
     folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder / "prose.jsonl", [f"w{i}o" for i in range(300)], 600, seed=1)
-    write_corpus(folder / "code.jsonl", [f"f_{i}(x)" for i in range(300)], 600, seed=2)
+    words = make_words(300)
+    write_corpus(folder / "prose.jsonl", words, 600, seed=1)
+    write_corpus(folder / "code.jsonl", [f"{word}()" for word in words[::-1]], 600, seed=2)
     return folder
 
 
 @pytest.fixture(scope="session")
-def base_overrides(corpus):
-    """Overrides of a small study on the corpus, without its outputs."""
-    sources = ",".join(
-        f"{name}:{{kind:jsonl,path:{corpus / name}.jsonl,weight:{weight},heldout_bytes:4000,max_epochs:null}}"
+def experiments(corpus):
+    """A user's folder of studies; the config group `data` beside it has the corpus."""
+    sources = "".join(
+        f"  {name}: {{kind: jsonl, path: {corpus / name}.jsonl, weight: {weight}, heldout_bytes: 4000, max_epochs: null}}\n"
         for name, weight in (("prose", 7), ("code", 3))
     )
+    (corpus / "data").mkdir()
+    (corpus / "data" / "corpus.yaml").write_text(
+        f"defaults: [base_data, _self_]\nname: corpus\nheldout_percent: 10\nsources:\n{sources}"
+    )
+    (corpus / "experiments").mkdir()
+    return corpus / "experiments"
+
+
+@pytest.fixture(scope="session")
+def base_overrides():
+    """Overrides of a small study on the corpus, without its outputs."""
     return [
-        "+data.name=corpus",
-        "data=null",
-        f"+data.sources={{{sources}}}",
-        "+data.heldout_percent=10",
+        "data=corpus",
         "tokenizer=bpe_tiny",
         "model=m0_03",
         "model.context_tokens=32",
@@ -57,12 +73,12 @@ def base_overrides(corpus):
 
 
 @pytest.fixture(scope="session")
-def prepared_root(tmp_path_factory, base_overrides):
+def prepared_root(tmp_path_factory, base_overrides, experiments):
     """Outputs that hold the prepared data and nothing else."""
     from workbench.launch.planning import make_facts, prepare_data
 
     root = tmp_path_factory.mktemp("prepared")
-    facts = make_facts(compose_points([*base_overrides, f"paths.outputs={root}"]))
+    facts = make_facts(compose_points([*base_overrides, f"paths.outputs={root}"], experiments))
     prepare_data(facts, print)
     return root
 
@@ -91,13 +107,13 @@ def overrides(base_overrides, outputs):
 
 
 @pytest.fixture
-def make_study(overrides):
+def make_study(overrides, experiments):
     """Plan and freeze the small study with further overrides: call it and get its facts."""
     from workbench.launch.planning import make_facts
     from workbench.launch.study import freeze_study
 
     def make(*more):
-        return freeze_study(make_facts(compose_points([*overrides, *more])))
+        return freeze_study(make_facts(compose_points([*overrides, *more], experiments)))
 
     return make
 

@@ -37,7 +37,7 @@ from workbench.train.peak import peak_flops
 from workbench.train.schedule import learning_rate
 from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
 from workbench.train.status import write_status
-from workbench.train.step import StepResult, train_step
+from workbench.train.step import NonFiniteLossError, StepResult, train_step
 
 
 @dataclass(frozen=True)
@@ -375,4 +375,4 @@ def _memory_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-__all__ = ["Hooks", "Progress", "StoppedError", "missing_targets", "stage_device", "targets", "train_stage"]
+__all__ = ["Hooks", "NonFiniteLossError", "Progress", "StoppedError", "missing_targets", "stage_device", "targets", "train_stage"]

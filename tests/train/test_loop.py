@@ -1,0 +1,294 @@
+"""One stage: what it writes, and that stopping it anywhere changes nothing."""
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workbench.data.store import open_prepared
+from workbench.data.stream import Stream
+from workbench.tracking import spool
+from workbench.train import checkpoint as ckpt
+from workbench.train import loop
+from workbench.train.checkpoint import checkpoints_by_tokens
+from workbench.train.loop import Hooks, StoppedError, train_stage
+from workbench.train.state import OPTIMIZER_FILE
+
+
+def train_all(facts, hooks=None):
+    for identifier in facts.plan.nodes:
+        train_stage(facts.layout, identifier, hooks)
+
+
+def rows_of(facts):
+    """Rows of every stage, wall-clock columns aside."""
+    return {
+        i: [
+            {k: v for k, v in row.items() if k not in spool.WALL_CLOCK}
+            for row in spool.read_rows(facts.layout.stage(i).path)
+        ]
+        for i in facts.plan.nodes
+    }
+
+
+def weights_of(facts):
+    """Weights and optimizer state of every kept checkpoint."""
+    return {
+        (i, tokens, name): load_file(path / name)
+        for i, node in facts.plan.nodes.items()
+        for tokens, path in checkpoints_by_tokens(facts.layout.stage(i)).items()
+        if tokens in node.targets
+        for name in ("model.safetensors", OPTIMIZER_FILE)
+    }
+
+
+def assert_same(first, second):
+    """Bit for bit the same weights, optimizer state, losses and metrics."""
+    assert rows_of(first) == rows_of(second)
+    ours, theirs = weights_of(first), weights_of(second)
+    assert ours.keys() == theirs.keys()
+    for key, tensors in ours.items():
+        assert tensors.keys() == theirs[key].keys()
+        assert all(torch.equal(tensors[name], theirs[key][name]) for name in tensors), key
+
+
+def stop_after(steps):
+    """Hooks that stop a stage after so many of its steps."""
+    seen = []
+    return Hooks(should_stop=lambda: seen.append(1) or len(seen) >= steps)
+
+
+@pytest.fixture
+def fresh(make_study, outputs):
+    """The same study under other outputs: call it and get its facts."""
+
+    def make(name, *more):
+        root = outputs.parent / name
+        root.mkdir()
+        (root / "data").symlink_to(outputs / "data")
+        return make_study(f"paths.outputs={root}", *more)
+
+    return make
+
+
+def test_rows_and_checkpoints(make_study):
+    facts = make_study("recipe.milestones=[2560]")
+    train_all(facts)
+    trunk, cooldown = facts.plan.nodes.values()
+    rows = spool.read_rows(facts.layout.stage(trunk.id).path)
+    assert [row["step"] for row in rows] == list(range(1, 33))
+    assert [row["tokens"] for row in rows] == [256 * step for step in range(1, 33)]
+    assert rows[-1][spool.TRAIN_LOSS] < rows[0][spool.TRAIN_LOSS] - 0.3
+    for row in rows:
+        by_source = [row[spool.source_loss(s)] for s in ("prose", "code") if spool.source_loss(s) in row]
+        assert min(by_source) - 1e-6 <= row[spool.TRAIN_LOSS] <= max(by_source) + 1e-6
+        assert row[spool.TRAIN_TOKENS_PER_SECOND] > 0
+        assert row[spool.TRAIN_MODEL_FLOPS_UTILISATION] > 0
+        assert row[spool.TRAIN_MEMORY_BYTES] > 1e6
+    assert sorted(checkpoints_by_tokens(facts.layout.stage(trunk.id))) == [2560, 8192]
+    [(tokens, last)] = checkpoints_by_tokens(facts.layout.stage(cooldown.id)).items()
+    manifest = ckpt.verify(last)
+    assert (tokens, manifest["step"], manifest["annealed"]) == (10240, 40, True)
+    assert sum(counts["drawn_tokens"] for counts in manifest["counts"].values()) == 10240
+    assert json.loads(facts.layout.stage(cooldown.id).status.read_text())["state"] == "finished"
+    assert not [path for path in last.rglob("*") if path.suffix in (".pt", ".pkl", ".bin", ".pth")]
+
+
+@pytest.mark.parametrize(
+    "numerics",
+    [
+        [],
+        ["precision=bf16"],
+        ["numerics.threads=2"],
+        ["recipe=three_stage", "recipe.warmup_tokens=512", "recipe.batch_sequences=8"],
+        pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
+        pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_anywhere_it_ends_the_same(fresh, numerics):
+    untouched = fresh("untouched", *numerics)
+    train_all(untouched)
+    stopped = fresh("stopped", *numerics)
+    stops = 0
+    for identifier in stopped.plan.nodes:
+        for steps in (1, 7, 11, 1000):
+            try:
+                train_stage(stopped.layout, identifier, stop_after(steps))
+            except StoppedError:
+                stops += 1
+    assert stops >= 3
+    assert_same(untouched, stopped)
+
+
+def test_a_longer_budget_trains_the_difference(make_study):
+    train_all(make_study("tokens=10240"))
+    longer = make_study("tokens=10240,20480")
+    left = longer.tokens_to_train()
+    assert sorted(left.values()) == [0, 4096, 8192]
+    first_losses = []
+    hooks = Hooks(on_progress=first_losses.append)
+    train_all(longer, hooks)
+    assert len(first_losses) == (4096 + 8192) // 256
+    trunk = next(n for n in longer.plan.nodes.values() if n.stage.parent is None)
+    assert [r["step"] for r in spool.read_rows(longer.layout.stage(trunk.id).path)] == list(range(1, 65))
+
+
+def test_a_milestone_added_later_is_filled_in(make_study, fresh):
+    facts = make_study()
+    train_all(facts)
+    before = rows_of(facts)
+    facts = make_study("recipe.milestones=[2560,5120]")
+    train_all(facts)
+    assert rows_of(facts) == before
+    at_once = fresh("at_once", "recipe.milestones=[2560,5120]")
+    train_all(at_once)
+    assert_same(at_once, facts)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(fresh, harm):
+    untouched = fresh("untouched", "recipe.milestones=[2560,5120]")
+    train_all(untouched)
+    facts = fresh("damaged", "recipe.milestones=[2560,5120]")
+    trunk = next(iter(facts.plan.nodes))
+    with pytest.raises(StoppedError):
+        train_stage(facts.layout, trunk, stop_after(25))
+    damage(facts.layout.stage(trunk).list_checkpoints()[-1], harm)
+    said = []
+    train_all(facts, Hooks(log=said.append))
+    assert_same(untouched, facts)
+    if harm != "manifest":
+        assert any("step_00000025" in line and "model.safetensors" in line for line in said)
+    assert (facts.layout.stage(trunk).checkpoints / "step_00000025.damaged").exists()
+
+
+def damage(checkpoint, harm):
+    path = checkpoint / ("manifest.json" if harm == "manifest" else "model.safetensors")
+    content = bytearray(path.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(content[: len(content) // 2])
+
+
+def test_a_parents_damaged_checkpoint_stops_the_child_and_is_named(make_study):
+    facts = make_study()
+    trunk, cooldown = facts.plan.nodes
+    train_stage(facts.layout, trunk)
+    damage(facts.layout.stage(trunk).list_checkpoints()[-1], "flip")
+    with pytest.raises(ckpt.DamagedCheckpointError, match=r"step_00000032: model\.safetensors"):
+        train_stage(facts.layout, cooldown)
+    train_all(facts)
+    assert facts.layout.stage(cooldown).list_checkpoints()
+
+
+def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypatch):
+    facts = make_study()
+    trunk = next(iter(facts.plan.nodes))
+    steps = []
+    original = loop.loss_per_token
+
+    def poisoned(model, tokens):
+        steps.append(1)
+        return original(model, tokens) * (float("nan") if len(steps) == 6 else 1.0)
+
+    monkeypatch.setattr(loop, "loss_per_token", poisoned)
+    with pytest.raises(loop.NonFiniteLossError, match=r"step 6: loss nan.*sequences \[40, 48\)"):
+        train_stage(facts.layout, trunk)
+    status = json.loads(facts.layout.stage(trunk).status.read_text())
+    assert status["state"] == "failed"
+    assert "step 6" in status["error"]
+    assert not facts.layout.stage(trunk).list_checkpoints()
+
+
+def test_disk_full_leaves_the_last_good_checkpoint(make_study, monkeypatch):
+    facts = make_study("recipe.milestones=[2560]")
+    trunk = next(iter(facts.plan.nodes))
+    original = loop.save_state
+
+    def full(state, directory, *rest):
+        original(state, directory, *rest)
+        if state.tokens > 2560:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "save_state", full)
+    with pytest.raises(ckpt.DiskFullError, match=r"needs \d+\.\d MB and \d+\.\d MB are free"):
+        train_stage(facts.layout, trunk)
+    stage_dir = facts.layout.stage(trunk)
+    [good] = stage_dir.list_checkpoints()
+    assert ckpt.verify(good)["tokens"] == 2560
+    assert sorted(path.name for path in stage_dir.checkpoints.iterdir()) == [good.name]
+    monkeypatch.undo()
+    train_stage(facts.layout, trunk)
+    assert sorted(checkpoints_by_tokens(stage_dir)) == [2560, 8192]
+
+
+def test_too_little_room_is_found_before_writing(make_study, monkeypatch):
+    facts = make_study()
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(ckpt.DiskFullError, match=r"0\.0 MB are free"):
+        train_stage(facts.layout, next(iter(facts.plan.nodes)))
+
+
+def test_spare_checkpoints_go_and_needed_ones_stay(make_study):
+    facts = make_study("checkpoint.interval_seconds=1e-9", "checkpoint.keep_last=2", "recipe.milestones=[2560]")
+    trunk = next(iter(facts.plan.nodes))
+    with pytest.raises(StoppedError):
+        train_stage(facts.layout, trunk, stop_after(20))
+    assert sorted(checkpoints_by_tokens(facts.layout.stage(trunk))) == [2560, 19 * 256, 20 * 256]
+    train_stage(facts.layout, trunk)
+    assert {2560, 8192} <= set(checkpoints_by_tokens(facts.layout.stage(trunk)))
+
+
+def test_a_later_study_never_loses_an_earlier_ones_milestones(make_study):
+    train_all(make_study("recipe.milestones=[2560,5120]"))
+    facts = make_study("tokens=40960", "checkpoint.interval_seconds=1e-9", "checkpoint.keep_last=1")
+    train_all(facts)
+    trunk = next(iter(facts.plan.nodes))
+    assert {2560, 5120, 8192} <= set(checkpoints_by_tokens(facts.layout.stage(trunk)))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_same_sequences_reach_the_step_for_every_world_size(make_study, monkeypatch, world_size):
+    """The first 1,000 sequences, in order, over all ranks, and after stopping at any index."""
+    facts = make_study("tokens=50000")
+    identifier = next(iter(facts.plan.nodes))
+    stage = facts.plan.nodes[identifier].stage
+    prepared = open_prepared(facts.layout.data(stage.stream.data_fingerprint))
+    expected = Stream(prepared, stage.stream).batch(0, 1000)
+    reached = {}
+    original = loop.train_step
+
+    def record(model, loss, optimizer, tokens, sources, **settings):
+        rank = settings["world"].rank
+        reached.setdefault((settings["step"], rank), (tokens.clone(), sources.clone()))
+        return original(model, loss, optimizer, tokens, sources, **{**settings, "world": loop.World()})
+
+    monkeypatch.setattr(loop, "train_step", record)
+    for rank in range(world_size):
+        for steps in (1, 37, 59, 125 - 97):
+            shutil.rmtree(facts.layout.stage(identifier).checkpoints, ignore_errors=True) if steps == 1 else None
+            with pytest.raises(StoppedError):
+                run_as_rank(facts, identifier, rank, world_size, steps)
+    tokens = torch.cat([reached[step, rank][0] for step in range(1, 126) for rank in range(world_size)])
+    sources = torch.cat([reached[step, rank][1] for step in range(1, 126) for rank in range(world_size)])
+    assert torch.equal(tokens, torch.from_numpy(expected[0]))
+    assert torch.equal(sources, torch.from_numpy(expected[1]))
+
+
+def run_as_rank(facts, identifier, rank, world_size, steps):
+    """Train as one rank would draw; it saves as if it were the only one, so that it can be stopped and go on."""
+
+    class Alone(loop.World):
+        @property
+        def is_main(self):
+            return True
+
+    train_stage(facts.layout, identifier, stop_after(steps), Alone(rank, world_size))
