@@ -1,5 +1,7 @@
 """From a point to its stages: whole steps, milestones, mixtures, schedules."""
 
+import itertools
+
 import pytest
 
 from workbench.config.schema import MixtureSegment
@@ -15,7 +17,7 @@ def test_phases_join_and_are_whole_steps(compose):
     for recipe in ("wsd", "cosine", "three_stage"):
         config, chain = chain_of(compose, f"recipe={recipe}", "tokens=3000001")
         assert chain[0].start_tokens == 0
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in itertools.pairwise(chain):
             assert after.start_tokens == before.end_tokens in before.branch_points
         for stage in chain:
             assert (stage.end_tokens - stage.start_tokens) % stage.batch_tokens == 0
