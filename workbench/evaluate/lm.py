@@ -28,7 +28,7 @@ class WorkbenchLM(TemplateLM):
     Parameters
     ----------
     model
-        The model, on the device it shall run on; see `Scorer` on what becomes of it.
+        The model, on the device it shall run on.
     tokenizer
         A Hugging Face tokenizer; whether it adds BOS by itself is its own affair, as with `hf`.
     batch_tokens

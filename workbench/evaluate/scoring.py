@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from workbench.evaluate.packed import PlainLinear, can_pack, pack_model
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
@@ -43,8 +42,7 @@ class Scorer:
     Parameters
     ----------
     model
-        Model to score with, on any device. On a CPU in fp32 its matrices are repacked in place, so it
-        must not be trained or saved afterwards.
+        Model to score with, on any device.
     batch_tokens
         Padded tokens a forward pass at the most; a longer row makes a batch of its own.
     precision
@@ -54,8 +52,6 @@ class Scorer:
     def __init__(self, model: Transformer, batch_tokens: int, precision: str = "fp32") -> None:
         self.model, self.batch_tokens, self.precision = model, batch_tokens, precision
         self.device = model.embedding.weight.device
-        packed = can_pack(self.device, precision)
-        self.head = pack_model(model) if packed else PlainLinear(model.head_weight)
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Score]:
@@ -85,7 +81,7 @@ class Scorer:
         """Likeliest token after a sequence of at most `context_tokens`."""
         with self.autocast():
             h_D = self.model.hidden(torch.tensor([tokens], device=self.device))[0, -1]
-            return int(self.head(h_D[None]).argmax())
+            return int(self.model.head(h_D[None]).argmax())
 
     def autocast(self) -> torch.autocast:
         """Arithmetic of the precision asked for."""
@@ -109,7 +105,7 @@ class Scorer:
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []
         for h, targets in zip(h_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
-            logits_NV = self.head(h).float()
+            logits_NV = self.model.head(h).float()
             logprobs.append(-F.cross_entropy(logits_NV, targets, reduction="none"))
             greedy.append(_is_argmax(logits_NV, targets))
         return torch.cat(logprobs), torch.cat(greedy)
