@@ -74,10 +74,10 @@ def test_the_meter_measures_the_share_of_bytes_inside_runs():
     hits = meter.hits(["x\n   " + "\n\n".join(PASSAGE[1:6]) + "\ny", "unrelated"])
     report = meter.report(hits)
     inside = sum(len(line) + 1 for line in PASSAGE[1:6])
-    assert report["prose"]["share"] == pytest.approx(inside / (len(text) + len(other)))
-    assert report["prose"]["worst_document"] == pytest.approx(inside / len(text))
+    assert report["prose"]["share"] == pytest.approx(inside / (len(text) + len(other) + 2))
+    assert report["prose"]["worst_document"] == pytest.approx(inside / (len(text) + 1))
     assert report["prose"]["documents_above_tenth"] == 0.5
     assert report["code"]["share"] == 0
-    assert meter.report(meter.hits([text, other]))["prose"]["share"] == pytest.approx(1, abs=0.01)
+    assert meter.report(meter.hits([text, other]))["prose"]["share"] == 1
     cut = make_runs(text, other).cut("x\n" + text + "\ny")[0]
     assert not meter.hits(cut)

@@ -112,7 +112,7 @@ class OverlapMeter:
         """By source: share of held-out bytes inside windows in `hits`, and the worst document's share."""
         result = {}
         for source, texts in self._heldout.items():
-            shares = [(self._bytes_inside(text, hits), len(text.encode())) for text in texts]
+            shares = [(self._bytes_inside(text, hits), self._bytes_inside(text, None)) for text in texts]
             total = sum(size for _, size in shares)
             if total:
                 worst = max(inside / size for inside, size in shares)
@@ -121,10 +121,11 @@ class OverlapMeter:
                 result[source] = {"share": overall, "worst_document": worst, "documents_above_tenth": over}
         return result
 
-    def _bytes_inside(self, text: str, hits: set[str]) -> int:
+    def _bytes_inside(self, text: str, hits: set[str] | None) -> int:
+        """Bytes of a document's non-blank lines, line ends included, that lie in windows in `hits` (None: in any)."""
         lines = [line for line in text.splitlines() if not line.isspace() and line]
         inside: set[int] = set()
         for i, window in enumerate(self._windows_of(text)):
-            if window in hits:
+            if hits is None or window in hits:
                 inside.update(range(i, i + window.count("\n") + 1))
         return sum(len(lines[i].encode()) + 1 for i in inside)

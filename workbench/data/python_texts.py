@@ -12,6 +12,7 @@ import base64
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import re
 import sysconfig
@@ -113,14 +114,14 @@ def _is_text(name: str) -> bool:
 
 
 def _standard_library() -> Iterator[tuple[str, Path]]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for folder in sorted([root, *(p for p in root.rglob("*") if p.is_dir())]):
-        relative = folder.relative_to(root)
-        if not SKIPPED_FOLDERS.intersection(relative.parts):
-            for path in sorted(folder.iterdir()):
-                name = (relative / path.name).as_posix()
-                if _is_text(name) and path.is_file():
-                    yield name, path
+    root = sysconfig.get_paths()["stdlib"]
+    for folder, inside, names in os.walk(root):
+        inside[:] = sorted(set(inside) - SKIPPED_FOLDERS)
+        for name in sorted(names):
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if _is_text(relative) and path.is_file():
+                yield relative, path
 
 
 # --------------------------------------------------------------------------- texts of one file
