@@ -21,10 +21,7 @@ from workbench.train.checkpoint import checkpoints_by_tokens, verify
 KILLS = 20
 STUDY = ["tokens=655360,1310720", "checkpoint.interval_seconds=0.2", "recipe.milestones=[65536]"]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 def start(overrides, experiments):

@@ -14,7 +14,6 @@ from workbench.study.layout import Layout
 from workbench.tracking.mlflow import default_uri
 from workbench.train.checkpoint import verify
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
 
 @pytest.fixture(scope="module")
