@@ -10,13 +10,14 @@ Shapes: B sequences, T tokens, N = B T, D width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
-from workbench.model.matmul import product
+from workbench.model.matmul import compute_dtype, product
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -45,50 +46,76 @@ def cross_entropy_per_token(
         fp32 of shape (B, T), in nats. Under autocast the logits are computed in 16 bits, and the
         cross-entropy from them in fp32.
     """
-    losses = _chunked_cross_entropy(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
-    return losses.view_as(targets_BT)
+    losses_N = _losses(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD))
+    return losses_N.view_as(targets_BT)
 
 
-def _compute_dtype(h: Tensor) -> torch.dtype:
-    device = h.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h.dtype
-
-
-def _chunk_rows(vocab_size: int, device: torch.device) -> int:
+def _chunk_rows(weight_VD: Tensor) -> int:
     # A GPU wants large products; 4,096 rows bound the memory for a vocabulary of 32,000 to 0.5 GB.
-    return 4096 if device.type != "cpu" else max(16, CHUNK_BYTES // (4 * vocab_size))
+    return max(16, CHUNK_BYTES // (4 * len(weight_VD))) if weight_VD.device.type == "cpu" else 4096
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        dtype = _compute_dtype(h_ND)
-        ctx.save_for_backward(h_ND, weight_VD, targets_N)
-        ctx.dtype, ctx.rows = dtype, _chunk_rows(weight_VD.shape[0], h_ND.device)
-        weight_DV = weight_VD.to(dtype).t()
-        chunks = zip(h_ND.to(dtype).split(ctx.rows), targets_N.split(ctx.rows), strict=True)
-        with torch.autocast(h_ND.device.type, enabled=False):
-            return torch.cat(
-                [F.cross_entropy(product(h, weight_DV).float(), targets, reduction="none") for h, targets in chunks]
-            )
+# Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
+@torch.library.custom_op("workbench::chunked_cross_entropy", mutates_args=())
+def _losses(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+    rows, weight = _chunk_rows(weight_VD), weight_VD.to(dtype)
+    with torch.autocast(h_ND.device.type, enabled=False):
+        return torch.cat(
+            [
+                F.cross_entropy(product(h.to(dtype), weight.t()).float(), targets, reduction="none")
+                for h, targets in zip(h_ND.split(rows), targets_N.split(rows), strict=True)
+            ]
+        )
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Per chunk, with p = softmax(logits) - onehot(target): dh = g p W, dW = sum (g p)^T h."""
-        h_ND, weight_VD, targets_N = ctx.saved_tensors
-        weight = weight_VD.to(ctx.dtype)
-        gradient_h, gradient_weight = torch.empty_like(h_ND), torch.zeros_like(weight_VD)
-        for h, targets, g, out in zip(
-            h_ND.split(ctx.rows), targets_N.split(ctx.rows), gradients[0].split(ctx.rows),
-            gradient_h.split(ctx.rows), strict=True,
-        ):  # fmt: skip
-            h_ = h.to(ctx.dtype)
-            p = torch.softmax(product(h_, weight.t()), dim=-1)
+
+@torch.library.custom_op("workbench::chunked_cross_entropy_backward", mutates_args=())
+def _gradients(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, gradient_N: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """With p = softmax(logits) - onehot(target): dh = g p W and dW = sum (g p)^T h."""
+    rows, weight = _chunk_rows(weight_VD), weight_VD.to(dtype)
+    gradient_h, gradient_weight = torch.empty_like(h_ND), torch.zeros_like(weight_VD)
+    chunks = zip(*(x.split(rows) for x in (h_ND, targets_N, gradient_N[:, None], gradient_h)), strict=True)
+    with torch.autocast(h_ND.device.type, enabled=False):
+        for h, targets, g, out in chunks:
+            p = torch.softmax(product(h.to(dtype), weight.t()), dim=-1)
             p.scatter_add_(1, targets[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
-            torch.mul(product(p, weight), g[:, None], out=out)
-            gradient_weight += product(p.t(), (h * g[:, None]).to(ctx.dtype))
-        return gradient_h, gradient_weight, None
+            torch.mul(product(p, weight), g, out=out)
+            gradient_weight += product(p.t(), (h * g).to(dtype))
+    return gradient_h, gradient_weight
 
 
-# Compiled code calls it as it is: its loop would be unrolled, for minutes of compilation and no gain.
-_chunked_cross_entropy = cast(Any, torch.compiler.disable(_ChunkedCrossEntropy.apply))
+@_losses.register_fake
+def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+    return h_ND.new_empty(targets_N.shape, dtype=torch.float32)
+
+
+@_gradients.register_fake
+def _(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, gradient_N: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(h_ND), torch.empty_like(weight_VD)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.dtype = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    return *_gradients(*ctx.saved_tensors, gradient_N, ctx.dtype), None, None
+
+
+_losses.register_autograd(_backward, setup_context=_keep_inputs)
+
+
+@register_flop_formula(torch.ops.workbench.chunked_cross_entropy)
+def _forward_flops(h_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
+    """Tell `FlopCounterMode` the cost of the logits."""
+    return 2 * h_shape[0] * weight_shape[0] * weight_shape[1]
+
+
+@register_flop_formula(torch.ops.workbench.chunked_cross_entropy_backward)
+def _backward_flops(h_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
+    """Count the two products of the gradients: the model's own cost, without the logits computed anew."""
+    return 2 * _forward_flops(h_shape, weight_shape)

@@ -2,14 +2,13 @@
 
 PyTorch hands fp32 products on the CPU to MKL, which keeps its AVX-512 code for Intel's processors: on an
 AMD EPYC (Zen 5, one thread) it reached 0.10 TFLOP/s where oneDNN, which PyTorch also carries, reached
-0.24. Everything else (16 bits,
-GPUs, builds without oneDNN) is `F.linear`.
+0.24. Everything else (16 bits, GPUs, builds without oneDNN) is `F.linear`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,18 @@ from torch.utils.flop_counter import register_flop_formula
 _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of products with `x`: its own, or autocast's."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Compute `x @ weight.T`, differentiably; `x` is (..., inputs), `weight` (outputs, inputs)."""
-    if _suits_onednn(x) and not torch.is_autocast_enabled(x.device.type):
-        return cast(Tensor, _Linear.apply(x, weight))
+    if _suits_onednn(x) and compute_dtype(x) == torch.float32:
+        return _onednn_linear(x, weight)
     return F.linear(x, weight)
 
 
@@ -46,18 +53,17 @@ def _(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _onednn_linear(x, weight)
+def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight = ctx.saved_tensors
-        (gradient,) = gradients
-        rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
-        return _onednn_linear(gradient, weight.t()), _onednn_linear(outputs.t(), rows.t())
+
+def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    x, weight = ctx.saved_tensors
+    rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
+    return _onednn_linear(gradient, weight.t()), _onednn_linear(outputs.t(), rows.t())
+
+
+_onednn_linear.register_autograd(_linear_backward, setup_context=_keep_inputs)
 
 
 @register_flop_formula(torch.ops.workbench.onednn_linear)

@@ -59,10 +59,11 @@ class Norm(nn.Module):
         self.kind, self.eps = config.norm, config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise and apply the gain."""
+        """Normalise in the gain's dtype (fp32 under autocast); keeps the dtype of `x`."""
+        wide, shape = x.to(self.weight.dtype), self.weight.shape
         if self.kind == "rmsnorm":
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return F.layer_norm(x, self.weight.shape, self.weight, None, self.eps)
+            return F.rms_norm(wide, shape, self.weight, self.eps).to(x.dtype)
+        return F.layer_norm(wide, shape, self.weight, None, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):

@@ -1,0 +1,60 @@
+"""Cross-entropy in chunks against PyTorch's over all logits."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from workbench.model import loss
+from workbench.model.loss import cross_entropy_per_token
+
+B, T, D, V = 3, 37, 16, 101
+
+
+def make_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(B, T, D, generator=generator, requires_grad=True)
+    weight = torch.randn(V, D, generator=generator, requires_grad=True)
+    targets = torch.randint(0, V, (B, T), generator=generator)
+    return h, weight, targets, torch.rand(B, T, generator=generator)
+
+
+def reference(h: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = F.linear(h, weight).flatten(0, 1).float()
+    return F.cross_entropy(logits, targets.flatten(), reduction="none").view(B, T)
+
+
+@pytest.mark.parametrize("chunk_rows", [16, 50, 1000])
+def test_values_and_gradients(monkeypatch, chunk_rows):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_rows * 4 * V)
+    h, weight, targets, token_weights = make_inputs()
+    ours, theirs = cross_entropy_per_token(h, weight, targets), reference(h, weight, targets)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs)
+    got = torch.autograd.grad((ours * token_weights).sum(), (h, weight))
+    expected = torch.autograd.grad((theirs * token_weights).sum(), (h, weight))
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_keeps_the_loss_in_fp32():
+    h, weight, targets, token_weights = make_inputs()
+    theirs = reference(h.double(), weight.double(), targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = cross_entropy_per_token(h, weight, targets)
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - theirs).abs().max() < 0.1  # logits up to 16 in bf16 are off by up to 2^-5
+    got = torch.autograd.grad((ours * token_weights).sum(), (h, weight))
+    expected = torch.autograd.grad((theirs * token_weights).sum(), (h, weight))
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_certain_and_hopeless_targets_stay_finite():
+    weight = torch.tensor([[200.0], [-200.0]])
+    h = torch.ones(1, 2, 1, requires_grad=True)
+    losses = cross_entropy_per_token(h, weight, torch.tensor([[0, 1]]))
+    assert losses.tolist() == [[0.0, 400.0]]
+    losses.sum().backward()
+    assert h.grad is not None
+    assert h.grad.flatten().tolist() == [0.0, 400.0]
