@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,11 +28,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def published(tmp_path_factory):
+def empty_database(tmp_path_factory):
+    """Making a database takes seconds: make one, copy it into each outputs' root."""
+    from workbench.tracking.mlflow import init_store
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    init_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory, empty_database):
     """A made-up study of four sizes and four budgets in an MLflow store, and what was put into it."""
     from workbench.tracking.mlflow import default_uri, publish_study
 
-    made = outputs_tree.make_study(tmp_path_factory.mktemp("outputs"), row_every=50)
+    outputs = tmp_path_factory.mktemp("outputs")
+    shutil.copy(empty_database, outputs / "mlflow.db")
+    made = outputs_tree.make_study(outputs, row_every=50)
     publish_study(made.layout, made.study)
     return made, default_uri(made.layout)
 

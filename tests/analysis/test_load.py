@@ -52,11 +52,11 @@ def test_columns(published, frame):
     assert not cooled["point"].str.contains("|", regex=False).any()
 
 
-def test_unscored_checkpoints_are_rows_of_nan(tmp_path):
+def test_unscored_checkpoints_are_rows_of_nan(root):
     from workbench.tracking.mlflow import default_uri, publish_study
 
-    made = outputs_tree.make_study(tmp_path, sizes={"m0_03": 30_000}, budgets=(50_000, 100_000))
-    victim = min(tmp_path.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))
+    made = outputs_tree.make_study(root, sizes={"m0_03": 30_000}, budgets=(50_000, 100_000))
+    victim = min(root.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))
     victim.unlink()
     publish_study(made.layout, made.study)
     frame = load_study(made.study, default_uri(made.layout))
@@ -66,21 +66,20 @@ def test_unscored_checkpoints_are_rows_of_nan(tmp_path):
     assert lacking["eval_id"].isna().all()
     assert frame["annealed"].dtype == bool
 
-    (tmp_path / "outputs").mkdir()
-    nothing = outputs_tree.make_study(tmp_path / "outputs", "other", sizes={"m1": 5}, budgets=(9_000,), evaluated=False)
+    nothing = outputs_tree.make_study(root, "other", sizes={"m1": 5}, budgets=(9_000,), evaluated=False)
     publish_study(nothing.layout, "other")
     frame = load_study("other", default_uri(nothing.layout))
     assert len(frame) == nothing.checkpoints
     assert frame["metric"].isna().all()
 
 
-def test_two_evaluations_of_one_checkpoint_stay_apart(tmp_path):
+def test_two_evaluations_of_one_checkpoint_stay_apart(root):
     """The latest counts, with its own standard error and id; a metric that only the older has is kept."""
     from workbench.tracking.mlflow import default_uri, publish_study
 
-    made = outputs_tree.make_study(tmp_path, sizes={"m0_03": 30_000}, budgets=(50_000,))
+    made = outputs_tree.make_study(root, sizes={"m0_03": 30_000}, budgets=(50_000,))
     publish_study(made.layout, made.study)
-    file = max(tmp_path.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))
+    file = max(root.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))
     result = json.loads(file.read_text())
     result |= {"eval_id": "ffff", "date": result["date"] + 100}
     result["results"] = {"heldout_prose": {"bits_per_byte,none": 1.25, "bits_per_byte_stderr,none": 0.5}}
