@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.style import count_label
+
 Array = NDArray[np.float64]
 
 
@@ -51,6 +53,10 @@ class Crossing:
     """Budgets, in tokens, at which the smaller is better."""
     larger_better: tuple[int, ...]
     """Budgets, in tokens, at which the larger is better."""
+
+    def __str__(self) -> str:
+        first, second = (", ".join(map(count_label, budgets)) for budgets in (self.smaller_better, self.larger_better))
+        return f"{self.smaller} is better at {first} tokens, {self.larger} at {second} (beyond two standard errors)"
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference:

@@ -6,6 +6,7 @@ record holds is a fact of the files, so that two readings of the same files give
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -199,8 +200,8 @@ def _stage_record(
         for reached in point["chain"]
         if reached["stage"] == stage_dir.id
     ]
-    found = stage_dir.list_checkpoints()
-    manifests = [read_json(path / "manifest.json") for path in found]
+    found = _read_checkpoints(stage_dir)
+    manifests = [manifest for _, manifest in found]
     status, ended_ms, error = _read_status(stage_dir)
     last = manifests[-1] if manifests else {}
     tags = {
@@ -223,7 +224,7 @@ def _stage_record(
     }
     checkpoints = tuple(
         _checkpoint_record(path, manifest, tags, points, skipped)
-        for path, manifest in zip(found, manifests, strict=True)
+        for path, manifest in found
         if manifest["tokens"] in entry["wanted"]
     )
     begin = tokens_label(stage.start_tokens)
@@ -240,6 +241,15 @@ def _stage_record(
         checkpoints=checkpoints,
         artifacts=_stage_artifacts(stage_dir),
     )
+
+
+def _read_checkpoints(stage_dir: StageDir) -> list[tuple[Path, dict[str, Any]]]:
+    """Complete checkpoints with their manifests; one that a running stage removes meanwhile is left out."""
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for path in stage_dir.list_checkpoints():
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, read_json(path / "manifest.json")))
+    return found
 
 
 def _checkpoint_record(
