@@ -2,13 +2,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from workbench.config.schema import DataConfig, MixtureSegment, SourceConfig, StreamConfig, StreamSource
+from workbench.config.schema import (
+    DataConfig,
+    MixtureSegment,
+    SourceConfig,
+    StreamConfig,
+    StreamSource,
+    TokenizerConfig,
+)
 from workbench.data import python_texts, store
 from workbench.data.heldout import is_heldout
 from workbench.data.store import describe, heldout_sizes, open_prepared, prepare, verify
@@ -276,8 +289,6 @@ def test_damaged_stores_are_named(prepared, tmp_path):
 
 
 def test_sizes_of_held_out_text_are_those_of_the_command_line_tools(prepared, tmp_path):
-    import subprocess
-
     text = "".join(heldout_texts(prepared, "a")).encode()
     sizes = heldout_sizes(prepared)["a"]
     assert sizes["bytes"] == len(text)
@@ -297,6 +308,63 @@ def test_sizes_of_held_out_text_are_those_of_the_command_line_tools(prepared, tm
 def test_sources_that_give_nothing_are_refused(two_sources, small_tokenizer, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         prepare(dataclasses.replace(two_sources, **change), small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+def test_a_tokenizer_from_a_file_with_a_large_vocabulary(two_sources, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {"<unk>": 0, "<s>": 69_999, **{str(i): i for i in range(1, 400)}, "token": 66_000}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "words.json"))
+    tokenizer = TokenizerConfig("file", 70_000, str(tmp_path / "words.json"))
+    prepared = prepare(two_sources, tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert prepared.manifest["dtype"] == "<u4"
+    assert (prepared.vocab_size, prepared.bos_id, prepared.eos_id) == (70_000, 69_999, None)
+    counts = np.bincount(prepared.sources["a"])
+    assert len(counts) == 70_000
+    assert counts[69_999] == prepared.manifest["sources"]["a"]["documents"]
+    assert counts[66_000] > 0
+    with pytest.raises(ValueError, match=r"vocab_size=32000, but .*words\.json has 70000 ids"):
+        prepare(two_sources, dataclasses.replace(tokenizer, vocab_size=32_000), Layout(tmp_path / "outputs"), workers=1)
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.store import prepare
+from workbench.study.layout import Layout
+from pathlib import Path
+
+def stop(what, done, total):
+    if done > 20_000:
+        os.kill(os.getpid(), getattr(signal, sys.argv[3]))
+        time.sleep(5)
+
+if __name__ == "__main__":
+    data = DataConfig("x", {"a": SourceConfig("jsonl", path=sys.argv[1], heldout_bytes=4000)}, heldout_percent=5.0)
+    prepare(data, TokenizerConfig(vocab_size=300, train_bytes=40_000), Layout(Path(sys.argv[2])), 2, stop)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_stopping_prepare_leaves_no_store_and_no_process(name, tmp_path, write_jsonl, make_documents):
+    path = write_jsonl(tmp_path / "a.jsonl", make_documents(2000, seed=1))
+    script = tmp_path / f"stop_{tmp_path.name}.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(path), str(tmp_path / "outputs"), name]
+    environment = {**os.environ, "STOP": str(script)}  # inherited by workers, so that they can be found
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.returncode == -getattr(signal, name), ended.stderr
+    assert not list((tmp_path / "outputs" / "data").glob("*/manifest.json"))
+    if name == "SIGINT":
+        assert not list((tmp_path / "outputs" / "data").glob("*.partial"))
+    for _ in range(50):
+        left = [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("STOP") == str(script)]
+        if not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{left} still run")
 
 
 @pytest.mark.slow

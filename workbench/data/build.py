@@ -8,16 +8,13 @@ number of workers.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,100 +22,16 @@ import numpy as np
 
 from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data import tokenizer as tokenizers
-from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes, hash_text, is_heldout
+from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes, is_heldout
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item, group_sources
+from workbench.data.workers import Pool, Work
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (None: unknown)."""
 
 _FILES_A_CHUNK = 32
 _TEXT_A_CHUNK = 500_000
-
-
-@dataclass
-class Work:
-    """What a worker process knows, and the two things it does."""
-
-    groups: list[Group]
-    """Sources as they are read."""
-    heldout: Heldout
-    """What must not stay in training texts."""
-    meter: OverlapMeter
-    """Measures what stayed."""
-    min_bytes: int
-    """Shorter texts are dropped."""
-
-    def read(self, group: int, items: list[Item], wanted: tuple[str, ...]) -> tuple[list[tuple[str, int, str]], set]:
-        """(source, hash, text) of the pieces that may be trained on, and the held-out runs that were cut out."""
-        collecting = gc.isenabled()
-        gc.disable()  # syntax trees are large and without cycles: collecting would take half the time
-        try:
-            pieces, found = [], set()
-            for item in items:
-                for source, text in self.groups[group].documents(item, wanted):
-                    kept, runs = self.heldout.runs.cut(text)
-                    found |= runs
-                    if hash_text(text) not in self.heldout.dropped:
-                        pieces += [(source, hash_text(p), p) for p in kept if len(p.encode()) >= self.min_bytes]
-            return pieces, {"\n".join(run) for run in found}
-        finally:
-            if collecting:
-                gc.enable()
-
-    def encode(
-        self, texts: list[str], directory: Path, facts: tokenizers.TokenizerFacts, dtype: str
-    ) -> tuple[bytes, set[str]]:
-        """Token ids of training documents, little endian, and the held-out windows that occur in the texts."""
-        tokens = tokenizers.encode_documents(tokenizers.load_saved(directory), texts, facts, np.dtype(dtype))
-        return tokens.tobytes(), self.meter.hits(texts)
-
-
-_work: Work | None = None
-
-
-def _start_worker(work: Work) -> None:
-    global _work
-    _work = work
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-
-
-def _call(method: str, arguments: tuple[Any, ...]) -> Any:
-    return getattr(_work, method)(*arguments)
-
-
-class _Pool:
-    """Workers' results in the order of submission; one worker is this process itself."""
-
-    def __init__(self, work: Work, workers: int) -> None:
-        self._local, self.workers = work, workers
-        self._executor = (
-            ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (work,)) if workers > 1 else None
-        )
-
-    def submit(self, method: str, *arguments: Any) -> Future[Any]:
-        """Queue a call of a method of `Work`."""
-        if self._executor is not None:
-            return self._executor.submit(_call, method, arguments)
-        future: Future[Any] = Future()
-        future.set_result(getattr(self._local, method)(*arguments))
-        return future
-
-    def results(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """Yield results in order, a few calls ahead; `arguments` is asked for as late as possible."""
-        ahead: deque[Future[Any]] = deque()
-        for each in arguments:
-            ahead.append(self.submit(method, *each))
-            if len(ahead) > (3 * self.workers if self._executor else 0):
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    def close(self) -> None:
-        """End the workers; what they have not begun is dropped."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
@@ -158,7 +71,7 @@ class _Intake:
 class _Writer:
     """Sends texts to be encoded in batches and appends what comes back, in order."""
 
-    def __init__(self, pool: _Pool, directory: Path, names: Iterable[str]) -> None:
+    def __init__(self, pool: Pool, directory: Path, names: Iterable[str]) -> None:
         self._pool, self._directory = pool, directory
         self._files: dict[str, BinaryIO] = {name: token_file(directory, name).open("wb") for name in names}
         self._batches: dict[str, list[str]] = {name: [] for name in names}
@@ -236,7 +149,7 @@ def build(data: DataConfig, tokenizer: TokenizerConfig, directory: Path, workers
     work = Work(groups, heldout, OverlapMeter(heldout.texts(), data.overlap_lines), data.min_document_bytes)
     quota = tokenizer.train_bytes // len(data.sources) if tokenizer.kind == "bpe" else 0
     intakes = {name: _Intake(source.max_bytes, quota) for name, source in data.sources.items()}
-    pool = _Pool(work, workers)
+    pool = Pool(work, workers)
     writer = _Writer(pool, directory, data.sources)
     try:
         facts, dtype, before = _run(data, tokenizer, directory, pool, writer, intakes, progress)
@@ -253,7 +166,7 @@ def _run(
     data: DataConfig,
     tokenizer: TokenizerConfig,
     directory: Path,
-    pool: _Pool,
+    pool: Pool,
     writer: _Writer,
     intakes: dict[str, _Intake],
     progress: Progress,
@@ -293,7 +206,7 @@ def _run(
 
 
 def _read_group(
-    data: DataConfig, index: int, group: Group, pool: _Pool, intakes: dict[str, _Intake]
+    data: DataConfig, index: int, group: Group, pool: Pool, intakes: dict[str, _Intake]
 ) -> Iterator[tuple[list[tuple[str, int, str]], set[str]]]:
     """Yield results of `Work.read` over a group's training items until its sources are full."""
 
