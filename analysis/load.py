@@ -141,7 +141,8 @@ def load_documents(
     -------
     DataFrame
         Columns stage, model, params_non_embedding, tokens, annealed, seed_init, seed_data, eval_id,
-        checkpoint and doc_id, with loglikelihood (nats) and bytes, or correct (0 or 1).
+        checkpoint and doc_id; then loglikelihood (nats) and bytes for bits per byte, and correct (0 or 1,
+        and loglikelihood where it is known) for accuracy.
 
     Raises
     ------

@@ -69,8 +69,8 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
     Parameters
     ----------
     first, second
-        Rows of `analysis.load.load_documents` of one checkpoint each: doc_id, with loglikelihood (nats) and
-        bytes, or correct.
+        Rows of `analysis.load.load_documents` of one checkpoint each: doc_id, with bytes and loglikelihood
+        (nats) for bits per byte, or else correct for accuracy.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def compare_sizes(documents: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns smaller, larger, tokens, difference (smaller minus larger), stderr, z, documents, seeds, and
-        better: the model that is better beyond two standard errors, None where neither is.
+        better: the model that is better beyond two standard errors, missing where neither is.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def compare_sizes(documents: pd.DataFrame) -> pd.DataFrame:
                         "z": found.z,
                         "documents": found.documents,
                         "seeds": len(seeds),
-                        "better": _better(found, smaller, larger, "loglikelihood" in documents.columns),
+                        "better": _better(found, smaller, larger, "bytes" in documents.columns),
                     }
                 )
     columns = ["smaller", "larger", "tokens", "difference", "stderr", "z", "documents", "seeds", "better"]
@@ -197,7 +197,7 @@ def _document_differences(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Ar
     if len(a) < 2:
         raise ValueError(f"{len(a)} document: a standard error needs two")
     b = b.loc[a.index]
-    if "loglikelihood" in a.columns:
+    if "bytes" in a.columns:
         weights = a["bytes"].to_numpy(dtype=np.float64)
         if not np.array_equal(weights, b["bytes"].to_numpy(dtype=np.float64)):
             raise ValueError("the two checkpoints were scored on documents of different lengths")

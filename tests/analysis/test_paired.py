@@ -106,7 +106,7 @@ def test_noise_is_no_crossing(sizes):
 def test_accuracy_counts_upward():
     rows = []
     for model, right in (("small", 30), ("large", 60)):
-        base = scored(np.ones(100), np.ones(100), model=model).drop(columns=["loglikelihood", "bytes"])
+        base = scored(np.ones(100), np.ones(100), model=model).drop(columns="bytes")
         rows.append(base.assign(correct=(np.arange(100) < right).astype(int)))
     table = compare_sizes(pd.concat(rows))
     assert table["better"].tolist() == ["large"]
