@@ -322,7 +322,8 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     cooled = points.loc[points["role"] == "cooled_down"]
     keys = zip(cooled["panel"], cooled["model"], cooled["tokens"], strict=True)
     seeds = max(Counter(keys).values(), default=1)
-    words = ["Sizes count parameters without embeddings.", "Bars: one standard error over held-out documents."]
+    words = ["Sizes count parameters without embeddings. Bars: one standard error over documents; all sizes are"]
+    words.append("scored on\nthe same ones, so that differences are known better than bars show.")
     words.append(f"Band: range of {seeds} seeds, line through their mean." if seeds > 1 else "One seed.")
     missing = len(frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].isna()])
     if missing:
