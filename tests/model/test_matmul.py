@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from workbench.model.matmul import linear, product
+from workbench.model.matmul import correlate, linear, product
 
 
 def tensors(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +47,9 @@ def test_product(dtype):
     a, b = torch.randn(6, 5).to(dtype), torch.randn(5, 7).to(dtype)
     assert product(a, b).dtype == dtype
     torch.testing.assert_close(product(a, b), a @ b)
-    torch.testing.assert_close(product(a.t(), a), a.t() @ a)
+    torch.testing.assert_close(correlate(a, b.t()[:6]), a.t() @ b.t()[:6])
+    torch.testing.assert_close(correlate(b, a.t()), b.t() @ a.t())
+    torch.testing.assert_close(correlate(a.t(), b), a @ b)
 
 
 def test_flops_are_counted():

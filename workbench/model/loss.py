@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-from workbench.model.matmul import compute_dtype, product
+from workbench.model.matmul import compute_dtype, correlate, product
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -74,15 +74,15 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """With p = softmax(logits) - onehot(target): dh = g p W and dW = sum (g p)^T h."""
     rows, weight = _chunk_rows(weight_VD), weight_VD.to(dtype)
-    gradient_h, gradient_weight = torch.empty_like(h_ND), torch.zeros_like(weight_VD)
+    gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
     chunks = zip(*(x.split(rows) for x in (h_ND, targets_N, gradient_N[:, None], gradient_h)), strict=True)
     with torch.autocast(h_ND.device.type, enabled=False):
         for h, targets, g, out in chunks:
             p = torch.softmax(product(h.to(dtype), weight.t()), dim=-1)
             p.scatter_add_(1, targets[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
             torch.mul(product(p, weight), g, out=out)
-            gradient_weight += product(p.t(), (h * g).to(dtype))
-    return gradient_h, gradient_weight
+            gradient_DV += correlate((h * g).to(dtype), p)
+    return gradient_h, gradient_DV.t().contiguous()
 
 
 @_losses.register_fake

@@ -38,6 +38,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return _onednn_linear(a, b.t()) if _suits_onednn(a) else a @ b
 
 
+def correlate(a: Tensor, b: Tensor) -> Tensor:
+    """Compute `a.T @ b` of two matrices with equally many rows, not differentiably, in their own dtype."""
+    if not _suits_onednn(a):
+        return a.t() @ b
+    # oneDNN copies a transposed first operand: it gets the narrower one, for up to twice the speed.
+    return _onednn_linear(b.t(), a.t()).t() if a.shape[1] > b.shape[1] else _onednn_linear(a.t(), b.t())
+
+
 def _suits_onednn(x: Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
 
@@ -60,7 +68,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = ctx.saved_tensors
     rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
-    return _onednn_linear(gradient, weight.t()), _onednn_linear(outputs.t(), rows.t())
+    return _onednn_linear(gradient, weight.t()), correlate(outputs, rows)
 
 
 _onednn_linear.register_autograd(_linear_backward, setup_context=_keep_inputs)
