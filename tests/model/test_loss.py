@@ -30,10 +30,27 @@ def test_values_and_gradients(monkeypatch, chunk_rows):
     ours, theirs = cross_entropy_per_token(h, weight, targets), reference(h, weight, targets)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, theirs)
-    got = torch.autograd.grad((ours * token_weights).sum(), (h, weight))
-    expected = torch.autograd.grad((theirs * token_weights).sum(), (h, weight))
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    for g in (token_weights, torch.full((B, T), 0.25)):  # tokens that weigh differently, and the same
+        got = torch.autograd.grad((ours * g).sum(), (h, weight), retain_graph=True)
+        expected = torch.autograd.grad((theirs * g).sum(), (h, weight), retain_graph=True)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_one_of_two_may_be_frozen():
+    h, weight, targets, _ = make_inputs()
+    for frozen in (0, 1):
+        inputs = [h.detach(), weight.detach()]
+        inputs[1 - frozen].requires_grad_()
+        (got,) = torch.autograd.grad(cross_entropy_per_token(*inputs, targets).sum(), inputs[1 - frozen])
+        (expected,) = torch.autograd.grad(reference(*inputs, targets).sum(), inputs[1 - frozen])
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_gradients():
+    h, weight, targets, _ = make_inputs()
+    with torch.no_grad():
+        assert torch.equal(cross_entropy_per_token(h, weight, targets), cross_entropy_per_token(*make_inputs()[:3]))
 
 
 def test_autocast_keeps_the_loss_in_fp32():
