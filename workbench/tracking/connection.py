@@ -79,6 +79,8 @@ def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[Mlflow
         "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": seconds,
         # MLflow retries for four minutes otherwise; publishing again is our retry.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)

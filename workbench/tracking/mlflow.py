@@ -170,6 +170,8 @@ class _Publisher:
 
     def _send_rows(self, stage: records.StageRecord, run: Run) -> None:
         done = run.data.metrics.get(spool.TRAIN_TOKENS, -1)
+        if done >= stage.durable_tokens:
+            return
         batch: list[Any] = []
         for row in spool.read_rows(stage.path, stage.durable_step):
             if row[spool.TOKENS] <= done:

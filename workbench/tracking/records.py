@@ -81,6 +81,8 @@ class StageRecord:
     """When it ended, Unix time in milliseconds; None while it runs."""
     durable_step: int
     """Step of the last complete checkpoint, -1 without one; rows up to here are final."""
+    durable_tokens: int
+    """Tokens of that checkpoint, -1 without one."""
     checkpoints: tuple[CheckpointRecord, ...]
     """Those the study wants evaluated."""
     artifacts: tuple[tuple[Path, str], ...]
@@ -238,6 +240,7 @@ def _stage_record(
         status=status,
         ended_ms=ended_ms,
         durable_step=last.get("step", -1),
+        durable_tokens=last.get("tokens", -1),
         checkpoints=checkpoints,
         artifacts=_stage_artifacts(stage_dir),
     )
