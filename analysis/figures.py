@@ -9,6 +9,7 @@ writes both side by side.
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,9 +79,12 @@ def token_scaling_figure(
     """
     metrics = [metric] if isinstance(metric, str) else list(metric)
     with style.house_style():
-        figure = Figure(figsize=(1.2 + 4.6 * len(metrics), 4.6), layout="constrained")
-        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-        parts = [_draw_panel(axes, frame, name) for axes, name in zip(panels, metrics, strict=True)]
+        columns, rows = min(2, len(metrics)), math.ceil(len(metrics) / 2)
+        figure = Figure(figsize=(1.2 + 4.6 * columns, 0.8 + 3.8 * rows), layout="constrained")
+        parts = [
+            _draw_panel(figure.add_subplot(rows, columns, place), frame, name)
+            for place, name in enumerate(metrics, start=1)
+        ]
         points = pd.concat(parts, ignore_index=True)
         figure.suptitle(title or f"{_study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
         figure.legend(

@@ -132,12 +132,11 @@ def draw_study(frame: pd.DataFrame, directory: Path, fit_directory: Path | None 
     scored = set(frame.loc[frame["value"].notna(), "metric"])
     metrics = [metric for metric in choose_metrics(frame) if metric in scored]
     bits = [metric for metric in metrics if metric.endswith(f"/{BITS_PER_BYTE}")]
+    tasks = [metric for metric in metrics if metric not in bits]
     written: list[Path] = []
-    if bits:
-        written += save_figure(*token_scaling_figure(frame, bits), directory, "token_scaling")
-    for metric in metrics:
-        if metric not in bits:
-            written += save_figure(*token_scaling_figure(frame, metric), directory, file_name("token_scaling", metric))
+    for group, name in ((bits, "token_scaling"), (tasks, "token_scaling_tasks")):
+        if group:
+            written += save_figure(*token_scaling_figure(frame, group), directory, name)
     for metric in bits:
         if fit_directory is None:
             break
@@ -156,7 +155,7 @@ def fit_study(frame: pd.DataFrame, metric: str) -> Fit:
 
 
 def file_name(prefix: str, metric: str) -> str:
-    """File name of one metric's figure: `token_scaling-heldout-prose-last_word-acc`."""
+    """File name of one metric's figure: `chinchilla-heldout-prose-bits_per_byte`."""
     return "-".join([prefix, *metric.split("/")])
 
 

@@ -128,7 +128,7 @@ def test_whole_study_is_drawn(frame, tmp_path):
     written = draw_study(frame, tmp_path / "figures", tmp_path / "fits")
     assert all(path.stat().st_size > 0 for path in written)
     names = {path.name for path in written}
-    assert {"token_scaling.png", "token_scaling-heldout-prose-last_word-acc.svg"} <= names
+    assert {"token_scaling.png", "token_scaling_tasks.svg"} <= names
     fit = json.loads((tmp_path / "fits" / "chinchilla-heldout-code-bits_per_byte.json").read_text())
     assert fit["target"] == "heldout/code/bits_per_byte"
     assert draw_study(frame.assign(value=math.nan), tmp_path / "none", tmp_path / "none") == []
