@@ -15,7 +15,6 @@ from workbench.tracking.mlflow import default_uri
 from workbench.train.checkpoint import verify
 
 
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Outputs of the tiny study, run once."""

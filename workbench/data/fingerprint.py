@@ -13,7 +13,7 @@ from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, t
 from workbench.data import python_texts
 from workbench.data.sources import list_paths
 
-RULES = 2
+RULES = 3
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
 _LABELS = ("weight", "unique_tokens", "max_epochs")

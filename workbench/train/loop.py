@@ -375,4 +375,13 @@ def _memory_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-__all__ = ["Hooks", "NonFiniteLossError", "Progress", "StoppedError", "missing_targets", "stage_device", "targets", "train_stage"]
+__all__ = [
+    "Hooks",
+    "NonFiniteLossError",
+    "Progress",
+    "StoppedError",
+    "missing_targets",
+    "stage_device",
+    "targets",
+    "train_stage",
+]

@@ -1,0 +1,38 @@
+"""Continuing a text, through Hugging Face's generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, seed: int) -> str:
+    """Continue `text` by up to `max_tokens` tokens; temperature 0 takes the likeliest each time.
+
+    Raises
+    ------
+    ValueError
+        The directory is no checkpoint, or the number of tokens is not positive.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import workbench.model.hf  # noqa: F401  (registers model_type workbench)
+
+    if not (checkpoint / "config.json").exists():
+        raise ValueError(f"{checkpoint} is no checkpoint: it has no config.json")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens={max_tokens} must be at least 1")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
+    torch.manual_seed(seed)
+    ids = torch.tensor([_with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)])
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    with torch.inference_mode():
+        output = model.generate(ids, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
+    return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def _with_bos(ids: list[int], bos_id: int) -> list[int]:
+    """Begin as every training document does; some tokenizers do so by themselves."""
+    return ids if ids[:1] == [bos_id] else [bos_id, *ids]
