@@ -280,22 +280,25 @@ def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]
 
 
 def _checkpoints(client: MlflowClient, experiment: str) -> list[LoggedModel]:
+    """Checkpoints of the stages in the study's latest plan."""
+    runs = {run.info.run_id for run in _stage_runs(client, experiment)}
     found: list[LoggedModel] = []
     token = None
     while True:
         page = client.search_logged_models([experiment], max_results=100, page_token=token)
-        found += [model for model in page if model.tags.get("kind") == "checkpoint"]
+        found += [m for m in page if m.tags.get("kind") == "checkpoint" and m.source_run_id in runs]
         token = page.token
         if not token:
             return found
 
 
 def _stage_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    """Runs of the stages in the study's latest plan; runs that an earlier plan left stay in MLflow alone."""
     found: list[Run] = []
     token = None
     while True:
         page = client.search_runs([experiment], "tags.kind = 'stage'", max_results=1000, page_token=token)
-        found += list(page)
+        found += [run for run in page if run.data.tags.get("planned") != "false"]
         token = page.token
         if not token:
             return sorted(found, key=lambda run: (run.info.start_time, run.data.tags["stage"]))

@@ -100,10 +100,12 @@ def compare_mlflow(killed, untouched, facts):
     histories, frames = [], []
     for root in (killed, untouched):
         uri = default_uri(Layout(root))
-        history = load_history("small", ("train/loss", "train/gradient_norm", "train/learning_rate"), uri)
-        keys = ["stage", "metric", "step"]
+        metrics = ["train/loss", "train/gradient_norm", "train/learning_rate"]
+        history = load_history("small", metrics, uri)
+        keys = ["stage", "step"]
         assert not history.duplicated(keys).any()
-        histories.append(history.sort_values(keys).reset_index(drop=True)[[*keys, "value"]])
+        assert raw_rows(uri, "train/loss") == len(history)
+        histories.append(history.sort_values(keys).reset_index(drop=True)[[*keys, "tokens", *metrics]])
         frame = load_study("small", uri)
         keys = ["stage", "tokens", "metric"]
         assert not frame.duplicated(keys).any()
@@ -111,4 +113,15 @@ def compare_mlflow(killed, untouched, facts):
     assert histories[0].equals(histories[1])
     assert frames[0].equals(frames[1])
     steps = sum(node.tokens // node.stage.batch_tokens for node in facts.plan.nodes.values())
-    assert len(histories[0]) == 3 * steps
+    assert len(histories[0]) == steps
+    assert histories[0].notna().all(axis=None)
+
+
+def raw_rows(uri, metric):
+    """Rows MLflow stores of a metric, duplicates of a step included."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("small").experiment_id
+    runs = client.search_runs([experiment], "tags.kind = 'stage'")
+    return sum(len(client.get_metric_history(run.info.run_id, metric)) for run in runs)

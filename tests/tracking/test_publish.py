@@ -295,3 +295,21 @@ def test_figures_stand_with_the_study(root):
     assert len(runs) == 7
     client = MlflowClient(tracking_uri=default_uri(made.layout))
     assert [file.path for file in client.list_artifacts(runs[""].info.run_id, "figures")] == ["figures/a.csv"]
+
+
+def test_frames_leave_out_what_the_latest_plan_dropped(root):
+    """A stage of an earlier plan stays in MLflow and comes back with the plan that has it."""
+    from analysis.load import load_study
+
+    layout, name = make_study(root, **SMALL).layout, "synthetic"
+    publish_study(layout, name)
+    path = layout.study_file(name)
+    whole = json.loads(path.read_text())
+    fewer = {i: stage for i, stage in whole["stages"].items() if stage["stage"]["model"]["name"] == "m0_1"}
+    points = [point for point in whole["points"] if point["chain"][0]["stage"] in fewer]
+    path.write_text(json.dumps({**whole, "stages": fewer, "points": points}))
+    publish_study(layout, name)
+    assert set(load_study(name, default_uri(layout)).model) == {"m0_1"}
+    path.write_text(json.dumps(whole))
+    publish_study(layout, name)
+    assert set(load_study(name, default_uri(layout)).model) == {"m0_1", "m0_03"}

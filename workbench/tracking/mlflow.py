@@ -122,8 +122,16 @@ class _Publisher:
             for checkpoint in stage.checkpoints:
                 self._send_checkpoint(checkpoint, stage, run)
             self._settle_status(run, stage.status, stage.ended_ms)
+        self._mark_dropped()
         self._settle_status(self.runs[""], self.record.status, None)
         return PublishReport(**self.sent, skipped=self.record.skipped)
+
+    def _mark_dropped(self) -> None:
+        """Mark the runs of stages that the study's latest plan does not have; frames leave them out."""
+        dropped = set(self.runs) - {stage.id for stage in self.record.stages} - {""}
+        for run in (self.runs[stage] for stage in dropped):
+            if run.data.tags.get("planned") != "false":
+                self.client.set_tag(run.info.run_id, "planned", "false")
 
     def ensure_study_run(self) -> str:
         """Run id of the study's own run, which its stages' runs are children of; holds `study.json`."""
@@ -136,7 +144,8 @@ class _Publisher:
         return run.info.run_id
 
     def _ensure_run(self, stage: records.StageRecord, parent: str) -> Run:
-        tags = {**stage.tags, "mlflow.parentRunId": parent, "mlflow.source.git.commit": stage.tags["commit"]}
+        tags = {**stage.tags, "planned": "true"}
+        tags |= {"mlflow.parentRunId": parent, "mlflow.source.git.commit": stage.tags["commit"]}
         run = self.runs.get(stage.id)
         if run is None:
             first = next(iter(spool.read_rows(stage.path, stage.durable_step)), None)
