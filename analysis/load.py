@@ -293,7 +293,7 @@ def _checkpoints(client: MlflowClient, experiment: str) -> list[LoggedModel]:
 
 
 def _stage_runs(client: MlflowClient, experiment: str) -> list[Run]:
-    """Runs of the stages in the study's latest plan; runs that an earlier plan left stay in MLflow alone."""
+    """Find the runs of the study's latest plan; runs that an earlier plan left stay in MLflow alone."""
     found: list[Run] = []
     token = None
     while True:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import tempfile
 import types
 import typing
@@ -166,7 +165,7 @@ def _as_group(folder: Path, scratch: Path) -> Path:
         raise ValueError(f"--experiments {folder}: no such folder")
     if folder.name == "experiments":
         return folder.parent
-    os.symlink(folder, scratch / "experiments", target_is_directory=True)
+    (scratch / "experiments").symlink_to(folder, target_is_directory=True)
     return scratch
 
 

@@ -5,18 +5,16 @@ Two families live here. `Config` and its parts are what a researcher writes (Hyd
 them: one piece of one training trajectory, complete enough to be run from its directory alone.
 
 Every class validates itself when it is made: `__post_init__` raises `ValueError` quoting the value,
-does no I/O and changes nothing. This module imports the standard library only.
+does no I/O and changes nothing. Only the standard library is imported.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, TypeVar
+
+from workbench.config.plain import check_above, check_at_least, check_choice, exact_weights, from_dict, to_dict
+
+__all__ = ["Config", "Stage", "exact_weights", "from_dict", "to_dict"]
 
 MLPS = ("swiglu", "gelu")
 NORMS = ("rmsnorm", "layernorm")
@@ -28,45 +26,6 @@ SPANS = ("phase", "budget")
 SOURCE_KINDS = ("python_prose", "python_code", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
 DEVICES = ("auto", "cpu", "cuda")
-
-
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not (math.isfinite(value) and value >= least):
-        raise ValueError(f"{name}={value!r} must be a finite number of at least {least}")
-
-
-def _above(name: str, value: float | None, bound: float) -> None:
-    if value is not None and not (math.isfinite(value) and value > bound):
-        raise ValueError(f"{name}={value!r} must be a finite number above {bound}")
-
-
-def exact_weights(weights: dict[str, float]) -> dict[str, Fraction]:
-    """Shares of a mixture as exact fractions that sum to one, zeros left out.
-
-    `{"a": 7, "b": 3}` and `{"a": 0.7, "b": 0.3}` both give 7/10 and 3/10: a number stands for its
-    shortest decimal, so relative integers express any ratio exactly.
-
-    Raises
-    ------
-    ValueError
-        A weight is negative or not finite, none is above zero, or the shares' common denominator
-        exceeds a million (write them as relative integers instead).
-    """
-    for name, weight in weights.items():
-        _at_least(f"mixture weight {name}", weight, 0)
-    parts = {name: Fraction(repr(weight)) for name, weight in weights.items() if weight > 0}
-    total = sum(parts.values(), Fraction(0))
-    if not parts:
-        raise ValueError(f"mixture weights {weights!r}: none is above zero")
-    shares = {name: part / total for name, part in parts.items()}
-    if math.lcm(*(share.denominator for share in shares.values())) > 1_000_000:
-        raise ValueError(f"mixture weights {weights!r}: write them as relative integers, as 7 and 3")
-    return shares
 
 
 @dataclass(frozen=True)
@@ -107,10 +66,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse impossible shapes."""
         for name in ("num_layers", "width", "num_heads", "num_kv_heads", "mlp_width", "vocab_size", "context_tokens"):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-        _choice("model.mlp", self.mlp, MLPS)
-        _choice("model.norm", self.norm, NORMS)
-        _choice("model.position", self.position, POSITIONS)
+            check_at_least(f"model.{name}", getattr(self, name), 1)
+        check_choice("model.mlp", self.mlp, MLPS)
+        check_choice("model.norm", self.norm, NORMS)
+        check_choice("model.position", self.position, POSITIONS)
         if self.width % self.num_heads:
             raise ValueError(f"model.width={self.width} is not divisible by model.num_heads={self.num_heads}")
         if self.num_heads % self.num_kv_heads:
@@ -119,8 +78,8 @@ class ModelConfig:
             )
         if self.position == "rope" and self.head_width % 2:
             raise ValueError(f"model.position='rope' needs an even head width, not {self.head_width}")
-        _above("model.rope_theta", self.rope_theta, 0)
-        _above("model.norm_eps", self.norm_eps, 0)
+        check_above("model.rope_theta", self.rope_theta, 0)
+        check_above("model.norm_eps", self.norm_eps, 0)
 
     @property
     def head_width(self) -> int:
@@ -164,14 +123,14 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no reader could read."""
-        _choice("source kind", self.kind, SOURCE_KINDS)
-        _at_least("source weight", self.weight, 0)
+        check_choice("source kind", self.kind, SOURCE_KINDS)
+        check_at_least("source weight", self.weight, 0)
         if not self.kind.startswith("python_") and not self.path:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
-        _at_least("source max_bytes", self.max_bytes, 1)
-        _at_least("source heldout_bytes", self.heldout_bytes, 0)
-        _at_least("source unique_tokens", self.unique_tokens, 1)
-        _above("source max_epochs", self.max_epochs, 0)
+        check_at_least("source max_bytes", self.max_bytes, 1)
+        check_at_least("source heldout_bytes", self.heldout_bytes, 0)
+        check_at_least("source unique_tokens", self.unique_tokens, 1)
+        check_above("source max_epochs", self.max_epochs, 0)
 
 
 @dataclass(frozen=True)
@@ -196,8 +155,8 @@ class DataConfig:
             raise ValueError("data.sources is empty: name at least one source")
         if not 0 < self.heldout_percent < 100:
             raise ValueError(f"data.heldout_percent={self.heldout_percent!r} must lie between 0 and 100")
-        _at_least("data.overlap_lines", self.overlap_lines, 1)
-        _at_least("data.min_document_bytes", self.min_document_bytes, 1)
+        check_at_least("data.overlap_lines", self.overlap_lines, 1)
+        check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
         exact_weights({name: source.weight for name, source in self.sources.items()})
 
 
@@ -216,11 +175,11 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse a file without a path, and a vocabulary that cannot hold all bytes."""
-        _choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
+        check_choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
         if self.kind == "file" and not self.path:
             raise ValueError("tokenizer.kind='file' needs tokenizer.path")
-        _at_least("tokenizer.vocab_size", self.vocab_size, 260 if self.kind == "bpe" else 2)
-        _at_least("tokenizer.train_bytes", self.train_bytes, 1)
+        check_at_least("tokenizer.vocab_size", self.vocab_size, 260 if self.kind == "bpe" else 2)
+        check_at_least("tokenizer.train_bytes", self.train_bytes, 1)
 
 
 @dataclass(frozen=True)
@@ -248,11 +207,11 @@ class PhaseConfig:
         """Refuse shares, shapes and ramps that mean nothing."""
         if not 0 < self.share <= 1:
             raise ValueError(f"recipe phase {self.name!r}: share={self.share!r} must lie in (0, 1]")
-        _choice(f"recipe phase {self.name!r}: decay", self.decay, DECAYS)
-        _choice(f"recipe phase {self.name!r}: span", self.span, SPANS)
-        _at_least(f"recipe phase {self.name!r}: final_ratio", self.final_ratio, 0)
-        _at_least(f"recipe phase {self.name!r}: batch_scale", self.batch_scale, 1)
-        _at_least(f"recipe phase {self.name!r}: ramp_tokens", self.ramp_tokens, 0)
+        check_choice(f"recipe phase {self.name!r}: decay", self.decay, DECAYS)
+        check_choice(f"recipe phase {self.name!r}: span", self.span, SPANS)
+        check_at_least(f"recipe phase {self.name!r}: final_ratio", self.final_ratio, 0)
+        check_at_least(f"recipe phase {self.name!r}: batch_scale", self.batch_scale, 1)
+        check_at_least(f"recipe phase {self.name!r}: ramp_tokens", self.ramp_tokens, 0)
         if self.mixture is not None:
             exact_weights(self.mixture)
         elif self.ramp_tokens:
@@ -283,11 +242,11 @@ class RecipeConfig:
         total = sum(phase.share for phase in self.phases)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"recipe {self.name!r}: the phases' shares sum to {total!r}, not to 1")
-        _at_least("recipe.warmup_tokens", self.warmup_tokens, 0)
-        _at_least("recipe.batch_sequences", self.batch_sequences, 1)
-        _at_least("recipe.log_milestones", self.log_milestones, 0)
+        check_at_least("recipe.warmup_tokens", self.warmup_tokens, 0)
+        check_at_least("recipe.batch_sequences", self.batch_sequences, 1)
+        check_at_least("recipe.log_milestones", self.log_milestones, 0)
         for tokens in self.milestones:
-            _at_least("recipe.milestones", tokens, 1)
+            check_at_least("recipe.milestones", tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -315,16 +274,16 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates that would not train."""
-        _above("optimizer.learning_rate", self.learning_rate, 0)
-        _above("optimizer.base_learning_rate", self.base_learning_rate, 0)
-        _above("optimizer.base_params", self.base_params, 0)
-        _at_least("optimizer.size_exponent", self.size_exponent, 0)
+        check_above("optimizer.learning_rate", self.learning_rate, 0)
+        check_above("optimizer.base_learning_rate", self.base_learning_rate, 0)
+        check_above("optimizer.base_params", self.base_params, 0)
+        check_at_least("optimizer.size_exponent", self.size_exponent, 0)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)!r} must lie in [0, 1)")
-        _above("optimizer.eps", self.eps, 0)
-        _at_least("optimizer.weight_decay", self.weight_decay, 0)
-        _above("optimizer.clip_norm", self.clip_norm, 0)
+        check_above("optimizer.eps", self.eps, 0)
+        check_at_least("optimizer.weight_decay", self.weight_decay, 0)
+        check_above("optimizer.clip_norm", self.clip_norm, 0)
 
 
 @dataclass(frozen=True)
@@ -348,9 +307,9 @@ class SuiteConfig:
         """Refuse suites that would score nothing."""
         if not self.tasks:
             raise ValueError(f"evaluation suite {self.name!r} names no tasks")
-        _at_least(f"evaluation suite {self.name!r}: limit", self.limit, 1)
-        _at_least(f"evaluation suite {self.name!r}: num_fewshot", self.num_fewshot, 0)
-        _at_least(f"evaluation suite {self.name!r}: batch_tokens", self.batch_tokens, 1)
+        check_at_least(f"evaluation suite {self.name!r}: limit", self.limit, 1)
+        check_at_least(f"evaluation suite {self.name!r}: num_fewshot", self.num_fewshot, 0)
+        check_at_least(f"evaluation suite {self.name!r}: batch_tokens", self.batch_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -364,7 +323,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse a precision that does not exist."""
-        _choice("evaluation.precision", self.precision, PRECISIONS)
+        check_choice("evaluation.precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -384,10 +343,10 @@ class NumericsConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
-        _choice("numerics.device", self.device, DEVICES)
-        _choice("numerics.attention", self.attention, ATTENTIONS)
-        _at_least("numerics.threads", self.threads, 1)
-        _at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
+        check_choice("numerics.device", self.device, DEVICES)
+        check_choice("numerics.attention", self.attention, ATTENTIONS)
+        check_at_least("numerics.threads", self.threads, 1)
+        check_at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
 
 
 @dataclass(frozen=True)
@@ -401,8 +360,8 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not resume."""
-        _above("checkpoint.interval_seconds", self.interval_seconds, 0)
-        _at_least("checkpoint.keep_last", self.keep_last, 1)
+        check_above("checkpoint.interval_seconds", self.interval_seconds, 0)
+        check_at_least("checkpoint.keep_last", self.keep_last, 1)
 
 
 @dataclass(frozen=True)
@@ -428,8 +387,8 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         """Refuse negative budgets."""
-        _at_least("budget.max_flops", self.max_flops, 0)
-        _at_least("budget.max_hours", self.max_hours, 0)
+        check_at_least("budget.max_flops", self.max_flops, 0)
+        check_at_least("budget.max_hours", self.max_hours, 0)
 
 
 @dataclass(frozen=True)
@@ -483,10 +442,10 @@ class Config:
         """Refuse parts that do not fit each other."""
         if not self.study or any(c in self.study for c in "/:.%'\" "):
             raise ValueError(f"study={self.study!r} must be a plain name: letters, digits, - and _")
-        _choice("precision", self.precision, PRECISIONS)
-        _at_least("tokens", self.tokens, 1)
-        _at_least("seed_init", self.seed_init, 0)
-        _at_least("seed_data", self.seed_data, 0)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_at_least("tokens", self.tokens, 1)
+        check_at_least("seed_init", self.seed_init, 0)
+        check_at_least("seed_data", self.seed_data, 0)
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
@@ -616,74 +575,3 @@ class Stage:
     def start_tokens(self) -> int:
         """Tokens since the start of the chain at which the stage begins."""
         return self.parent.tokens if self.parent else 0
-
-
-T = TypeVar("T")
-
-
-def to_dict(value: Any) -> Any:
-    """Plain dicts, lists and scalars of a dataclass, ready for YAML or JSON."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-
-
-def from_dict(cls: type[T], values: Any, where: str = "") -> T:
-    """Build the frozen dataclass `cls` from plain values, strictly.
-
-    Parameters
-    ----------
-    cls
-        A dataclass of this module, or a type its fields use.
-    values
-        What `to_dict` gave, or YAML with the same keys.
-    where
-        Path of the value in the whole, for messages.
-
-    Raises
-    ------
-    ValueError
-        A key is unknown or missing, or a value has the wrong type; the value is quoted.
-    """
-    return typing.cast(T, _build(cls, values, where))
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where)
-    if origin is list:
-        items = typing.cast(list[Any], _typed(value, list, where))
-        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items)]
-    if origin is dict:
-        entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
-        return {str(key): _build(arguments[1], item, f"{where}.{key}") for key, item in entries.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return _typed(value, kind, where)
-
-
-def _typed(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where}={value!r} must be of type {kind.__name__}")
-    return value
-
-
-def _build_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    prefix = f"{where}." if where else ""
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"unknown key {prefix}{unknown[0]}; {cls.__name__} has {', '.join(known)}")
-    required = [
-        name
-        for name, f in known.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise ValueError(f"missing key {prefix}{missing[0]}")
-    return cls(**{name: _build(hints[name], value, prefix + name) for name, value in values.items()})

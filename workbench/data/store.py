@@ -62,9 +62,13 @@ class Prepared:
         """Names the held-out documents."""
         return self.manifest["heldout_fingerprint"]
 
-    @cached_property
+    @property
     def sources(self) -> dict[str, NDArray[np.unsignedinteger]]:
         """Token ids by source: read-only memory maps of shape (tokens,)."""
+        return self._memory_maps
+
+    @cached_property
+    def _memory_maps(self) -> dict[str, NDArray[np.unsignedinteger]]:
         dtype = np.dtype(self.manifest["dtype"])
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
 

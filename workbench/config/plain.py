@@ -1,0 +1,123 @@
+"""Checks that quote the value, and dataclasses to and from plain values, strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from fractions import Fraction
+from typing import Any, TypeVar
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless the value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def check_at_least(name: str, value: float | None, least: float) -> None:
+    """Raise `ValueError` unless the value is None, or finite and at least `least`."""
+    if value is not None and not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{name}={value!r} must be a finite number of at least {least}")
+
+
+def check_above(name: str, value: float | None, bound: float) -> None:
+    """Raise `ValueError` unless the value is None, or finite and above `bound`."""
+    if value is not None and not (math.isfinite(value) and value > bound):
+        raise ValueError(f"{name}={value!r} must be a finite number above {bound}")
+
+
+def exact_weights(weights: dict[str, float]) -> dict[str, Fraction]:
+    """Shares of a mixture as exact fractions that sum to one, zeros left out.
+
+    `{"a": 7, "b": 3}` and `{"a": 0.7, "b": 0.3}` both give 7/10 and 3/10: a number stands for its
+    shortest decimal, so relative integers express any ratio exactly.
+
+    Raises
+    ------
+    ValueError
+        A weight is negative or not finite, none is above zero, or the shares' common denominator
+        exceeds a million (write them as relative integers instead).
+    """
+    for name, weight in weights.items():
+        check_at_least(f"mixture weight {name}", weight, 0)
+    parts = {name: Fraction(repr(weight)) for name, weight in weights.items() if weight > 0}
+    total = sum(parts.values(), Fraction(0))
+    if not parts:
+        raise ValueError(f"mixture weights {weights!r}: none is above zero")
+    shares = {name: part / total for name, part in parts.items()}
+    if math.lcm(*(share.denominator for share in shares.values())) > 1_000_000:
+        raise ValueError(f"mixture weights {weights!r}: write them as relative integers, as 7 and 3")
+    return shares
+
+
+T = TypeVar("T")
+
+
+def to_dict(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a dataclass, ready for YAML or JSON."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def from_dict(cls: type[T], values: Any, where: str = "") -> T:
+    """Build the frozen dataclass `cls` from plain values, strictly.
+
+    Parameters
+    ----------
+    cls
+        A dataclass of this module, or a type its fields use.
+    values
+        What `to_dict` gave, or YAML with the same keys.
+    where
+        Path of the value in the whole, for messages.
+
+    Raises
+    ------
+    ValueError
+        A key is unknown or missing, or a value has the wrong type; the value is quoted.
+    """
+    return typing.cast(T, _build(cls, values, where))
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where)
+    if origin is list:
+        items = typing.cast(list[Any], _typed(value, list, where))
+        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items)]
+    if origin is dict:
+        entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
+        return {str(key): _build(arguments[1], item, f"{where}.{key}") for key, item in entries.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _typed(value, kind, where)
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}={value!r} must be of type {kind.__name__}")
+    return value
+
+
+def _build_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    prefix = f"{where}." if where else ""
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"unknown key {prefix}{unknown[0]}; {cls.__name__} has {', '.join(known)}")
+    required = [
+        name
+        for name, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"missing key {prefix}{missing[0]}")
+    return cls(**{name: _build(hints[name], value, prefix + name) for name, value in values.items()})
