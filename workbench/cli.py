@@ -265,25 +265,39 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _show_results(facts: Facts) -> None:
-    """Draw the figures, print the table, and say where everything is."""
-    from analysis.load import load_documents, load_study
-    from analysis.paired import find_crossings
+    """Draw the figures, print the table, and say where everything is; or say why that cannot be."""
+    from analysis.load import load_study
     from analysis.report import compression_rows, draw_study, format_table, summary_table
-    from workbench.tracking.mlflow import default_uri, log_figures
+    from workbench.tracking.connection import connect
+    from workbench.tracking.mlflow import PublishError, default_uri, log_figures
 
-    study, layout = facts.plan.study, facts.layout
-    uri = facts.config.tracking.uri or default_uri(layout)
-    frame = load_study(study, uri)
-    print()
-    print(format_table(summary_table(frame, compression_rows(_heldout_sizes(facts)))))
-    for source in facts.config.data.sources:
-        for crossing in find_crossings(load_documents(study, f"heldout/{source}/bits_per_byte", uri)):
-            print(f"{source}: {crossing}")
+    study, layout, tracking = facts.plan.study, facts.layout, facts.config.tracking
+    uri = tracking.uri or default_uri(layout)
+    try:
+        with connect(uri, tracking.timeout_seconds, layout):
+            frame = load_study(study, uri)
+    except (PublishError, ValueError) as error:
+        print(f"no table and no figures: {error}; after `workbench publish {study}`, `workbench report` draws them")
+        return
+    print(f"\n{format_table(summary_table(frame, compression_rows(_heldout_sizes(facts))))}")
+    _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
     files = draw_study(frame, layout.figures(study), layout.fits(study))
-    log_figures(layout, study, files, facts.config.tracking.uri)
+    log_figures(layout, study, files, tracking.uri, tracking.timeout_seconds)
     for path in files:
         print(path)
     print(f"MLflow: workbench ui   (tracking URI {uri})")
+
+
+def _print_crossings(facts: Facts, uri: str, evaluated: set[str]) -> None:
+    """Say which sizes cross: each better than the other at some budget, beyond two standard errors."""
+    from analysis.load import load_documents
+    from analysis.paired import find_crossings
+
+    for source in facts.config.data.sources:
+        metric = f"heldout/{source}/bits_per_byte"
+        if metric in evaluated:
+            for crossing in find_crossings(load_documents(facts.plan.study, metric, uri)):
+                print(f"{source}: {crossing}")
 
 
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:
