@@ -8,6 +8,7 @@ from pathlib import Path
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+from workbench.evaluate.suite import resolve_suite
 from workbench.launch.local import LocalRun, wanted_checkpoints
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import Facts, check_budget, estimate, make_facts, prepare_data, write_study
@@ -35,9 +36,18 @@ def check_before_start(facts: Facts, workers: int | None = None) -> None:
     for point in facts.plan.points:
         if point.config.tokenizer.kind == "file":
             make_tokenizer(point.config.tokenizer, [])
+    _check_suites(facts)
     budget = facts.config.budget
     if budget.max_flops is not None or budget.max_hours is not None:
         check_budget(budget, estimate(facts, workers, measure=budget.max_hours is not None))
+
+
+def _check_suites(facts: Facts) -> None:
+    for suite in facts.plan.evaluation.suites.values():
+        try:
+            resolve_suite(suite, sorted(facts.config.data.sources))
+        except EvaluationError as error:
+            raise ValueError(f"evaluation suite {suite.name!r}: {error}") from error
 
 
 def run_study_locally(facts: Facts, workers: int | None) -> Outcome:

@@ -1,0 +1,100 @@
+"""Training speed of one model: forward, backward, clip and update on random tokens.
+
+    python benchmarks/training.py --width 2048 --layers 22 --heads 32 --kv-heads 4 --mlp 5632 --vocab 32000 \
+        --context 2048 --batch 8 --precision bf16 --attention flash_attn --compile
+
+It imports `workbench.config.schema` and `workbench.train` alone, so it runs where Hydra and MLflow are not.
+Compare two settings in turn on a quiet machine; a single number says little.
+"""
+
+import argparse
+import json
+import platform
+
+import torch
+
+from workbench.config.schema import (
+    MixtureSegment,
+    ModelConfig,
+    NumericsConfig,
+    OptimizerConfig,
+    Schedule,
+    Stage,
+    StreamConfig,
+    StreamSource,
+)
+from workbench.study.flops import training_flops_per_token
+from workbench.train.throughput import measure_tokens_per_second
+
+
+def main() -> None:
+    """Measure and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sizes = {
+        "width": 160,
+        "layers": 3,
+        "heads": 5,
+        "kv-heads": 5,
+        "mlp": 432,
+        "vocab": 4096,
+        "context": 256,
+        "batch": 8,
+    }
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    options = parser.parse_args()
+    stage = make_stage(options)
+    speed = measure_tokens_per_second(stage, options.seconds)
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    result = {
+        **vars(options),
+        "tokens_per_second": round(speed),
+        "flops_per_second": speed * training_flops_per_token(stage.model),
+        "max_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "device": device,
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result))
+
+
+def make_stage(options: argparse.Namespace) -> Stage:
+    """Build a stage of the model asked for; its data are never read."""
+    model = ModelConfig(
+        name="benchmark",
+        num_layers=options.layers,
+        width=options.width,
+        num_heads=options.heads,
+        num_kv_heads=options.kv_heads,
+        mlp_width=options.mlp,
+        vocab_size=options.vocab,
+        context_tokens=options.context,
+    )
+    return Stage(
+        parent=None,
+        model=model,
+        stream=StreamConfig(
+            "none", options.context, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]
+        ),
+        batch_sequences=options.batch,
+        schedule=Schedule(peak=1e-5, warmup_tokens=0),
+        optimizer=OptimizerConfig(),
+        precision=options.precision,
+        seed_init=0,
+        numerics=NumericsConfig(
+            threads=options.threads,
+            attention=options.attention,
+            compile=options.compile,
+            micro_batch_sequences=options.micro_batch,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Two overlapping studies at once, and evaluations that cannot run."""
+
+import json
+import subprocess
+import sys
+
+from workbench.study.layout import Layout
+from workbench.tracking import spool
+
+
+def command(overrides, experiments):
+    return [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
+
+
+def test_two_runs_at_once_share_the_work(overrides, outputs, experiments):
+    """Both end well; no step of the shared trunk is trained, written or published twice."""
+    studies = {"first": "tokens=102400,204800", "second": "tokens=102400,409600"}
+    runs = [
+        subprocess.Popen(
+            command([*overrides, f"study={name}", tokens], experiments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name, tokens in studies.items()
+    ]
+    for run in runs:
+        output, _ = run.communicate(timeout=300)
+        assert run.returncode == 0, output
+    layout = Layout(outputs)
+    plans = {name: json.loads(layout.study_file(name).read_text()) for name in studies}
+    shared = set(plans["first"]["stages"]) & set(plans["second"]["stages"])
+    assert len(shared) == 2
+    assert len(list((outputs / "stages").iterdir())) == 4
+    for plan in plans.values():
+        for identifier, stage in plan["stages"].items():
+            steps = [row["step"] for row in spool.read_rows(layout.stage(identifier).path)]
+            first = (stage["stage"]["parent"] or {"tokens": 0})["tokens"] // 256 + 1
+            assert steps == list(range(first, first + len(steps)))
+            assert steps[-1] * 256 >= stage["stage"]["end_tokens"]
+
+
+def test_an_unknown_task_is_refused_before_training(overrides, outputs, experiments):
+    overrides = [*overrides, "evaluation.suites.embedded.tasks=[no_such_task]"]
+    run = subprocess.run(command(overrides, experiments), capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 2
+    assert "no_such_task" in run.stderr
+    assert not (outputs / "stages").exists()
+
+
+def test_an_evaluation_that_fails_stops_no_training(overrides, outputs, experiments):
+    """A hub task without a hub: the stages are trained, and the failure is said."""
+    overrides = [*overrides, "evaluation=commonsense", "++evaluation.suites={commonsense:{name:c,tasks:[piqa]}}"]
+    run = subprocess.run(command(overrides, experiments), capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 1, run.stderr
+    assert "piqa" in run.stderr
+    states = [json.loads(path.read_text())["state"] for path in outputs.glob("stages/*/status.json")]
+    assert states == ["finished", "finished"]
