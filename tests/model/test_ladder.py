@@ -55,8 +55,8 @@ def test_rungs_have_their_names_size_and_the_ladders_shape(name):
     config = load_config(name)
     assert abs(count_parameters(config).non_embedding / LADDER[name] - 1) < 0.15
     assert config.is_llama
-    if LADDER[name] >= 0.3e6:
-        assert 46 <= config.width / config.num_layers <= 64
+    aspect = config.width / config.num_layers
+    assert aspect == 16 if LADDER[name] < 0.1e6 else aspect == 32 if LADDER[name] < 10e6 else 46 <= aspect <= 55
     if LADDER[name] >= 10e6:
         assert config.head_width == 64
         assert config.num_kv_heads < config.num_heads

@@ -257,8 +257,8 @@ class OptimizerConfig:
     """Peak learning rate; None takes the rule of size, `base_learning_rate x (params / base_params)^-exponent`."""
     base_learning_rate: float = 4e-4
     """The rule's learning rate at `base_params`."""
-    base_params: int = 1_034_512_384
-    """The rule's size, in parameters without embeddings."""
+    base_params: int = 968_976_384
+    """The rule's size, in parameters without embeddings; TinyLlama's unless it is set."""
     size_exponent: float = 0.25
     """How fast the rule's learning rate falls with size."""
     beta1: float = 0.9
