@@ -160,7 +160,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     cooled, trunk = scored.loc[scored["annealed"]], scored.loc[~scored["annealed"]]
     _refuse_variants(cooled, metric)
     looks = _looks(frame)
-    for _, line in trunk.groupby("trajectory", sort=False):
+    for _, line in trunk.groupby(["trajectory", "stage"], sort=False):
         _draw_trunk(axes, line.sort_values("tokens"), *looks[str(line["model"].iloc[0])])
     for model, runs in cooled.groupby("model", sort=False):
         _draw_cooled(axes, runs, *looks[str(model)])
@@ -325,10 +325,16 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     """Say what the marks mean."""
     cooled = points.loc[points["role"] == "cooled_down"]
     keys = zip(cooled["panel"], cooled["model"], cooled["tokens"], strict=True)
-    seeds = max(Counter(keys).values(), default=1)
-    words = ["Sizes count parameters without embeddings. Bars: one standard error over documents; all sizes are"]
+    counts = Counter(keys).values()
+    seeds, fewest = max(counts, default=1), min(counts, default=1)
+    units = " and ".join(sorted({"documents" if style.lower_is_better(m) else "questions" for m in metrics}))
+    words = [f"Sizes count parameters without embeddings. Bars: one standard error over {units}; all sizes are"]
     words.append("scored on\nthe same ones, so that differences are known better than bars show.")
-    words.append(f"Band: range of {seeds} seeds, line through their mean." if seeds > 1 else "One seed.")
+    words.append(
+        f"Band: range of {seeds if seeds == fewest else f'{fewest} to {seeds}'} seeds, line through their mean."
+        if seeds > 1
+        else "One seed."
+    )
     missing = len(frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].isna()])
     if missing:
         words.append(f"Not evaluated: {missing}.")

@@ -235,7 +235,7 @@ def fit_law(
     fit = dataclasses.replace(
         empty,
         params=law.to_params(theta),
-        flags=tuple(_flags(law, theta, gradient_norm, share, len(seen))),
+        flags=tuple(_flags(law, theta, gradient_norm, share, len(seen), len(empty.sizes), len(empty.token_counts))),
         objective=objective,
         gradient_norm=gradient_norm,
         share_of_starts=share,
@@ -290,13 +290,18 @@ def _minimise(
     return theta, best * delta**2, float(np.abs(gradient).max(initial=0.0)), share
 
 
-def _flags(law: Chinchilla, theta: Array, gradient_norm: float, share: float, n: int) -> list[str]:
+def _flags(
+    law: Chinchilla, theta: Array, gradient_norm: float, share: float, n: int, sizes: int, token_counts: int
+) -> list[str]:
     flags: list[str] = []
     for name, value, (low, high) in zip(law.param_names, theta, law.bounds, strict=True):
         if value <= low + 1e-6 or value >= high - 1e-6:
             flags.append(f"{name} is at a bound: the data do not determine it")
     if n <= 2 * len(law.param_names):
         flags.append(f"{n} points for {len(law.param_names)} numbers: intervals would be wide")
+    for counted, what in ((sizes, "sizes"), (token_counts, "token counts")):
+        if counted <= 3:
+            flags.append(f"{counted} {what} for two numbers and an offset: nothing is left to contradict them")
     if share < 0.05:
         flags.append(f"only {share:.0%} of the starts found this minimum")
     if gradient_norm > 1.0:

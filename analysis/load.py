@@ -33,6 +33,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,8 +118,40 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
         facts = _checkpoint_facts(name, model)
         results = _latest_results(model.metrics or ())
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
-    frame = pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS))
+    frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
     return _with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
+
+
+_OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
+_AXES = ("model", "tokens", "seed", "seed_init", "seed_data")
+
+
+def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
+
+    A variant is what a point's overrides say beside model, tokens and seeds, and what all points of a
+    checkpoint have in common.
+
+    Parameters
+    ----------
+    frame
+        With the columns `model` and `point` (names of the points, joined by `" | "`).
+    """
+    variants = frame["point"].map(_variant)
+    found: dict[str, set[str]] = {}
+    for model, variant in zip(frame["model"], variants, strict=True):
+        found.setdefault(model, set()).add(variant)
+    labels = [
+        f"{model} {variant}".strip() if len(found[model]) > 1 else model
+        for model, variant in zip(frame["model"], variants, strict=True)
+    ]
+    return frame.assign(model=labels)
+
+
+def _variant(points: str) -> str:
+    sets = [set(_OVERRIDE.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
+    common = set.intersection(*sets)
+    return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in _AXES))
 
 
 def load_documents(
@@ -149,6 +182,8 @@ def load_documents(
     ValueError
         There is no such study, or no checkpoint of it keeps documents for the metric.
     """
+    if not metric.endswith(("/bits_per_byte", "/acc")):
+        raise ValueError(f"metric {metric!r}: documents are kept for bits_per_byte and acc alone")
     client, experiment = _open_study(name, tracking_uri)
     task = "_".join(metric.split("/")[:-1])
     wanted = None if models is None else set(models)
@@ -166,10 +201,10 @@ def load_documents(
         for position, column in enumerate(keep):
             part.insert(position, column, facts[column])
         part.insert(len(keep), "eval_id", result["eval_id"])
-        parts.append(part)
+        parts.append(part.assign(point=facts["point"]))
     if not parts:
         raise ValueError(f"study {name!r} keeps no documents for metric {metric!r}")
-    return pd.concat(parts, ignore_index=True)
+    return label_variants(pd.concat(parts, ignore_index=True)).drop(columns="point")
 
 
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:

@@ -84,6 +84,8 @@ def summary_table(
     keys = ["params_non_embedding", "model", "tokens"]
     for (size, model, tokens), runs in cooled.groupby(keys):
         seeds = {(row["seed_init"], row["seed_data"]) for row in runs.to_dict("records")}
+        if runs["stage"].nunique() > len(seeds):
+            raise ValueError(f"{model} at {tokens} tokens has several variants, which no label tells apart")
         row = {"model": str(model), "size": style.count_label(float(size)), "tokens": style.count_label(float(tokens))}
         row["seeds"] = str(len(seeds))
         for metric in names:

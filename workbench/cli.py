@@ -23,21 +23,30 @@ _OVERRIDES = "Hydra overrides, as experiments=token_scaling model=m0_1,m0_3 seed
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}")
+    # argparse stops collecting overrides at the first option: `experiments=x -m model=a,b`.
+    parsed.overrides = [*parsed.overrides, *rest]
     try:
         status = parsed.command(parsed)
-    except (ValueError, _user_errors()) as error:
-        print(f"workbench: {error}", file=sys.stderr)
+    except _user_errors() as error:
+        print(f"workbench: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
 
 
-def _user_errors() -> type[Exception]:
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Errors that say what to do; every other one is ours and keeps its traceback."""
+    from workbench.evaluate.suite import EvaluationError
     from workbench.tracking.connection import PublishError
+    from workbench.train.checkpoint import DamagedCheckpointError, DiskFullError
 
-    return PublishError
+    return (ValueError, OSError, PublishError, EvaluationError, DamagedCheckpointError, DiskFullError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +100,13 @@ def _facts(parsed: argparse.Namespace) -> Facts:
     return make_facts([(point.name, point.config) for point in _compose(parsed)])
 
 
+def _workers(parsed: argparse.Namespace) -> int | None:
+    from workbench.config.compose import composer
+
+    with composer(parsed.experiments) as hydra:
+        return hydra.workers(parsed.overrides)
+
+
 def _run(parsed: argparse.Namespace) -> int:
     from workbench.config.compose import composer
     from workbench.launch.outcome import StudyError
@@ -100,7 +116,7 @@ def _run(parsed: argparse.Namespace) -> int:
     with composer(parsed.experiments) as hydra:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
-        check_before_start(facts)
+        check_before_start(facts, hydra.workers(parsed.overrides))
         _print_plan_line(facts)
         try:
             hydra.multirun(parsed.overrides)
@@ -132,7 +148,7 @@ def _plan(parsed: argparse.Namespace) -> int:
     from workbench.launch.planning import estimate, plan_json
 
     facts = _facts(parsed)
-    work = estimate(facts, measure=not parsed.no_measure)
+    work = estimate(facts, _workers(parsed), measure=not parsed.no_measure)
     if parsed.json:
         print(json.dumps(plan_json(facts, work), indent=1))
     else:
@@ -219,7 +235,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     print(f"{len(pairs)} evaluations are missing")
     config = facts.config
     failures = evaluate_pairs(facts.layout, config.evaluation, pairs, config.numerics.threads, Display(facts))
-    _publish_study(facts.layout, facts.plan.study, config.tracking.uri)
+    if config.tracking.publish:
+        _publish_study(facts.layout, facts.plan.study, config.tracking.uri)
     return 1 if failures else 0
 
 
@@ -281,11 +298,23 @@ def _show_results(facts: Facts) -> None:
         return
     print(f"\n{format_table(summary_table(frame, compression_rows(_heldout_sizes(facts))))}")
     _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
+    _print_missing(facts, set(frame.loc[frame["annealed"], "stage"]))
     files = draw_study(frame, layout.figures(study), layout.fits(study))
-    log_figures(layout, study, files, tracking.uri, tracking.timeout_seconds)
     for path in files:
         print(path)
+    if tracking.publish:
+        try:
+            log_figures(layout, study, files, tracking.uri, tracking.timeout_seconds)
+        except PublishError as error:
+            print(f"figures not published: {error}")
     print(f"MLflow: workbench ui   (tracking URI {uri})")
+
+
+def _print_missing(facts: Facts, trained: set[str]) -> None:
+    """Name the points that the table lacks."""
+    for point in facts.plan.points:
+        if point.chain[-1][0] not in trained:
+            print(f"not trained: {point.name}")
 
 
 def _print_crossings(facts: Facts, uri: str, evaluated: set[str]) -> None:

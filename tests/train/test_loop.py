@@ -291,4 +291,7 @@ def run_as_rank(facts, identifier, rank, world_size, steps):
         def is_main(self):
             return True
 
+        def wait(self):
+            """Wait for nobody."""
+
     train_stage(facts.layout, identifier, stop_after(steps), Alone(rank, world_size))

@@ -109,9 +109,17 @@ class Composer:
 
     def multirun(self, overrides: Sequence[str]) -> Any:
         """Run Hydra's own multirun; what happens then is the configured launcher's business."""
+        config = self.points(overrides)[0].config
+        # Hydra writes its own record of the multirun there; a relative path would start at the working directory.
+        record = Path(config.paths.outputs) / "studies" / config.study / "hydra"
+        own = [f"hydra.sweep.dir='{record}'"]
         return self._hydra.multirun(
-            CONFIG_NAME, _no_task, [*overrides, *self._search_path], with_log_configuration=False
+            CONFIG_NAME, _no_task, [*overrides, *self._search_path, *own], with_log_configuration=False
         )
+
+    def workers(self, overrides: Sequence[str]) -> int | None:
+        """Stages at a time, as the composed launcher says; None leaves it to the machine."""
+        return self.master(overrides).hydra.launcher.get("workers")
 
 
 def _no_task(config: DictConfig) -> None:

@@ -259,7 +259,7 @@ class OptimizerConfig:
     """The rule's learning rate at `base_params`."""
     base_params: int = 968_976_384
     """The rule's size, in parameters without embeddings; TinyLlama's unless it is set."""
-    size_exponent: float = 0.25
+    size_exponent: float = 0.3333
     """How fast the rule's learning rate falls with size."""
     beta1: float = 0.9
     """Decay of the first moment."""

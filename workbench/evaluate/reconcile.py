@@ -22,6 +22,7 @@ from workbench.evaluate.results import (
     write_result,
 )
 from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
+from workbench.study.files import first_mismatch
 from workbench.study.layout import Layout
 
 if TYPE_CHECKING:
@@ -197,6 +198,11 @@ class Evaluator:
         from workbench.evaluate.tasks import naming
         from workbench.model.weights import load_model
 
+        # Not the optimizer's state, which is twice as large and not read here.
+        files = {name: facts for name, facts in _read_manifest(checkpoint)["files"].items() if "optimizer" not in name}
+        mismatch = first_mismatch(checkpoint, files)
+        if mismatch is not None:
+            raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
         with naming(f"checkpoint {checkpoint}"):
             tokenizer, encodings = self._load_tokenizer(checkpoint)
             device = self.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -41,6 +42,7 @@ class LocalRun:
         self.workers: list[_Worker] = []
         self.stopping = False
         self.tries: dict[str, int] = {}
+        self.given_up: set[str] = set()
         todo = [n for n in self.plan.nodes.values() if tokens_to_train(n, facts.existing[n.id])]
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
@@ -83,22 +85,38 @@ class LocalRun:
                 return
             idle = idle or self._start_worker()
             idle.task = task
-            idle.connection.send(task)
+            if self.stopping:
+                idle.process.terminate()
+                return
+            try:
+                idle.connection.send(task)
+            except OSError:
+                self._bury(idle)
 
     def _next_task(self) -> Task | None:
         """Trainings whose parent is there, those with the longest way to go first; then evaluations."""
-        for node in self.to_train.values():
+        for node in list(self.to_train.values()):
+            self._bring_back_parent(node)
             if self._is_ready(node):
                 del self.to_train[node.id]
-                return Task("train", node.id)
+                return Task("train", node.id, targets=tuple(node.targets))
         for node in list(self.to_evaluate.values()):
             if node.id in self.to_train or self._is_busy(node.id):
                 continue
             del self.to_evaluate[node.id]
             pairs = self._pending(node)
             if pairs:
-                return Task("evaluate", node.id, tuple(pairs))
+                return Task("evaluate", node.id, pairs=tuple(pairs))
         return None
+
+    def _bring_back_parent(self, node: Node) -> None:
+        """Train a parent that was finished by the plan, but whose checkpoint has gone since."""
+        parent = node.stage.parent
+        if parent is None or self._is_ready(node) or parent.stage in self.to_train or self._is_busy(parent.stage):
+            return
+        if parent.stage not in self.given_up:
+            self.given_up.add(parent.stage)
+            self.to_train[parent.stage] = self.plan.nodes[parent.stage]
 
     def _is_ready(self, node: Node) -> bool:
         parent = node.stage.parent
@@ -145,11 +163,23 @@ class LocalRun:
             self.display.finish(task.stage)
         if result.state == "failed":
             self._fail(f"{task.kind} {task.stage}: {result.error}")
-        if result.state == "parent_damaged" and self._may_try_again(task.stage):
+        if result.state == "killed" and not self.stopping:
+            self._try_again(task, "its process was asked to stop")
+        if result.state == "parent_damaged":
             parent = self.plan.nodes[task.stage].stage.parent
             assert parent is not None
-            for identifier in (parent.stage, task.stage):
-                self.to_train.setdefault(identifier, self.plan.nodes[identifier])
+            self.to_train.setdefault(parent.stage, self.plan.nodes[parent.stage])
+            self.to_evaluate.setdefault(parent.stage, self.plan.nodes[parent.stage])
+            self._try_again(task, str(result.error))
+
+    def _try_again(self, task: Task, reason: str) -> None:
+        self.tries[task.stage] = self.tries.get(task.stage, 0) + 1
+        if self.tries[task.stage] >= _TRIES:
+            self._fail(f"{task.kind} {task.stage}: {reason}")
+        elif task.kind == "train":
+            self.to_train[task.stage] = self.plan.nodes[task.stage]
+        else:
+            self.to_evaluate[task.stage] = self.plan.nodes[task.stage]
 
     def _bury(self, worker: _Worker) -> None:
         """Account for a worker that died (killed, out of memory): its stage goes on from the last checkpoint."""
@@ -160,16 +190,7 @@ class LocalRun:
             return
         reason = f"its process ended with exit code {worker.process.exitcode}"
         self.display.say(f"{task.kind} {task.stage}: {reason}")
-        if not self._may_try_again(task.stage):
-            self._fail(f"{task.kind} {task.stage}: {reason}")
-        elif task.kind == "train":
-            self.to_train[task.stage] = self.plan.nodes[task.stage]
-        else:
-            self.to_evaluate[task.stage] = self.plan.nodes[task.stage]
-
-    def _may_try_again(self, stage: str) -> bool:
-        self.tries[stage] = self.tries.get(stage, 0) + 1
-        return self.tries[stage] < _TRIES
+        self._try_again(task, reason)
 
     def _fail(self, text: str) -> None:
         self.outcome.failures.append(text)
@@ -187,7 +208,7 @@ class LocalRun:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         numerics = self.config.numerics
-        arguments = (theirs, self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
+        arguments = (theirs, os.getpid(), self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
         process = context.Process(target=run_worker, args=arguments, daemon=False)
         process.start()
         theirs.close()

@@ -114,7 +114,14 @@ class Estimate:
 
 def worker_count(config: Config, workers: int | None) -> int:
     """Stages at a time: as asked for, or as many as the cores allow."""
-    return workers or max(1, (os.cpu_count() or 1) // config.numerics.threads)
+    return workers or max(1, _cores() // config.numerics.threads)
+
+
+def _cores() -> int:
+    """Cores this process may use; where the system cannot tell, those it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:

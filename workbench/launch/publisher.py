@@ -8,6 +8,7 @@ from workbench.config.schema import TrackingConfig
 from workbench.study.layout import Layout
 
 _INTERVAL_SECONDS = 60.0
+_LAST_SECONDS = 180.0
 
 
 class Publisher:
@@ -30,12 +31,14 @@ class Publisher:
     def finish(self) -> str | None:
         """Publish once more and stop; return what went wrong, None where nothing did.
 
-        Waits for at most three time-outs of the tracking server beyond what a healthy one needs.
+        A server that answers, but slowly, is left after `_LAST_SECONDS`: what it lacks can be sent at any time.
         """
         if not self._tracking.publish:
             return "tracking.publish=false"
         self._done.set()
-        self._thread.join()
+        self._thread.join(_LAST_SECONDS)
+        if self._thread.is_alive():
+            return f"the tracking server was still taking results after {_LAST_SECONDS:.0f} s"
         return self.error
 
     def _run(self) -> None:

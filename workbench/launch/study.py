@@ -16,8 +16,10 @@ from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
 from workbench.launch.snapshot import code_version, freeze_stage
 from workbench.model.attention import check_attention
-from workbench.study.layout import Layout
-from workbench.train.loop import stage_device
+from workbench.study.files import is_held
+from workbench.study.layout import Layout, StageDir
+from workbench.train.loop import missing_targets, stage_device
+from workbench.train.status import read_status, write_status
 
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +35,8 @@ def check_before_start(facts: Facts, workers: int | None = None) -> None:
     """
     for node in facts.plan.nodes.values():
         check_attention(node.stage.numerics.attention, stage_device(node.stage))
+        if node.stage.numerics.attention == "flash_attn" and node.stage.precision == "fp32":
+            raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
     for point in facts.plan.points:
         if point.config.tokenizer.kind == "file":
             make_tokenizer(point.config.tokenizer, [])
@@ -79,8 +83,17 @@ def freeze_study(facts: Facts) -> Facts:
     code = code_version(_PROJECT_ROOT)
     write_study(facts, code.commit, code.dirty)
     for node in facts.plan.nodes.values():
-        freeze_stage(facts.layout.stage(node.id), node.stage, code)
+        stage_dir = facts.layout.stage(node.id)
+        freeze_stage(stage_dir, node.stage, code)
+        _settle_status(stage_dir, missing_targets(stage_dir, node.targets))
     return make_facts([(point.name, point.config) for point in facts.plan.points])
+
+
+def _settle_status(stage_dir: StageDir, missing: list[int]) -> None:
+    """Set right the status of a stage whose process died after its last checkpoint and before saying so."""
+    latest = read_status(stage_dir)
+    if not missing and latest is not None and latest["state"] != "finished" and not is_held(stage_dir.lock):
+        write_status(stage_dir, "finished")
 
 
 def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:

@@ -5,6 +5,7 @@ It is kept alive between tasks, so that imports and the evaluator's start-up are
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -28,6 +29,8 @@ class Task:
     """`train` or `evaluate`."""
     stage: str
     """Id of the stage."""
+    targets: tuple[int, ...] = ()
+    """`train`: tokens this launch wants checkpoints at."""
     pairs: tuple[tuple[Path, str], ...] = ()
     """`evaluate`: checkpoints and suites."""
 
@@ -44,12 +47,14 @@ class Result:
     """What went wrong, in one line."""
 
 
-def run_worker(connection: Connection, outputs: Path, evaluation: EvaluationConfig, threads: int, device: str) -> None:
+def run_worker(
+    connection: Connection, parent: int, outputs: Path, evaluation: EvaluationConfig, threads: int, device: str
+) -> None:
     """Do the tasks that come over `connection` until it closes; send progress, log lines and results."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=_watch_parent, args=(os.getppid(), stop), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
     worker = _Worker(connection, Layout(outputs), evaluation, threads, device, stop.is_set)
     while not stop.is_set():
         try:
@@ -100,7 +105,7 @@ class _Worker:
 
         hooks = Hooks(self.should_stop, self._progress, log=lambda text: self._log(task, text))
         try:
-            train_stage(self.layout, task.stage, hooks)
+            train_stage(self.layout, task.stage, hooks, wanted=task.targets)
         except StoppedError as error:
             return Result(task, "killed", str(error))
         except DamagedCheckpointError as error:
@@ -135,7 +140,8 @@ class _Worker:
         self._send(f"{task.stage}: {text}")
 
     def _log_file(self, task: Task, text: str) -> None:
-        with self.layout.stage(task.stage).log.open("a") as file:
+        # On a full disk the result under way still reaches the parent.
+        with contextlib.suppress(OSError), self.layout.stage(task.stage).log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def _send(self, message: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -67,7 +67,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = ctx.saved_tensors
-    rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
+    rows, outputs = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     return _onednn_linear(gradient, weight.t()), correlate(outputs, rows)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import yaml
 
@@ -44,12 +47,55 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Generator[None]:
-    """Hold a kernel lock on a file; the kernel drops it when the process dies, however it does."""
+def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Generator[None]:
+    """Hold a kernel lock on a file; the kernel drops it when the process dies, however it does.
+
+    Parameters
+    ----------
+    path
+        The file; it is made where it is not there.
+    on_wait
+        Called five times a second while somebody else holds the lock; what it raises ends the waiting.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while not _try_lock(file):
+            on_wait()
+            time.sleep(0.2)
         try:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_held(path: Path) -> bool:
+    """Whether some process holds the lock on a file."""
+    if not path.exists():
+        return False
+    with path.open("a") as file:
+        return not _try_lock(file)
+
+
+def sha256(path: Path) -> str:
+    """Hash a file's content: 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def first_mismatch(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say which file is missing or differs from its recorded `bytes` and `sha256`; None when all are whole."""
+    for name, expected in files.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

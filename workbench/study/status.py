@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
 from workbench.study.plan import Node, Plan, tokens_to_train
 
@@ -42,6 +43,8 @@ def _state(node: Node, directory: StageDir, existing: Set[int]) -> StageState:
     state = "finished" if done else latest.get("state", "planned")
     if state == "finished" and not done:
         state = "planned"  # finished for an earlier, shorter target
+    if state == "running" and not is_held(directory.lock):
+        state = "killed"  # its process died without a word
     return StageState(
         node.id,
         f"{node.stage.model.name} {node.stage.name}",

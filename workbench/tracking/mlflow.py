@@ -132,6 +132,7 @@ class _Publisher:
         for run in (self.runs[stage] for stage in dropped):
             if run.data.tags.get("planned") != "false":
                 self.client.set_tag(run.info.run_id, "planned", "false")
+                self.client.set_tag(run.info.run_id, "cost_counted", "false")
 
     def ensure_study_run(self) -> str:
         """Run id of the study's own run, which its stages' runs are children of; holds `study.json`."""
@@ -148,7 +149,7 @@ class _Publisher:
         tags |= {"mlflow.parentRunId": parent, "mlflow.source.git.commit": stage.tags["commit"]}
         run = self.runs.get(stage.id)
         if run is None:
-            first = next(iter(spool.read_rows(stage.path, stage.durable_step)), None)
+            first = next(iter(spool.read_rows(stage.path)), None)
             started = int(first[spool.TIME] * 1000) if first else None
             run = self.client.create_run(self.experiment, started, tags, stage.run_name)
             self.sent["runs"] += 1

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from workbench.config import schema
+from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
 from workbench.tracking import spool
 
@@ -195,7 +195,8 @@ def _stage_record(
 ) -> StageRecord:
     frozen = yaml.safe_load(stage_dir.config.read_text())["stage"] if stage_dir.config.exists() else entry["stage"]
     stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
-    label = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage").model.name
+    planned = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage")
+    label = planned.model.name
     points = [
         (point, reached["tokens"])
         for point in plan["points"]
@@ -204,8 +205,8 @@ def _stage_record(
     ]
     found = _read_checkpoints(stage_dir)
     manifests = [manifest for _, manifest in found]
-    status, ended_ms, error = _read_status(stage_dir)
     last = manifests[-1] if manifests else {}
+    status, ended_ms, error = _stage_status(stage_dir, planned, manifests)
     tags = {
         "kind": "stage",
         "study": plan["study"],
@@ -342,29 +343,30 @@ def artifacts_digest(files: tuple[tuple[Path, str], ...]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _stage_status(
+    stage_dir: StageDir, planned: schema.Stage, manifests: list[dict[str, Any]]
+) -> tuple[str, int | None, str]:
+    """Finished where every checkpoint this study wants is there, whatever another study's run came to since."""
+    wanted = {planned.end_tokens, *planned.milestones, *planned.branch_points}
+    ends = [manifest["time"] for manifest in manifests if manifest["tokens"] in wanted]
+    if len(ends) == len(wanted):
+        return "FINISHED", int(max(ends) * 1000), ""
+    return _read_status(stage_dir)
+
+
 def _read_status(stage_dir: StageDir) -> tuple[str, int | None, str]:
     """MLflow's status, end in milliseconds, and the error's text, as `status.json` has them.
 
-    A stage that says it runs, by a process of this machine that is gone, was killed.
+    A stage that says it runs on this machine, and whose lock no process holds, was killed.
     """
     if not stage_dir.status.exists():
         return "SCHEDULED", None, ""
     status = read_json(stage_dir.status)
     state = STATES[status["state"]]
-    if state == "RUNNING" and status["host"] == socket.gethostname() and not _is_alive(int(status["pid"])):
+    if state == "RUNNING" and status["host"] == socket.gethostname() and not is_held(stage_dir.lock):
         state = "KILLED"
     ended = None if state == "RUNNING" else int(status["time"] * 1000)
     return state, ended, str(status.get("error") or "")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _study_status(plan: dict[str, Any], stages: list[StageRecord]) -> str:

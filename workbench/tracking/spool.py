@@ -64,6 +64,7 @@ def metric_name(task: str, metric: str) -> str:
         Key of lm-eval's results, `<metric>,<filter>` or `<metric>`.
     """
     key, _, metric_filter = metric.partition(",")
+    is_error, key = key.endswith(STDERR_SUFFIX), key.removesuffix(STDERR_SUFFIX)
     parts = [task, key]
     if task.startswith("heldout_"):
         source = task.removeprefix("heldout_")
@@ -73,6 +74,8 @@ def metric_name(task: str, metric: str) -> str:
                 parts = ["heldout", source.removesuffix(f"_{kind}"), kind, key]
     if metric_filter not in ("", "none"):
         parts.append(metric_filter)
+    if is_error:
+        parts[-1] += STDERR_SUFFIX
     return "/".join(re.sub(r"[^A-Za-z0-9_.\- ]", "_", part) for part in parts)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from workbench.study.files import first_mismatch, sha256
 from workbench.study.layout import StageDir, checkpoint_step
 
 MANIFEST = "manifest.json"
@@ -59,24 +61,35 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         A file is missing, or its size or SHA-256 differ; the file is named.
     """
     manifest = read_manifest(checkpoint)
-    for name, expected in manifest["files"].items():
-        path = checkpoint / name
-        if not path.is_file():
-            raise DamagedCheckpointError(checkpoint, f"{name} is missing")
-        if path.stat().st_size != expected["bytes"] or _sha256(path) != expected["sha256"]:
-            raise DamagedCheckpointError(checkpoint, f"{name} does not match its checksum")
+    mismatch = first_mismatch(checkpoint, manifest["files"])
+    if mismatch is not None:
+        raise DamagedCheckpointError(checkpoint, mismatch)
     return manifest
 
 
 def quarantine(checkpoint: Path) -> Path:
-    """Move a damaged checkpoint out of the way, keeping what is left of it; return its new path."""
+    """Move a damaged checkpoint out of the way, keeping what is left of it; return its new path.
+
+    Another process may have moved it already, and may have made it anew: then nothing is moved.
+    """
     target = checkpoint.with_name(checkpoint.name + DAMAGED)
     number = 1
     while target.exists():
         number += 1
         target = checkpoint.with_name(f"{checkpoint.name}{DAMAGED}-{number}")
-    checkpoint.rename(target)
+    if _is_whole(checkpoint):
+        return checkpoint
+    with contextlib.suppress(FileNotFoundError):
+        checkpoint.rename(target)
     return target
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        verify(checkpoint)
+    except DamagedCheckpointError:
+        return False
+    return True
 
 
 def find_checkpoint(stage_dir: StageDir, tokens: int) -> Path | None:
@@ -148,26 +161,36 @@ def write_checkpoint(
         if keep:
             (partial / KEEP).touch()
         _finish(partial, target, manifest)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(_no_room(target, needed_bytes, free)) from error
         raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return target
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, the quota or the largest file's size is exhausted.
+
+    safetensors wraps the system's error in its own and leaves the number in the text.
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in numbers)
 
 
 def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     """Add the manifest, bring everything to the disk, and give the directory its name."""
     files = {
-        str(path.relative_to(partial)): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        str(path.relative_to(partial)): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(partial.rglob("*"))
         if path.is_file() and path.name != KEEP
     }
     (partial / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1))
     for path in partial.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
         _fsync(path)
     _fsync(partial)
     if target.exists():  # a directory without a manifest: not one of ours, and not a checkpoint
@@ -176,14 +199,24 @@ def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
     _fsync(target.parent)
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def mark_kept(checkpoint: Path) -> None:
     """Protect a checkpoint from ever being deleted."""
     (checkpoint / KEEP).touch()
 
 
 def delete_superseded(stage_dir: StageDir, keep_last: int) -> list[Path]:
-    """Delete checkpoints that nothing needs, but for the last `keep_last`; return what went."""
+    """Delete checkpoints that nothing needs, but for the latest `keep_last`; return what went.
+
+    The latest by time of writing: a stage that fills in an early milestone goes on from there.
+    """
     spare = [path for path in stage_dir.list_checkpoints() if not (path / KEEP).exists()]
+    spare.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
     doomed = spare[: max(0, len(spare) - keep_last)]
     for path in doomed:
         # Without its manifest it is no checkpoint any more, so a death in the middle leaves no half one.
@@ -200,10 +233,10 @@ def clear_leftovers(stage_dir: StageDir) -> None:
         if DAMAGED not in path.name and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
     for path in stage_dir.list_checkpoints():
-        try:
+        with contextlib.suppress(DamagedCheckpointError):
             read_manifest(path)
-        except DamagedCheckpointError:
-            quarantine(path)
+            continue
+        quarantine(path)
 
 
 def _no_room(target: Path, needed_bytes: int, free: int) -> str:
@@ -211,11 +244,6 @@ def _no_room(target: Path, needed_bytes: int, free: int) -> str:
         f"no room for checkpoint {target}: it needs {needed_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
         "the checkpoints before it are whole, so make room and run the same command again"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:
@@ -235,6 +263,7 @@ __all__ = [
     "delete_superseded",
     "durable_step",
     "find_checkpoint",
+    "is_disk_full",
     "mark_kept",
     "quarantine",
     "read_manifest",

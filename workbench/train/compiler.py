@@ -36,6 +36,10 @@ def compile_model(model: nn.Module) -> nn.Module:
     Deterministic algorithms are needed: without them the compiled embedding's backward adds its
     gradients in whatever order the threads come, and a resumed run differs in its last bits.
     """
+    # A process trains one stage after another: each compiles afresh, and too many shapes are an error, never
+    # a silent return to eager.
+    torch.compiler.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch.use_deterministic_algorithms(True)
     return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
 

@@ -41,6 +41,11 @@ class World:
         share = batch_sequences // self.size
         return range(start + self.rank * share, start + (self.rank + 1) * share)
 
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all processes, in place."""
         if self.size > 1:

@@ -10,7 +10,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -78,8 +79,14 @@ class StoppedError(Exception):
     """The stage was asked to stop and has written a checkpoint."""
 
 
-def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world: World | None = None) -> StageDir:
-    """Train a frozen stage until all its targets have checkpoints; what exists is not done again.
+def train_stage(
+    layout: Layout,
+    stage_id: str,
+    hooks: Hooks | None = None,
+    world: World | None = None,
+    wanted: Sequence[int] | None = None,
+) -> StageDir:
+    """Train a frozen stage until its targets have checkpoints; what exists is not done again.
 
     Parameters
     ----------
@@ -91,6 +98,8 @@ def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world
         Stop flag, progress and log.
     world
         This process among several.
+    wanted
+        Targets of this launch, in tokens; None takes those of every launch so far.
 
     Raises
     ------
@@ -102,31 +111,56 @@ def train_stage(layout: Layout, stage_id: str, hooks: Hooks | None = None, world
         The stage does not fit the data, the machine or its parent.
     """
     stage_dir, hooks, world = layout.stage(stage_id), hooks or Hooks(), world or World()
-    with exclusive(stage_dir.lock):
+    lock = exclusive(stage_dir.lock, _waiting(stage_dir, hooks)) if world.is_main else nullcontext()
+    with lock:
         stage = read_stage(stage_dir)
-        if not missing_targets(stage_dir, stage):
+        goals = sorted(targets(stage) if wanted is None else wanted)
+        if not missing_targets(stage_dir, goals):
             return stage_dir
-        write_status(stage_dir, "running")
         try:
-            _train_despite_damage(layout, stage_dir, stage, hooks, world)
+            _say(stage_dir, world, "running")
+            _train_despite_damage(layout, stage_dir, stage, goals, hooks, world)
         except (StoppedError, KeyboardInterrupt):
-            write_status(stage_dir, "killed", "asked to stop; the same command goes on from the last checkpoint")
+            _say(stage_dir, world, "killed", "asked to stop; the same command goes on from the last checkpoint")
             raise
         except BaseException as error:
-            write_status(stage_dir, "failed", f"{type(error).__name__}: {error}")
+            _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}")
             raise
-        write_status(stage_dir, "finished")
+        _say(stage_dir, world, "finished")
     return stage_dir
 
 
-def _train_despite_damage(layout: Layout, stage_dir: StageDir, stage: Stage, hooks: Hooks, world: World) -> None:
+def _waiting(stage_dir: StageDir, hooks: Hooks) -> Callable[[], None]:
+    """Give what to do while another process trains the stage: say so once, and leave when asked to."""
+    said: list[bool] = []
+
+    def wait() -> None:
+        if not said:
+            said.append(True)
+            hooks.log("another run trains this stage; waiting for it")
+        if hooks.should_stop():
+            raise StoppedError(f"stage {stage_dir.id} was not begun: another run has it")
+
+    return wait
+
+
+def _say(stage_dir: StageDir, world: World, state: str, error: str | None = None) -> None:
+    """Write the status; on a full disk the error under way matters more than its record."""
+    if world.is_main:
+        with suppress(OSError):
+            write_status(stage_dir, state, error)
+
+
+def _train_despite_damage(
+    layout: Layout, stage_dir: StageDir, stage: Stage, goals: Sequence[int], hooks: Hooks, world: World
+) -> None:
     """Move a damaged checkpoint aside, name it, and go back to the one before it.
 
     A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
     """
-    while missing_targets(stage_dir, stage):
+    while missing_targets(stage_dir, goals):
         try:
-            _Run(layout, stage_dir, stage, hooks, world).all_targets()
+            _Run(layout, stage_dir, stage, goals, hooks, world).all_targets()
         except ckpt.DamagedCheckpointError as error:
             aside = ckpt.quarantine(error.checkpoint)
             hooks.log(f"{error}; moved aside as {aside.name}")
@@ -135,32 +169,41 @@ def _train_despite_damage(layout: Layout, stage_dir: StageDir, stage: Stage, hoo
 
 
 def targets(stage: Stage) -> list[int]:
-    """Tokens at which a stage must have checkpoints."""
+    """Tokens at which some launch so far wants a checkpoint of a stage."""
     return sorted({stage.end_tokens, *stage.milestones, *stage.branch_points})
 
 
-def missing_targets(stage_dir: StageDir, stage: Stage) -> list[int]:
-    """Targets without a complete checkpoint; those that have one are protected from deletion."""
+def missing_targets(stage_dir: StageDir, goals: Sequence[int]) -> list[int]:
+    """Give the targets without a complete checkpoint, in order."""
     present = ckpt.checkpoints_by_tokens(stage_dir)
-    wanted = targets(stage)
-    for tokens in set(wanted) & set(present):
+    return [tokens for tokens in sorted(goals) if tokens not in present]
+
+
+def keep_targets(stage_dir: StageDir, stage: Stage) -> None:
+    """Protect from deletion every checkpoint that some launch wants."""
+    present = ckpt.checkpoints_by_tokens(stage_dir)
+    for tokens in set(targets(stage)) & set(present):
         ckpt.mark_kept(present[tokens])
-    return [tokens for tokens in wanted if tokens not in present]
 
 
 class _Run:
     """One process's attempt at a stage."""
 
-    def __init__(self, layout: Layout, stage_dir: StageDir, stage: Stage, hooks: Hooks, world: World) -> None:
+    def __init__(
+        self, layout: Layout, stage_dir: StageDir, stage: Stage, goals: Sequence[int], hooks: Hooks, world: World
+    ) -> None:
         self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
+        self.goals = goals
+        self.code = _code_version(stage_dir)
         self.device = stage_device(stage)
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
         self.prepared = _open_data(layout, stage)
         self.stream = Stream(self.prepared, stage.stream)
-        self.stream.check(stage.end_tokens // stage.stream.context_tokens)
+        self.stream.check(max(goals) // stage.stream.context_tokens)
         self.compiled = self._can_compile()
+        torch.use_deterministic_algorithms(self.compiled)
         self.numerics = {
             **asdict(stage.numerics),
             "device": self.device.type,
@@ -180,11 +223,17 @@ class _Run:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
-        ckpt.clear_leftovers(self.dir)
-        missing = missing_targets(self.dir, self.stage)
+        if self.world.is_main:
+            ckpt.clear_leftovers(self.dir)
+        self.world.wait()
+        missing = missing_targets(self.dir, self.goals)
+        if not missing:
+            return
         state, start_step = self._restore(missing[0])
         durable = ckpt.durable_step(self.dir, start_step)
-        spool.truncate_after(self.dir.metrics, durable)
+        if self.world.is_main:
+            spool.truncate_after(self.dir.metrics, durable)
+        self.world.wait()
         with spool.MetricsWriter(self.dir.metrics) as writer:
             for target in missing:
                 nearer = self._nearest(target)
@@ -227,6 +276,9 @@ class _Run:
         if model_identity(state.model.config) != model_identity(self.stage.model):
             raise ValueError(f"checkpoint {path} holds another model than stage {self.dir.id}")
         self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
+        changed = {k: (v, self.numerics.get(k)) for k, v in manifest["numerics"].items() if self.numerics.get(k) != v}
+        if changed:
+            self.hooks.log(f"numerics differ from that checkpoint's, so last bits may too: {changed}")
         return state
 
     def _train_to(self, target: int, state: TrainState, writer: spool.MetricsWriter, durable: int) -> None:
@@ -237,7 +289,7 @@ class _Run:
             seconds = time.perf_counter() - began
             row = self._row(state, result, seconds)
             if state.step > durable and self.world.is_main:
-                writer.write(row)
+                self._write(writer, row)
             self.hooks.on_progress(self._progress(state, result.loss, row[spool.TRAIN_TOKENS_PER_SECOND]))
             if self.hooks.should_stop() and state.tokens < target:
                 self._save(state, writer, keep=False)
@@ -291,9 +343,24 @@ class _Run:
         }
 
     def _progress(self, state: TrainState, loss: float, rate: float) -> Progress:
-        return Progress(
-            self.dir.id, state.step, state.tokens, self.stage.start_tokens, self.stage.end_tokens, loss, rate
-        )
+        return Progress(self.dir.id, state.step, state.tokens, self.stage.start_tokens, max(self.goals), loss, rate)
+
+    def _write(self, writer: spool.MetricsWriter, row: dict[str, Any]) -> None:
+        try:
+            writer.write(row)
+        except OSError as error:
+            if not ckpt.is_disk_full(error):
+                raise
+            raise ckpt.DiskFullError(
+                f"no room for a row of {self.dir.metrics}: it needs {len(json.dumps(row)) + 1} bytes; the checkpoints "
+                "are whole, so make room and run the same command again"
+            ) from error
+
+    def _delete_superseded(self) -> None:
+        """Delete what nothing needs; another launch may have added targets since this run began."""
+        with exclusive(self.dir.path / "freeze.lock"):
+            keep_targets(self.dir, read_stage(self.dir))
+            ckpt.delete_superseded(self.dir, self.stage.checkpoint.keep_last)
 
     def _save(self, state: TrainState, writer: spool.MetricsWriter, *, keep: bool) -> None:
         """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
@@ -310,7 +377,7 @@ class _Run:
             keep=keep,
             needed_bytes=state_bytes(self.params.total),
         )
-        ckpt.delete_superseded(self.dir, self.stage.checkpoint.keep_last)
+        self._delete_superseded()
         write_status(self.dir, "running", step=state.step, tokens=state.tokens)
         self.hooks.on_checkpoint(path)
         self.last_saved = time.monotonic()
@@ -331,7 +398,7 @@ class _Run:
             "heldout_fingerprint": self.prepared.manifest["heldout_fingerprint"],
             "counts": {name: asdict(counts) for name, counts in self.stream.counts(sequences).items()},
             "numerics": self.numerics,
-            **_code_version(self.dir),
+            **self.code,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "time": time.time(),
@@ -380,6 +447,7 @@ __all__ = [
     "NonFiniteLossError",
     "Progress",
     "StoppedError",
+    "keep_targets",
     "missing_targets",
     "stage_device",
     "targets",
