@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from analysis.load import load_history, load_study
+from analysis.load import load_history, load_runs, load_study
 from workbench.launch.planning import make_facts
 from workbench.study.layout import Layout
 from workbench.tracking import spool
@@ -64,7 +64,8 @@ def numbers(root, facts):
         assert set(node.targets) <= set(present)
         for tokens in node.targets:
             verify(present[tokens])
-            found[identifier, tokens] = load_file(present[tokens] / "model.safetensors")
+            for name in ("model.safetensors", "optimizer.safetensors"):
+                found[identifier, tokens, name] = load_file(present[tokens] / name)
     return found
 
 
@@ -98,6 +99,7 @@ def test_killed_at_twenty_random_moments(outputs, tmp_path, base_overrides, expe
 def compare_mlflow(killed, untouched, facts):
     """Rows and evaluations in MLflow are equal, nothing twice, nothing missing."""
     histories, frames = [], []
+    assert set(load_runs("small", default_uri(Layout(killed))).status) == {"FINISHED"}
     for root in (killed, untouched):
         uri = default_uri(Layout(root))
         metrics = ["train/loss", "train/gradient_norm", "train/learning_rate"]

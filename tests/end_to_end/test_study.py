@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from analysis.load import load_study
+from workbench.study.files import is_held
 from workbench.study.layout import Layout
 from workbench.tracking.mlflow import default_uri
 from workbench.train.checkpoint import verify
@@ -52,6 +54,15 @@ def test_plan_counts_what_is_drawn(root, first):
     for point in again["points"]:
         assert point["unique_tokens"] == point["tokens"]
         assert set(point["epochs"]) == {"prose", "code"}
+
+
+def test_nothing_is_written_elsewhere(root, first):
+    """The first run's working directory was the outputs' root: all there is are the outputs' own folders."""
+    names = {path.name for path in root.iterdir()}
+    assert names <= {"data", "figures", "fits", "mlartifacts", "mlflow.db", "mlflow.db.lock", "stages", "studies"} | {
+        "throughput.json",
+        "throughput.lock",
+    }
 
 
 def test_table_figures_and_lineage(root, first):
@@ -126,6 +137,41 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_options_may_stand_between_overrides(tmp_path):
+    arguments = ("experiments=token_scaling_tiny", "-m", "model=m0_03", f"paths.outputs={tmp_path}", "--json")
+    run = workbench("plan", *arguments, "tokens=40960", "--no-measure")
+    assert [point["model"] for point in json.loads(run.stdout)["points"]] == ["m0_03"]
+    assert workbench("plan", "--bogus").returncode == 2
+
+
+def test_a_damaged_checkpoint_is_named_by_every_command(root, first, tmp_path):
+    checkpoint = sorted((root / "stages").glob("*/checkpoints/step_*"))[0]
+    copy = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, copy)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    run = workbench("export", copy, tmp_path / "exported")
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert "model.safetensors does not match its checksum" in run.stderr
+    assert not (tmp_path / "exported").exists()
+
+
+def test_export_and_generate(root, first, tmp_path):
+    checkpoint = sorted((root / "stages").glob("*/checkpoints/step_*"))[0]
+    run = workbench("export", checkpoint, tmp_path / "exported")
+    assert run.returncode == 0, run.stderr
+    assert "AutoModelForCausalLM.from_pretrained" in run.stdout
+    assert not list((tmp_path / "exported").glob("optimizer*"))
+    run = workbench("generate", tmp_path / "exported", "import os", "--max-tokens", "5")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("import os")
+    too_long = workbench("generate", checkpoint, "import os", "--max-tokens", "500")
+    assert too_long.returncode == 2
+    assert "context of 64" in too_long.stderr
+
+
 def test_more_tokens_than_there_are_is_refused_with_both_numbers(root, first):
     stages = set((root / "stages").iterdir())
     run = workbench("run", "experiments=token_scaling_tiny", f"paths.outputs={root}", "model=m0_03", "tokens=900000000")
@@ -151,6 +197,25 @@ def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, e
     assert status["state"] == "killed"
     [checkpoint] = list(outputs.glob("stages/*/checkpoints/step_*"))
     assert verify(checkpoint)["step"] == len(rows(outputs))
+
+
+def test_a_run_whose_first_process_is_killed_leaves_no_orphans(outputs, base_overrides, experiments):
+    """The workers notice, write their checkpoints and end; the same command goes on from there."""
+    overrides = [*base_overrides, f"paths.outputs={outputs}", "tokens=2621440"]
+    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    [lock] = outputs.glob("stages/*/lock")
+    patience = time.monotonic() + 30
+    while is_held(lock):
+        assert time.monotonic() < patience, "a worker trains on without its parent"
+        time.sleep(0.1)
+    [checkpoint] = list(outputs.glob("stages/*/checkpoints/step_*"))
+    assert verify(checkpoint)["step"] == len(rows(outputs)) < 8192
 
 
 def rows(outputs):

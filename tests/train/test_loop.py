@@ -2,7 +2,10 @@
 
 import errno
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,12 +13,15 @@ from safetensors.torch import load_file
 
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
+from workbench.study.files import exclusive
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train import loop
 from workbench.train.checkpoint import checkpoints_by_tokens
-from workbench.train.loop import Hooks, StoppedError, train_stage
+from workbench.train.loop import Hooks, StoppedError
+from workbench.train.stage import train_stage
 from workbench.train.state import OPTIMIZER_FILE
+from workbench.train.step import NonFiniteLossError
 
 
 def train_all(facts, hooks=None):
@@ -199,7 +205,7 @@ def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypa
         return original(model, tokens) * (float("nan") if len(steps) == 6 else 1.0)
 
     monkeypatch.setattr(loop, "loss_per_token", poisoned)
-    with pytest.raises(loop.NonFiniteLossError, match=r"step 6: loss nan.*sequences \[40, 48\)"):
+    with pytest.raises(NonFiniteLossError, match=r"step 6: loss nan.*sequences \[40, 48\)"):
         train_stage(facts.layout, trunk)
     status = json.loads(facts.layout.stage(trunk).status.read_text())
     assert status["state"] == "failed"
@@ -227,6 +233,43 @@ def test_disk_full_leaves_the_last_good_checkpoint(make_study, monkeypatch):
     monkeypatch.undo()
     train_stage(facts.layout, trunk)
     assert sorted(checkpoints_by_tokens(stage_dir)) == [2560, 8192]
+
+
+def test_a_file_system_that_refuses_is_disk_full(make_study):
+    """A real refusal inside safetensors, by the limit on a file's size: its error is not an OSError."""
+    facts = make_study("recipe.milestones=[2560]")
+    trunk = next(iter(facts.plan.nodes))
+    train_stage(facts.layout, trunk, wanted=[2560])
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from workbench.study.layout import Layout; from workbench.train.stage import train_stage\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "train_stage(Layout(Path(sys.argv[1])), sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(facts.layout.root), trunk]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert re.search(r"DiskFullError: no room for checkpoint .*it needs \d+\.\d MB", run.stderr), run.stderr
+    [good] = facts.layout.stage(trunk).list_checkpoints()
+    assert ckpt.verify(good)["tokens"] == 2560
+    train_stage(facts.layout, trunk)
+    assert sorted(checkpoints_by_tokens(facts.layout.stage(trunk))) == [2560, 8192]
+
+
+def test_waiting_for_another_run_can_be_left(make_study):
+    facts = make_study()
+    trunk = next(iter(facts.plan.nodes))
+    said = []
+    with exclusive(facts.layout.stage(trunk).lock), pytest.raises(StoppedError, match="another run"):
+        train_stage(facts.layout, trunk, Hooks(should_stop=lambda: True, log=said.append))
+    assert said == ["another run trains this stage; waiting for it"]
+
+
+def test_utilisation_is_a_share(make_study):
+    facts = make_study("model=m0_1")
+    train_all(facts)
+    rows = spool.read_rows(facts.layout.stage(next(iter(facts.plan.nodes))).path)
+    assert all(0 < row[spool.TRAIN_MODEL_FLOPS_UTILISATION] < 1 for row in rows)
 
 
 def test_too_little_room_is_found_before_writing(make_study, monkeypatch):

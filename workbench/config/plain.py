@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from fractions import Fraction
@@ -26,6 +27,12 @@ def check_above(name: str, value: float | None, bound: float) -> None:
     """Raise `ValueError` unless the value is None, or finite and above `bound`."""
     if value is not None and not (math.isfinite(value) and value > bound):
         raise ValueError(f"{name}={value!r} must be a finite number above {bound}")
+
+
+def check_name(name: str, value: str) -> None:
+    """Raise `ValueError` unless the value can name a file and a metric."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
+        raise ValueError(f"{name}={value!r} must be a plain name: letters, digits, - and _")
 
 
 def exact_weights(weights: dict[str, float]) -> dict[str, Fraction]:

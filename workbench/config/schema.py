@@ -12,7 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from workbench.config.plain import check_above, check_at_least, check_choice, exact_weights, from_dict, to_dict
+from workbench.config.plain import (
+    check_above,
+    check_at_least,
+    check_choice,
+    check_name,
+    exact_weights,
+    from_dict,
+    to_dict,
+)
 
 __all__ = ["Config", "Stage", "exact_weights", "from_dict", "to_dict"]
 
@@ -157,6 +165,8 @@ class DataConfig:
             raise ValueError(f"data.heldout_percent={self.heldout_percent!r} must lie between 0 and 100")
         check_at_least("data.overlap_lines", self.overlap_lines, 1)
         check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
+        for name in self.sources:
+            check_name("data.sources", name)
         exact_weights({name: source.weight for name, source in self.sources.items()})
 
 
@@ -375,6 +385,10 @@ class TrackingConfig:
     timeout_seconds: float = 20.0
     """A tracking server that is silent for longer counts as down."""
 
+    def __post_init__(self) -> None:
+        """Refuse a server that would have no time to answer."""
+        check_above("tracking.timeout_seconds", self.timeout_seconds, 0)
+
 
 @dataclass(frozen=True)
 class BudgetConfig:
@@ -440,8 +454,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other."""
-        if not self.study or any(c in self.study for c in "/:.%'\" "):
-            raise ValueError(f"study={self.study!r} must be a plain name: letters, digits, - and _")
+        check_name("study", self.study)
         check_choice("precision", self.precision, PRECISIONS)
         check_at_least("tokens", self.tokens, 1)
         check_at_least("seed_init", self.seed_init, 0)

@@ -14,7 +14,7 @@ from workbench.evaluate.reconcile import EvaluationError, pending
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import Facts, worker_count
 from workbench.launch.progress import Display
-from workbench.launch.worker import Result, Task, run_worker
+from workbench.launch.worker import Evaluated, Result, Task, run_worker
 from workbench.study.flops import training_flops_per_token
 from workbench.study.layout import Layout
 from workbench.study.plan import Node, Plan, tokens_to_train
@@ -151,14 +151,15 @@ class LocalRun:
             self._settle(message)
         elif isinstance(message, str):
             self.display.say(message)
+        elif isinstance(message, Evaluated):
+            self.outcome.evaluated += 1
+            self.display.evaluated(self.outcome.evaluated)
         else:
             self.display.progress(message)
 
     def _settle(self, result: Result) -> None:
         task = result.task
-        if task.kind == "evaluate":
-            self.outcome.evaluated += len(task.pairs) if result.state == "finished" else 0
-        elif result.state == "finished":
+        if task.kind == "train" and result.state == "finished":
             self.outcome.trained.append(task.stage)
             self.display.finish(task.stage)
         if result.state == "failed":

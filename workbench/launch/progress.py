@@ -25,6 +25,7 @@ class Display:
         self.total = sum(self.todo.values())
         self.done: dict[str, int] = {}
         self.bars: dict[str, TaskID] = {}
+        self.evaluations: TaskID | None = None
         self.last_line = time.monotonic()
         self.began = time.monotonic()
         self.progress_bars = Progress(
@@ -63,6 +64,15 @@ class Display:
         if not self.console.is_terminal and time.monotonic() - self.last_line > _LINE_SECONDS:
             self.last_line = time.monotonic()
             self.say(self._line(news))
+
+    def evaluated(self, count: int) -> None:
+        """Show how many checkpoints have been evaluated so far."""
+        if self.evaluations is None:
+            self.evaluations = self.progress_bars.add_task("evaluations", total=None, tokens="", speed="", loss="")
+        self.progress_bars.update(self.evaluations, tokens=f"{count} done")
+        if not self.console.is_terminal and time.monotonic() - self.last_line > _LINE_SECONDS:
+            self.last_line = time.monotonic()
+            self.say(f"{count} evaluations done")
 
     def finish(self, stage: str) -> None:
         """Take a stage's bar away."""

@@ -13,7 +13,7 @@ from workbench.config.schema import Stage, from_dict, to_dict
 from workbench.study.chain import merge_targets
 from workbench.study.files import exclusive, read_stage, write_atomically
 from workbench.study.layout import StageDir
-from workbench.train.loop import keep_targets, missing_targets, targets
+from workbench.train.targets import keep_targets, missing_targets, targets
 
 
 @dataclass(frozen=True)

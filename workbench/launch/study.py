@@ -18,8 +18,9 @@ from workbench.launch.snapshot import code_version, freeze_stage
 from workbench.model.attention import check_attention
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
-from workbench.train.loop import missing_targets, stage_device
+from workbench.train.loop import stage_device
 from workbench.train.status import read_status, write_status
+from workbench.train.targets import missing_targets
 
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 

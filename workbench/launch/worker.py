@@ -47,6 +47,14 @@ class Result:
     """What went wrong, in one line."""
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """News of one evaluation."""
+
+    stage: str
+    """Whose checkpoint it was."""
+
+
 def run_worker(
     connection: Connection, parent: int, outputs: Path, evaluation: EvaluationConfig, threads: int, device: str
 ) -> None:
@@ -101,7 +109,8 @@ class _Worker:
 
     def train(self, task: Task) -> Result:
         from workbench.train.checkpoint import DamagedCheckpointError
-        from workbench.train.loop import Hooks, StoppedError, train_stage
+        from workbench.train.loop import Hooks, StoppedError
+        from workbench.train.stage import train_stage
 
         hooks = Hooks(self.should_stop, self._progress, log=lambda text: self._log(task, text))
         try:
@@ -124,6 +133,7 @@ class _Worker:
                 return Result(task, "killed", "asked to stop")
             try:
                 self.evaluator.evaluate(checkpoint, suite)
+                self._send(Evaluated(task.stage))
             except EvaluationError as error:
                 errors.append(f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}")
                 self._log(task, errors[-1])

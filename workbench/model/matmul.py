@@ -18,6 +18,11 @@ from torch.utils.flop_counter import register_flop_formula
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def uses_onednn(device: torch.device) -> bool:
+    """Whether fp32 products on this device go through oneDNN: it decides their last bits."""
+    return _HAS_ONEDNN and device.type == "cpu"
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Dtype of products with `x`: its own, or autocast's."""
     device = x.device.type

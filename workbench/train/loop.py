@@ -1,7 +1,7 @@
 """One stage, from the checkpoint it begins at to its last target.
 
-`train_stage` is the visible loop: lock, plan the pieces still missing, restore, and step by step draw a
-batch, take an optimizer step, write a row, and write a checkpoint where one is due.
+`StageRun.all_targets` is the visible loop: restore, and step by step draw a batch, take an optimizer step,
+write a row, and write a checkpoint where one is due. `workbench.train.stage` locks around it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from workbench.config.schema import Stage
 from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
+from workbench.model.matmul import uses_onednn
 from workbench.model.transformer import loss_per_token
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
@@ -38,7 +38,8 @@ from workbench.train.peak import peak_flops
 from workbench.train.schedule import learning_rate
 from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
 from workbench.train.status import write_status
-from workbench.train.step import NonFiniteLossError, StepResult, train_step
+from workbench.train.step import StepResult, train_step
+from workbench.train.targets import keep_targets, missing_targets
 
 
 @dataclass(frozen=True)
@@ -79,114 +80,7 @@ class StoppedError(Exception):
     """The stage was asked to stop and has written a checkpoint."""
 
 
-def train_stage(
-    layout: Layout,
-    stage_id: str,
-    hooks: Hooks | None = None,
-    world: World | None = None,
-    wanted: Sequence[int] | None = None,
-) -> StageDir:
-    """Train a frozen stage until its targets have checkpoints; what exists is not done again.
-
-    Parameters
-    ----------
-    layout
-        The outputs.
-    stage_id
-        A stage that `freeze_stage` has written.
-    hooks
-        Stop flag, progress and log.
-    world
-        This process among several.
-    wanted
-        Targets of this launch, in tokens; None takes those of every launch so far.
-
-    Raises
-    ------
-    StoppedError
-        `hooks.should_stop` said so; the work so far is in a checkpoint.
-    NonFiniteLossError, DiskFullError, DamagedCheckpointError
-        See there. `status.json` says failed and why.
-    ValueError
-        The stage does not fit the data, the machine or its parent.
-    """
-    stage_dir, hooks, world = layout.stage(stage_id), hooks or Hooks(), world or World()
-    lock = exclusive(stage_dir.lock, _waiting(stage_dir, hooks)) if world.is_main else nullcontext()
-    with lock:
-        stage = read_stage(stage_dir)
-        goals = sorted(targets(stage) if wanted is None else wanted)
-        if not missing_targets(stage_dir, goals):
-            return stage_dir
-        try:
-            _say(stage_dir, world, "running")
-            _train_despite_damage(layout, stage_dir, stage, goals, hooks, world)
-        except (StoppedError, KeyboardInterrupt):
-            _say(stage_dir, world, "killed", "asked to stop; the same command goes on from the last checkpoint")
-            raise
-        except BaseException as error:
-            _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}")
-            raise
-        _say(stage_dir, world, "finished")
-    return stage_dir
-
-
-def _waiting(stage_dir: StageDir, hooks: Hooks) -> Callable[[], None]:
-    """Give what to do while another process trains the stage: say so once, and leave when asked to."""
-    said: list[bool] = []
-
-    def wait() -> None:
-        if not said:
-            said.append(True)
-            hooks.log("another run trains this stage; waiting for it")
-        if hooks.should_stop():
-            raise StoppedError(f"stage {stage_dir.id} was not begun: another run has it")
-
-    return wait
-
-
-def _say(stage_dir: StageDir, world: World, state: str, error: str | None = None) -> None:
-    """Write the status; on a full disk the error under way matters more than its record."""
-    if world.is_main:
-        with suppress(OSError):
-            write_status(stage_dir, state, error)
-
-
-def _train_despite_damage(
-    layout: Layout, stage_dir: StageDir, stage: Stage, goals: Sequence[int], hooks: Hooks, world: World
-) -> None:
-    """Move a damaged checkpoint aside, name it, and go back to the one before it.
-
-    A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
-    """
-    while missing_targets(stage_dir, goals):
-        try:
-            _Run(layout, stage_dir, stage, goals, hooks, world).all_targets()
-        except ckpt.DamagedCheckpointError as error:
-            aside = ckpt.quarantine(error.checkpoint)
-            hooks.log(f"{error}; moved aside as {aside.name}")
-            if error.checkpoint.parent != stage_dir.checkpoints:
-                raise
-
-
-def targets(stage: Stage) -> list[int]:
-    """Tokens at which some launch so far wants a checkpoint of a stage."""
-    return sorted({stage.end_tokens, *stage.milestones, *stage.branch_points})
-
-
-def missing_targets(stage_dir: StageDir, goals: Sequence[int]) -> list[int]:
-    """Give the targets without a complete checkpoint, in order."""
-    present = ckpt.checkpoints_by_tokens(stage_dir)
-    return [tokens for tokens in sorted(goals) if tokens not in present]
-
-
-def keep_targets(stage_dir: StageDir, stage: Stage) -> None:
-    """Protect from deletion every checkpoint that some launch wants."""
-    present = ckpt.checkpoints_by_tokens(stage_dir)
-    for tokens in set(targets(stage)) & set(present):
-        ckpt.mark_kept(present[tokens])
-
-
-class _Run:
+class StageRun:
     """One process's attempt at a stage."""
 
     def __init__(
@@ -210,6 +104,7 @@ class _Run:
             "compile": self.compiled,
             "world_size": world.size,
             "torch": torch.__version__,
+            "onednn": uses_onednn(self.device),
         }
         params = count_parameters(stage.model)
         self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
@@ -440,16 +335,3 @@ def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return psutil.Process().memory_info().rss
-
-
-__all__ = [
-    "Hooks",
-    "NonFiniteLossError",
-    "Progress",
-    "StoppedError",
-    "keep_targets",
-    "missing_targets",
-    "stage_device",
-    "targets",
-    "train_stage",
-]
