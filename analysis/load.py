@@ -98,7 +98,8 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """One study's results, a row a checkpoint and metric; the module's docstring lists the columns.
 
     Every checkpoint has a row for every metric of the study: where it was not evaluated, `value` and
-    `stderr` are NaN. Of several evaluations of one checkpoint the latest counts, and `eval_id` names it.
+    `stderr` are NaN. Of several evaluations of a checkpoint by one suite, the one that the study asks for counts,
+    else the latest; `eval_id` names it.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for model in _checkpoints(client, experiment):
         facts = _checkpoint_facts(name, model)
-        results = _latest_results(model.metrics or ())
+        results = _latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
     return _with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
@@ -190,7 +191,7 @@ def load_documents(
     parts: list[pd.DataFrame] = []
     for model in _checkpoints(client, experiment):
         facts = _checkpoint_facts(name, model)
-        result = _latest_results(model.metrics or ()).get(metric)
+        result = _latest_results(model).get(metric)
         if result is None or (wanted is not None and facts["model"] not in wanted):
             continue
         sums = _read_documents(client, model, result["suite"], result["eval_id"]).get(task)
@@ -359,8 +360,13 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
     }
 
 
-def _latest_results(metrics: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """Value, standard error, evaluation id and suite by metric, of the latest evaluation that has it."""
+def _latest_results(model: LoggedModel) -> dict[str, dict[str, Any]]:
+    """Value, standard error, evaluation id and suite by metric, of the latest evaluation that has it.
+
+    Where the study says which evaluations of a suite count, the suite's others are left out.
+    """
+    counted = json.loads(model.tags.get("evaluation_ids", "{}"))
+    metrics = [m for m in model.metrics or () if m.dataset_digest in counted.get(m.dataset_name, [m.dataset_digest])]
     found = sorted(metrics, key=lambda metric: (metric.timestamp, metric.dataset_digest))
     errors = {(m.key.removesuffix(STDERR_SUFFIX), m.dataset_digest): m.value for m in found if _is_error(m.key)}
     return {

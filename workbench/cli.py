@@ -227,6 +227,7 @@ def _status(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
+    from workbench.launch.planning import record_evaluations
     from workbench.launch.progress import Display
     from workbench.launch.study import evaluate_pairs, pending_evaluations
 
@@ -235,6 +236,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     print(f"{len(pairs)} evaluations are missing")
     config = facts.config
     failures = evaluate_pairs(facts.layout, config.evaluation, pairs, config.numerics.threads, Display(facts))
+    record_evaluations(facts)
     if config.tracking.publish:
         _publish_study(facts.layout, facts.plan.study, config.tracking.uri)
     return 1 if failures else 0

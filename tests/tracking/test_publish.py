@@ -316,3 +316,25 @@ def test_frames_leave_out_what_the_latest_plan_dropped(root):
     path.write_text(json.dumps(whole))
     publish_study(layout, name)
     assert set(load_study(name, default_uri(layout)).model) == {"m0_1", "m0_03"}
+
+
+def test_frames_show_the_evaluation_that_the_study_asks_for(root):
+    """A smaller evaluation, done later, does not take the place of the one the study asks for."""
+    from analysis.load import load_study
+
+    made = make_study(root, **SMALL)
+    path = made.layout.study_file(made.study)
+    plan = json.loads(path.read_text())
+    checkpoint = made.layout.stage(next(iter(plan["stages"]))).list_checkpoints()[0]
+    [result] = [p for p in (checkpoint / "evals").glob("*.json") if "documents" not in p.name]
+    suite, _, eval_id = result.stem.rpartition("-")
+    later = json.loads(result.read_text()) | {"eval_id": "f" * 16}
+    later["date"] = later["date"] + 1000
+    (checkpoint / "evals" / f"{suite}-{'f' * 16}.json").write_text(json.dumps(later))
+    documents = result.with_name(f"{suite}-{eval_id}.documents.json")
+    shutil.copy(documents, documents.with_name(f"{suite}-{'f' * 16}.documents.json"))
+    for asked in (eval_id, "f" * 16):
+        path.write_text(json.dumps({**plan, "evaluation_ids": {suite: [asked]}}))
+        publish_study(made.layout, made.study)
+        frame = load_study(made.study, default_uri(made.layout))
+        assert set(frame.loc[frame.checkpoint == str(checkpoint.resolve()), "eval_id"]) == {asked}

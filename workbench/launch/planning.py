@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import BudgetConfig, Config, Stage
-from workbench.data.fingerprint import data_fingerprint
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
+from workbench.evaluate.reconcile import evaluation_id, heldout_sources
+from workbench.evaluate.suite import uses_heldout
 from workbench.study.files import write_atomically
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout
@@ -246,5 +248,22 @@ def write_study(facts: Facts, commit: str, dirty: bool) -> None:
     """Write `study.json`, keeping the time it was first made."""
     path = facts.layout.study_file(facts.plan.study)
     path.parent.mkdir(parents=True, exist_ok=True)
-    created = json.loads(path.read_text())["created"] if path.exists() else time.time()
-    write_atomically(path, json.dumps(study_record(facts.plan, created=created, commit=commit, dirty=dirty), indent=1))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    record = study_record(facts.plan, created=before.get("created", time.time()), commit=commit, dirty=dirty)
+    record["evaluation_ids"] = before.get("evaluation_ids", {})
+    write_atomically(path, json.dumps(record, indent=1))
+
+
+def record_evaluations(facts: Facts) -> None:
+    """Say in `study.json` which evaluation of each suite counts now; frames leave the suite's others out."""
+    path, evaluation = facts.layout.study_file(facts.plan.study), facts.plan.evaluation
+    if not path.exists():
+        return
+    record = json.loads(path.read_text())
+    for suite in evaluation.suites.values():
+        ids: set[str] = set()
+        for fingerprint, config in stores(facts.plan).items():
+            sources = heldout_sources(facts.layout, fingerprint) if uses_heldout(suite) else []
+            ids.add(evaluation_id(suite, evaluation.precision, heldout_fingerprint(config.data), sources))
+        record["evaluation_ids"][suite.name] = sorted(ids)
+    write_atomically(path, json.dumps(record, indent=1))

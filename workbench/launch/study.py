@@ -11,7 +11,15 @@ from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
 from workbench.evaluate.suite import resolve_suite
 from workbench.launch.local import LocalRun, wanted_checkpoints
 from workbench.launch.outcome import Outcome
-from workbench.launch.planning import Facts, check_budget, estimate, make_facts, prepare_data, write_study
+from workbench.launch.planning import (
+    Facts,
+    check_budget,
+    estimate,
+    make_facts,
+    prepare_data,
+    record_evaluations,
+    write_study,
+)
 from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
 from workbench.launch.snapshot import code_version, freeze_stage
@@ -83,6 +91,7 @@ def freeze_study(facts: Facts) -> Facts:
     """Write `study.json` and every stage's directory; return the facts as they are then."""
     code = code_version(_PROJECT_ROOT)
     write_study(facts, code.commit, code.dirty)
+    record_evaluations(facts)
     for node in facts.plan.nodes.values():
         stage_dir = facts.layout.stage(node.id)
         freeze_stage(stage_dir, node.stage, code)

@@ -221,6 +221,7 @@ def _stage_record(
         "data_fingerprint": stage.stream.data_fingerprint,
         "numerics": json.dumps(last.get("numerics", schema.to_dict(stage.numerics)), sort_keys=True),
         "host": str(last.get("host", "")),
+        "evaluation_ids": json.dumps(plan.get("evaluation_ids", {}), sort_keys=True),
         "cost_owner": owner,
         "cost_counted": str(owner == plan["study"]).lower(),
         "error": error[:MAX_TAG_CHARACTERS],
@@ -292,6 +293,7 @@ def _checkpoint_record(
             "model": tags["model"],
             "points": _points_tag([point["name"] for point in through]),
             "checkpoint": str(path.resolve()),
+            "evaluation_ids": tags["evaluation_ids"],
         },
         evaluations=tuple(evaluations),
     )
