@@ -35,7 +35,7 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     words = make_words(300)
     write_corpus(folder / "prose.jsonl", words, 600, seed=1)
-    write_corpus(folder / "code.jsonl", [f"{word}()" for word in words[::-1]], 600, seed=2)
+    write_corpus(folder / "code.jsonl", [word.upper() for word in words[::-1]], 600, seed=2)
     return folder
 
 
