@@ -13,6 +13,7 @@ from workbench.config.schema import EvaluationConfig, ModelConfig, SuiteConfig
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer
 from workbench.model.weights import write_hf
+from workbench.study.files import sha256
 from workbench.study.layout import Layout
 
 DATA = "da7a000000000001"
@@ -89,7 +90,8 @@ def write_checkpoint(layout: Layout, step: int, config: ModelConfig, *, data: st
         "heldout_fingerprint": HELDOUT,
         "commit": "0" * 40,
     }
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in checkpoint.iterdir()}
+    (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
     return checkpoint
 
 

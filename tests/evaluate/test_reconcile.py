@@ -168,6 +168,15 @@ def test_a_damaged_checkpoint_is_named(layout: Layout, checkpoints: list[Path], 
     assert "\n" not in str(caught.value)
 
 
+def test_one_flipped_bit_of_the_weights_is_found(layout: Layout, checkpoints: list[Path]) -> None:
+    path = checkpoints[0] / "model.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-5] ^= 1
+    path.write_bytes(weights)
+    with pytest.raises(EvaluationError, match=r"damaged: model\.safetensors does not match its checksum"):
+        Evaluator(layout, embedded()).evaluate(checkpoints[0], "embedded")
+
+
 def test_missing_data_is_said(layout: Layout, checkpoints: list[Path]) -> None:
     layout.data(DATA).rename(layout.root / "elsewhere")
     with pytest.raises(EvaluationError, match="workbench prepare"):
