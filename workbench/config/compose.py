@@ -45,6 +45,7 @@ _GROUPS: dict[str, type] = {
     "optimizer": schema.OptimizerConfig,
     "evaluation": schema.EvaluationConfig,
     "tracking": schema.TrackingConfig,
+    "cluster": schema.ClusterConfig,
 }
 
 

@@ -34,6 +34,7 @@ SPANS = ("phase", "budget")
 SOURCE_KINDS = ("python_prose", "python_code", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
 DEVICES = ("auto", "cpu", "cuda")
+PARALLELS = ("replicate", "shard")
 
 
 @dataclass(frozen=True)
@@ -350,13 +351,121 @@ class NumericsConfig:
     """`sdpa`, or `flash_attn` (package and GPU needed)."""
     compile: bool = False
     """Use `torch.compile`; where the machine lacks what it needs, training is eager and says so."""
+    parallel: str = "replicate"
+    """Among several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass."""
 
     def __post_init__(self) -> None:
         """Refuse what no machine could do."""
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
+        check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)
         check_at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What a stage's job asks a cluster for, where it is not left to the cluster's rule; outside a stage's id."""
+
+    processes: int | None = None
+    """Processes a stage, one a GPU (or, without GPUs, one a share of the cores); None leaves it to the rule."""
+    nodes: int | None = None
+    """Nodes they are spread over, evenly; None leaves it to the rule."""
+    cpus_per_process: int | None = None
+    """CPU cores of each process; None leaves it to the rule."""
+    memory_bytes: int | None = None
+    """Memory of each node; None leaves it to the rule."""
+    minutes: int | None = None
+    """Time limit of one job; a stage that takes longer is requeued. None leaves it to the rule."""
+
+    def __post_init__(self) -> None:
+        """Refuse requests that no cluster could grant."""
+        for name in ("processes", "nodes", "cpus_per_process", "memory_bytes", "minutes"):
+            check_at_least(f"resources.{name}", getattr(self, name), 1)
+        if self.processes is not None and self.nodes is not None and self.processes % self.nodes:
+            raise ValueError(f"resources.processes={self.processes} is not divisible by resources.nodes={self.nodes}")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """A Slurm cluster as one partition of it looks to a study."""
+
+    name: str
+    """Short name, used in tables."""
+    partition: str | None = None
+    """Slurm's partition; None takes the cluster's default."""
+    account: str | None = None
+    """Account the time is charged to; None takes the user's default."""
+    qos: str | None = None
+    """Quality of service; None takes the user's default."""
+    constraint: str | None = None
+    """Node features asked for, as `sbatch --constraint` takes them."""
+    cpus_per_node: int = 2
+    """CPU cores of a node."""
+    memory_bytes_per_node: int | None = None
+    """Memory of a node; None asks for none, which takes the cluster's default."""
+    gpus_per_node: int = 0
+    """GPUs of a node; 0 trains on the CPU."""
+    gpu_kind: str | None = None
+    """Kind of GPU as the cluster's `--gres` names it (`a100`); None asks for any."""
+    gpu_memory_bytes: int | None = None
+    """Memory of one GPU; None leaves micro-batch and number of GPUs to the config."""
+    max_nodes: int = 1
+    """Nodes one job may have."""
+    time_limit_minutes: int = 60
+    """Longest time limit of a job; a stage that takes longer is requeued under the same job id."""
+    signal_seconds: int = 120
+    """The job is told this long before its limit, and has that long to write a checkpoint."""
+    max_array_tasks: int = 1000
+    """Elements of one job array at the most (Slurm's MaxArraySize)."""
+    array_parallelism: int | None = None
+    """Elements of one array that run at once; None leaves it to the scheduler."""
+    max_submit: int | None = None
+    """Jobs a user may have queued (MaxSubmitJobs); None asks Slurm by trying."""
+    setup: list[str] = field(default_factory=list[str])
+    """Shell lines run on the node before the job: modules, environment variables."""
+    python: str | None = None
+    """Python to run on the nodes; None takes the one that launches."""
+    submit_from_node: bool = False
+    """The cluster allows `sbatch` on compute nodes: evaluations are submitted as checkpoints land."""
+    rule: str = "fewest_gpus"
+    """Resource rule of `workbench.study.rules` that turns size, tokens and speed into a job's resources."""
+    tokens_per_second: dict[str, float] = field(default_factory=dict[str, float])
+    """Measured training speed of one GPU (or process) by model name; what is not named is estimated from FLOPs."""
+    flops_per_second: float | None = None
+    """Training FLOPs a second of one GPU (or process), for models not named above; None gives no estimate."""
+    price_per_gpu_hour: float | None = None
+    """Price of one GPU hour (of one node hour where there are no GPUs); None states no cost."""
+    currency: str = "USD"
+    """Of the price."""
+    evaluation_gpus: int = 0
+    """GPUs of an evaluation job."""
+    evaluation_cpus: int = 1
+    """CPU cores of an evaluation job."""
+    evaluation_memory_bytes: int | None = None
+    """Memory of an evaluation job; None takes the cluster's default."""
+    evaluation_minutes: int = 60
+    """Time limit of an evaluation job."""
+    sbatch: dict[str, str] = field(default_factory=dict[str, str])
+    """Further `sbatch` options by their long names, without dashes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a cluster without room."""
+        for name in ("cpus_per_node", "max_nodes", "time_limit_minutes", "max_array_tasks", "array_parallelism"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        for name in ("signal_seconds", "max_submit", "evaluation_cpus", "evaluation_minutes"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        check_at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
+        check_at_least("cluster.evaluation_gpus", self.evaluation_gpus, 0)
+        check_above("cluster.flops_per_second", self.flops_per_second, 0)
+        check_at_least("cluster.price_per_gpu_hour", self.price_per_gpu_hour, 0)
+        if self.signal_seconds >= 60 * self.time_limit_minutes:
+            raise ValueError(
+                f"cluster.signal_seconds={self.signal_seconds} is not below "
+                f"cluster.time_limit_minutes={self.time_limit_minutes}"
+            )
 
 
 @dataclass(frozen=True)
@@ -398,11 +507,15 @@ class BudgetConfig:
     """Training FLOPs still to be done; None sets no bound."""
     max_hours: float | None = None
     """Estimated hours of this machine still to be spent; None sets no bound."""
+    max_gpu_hours: float | None = None
+    """Estimated GPU hours of the cluster still to be spent; None sets no bound."""
+    max_cost: float | None = None
+    """Estimated cost in the cluster's currency; None sets no bound."""
 
     def __post_init__(self) -> None:
         """Refuse negative budgets."""
-        check_at_least("budget.max_flops", self.max_flops, 0)
-        check_at_least("budget.max_hours", self.max_hours, 0)
+        for name in ("max_flops", "max_hours", "max_gpu_hours", "max_cost"):
+            check_at_least(f"budget.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -437,6 +550,10 @@ class Config:
     """Published where."""
     paths: PathsConfig
     """Stored where."""
+    cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig("none"))
+    """Run on which cluster, where `hydra/launcher=slurm` is asked for."""
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    """With which resources there, where the cluster's rule is not to decide."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
     """Computed how."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -578,6 +695,8 @@ class Stage:
     """How the arithmetic is carried out."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """When state goes to disk."""
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    """What its job asks a cluster for."""
 
     @property
     def batch_tokens(self) -> int:

@@ -75,6 +75,6 @@ def freeze_stage(stage_dir: StageDir, stage: Stage, code: CodeVersion) -> Stage:
 
 
 def _with_circumstances(old: Stage, new: Stage) -> Stage:
-    """Give the old stage's targets under the new launch's numerics and checkpoint policy."""
-    values = to_dict(old) | {"numerics": to_dict(new.numerics), "checkpoint": to_dict(new.checkpoint)}
+    """Give the old stage's targets under the new launch's numerics, checkpoint policy and resources."""
+    values = to_dict(old) | {name: to_dict(getattr(new, name)) for name in ("numerics", "checkpoint", "resources")}
     return from_dict(Stage, values)

@@ -64,6 +64,7 @@ def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
                 branch_points=[end] if index + 1 < len(config.recipe.phases) else [],
                 numerics=config.numerics,
                 checkpoint=config.checkpoint,
+                resources=config.resources,
             )
         )
     return stages
