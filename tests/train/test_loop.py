@@ -334,7 +334,13 @@ def run_as_rank(facts, identifier, rank, world_size, steps):
         def is_main(self):
             return True
 
-        def wait(self):
-            """Wait for nobody."""
+        def any_(self, *flags):
+            return flags
+
+        def main_only(self, function):
+            return function()
+
+        def together(self, function):
+            return function()
 
     train_stage(facts.layout, identifier, stop_after(steps), Alone(rank, world_size))

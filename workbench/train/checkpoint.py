@@ -31,7 +31,11 @@ class DamagedCheckpointError(Exception):
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(f"checkpoint {checkpoint}: {reason}")
-        self.checkpoint = checkpoint
+        self.checkpoint, self.reason = checkpoint, reason
+
+    def __reduce__(self) -> tuple[type[DamagedCheckpointError], tuple[Path, str]]:
+        """Let other processes have it whole."""
+        return type(self), (self.checkpoint, self.reason)
 
 
 class DiskFullError(Exception):

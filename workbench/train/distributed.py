@@ -1,12 +1,30 @@
-"""Which part of the global batch a process trains on."""
+"""The processes that train one stage together, and what they tell each other.
+
+Every collective of the training loop is here or in FSDP2's hooks. Decisions that depend on files or on
+signals are made by one process or agreed, so that no process waits for a collective that others skip.
+"""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+T = TypeVar("T")
+
+BUCKET_ELEMENTS = 8 << 20
+"""Gradients summed at once, 32 MB in fp32."""
+
+
+class RemoteError(Exception):
+    """Another process of the stage failed; its message says how."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +35,8 @@ class World:
     """This process."""
     size: int = 1
     """All processes."""
+    device: torch.device | None = None
+    """Where this process computes; None leaves it to the stage's numerics (one process alone)."""
 
     def __post_init__(self) -> None:
         """Refuse ranks that do not exist."""
@@ -43,8 +63,7 @@ class World:
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+        self.any_()
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all processes, in place."""
@@ -53,8 +72,134 @@ class World:
         return tensor
 
     def sum_gradients_(self, model: nn.Module) -> None:
-        """Sum the gradients over all processes, in place."""
-        if self.size > 1:
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
+        """Sum the gradients over all processes, in place.
+
+        They travel in fp32, in buckets cut from the order of the parameters: the same sums in the same
+        order at every start.
+        """
+        if self.size == 1:
+            return
+        for bucket in _buckets([p.grad for p in model.parameters() if p.grad is not None]):
+            flat = torch.cat([gradient.float().flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            for gradient, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+    def any_(self, *flags: bool) -> tuple[bool, ...]:
+        """Agree on flags in one collective: each is true where it was so on any process."""
+        if self.size == 1:
+            return tuple(bool(flag) for flag in flags)
+        raised = torch.tensor([False, *flags], dtype=torch.int32, device=self._collective_device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return tuple(bool(flag) for flag in raised.tolist()[1:])
+
+    def main_only(self, function: Callable[[], T]) -> T:
+        """Run a function on rank 0 alone; every process gets its result, or raises what it raised.
+
+        The result must be plain data. An error that does not survive pickling, and every error that is not an
+        `Exception`, arrives at the others as `RemoteError`.
+        """
+        if self.size == 1:
+            return function()
+        error: BaseException | None = None
+        answer: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                answer[0] = function()
+            except BaseException as raised:
+                error, answer[1] = raised, _portable(raised)
+        dist.broadcast_object_list(answer, src=0, device=self._collective_device)
+        if error is not None or answer[1] is not None:
+            raise error or answer[1]
+        return answer[0]
+
+    def together(self, function: Callable[[], T]) -> T:
+        """Run a function without collectives on every process; where it fails on one, all raise.
+
+        The processes that did not fail raise `RemoteError` with the first one's message.
+        """
+        if self.size == 1:
+            return function()
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as raised:
+            error = raised
+        if self.any_(error is not None)[0]:
+            raise error or RemoteError(f"rank {self.rank} ends because another process of the stage failed")
+        return result  # pyright: ignore[reportReturnType]
+
+    @property
+    def _collective_device(self) -> torch.device:
+        return self.device or torch.device("cpu")
+
+
+@contextmanager
+def join(
+    rank: int,
+    size: int,
+    local_rank: int,
+    address: str,
+    port: int,
+    device: str | torch.device,
+    timeout_seconds: float,
+) -> Generator[World]:
+    """Meet the other processes of a stage, and part from them at the end.
+
+    Parameters
+    ----------
+    rank, size
+        This process among all; a size of 1 makes no group.
+    local_rank
+        This process among those of its node: the number of its GPU, where it sees more than one.
+    address, port
+        Where rank 0 listens.
+    device
+        `cuda` (nccl) or `cpu` (gloo).
+    timeout_seconds
+        A collective that takes longer means that a process is gone.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    world = World(rank, size, torch.device(device))
+    if size == 1:
+        yield world
+        return
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout_seconds),
+        device_id=world.device if kind == "cuda" else None,
+    )
+    try:
+        yield world
+    except BaseException:
+        if kind == "cuda":  # leaving in order would wait for the others, who may be waiting for this one
+            dist.distributed_c10d._abort_process_group()
+        else:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET_ELEMENTS:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _portable(error: BaseException) -> Exception:
+    """Give the error itself where it can be sent and rebuilt, else its name and message."""
+    with suppress(Exception):  # whatever pickling minds
+        if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RemoteError(f"rank 0: {type(error).__name__}: {error}")

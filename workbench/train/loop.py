@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from workbench.study.layout import Layout, StageDir
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
-from workbench.train.distributed import World
+from workbench.train.distributed import RemoteError, World
 from workbench.train.peak import peak_flops
 from workbench.train.schedule import learning_rate
 from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
@@ -64,16 +65,16 @@ class Progress:
 
 @dataclass
 class Hooks:
-    """What a caller may hang into the loop."""
+    """What a caller may hang into the loop; each process has its own."""
 
     should_stop: Callable[[], bool] = lambda: False
-    """Asked after every step; true writes a checkpoint and ends the stage as killed."""
+    """Asked after every step; true on any process writes a checkpoint and ends the stage as killed on all."""
     on_progress: Callable[[Progress], None] = lambda progress: None
-    """Told of every step."""
+    """Told of every step, on every process."""
     on_checkpoint: Callable[[Path], None] = lambda path: None
-    """Told of every checkpoint that was written."""
+    """Told of every checkpoint that was written, on rank 0."""
     log: Callable[[str], None] = lambda text: None
-    """Told what a reader of the stage's log should know."""
+    """Told what a reader of the stage's log should know, on rank 0."""
 
 
 class StoppedError(Exception):
@@ -84,31 +85,46 @@ class StageRun:
     """One process's attempt at a stage."""
 
     def __init__(
-        self, layout: Layout, stage_dir: StageDir, stage: Stage, goals: Sequence[int], hooks: Hooks, world: World
+        self,
+        layout: Layout,
+        stage_dir: StageDir,
+        stage: Stage,
+        goals: Sequence[int],
+        hooks: Hooks,
+        world: World,
+        code: dict[str, Any] | None = None,
     ) -> None:
         self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
         self.goals = goals
-        self.code = _code_version(stage_dir)
-        self.device = stage_device(stage)
+        self.last_saved = time.monotonic()
+        world.together(lambda: self._prepare(code))
+
+    def _prepare(self, code: dict[str, Any] | None) -> None:
+        """Open what training needs, before any process waits for another."""
+        stage = self.stage
+        self.code = code or _code_version(self.dir)
+        self.device = self.world.device or stage_device(stage)
+        self.world.local_range(0, stage.batch_sequences)
+        if stage.numerics.parallel == "shard" and self.world.size > 1:
+            raise ValueError("numerics.parallel=shard is not there yet")
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
-        self.prepared = _open_data(layout, stage)
+        self.prepared = _open_data(self.layout, stage)
         self.stream = Stream(self.prepared, stage.stream)
-        self.stream.check(max(goals) // stage.stream.context_tokens)
+        self.stream.check(max(self.goals) // stage.stream.context_tokens)
         self.compiled = self._can_compile()
         torch.use_deterministic_algorithms(self.compiled)
         self.numerics = {
             **asdict(stage.numerics),
             "device": self.device.type,
             "compile": self.compiled,
-            "world_size": world.size,
+            "world_size": self.world.size,
             "torch": torch.__version__,
             "onednn": uses_onednn(self.device),
         }
         params = count_parameters(stage.model)
         self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
-        self.last_saved = time.monotonic()
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
@@ -118,18 +134,15 @@ class StageRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
-        if self.world.is_main:
-            ckpt.clear_leftovers(self.dir)
-        self.world.wait()
-        missing = missing_targets(self.dir, self.goals)
+        self.world.main_only(lambda: ckpt.clear_leftovers(self.dir))
+        missing = self.world.main_only(lambda: missing_targets(self.dir, self.goals))
         if not missing:
             return
-        state, start_step = self._restore(missing[0])
-        durable = ckpt.durable_step(self.dir, start_step)
-        if self.world.is_main:
-            spool.truncate_after(self.dir.metrics, durable)
-        self.world.wait()
-        with spool.MetricsWriter(self.dir.metrics) as writer:
+        start_step = self.world.main_only(self._start_step)
+        durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
+        state = self._restore(missing[0])
+        self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
+        with spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext() as writer:
             for target in missing:
                 nearer = self._nearest(target)
                 if nearer is not None and nearer[0] > state.tokens:
@@ -137,20 +150,18 @@ class StageRun:
                 self._train_to(target, state, writer, durable)
 
     def _nearest(self, target: int) -> tuple[int, Path] | None:
-        return max(
-            ((tokens, path) for tokens, path in ckpt.checkpoints_by_tokens(self.dir).items() if tokens <= target),
-            default=None,
-        )
+        """Last checkpoint before a target as rank 0 sees it, so that all begin at the same."""
+        found = self.world.main_only(lambda: ckpt.checkpoints_by_tokens(self.dir))
+        return max(((tokens, path) for tokens, path in found.items() if tokens <= target), default=None)
 
-    def _restore(self, target: int) -> tuple[TrainState, int]:
-        """State nearest before `target`, and the step at which the stage begins."""
-        start_step = self._start_step()
+    def _restore(self, target: int) -> TrainState:
+        """State nearest before `target`."""
         nearest = self._nearest(target)
         if nearest is not None:
-            return self._load(nearest[1]), start_step
+            return self._load(nearest[1])
         if self.stage.parent is None:
-            return initial_state(self.stage, self.device), start_step
-        return self._load(self._parent_checkpoint()), start_step
+            return self.world.together(lambda: initial_state(self.stage, self.device))
+        return self._load(self.world.main_only(self._parent_checkpoint))
 
     def _start_step(self) -> int:
         return 0 if self.stage.parent is None else ckpt.read_manifest(self._parent_checkpoint())["step"]
@@ -166,8 +177,8 @@ class StageRun:
         return path
 
     def _load(self, path: Path) -> TrainState:
-        manifest = ckpt.verify(path)
-        state = load_state(path, self.stage, self.device)
+        manifest = self.world.main_only(lambda: ckpt.verify(path))
+        state = self.world.together(lambda: load_state(path, self.stage, self.device))
         if model_identity(state.model.config) != model_identity(self.stage.model):
             raise ValueError(f"checkpoint {path} holds another model than stage {self.dir.id}")
         self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
@@ -176,22 +187,40 @@ class StageRun:
             self.hooks.log(f"numerics differ from that checkpoint's, so last bits may too: {changed}")
         return state
 
-    def _train_to(self, target: int, state: TrainState, writer: spool.MetricsWriter, durable: int) -> None:
+    def _train_to(self, target: int, state: TrainState, writer: spool.MetricsWriter | None, durable: int) -> None:
         model = compile_model(state.model) if self.compiled else state.model
         while state.tokens < target:
             began = time.perf_counter()
             result = self._step(model, state)
-            seconds = time.perf_counter() - began
-            row = self._row(state, result, seconds)
-            if state.step > durable and self.world.is_main:
-                self._write(writer, row)
-            self.hooks.on_progress(self._progress(state, result.loss, row[spool.TRAIN_TOKENS_PER_SECOND]))
-            if self.hooks.should_stop() and state.tokens < target:
+            row = self._row(state, result, time.perf_counter() - began)
+            stop, overdue = self._agree(partial(self._tell, state, row, writer if state.step > durable else None))
+            if stop and state.tokens < target:
                 self._save(state, writer, keep=False)
                 raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
-            overdue = time.monotonic() - self.last_saved > self.stage.checkpoint.interval_seconds
             if state.tokens == target or overdue:
                 self._save(state, writer, keep=state.tokens == target)
+
+    def _tell(self, state: TrainState, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
+        if writer is not None:
+            self._write(writer, row)
+        self.hooks.on_progress(self._progress(state, row[spool.TRAIN_LOSS], row[spool.TRAIN_TOKENS_PER_SECOND]))
+
+    def _agree(self, tell: Callable[[], None]) -> tuple[bool, bool]:
+        """Whether to stop and whether a checkpoint is overdue, agreed by all processes in one collective.
+
+        What fails on one process between two steps travels with it, and ends all.
+        """
+        stop, failure = False, None
+        try:
+            tell()
+            stop = self.hooks.should_stop()
+        except BaseException as error:
+            failure = error
+        overdue = time.monotonic() - self.last_saved > self.stage.checkpoint.interval_seconds
+        stop, overdue, failed = self.world.any_(stop, overdue, failure is not None)
+        if failed:
+            raise failure or RemoteError(f"another process of stage {self.dir.id} failed; its log says how")
+        return stop, overdue
 
     def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
         stage = self.stage
@@ -257,10 +286,13 @@ class StageRun:
             keep_targets(self.dir, read_stage(self.dir))
             ckpt.delete_superseded(self.dir, self.stage.checkpoint.keep_last)
 
-    def _save(self, state: TrainState, writer: spool.MetricsWriter, *, keep: bool) -> None:
+    def _save(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
         """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
-        if not self.world.is_main:
-            return
+        self.world.main_only(lambda: self._save_alone(state, writer, keep=keep))
+        self.last_saved = time.monotonic()
+
+    def _save_alone(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
+        assert writer is not None
         writer.sync()
         path = ckpt.write_checkpoint(
             self.dir,
@@ -275,7 +307,6 @@ class StageRun:
         self._delete_superseded()
         write_status(self.dir, "running", step=state.step, tokens=state.tokens)
         self.hooks.on_checkpoint(path)
-        self.last_saved = time.monotonic()
 
     def _manifest(self, state: TrainState) -> dict[str, Any]:
         sequences = state.sequences(self.stage.stream.context_tokens)
