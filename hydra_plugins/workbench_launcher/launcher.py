@@ -10,11 +10,31 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from workbench.config.compose import current_composer
-from workbench.launch.outcome import Finished, StudyError
+from workbench.config.compose import ComposedPoint, current_composer
+from workbench.launch.outcome import Finished, StudyError, Submitted
 
 
-class LocalLauncher(Launcher):
+class _GraphLauncher(Launcher):
+    """Takes all points of a batch as one graph."""
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the multirun's config."""
+        del hydra_context, task_function
+        self.config = config
+
+    def _plan(self, job_overrides: Sequence[Sequence[str]]) -> tuple[list[ComposedPoint], Any]:
+        # Hydra imports every plugin at start; torch would cost each command a second.
+        from workbench.launch.planning import make_facts
+
+        assert self.config is not None
+        points = current_composer().compose(self.config, [list(overrides) for overrides in job_overrides])
+        return points, make_facts([(point.name, point.config) for point in points])
+
+
+class LocalLauncher(_GraphLauncher):
     """Runs the whole sweep as one graph on this machine and stays until it is done.
 
     Parameters
@@ -24,23 +44,14 @@ class LocalLauncher(Launcher):
     """
 
     def __init__(self, workers: int | None = None) -> None:
+        super().__init__()
         self.workers = workers
-        self.config: DictConfig | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the multirun's config."""
-        del hydra_context, task_function
-        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points of the batch as one graph; each returns a `Finished`, or the batch's error."""
-        # Hydra imports every plugin at start; torch would cost each command a second.
-        from workbench.launch.planning import make_facts
         from workbench.launch.study import run_study_locally
 
-        assert self.config is not None
-        points = current_composer().compose(self.config, [list(overrides) for overrides in job_overrides])
-        facts = make_facts([(point.name, point.config) for point in points])
+        points, facts = self._plan(job_overrides)
         outcome = run_study_locally(facts, self.workers)
         if outcome.failures or outcome.killed:
             error = StudyError(outcome.failures, outcome.killed)
@@ -49,6 +60,43 @@ class LocalLauncher(Launcher):
             _job_return(composed.overrides, JobStatus.COMPLETED, _finished(facts, planned))
             for composed, planned in zip(points, facts.plan.points, strict=True)
         ]
+
+
+class SlurmLauncher(_GraphLauncher):
+    """Submits what the sweep lacks to Slurm and returns; each point returns a `Submitted` with its job ids.
+
+    Parameters
+    ----------
+    wait
+        Stay and show the study until no job of it is left; Ctrl-C leaves the jobs running.
+    """
+
+    def __init__(self, wait: bool = False) -> None:
+        super().__init__()
+        self.wait = wait
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit all points of the batch as one graph."""
+        from workbench.launch.submit import submit_study
+        from workbench.launch.tables import print_submission, say
+        from workbench.launch.watch import watch
+
+        points, facts = self._plan(job_overrides)
+        submission = submit_study(facts, say)
+        print_submission(facts, submission)
+        if self.wait:
+            watch(facts)
+        return [
+            _job_return(composed.overrides, JobStatus.COMPLETED, _submitted(submission, planned))
+            for composed, planned in zip(points, facts.plan.points, strict=True)
+        ]
+
+
+def _submitted(submission: Any, point: Any) -> Submitted:
+    stages = [stage for stage, _ in point.chain]
+    jobs = [job for stage in stages for job in submission.jobs_of(stage)]
+    left = [part.stage for part in submission.left if part.kind == "train" and part.stage in stages]
+    return Submitted(point.name, tuple(jobs), tuple(left))
 
 
 def _finished(facts: Any, point: Any) -> Finished:

@@ -10,7 +10,7 @@ from pathlib import Path
 from workbench import __version__
 from workbench.cli import plan, study, tools
 
-_OVERRIDES = "Hydra overrides, as experiments=token_scaling model=m0_1,m0_3 seed=range(3)"
+_OVERRIDES = "Hydra overrides, as experiments=token_scaling model=m0_1,m0_3 seed=range(3); or a study launched before"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors that say what to do; every other one is ours and keeps its traceback."""
     from workbench.evaluate.suite import EvaluationError
+    from workbench.launch.slurm import SlurmError
     from workbench.tracking.connection import PublishError
     from workbench.train.checkpoint import DamagedCheckpointError, DiskFullError
 
-    return (ValueError, OSError, PublishError, EvaluationError, DamagedCheckpointError, DiskFullError)
+    return (ValueError, OSError, SlurmError, PublishError, EvaluationError, DamagedCheckpointError, DiskFullError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     planning.add_argument("--no-measure", action="store_true", help="estimate no time")
     status = add("status", study.status, "print the state of each stage of a study")
     status.add_argument("--json", action="store_true", help="print it for scripts")
+    status.add_argument("--watch", action="store_true", help="follow it until no job of the study is left")
+    add("cancel", study.cancel, "end a study's jobs on the cluster; the same launch goes on later")
     add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
     add("publish", study.publish, "send to MLflow what it lacks of a study")
     add("report", study.report, "draw a study's figures and print its table again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +22,23 @@ def compose_points(parsed: argparse.Namespace) -> list[ComposedPoint]:
 
 
 def make_study_facts(parsed: argparse.Namespace) -> Facts:
-    """The study and what exists of it."""
+    """Plan the study that the command line asks for, and look at what exists of it.
+
+    A study that was launched before may be named alone: then its latest launch counts.
+    """
     from workbench.launch.planning import make_facts
 
+    study = named_study(parsed)
+    if study is not None:
+        from workbench.study.record import read_record, recorded_points
+
+        return make_facts(recorded_points(read_record(default_layout(), study)))
     return make_facts([(point.name, point.config) for point in compose_points(parsed)])
+
+
+def named_study(parsed: argparse.Namespace) -> str | None:
+    """Name of a study where the command line gives nothing else."""
+    return parsed.overrides[0] if len(parsed.overrides) == 1 and "=" not in parsed.overrides[0] else None
 
 
 def worker_count(parsed: argparse.Namespace) -> int | None:
@@ -37,19 +49,21 @@ def worker_count(parsed: argparse.Namespace) -> int | None:
         return hydra.workers(parsed.overrides)
 
 
+def submits(parsed: argparse.Namespace) -> bool:
+    """Whether the command line asks for a cluster."""
+    from workbench.config.compose import composer
+
+    if named_study(parsed) is not None:
+        return False
+    with composer(parsed.experiments) as hydra:
+        return hydra.submits(parsed.overrides)
+
+
 def default_layout() -> Layout:
     """Where the outputs lie when only a study is named."""
     from workbench.study.layout import Layout
 
     return Layout(Path(os.environ.get("WORKBENCH_OUTPUTS", Path(__file__).resolve().parents[1] / "outputs")))
-
-
-def recorded_uri(layout: Layout, study: str) -> str | None:
-    """Tracking URI in a study's own record."""
-    path = layout.study_file(study)
-    if not path.exists():
-        raise ValueError(f"study {study!r} has no plan at {path}: run it first, or give its overrides")
-    return json.loads(path.read_text())["points"][0]["config"]["tracking"]["uri"]
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

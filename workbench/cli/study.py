@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.cli.results import show_results
-from workbench.cli.shared import default_layout, make_study_facts, print_table, recorded_uri
+from workbench.cli.shared import default_layout, make_study_facts, named_study, submits
+from workbench.study.record import read_record
 
 if TYPE_CHECKING:
+    from workbench.launch.ledger import Ledger
     from workbench.launch.planning import Facts
     from workbench.study.layout import Layout
+    from workbench.study.status import StageState
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Run what is missing of a study."""
+    """Run what is missing of a study, here or on a cluster."""
     from workbench.config.compose import composer
     from workbench.launch.outcome import StudyError
     from workbench.launch.planning import make_facts
@@ -25,7 +29,8 @@ def run(parsed: argparse.Namespace) -> int:
     with composer(parsed.experiments) as hydra:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
-        check_before_start(facts, hydra.workers(parsed.overrides))
+        submits = hydra.submits(parsed.overrides)
+        check_before_start(facts, hydra.workers(parsed.overrides), here=not submits)
         _print_plan_line(facts)
         try:
             hydra.multirun(parsed.overrides)
@@ -38,7 +43,8 @@ def run(parsed: argparse.Namespace) -> int:
             status = 1
         else:
             status = 0
-    show_results(facts)
+    if not submits:
+        show_results(facts)
     return status
 
 
@@ -54,26 +60,82 @@ def _print_plan_line(facts: Facts) -> None:
 
 
 def status(parsed: argparse.Namespace) -> int:
-    """Print the state of each stage."""
-    from workbench.study.status import stage_states
+    """Print the state of each stage, by its files and by Slurm where jobs of it were submitted."""
+    from rich.console import Console
+
+    from workbench.launch.states import study_states
+    from workbench.launch.tables import states_table, summary_line
+    from workbench.launch.watch import watch
 
     facts = make_study_facts(parsed)
-    states = stage_states(facts.plan, facts.layout, facts.existing)
+    if parsed.watch:
+        return 1 if any(state.state == "failed" for state in watch(facts)) else 0
+    ledger = _ask_slurm(facts)
+    states = study_states(facts, ledger)
     if parsed.json:
         print(json.dumps([vars(state) for state in states], indent=1))
-        return 0
-    print_table(
-        ["stage", "of", "state", "tokens", "target", "note"],
-        [
-            [s.stage, s.label, s.state, "-" if s.tokens is None else f"{s.tokens:,}", f"{s.end_tokens:,}", s.note or ""]
-            for s in states
-        ],
-    )
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console.print(states_table(states), markup=False)
+        print(summary_line(states))
+        _print_failures(facts, states, ledger)
+    if ledger is not None and ledger.entries and facts.config.tracking.publish:
+        _publish_quietly(facts)
+    return 0
+
+
+def _ask_slurm(facts: Facts) -> Ledger | None:
+    """Ask Slurm about a study's jobs; None, and a line on stderr, where it does not answer."""
+    from workbench.launch.ledger import read_ledger
+    from workbench.launch.slurm import SlurmError
+
+    try:
+        return read_ledger(facts.plan, facts.layout)
+    except SlurmError as error:
+        print(f"workbench: states are those of the files alone: {error}", file=sys.stderr)
+        return None
+
+
+def _print_failures(facts: Facts, states: Sequence[StageState], ledger: Ledger | None) -> None:
+    from workbench.launch.states import log_tail
+
+    for state in states:
+        if state.state == "failed" and ledger is not None:
+            print(f"\n{state.label} {state.stage} failed ({state.note}); its last lines:")
+            print("\n".join(f"    {line}" for line in log_tail(facts.layout, state.stage, ledger)))
+    if any(state.state in ("failed", "cancelled", "killed") for state in states):
+        print("\nlaunch again, by the same command, to go on from the last checkpoints")
+
+
+def _publish_quietly(facts: Facts) -> None:
+    """Send MLflow what it lacks, now that somebody looks; a server that is down is said in one line."""
+    from workbench.tracking.mlflow import PublishError, publish_study
+
+    tracking = facts.config.tracking
+    try:
+        publish_study(facts.layout, facts.plan.study, tracking.uri, tracking.timeout_seconds)
+    except PublishError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+
+
+def cancel(parsed: argparse.Namespace) -> int:
+    """End every job that launches of this study have submitted."""
+    from workbench.launch import slurm
+    from workbench.launch.ledger import read_ledger
+
+    facts = make_study_facts(parsed)
+    live = [e for e in read_ledger(facts.plan, facts.layout).entries if e.live and e.state is not None]
+    mine = [e.state.id for e in live if e.claim.study == facts.plan.study and e.state]
+    slurm.cancel(mine)
+    print(f"{len(mine)} jobs cancelled; what they had done stands, and the same launch goes on from there")
+    others = {e.claim.study for e in live} - {facts.plan.study}
+    if others:
+        print(f"left alone: {len(live) - len(mine)} jobs that were launched by {', '.join(sorted(others))}")
     return 0
 
 
 def evaluate(parsed: argparse.Namespace) -> int:
-    """Evaluate every checkpoint that lacks a valid result."""
+    """Evaluate every checkpoint that lacks a valid result, here or on a cluster."""
     from workbench.launch.planning import record_evaluations
     from workbench.launch.progress import Display
     from workbench.launch.study import evaluate_pairs, pending_evaluations
@@ -82,6 +144,12 @@ def evaluate(parsed: argparse.Namespace) -> int:
     pairs = pending_evaluations(facts)
     print(f"{len(pairs)} evaluations are missing")
     config = facts.config
+    if submits(parsed):
+        from workbench.launch.submit import submit_evaluations
+        from workbench.launch.tables import print_submission, say
+
+        print_submission(facts, submit_evaluations(facts, say))
+        return 0
     failures = evaluate_pairs(facts.layout, config.evaluation, pairs, config.numerics.threads, Display(facts))
     record_evaluations(facts)
     if config.tracking.publish:
@@ -91,10 +159,10 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def publish(parsed: argparse.Namespace) -> int:
     """Publish by the study's bare name, from its files alone, or by overrides that compose it."""
-    if len(parsed.overrides) == 1 and "=" not in parsed.overrides[0]:
-        layout = default_layout()
-        uri = recorded_uri(layout, parsed.overrides[0])
-        return _publish_study(layout, parsed.overrides[0], uri)
+    study = named_study(parsed)
+    if study is not None:
+        record = read_record(default_layout(), study)
+        return _publish_study(default_layout(), study, record["points"][0]["config"]["tracking"]["uri"])
     facts = make_study_facts(parsed)
     return _publish_study(facts.layout, facts.plan.study, facts.config.tracking.uri)
 

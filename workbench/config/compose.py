@@ -122,6 +122,10 @@ class Composer:
         """Stages at a time, as the composed launcher says; None leaves it to the machine."""
         return self.master(overrides).hydra.launcher.get("workers")
 
+    def submits(self, overrides: Sequence[str]) -> bool:
+        """Whether the composed launcher submits to a cluster, rather than running here."""
+        return str(self.master(overrides).hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
+
 
 def _no_task(config: DictConfig) -> None:
     raise ValueError("hydra/launcher must be one of the workbench's: local or slurm")

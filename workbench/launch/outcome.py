@@ -29,6 +29,18 @@ class Finished:
     """Directory of its last checkpoint."""
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """What a point's job returns to Hydra when its stages are in a cluster's queue: ids, and no result."""
+
+    point: str
+    """The point's name."""
+    jobs: tuple[str, ...]
+    """Ids of the jobs that train its chain, in order; empty where all of it is trained already."""
+    left: tuple[str, ...] = ()
+    """Stages of it that the cluster did not take; the next launch submits them."""
+
+
 class StudyError(Exception):
     """Stages or evaluations failed, or the user stopped the study; `killed` says which."""
 

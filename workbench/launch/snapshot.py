@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import subprocess
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from workbench.config.schema import Stage, from_dict, to_dict
 from workbench.study.chain import merge_targets
 from workbench.study.files import exclusive, read_stage, write_atomically
-from workbench.study.layout import StageDir
+from workbench.study.layout import Layout, StageDir
 from workbench.train.targets import keep_targets, missing_targets, targets
 
 
@@ -26,6 +30,38 @@ class CodeVersion:
     """Whether files differ from the commit, or are not in it."""
     diff: str
     """The difference of the tracked files as a patch."""
+    copy: str = ""
+    """Digest of the code itself, untracked files included; names its copy under the outputs."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What stands in each stage and checkpoint."""
+        return {"commit": self.commit, "dirty": self.dirty, "copy": self.copy}
+
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+_COPIED = ("workbench/**/*.py", "workbench/**/*.yaml", "analysis/**/*.py", "requirements.lock", "pyproject.toml")
+
+
+def freeze_code(layout: Layout, root: Path = PROJECT_ROOT) -> CodeVersion:
+    """Copy the running code under the outputs, once a version, for jobs to import whatever is edited later."""
+    code = code_version(root)
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for glob in _COPIED for path in root.glob(glob)}
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    code = replace(code, copy=digest.hexdigest()[:16])
+    target = layout.code_copy(code.copy)
+    if not target.exists():
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        for name, content in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+        try:
+            partial.rename(target)
+        except OSError:  # another launch was faster
+            shutil.rmtree(partial)
+    return code
 
 
 def code_version(root: Path) -> CodeVersion:
@@ -47,10 +83,11 @@ def code_version(root: Path) -> CodeVersion:
     return CodeVersion(commit.strip(), bool(changed), git("diff", "--binary", "HEAD") or "")
 
 
-def freeze_stage(stage_dir: StageDir, stage: Stage, code: CodeVersion) -> Stage:
+def freeze_stage(stage_dir: StageDir, stage: Stage, code: CodeVersion, *, underway: bool = False) -> Stage:
     """Write a stage's config and code version; targets that are there already are kept beside the new.
 
-    Where nothing is left to train, the code version stays that of the training.
+    Where nothing is left to train, the code version stays that of the training; where a job is `underway`,
+    everything but the targets stays as that job was submitted.
 
     Returns
     -------
@@ -62,19 +99,21 @@ def freeze_stage(stage_dir: StageDir, stage: Stage, code: CodeVersion) -> Stage:
         missing = missing_targets(stage_dir, targets(stage))
         if stage_dir.config.exists():
             old = read_stage(stage_dir)
+            if underway:
+                stage = _with_circumstances(stage, old)
             stage = merge_targets(_with_circumstances(old, stage), stage)
         write_atomically(
             stage_dir.config, yaml.safe_dump({"id": stage_dir.id, "stage": to_dict(stage)}, sort_keys=False)
         )
         keep_targets(stage_dir, stage)
-        if missing or not stage_dir.code.exists():
+        if (missing and not underway) or not stage_dir.code.exists():
             stage_dir.code.mkdir(exist_ok=True)
-            write_atomically(stage_dir.code / "version.json", json.dumps({"commit": code.commit, "dirty": code.dirty}))
+            write_atomically(stage_dir.code / "version.json", json.dumps(code.facts))
             write_atomically(stage_dir.code / "diff.patch", code.diff)
     return stage
 
 
-def _with_circumstances(old: Stage, new: Stage) -> Stage:
-    """Give the old stage's targets under the new launch's numerics, checkpoint policy and resources."""
-    values = to_dict(old) | {name: to_dict(getattr(new, name)) for name in ("numerics", "checkpoint", "resources")}
+def _with_circumstances(stage: Stage, other: Stage) -> Stage:
+    """Give a stage's targets under another launch's numerics, checkpoint policy and resources."""
+    values = to_dict(stage) | {name: to_dict(getattr(other, name)) for name in ("numerics", "checkpoint", "resources")}
     return from_dict(Stage, values)

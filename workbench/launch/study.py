@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from workbench.config.schema import EvaluationConfig
@@ -22,7 +22,7 @@ from workbench.launch.planning import (
 )
 from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
-from workbench.launch.snapshot import code_version, freeze_stage
+from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.model.attention import check_attention
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
@@ -30,11 +30,9 @@ from workbench.train.loop import stage_device
 from workbench.train.status import read_status, write_status
 from workbench.train.targets import missing_targets
 
-_PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-
-def check_before_start(facts: Facts, workers: int | None = None) -> None:
-    """Refuse what cannot work, before anything is written.
+def check_before_start(facts: Facts, workers: int | None = None, *, here: bool = True) -> None:
+    """Refuse what cannot work, before anything is written; `here` says that this machine is to train.
 
     Raises
     ------
@@ -43,7 +41,8 @@ def check_before_start(facts: Facts, workers: int | None = None) -> None:
         above its budget.
     """
     for node in facts.plan.nodes.values():
-        check_attention(node.stage.numerics.attention, stage_device(node.stage))
+        if here:
+            check_attention(node.stage.numerics.attention, stage_device(node.stage))
         if node.stage.numerics.attention == "flash_attn" and node.stage.precision == "fp32":
             raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
     for point in facts.plan.points:
@@ -87,14 +86,24 @@ def run_study_locally(facts: Facts, workers: int | None) -> Outcome:
     return outcome
 
 
-def freeze_study(facts: Facts) -> Facts:
-    """Write `study.json` and every stage's directory; return the facts as they are then."""
-    code = code_version(_PROJECT_ROOT)
+def freeze_study(facts: Facts, code: CodeVersion | None = None, underway: Container[str] = ()) -> Facts:
+    """Write `study.json` and every stage's directory; return the facts as they are then.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    code
+        A frozen version of the code; None freezes the running one.
+    underway
+        Stages with live jobs: their targets are extended, and nothing else of them is touched.
+    """
+    code = code or freeze_code(facts.layout)
     write_study(facts, code.commit, code.dirty)
     record_evaluations(facts)
     for node in facts.plan.nodes.values():
         stage_dir = facts.layout.stage(node.id)
-        freeze_stage(stage_dir, node.stage, code)
+        freeze_stage(stage_dir, node.stage, code, underway=node.id in underway)
         _settle_status(stage_dir, missing_targets(stage_dir, node.targets))
     return make_facts([(point.name, point.config) for point in facts.plan.points])
 

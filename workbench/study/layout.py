@@ -2,7 +2,9 @@
 
 outputs/
   data/<fingerprint>/            prepared token store, tokenizer, held-out documents
-  stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/
+  code/<digest>/                 copy of the project's code that jobs import from
+  jobs/<token>/                  one submission to Slurm: batch.json, script, logs
+  stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/, jobs/
   studies/<study>/study.json     points, stages, dependencies, cost estimate
   figures/<study>/  fits/<study>/
   mlflow.db  mlartifacts/
@@ -57,6 +59,11 @@ class StageDir:
         return self.path / "lock"
 
     @property
+    def jobs(self) -> Path:
+        """Claims: which submission does which part of the stage."""
+        return self.path / "jobs"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
@@ -86,6 +93,14 @@ class Layout:
     def data(self, fingerprint: str) -> Path:
         """Give the folder of prepared data."""
         return self.root / "data" / fingerprint
+
+    def code_copy(self, digest: str) -> Path:
+        """Give the folder of one copy of the code."""
+        return self.root / "code" / digest
+
+    def batch(self, token: str) -> Path:
+        """Give the folder of one submission."""
+        return self.root / "jobs" / token
 
     def stage(self, stage_id: str) -> StageDir:
         """One stage."""

@@ -1,0 +1,256 @@
+"""What runs on a node: `python -P -m workbench.launch.node BATCH`, every task of every element of a batch.
+
+The batch's file says what to do; nothing else is read of the launch. Rank 0 alone writes, and alone puts the
+job back into the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import ClusterConfig, EvaluationConfig, Stage, TrackingConfig, from_dict
+from workbench.launch import claim as claims
+from workbench.launch.interrupt import Interrupt
+from workbench.study.layout import Layout
+from workbench.study.record import milestone_tokens, read_record
+
+FINISHED, FAILED, STOPPED = 0, 1, 143
+_REQUEUE_SECONDS = 60.0
+
+
+class Job:
+    """One task of a job: its element of the batch, its rank, and its signals."""
+
+    def __init__(self, batch_file: Path) -> None:
+        self.batch: dict[str, Any] = json.loads(batch_file.read_text())
+        self.layout = Layout(Path(self.batch["outputs"]))
+        self.cluster = from_dict(ClusterConfig, self.batch["cluster"])
+        self.index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        self.element: dict[str, Any] = self.batch["elements"][str(self.index)]
+        self.kind: str = self.batch["kind"]
+        self.rank = int(os.environ.get("SLURM_PROCID", "0"))
+        self.size = int(os.environ.get("SLURM_NTASKS", "1"))
+        self.interrupt = Interrupt(self.leave, patience_seconds=max(1.0, self.cluster.signal_seconds - 10.0))
+
+    def run(self) -> int:
+        """Do the job; return its exit status."""
+        self.interrupt.listen()
+        self._check_code()
+        if not self._is_ours():
+            self.say("another submission has taken this over; nothing to do")
+            return FINISHED
+        try:
+            status = {"train": self.train, "evaluate": self.evaluate, "publish": self.publish}[self.kind]()
+        except Exception as error:
+            if not self.interrupt.is_asked():
+                raise
+            # A rank that was told to leave takes the others' connections with it.
+            self.say(f"stopped while {type(error).__name__}: {error}")
+            status = STOPPED
+        self.interrupt.finish()
+        if self.interrupt.is_asked() and status != FINISHED:
+            return self.go_back()
+        return status
+
+    def _check_code(self) -> None:
+        import workbench
+
+        ours = self.layout.code_copy(self.batch["code"]["copy"]).resolve()
+        found = Path(workbench.__file__).resolve()
+        if not found.is_relative_to(ours):
+            raise RuntimeError(f"this job was to import its own copy {ours}, and has imported {found}")
+
+    def _is_ours(self) -> bool:
+        e = self.element
+        held = claims.read(claims.claim_path(self.layout, self.kind, e["name"], e["stage"], self.batch["study"]))
+        return held is None or held.token == self.batch["token"]
+
+    # ------------------------------------------------------------------------------- the three kinds
+
+    def train(self) -> int:
+        """Train one segment of a stage, with the other ranks."""
+        from workbench.train.distributed import join
+        from workbench.train.loop import Hooks, StoppedError
+        from workbench.train.stage import train_stage
+
+        frozen = from_dict(Stage, self.element["frozen"])
+        hooks = Hooks(
+            should_stop=self.interrupt.is_asked,
+            # Until the first step is done (imports, rendezvous, loading, compilation) there is nothing to save.
+            on_progress=lambda progress: self.interrupt.end_orderly(),
+            on_checkpoint=lambda path: self._submit_evaluation(),
+            log=self.say,
+        )
+        with join(**self._rendezvous(), device=frozen.numerics.device) as world:
+            try:
+                train_stage(
+                    self.layout,
+                    self.element["stage"],
+                    hooks,
+                    world,
+                    self.element["targets"],
+                    frozen,
+                    self.batch["code"],
+                )
+            except StoppedError as error:
+                self.say(str(error))
+                return STOPPED
+        return FINISHED
+
+    def _rendezvous(self) -> dict[str, Any]:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        environment = TorchDistributedEnvironment()
+        return {
+            "rank": environment.rank,
+            "size": environment.world_size,
+            "local_rank": environment.local_rank,
+            "address": environment.master_addr,
+            "port": environment.master_port,
+        }
+
+    def _submit_evaluation(self) -> None:
+        """Where nodes may submit, have what is there scored now."""
+        if not self.cluster.submit_from_node or self.rank != 0:
+            return
+        from workbench.launch.slurm import SlurmError
+        from workbench.launch.submitter import submit_evaluation
+
+        try:
+            submit_evaluation(self.layout, self.batch, self.element["stage"], max(self.element["frozen"]["milestones"]))
+        except (SlurmError, OSError) as error:
+            self.say(f"the evaluation could not be submitted now and is left to the end: {error}")
+
+    def evaluate(self) -> int:
+        """Score every checkpoint of the stage that has no result, until none is left."""
+        return self._score([self.element["stage"]])
+
+    def _score(self, stages: Iterable[str]) -> int:
+        from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+
+        evaluation = from_dict(EvaluationConfig, self.batch["evaluation"])
+        device = "cuda" if self.cluster.evaluation_gpus else "cpu"
+        evaluator = Evaluator(self.layout, evaluation, self.batch["threads"], device)
+        failed: set[tuple[Path, str]] = set()
+        while True:
+            todo = [pair for pair in pending(self._milestones(stages), evaluation, self.layout) if pair not in failed]
+            if not todo:
+                return FAILED if failed else FINISHED
+            for checkpoint, suite in todo:
+                name = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}"
+                try:
+                    evaluator.evaluate(checkpoint, suite)
+                    self.say(f"evaluated {name}")
+                except EvaluationError as error:
+                    failed.add((checkpoint, suite))
+                    self.say(f"evaluation of {name} failed: {error}")
+
+    def _milestones(self, stages: Iterable[str]) -> list[Path]:
+        """Checkpoints that are there and that the study, as its latest launch has it, wants scored."""
+        from workbench.train.checkpoint import checkpoints_by_tokens
+
+        wanted = milestone_tokens(read_record(self.layout, self.batch["study"]))
+        found: list[Path] = []
+        for stage in stages:
+            present = checkpoints_by_tokens(self.layout.stage(stage))
+            found += [present[tokens] for tokens in wanted.get(stage, []) if tokens in present]
+        return found
+
+    def publish(self) -> int:
+        """Score what is still unscored, send the study to MLflow, and draw its figures."""
+        from workbench.tracking.mlflow import PublishError, publish_study
+
+        study = self.batch["study"]
+        status = self._score(milestone_tokens(read_record(self.layout, study)))
+        tracking = from_dict(TrackingConfig, self.batch["tracking"])
+        if not tracking.publish:
+            return status
+        try:
+            report = publish_study(self.layout, study, tracking.uri, tracking.timeout_seconds)
+        except PublishError as error:
+            self.say(str(error))
+            return FAILED
+        self.say(f"published {report}")
+        command = [sys.executable, "-P", "-m", "workbench.cli", "report", study]
+        environment = {**os.environ, "WORKBENCH_OUTPUTS": str(self.layout.root)}
+        return max(status, subprocess.call(command, env=environment))
+
+    # ------------------------------------------------------------------------------- leaving
+
+    def leave(self) -> None:
+        """End at once: what is on the disk stands, the rest is done again."""
+        self.say("leaving before the work could end by itself")
+        os._exit(self.go_back())
+
+    def go_back(self) -> int:
+        """Put the job back into the queue, unless the user has cancelled it."""
+        if self.rank != 0:
+            # Rank 0 speaks to Slurm, which then ends this task; ending first would look like a failure.
+            if self.is_to_return():
+                self.interrupt.await_the_end(_REQUEUE_SECONDS)
+            return STOPPED
+        from workbench.launch.slurm import SlurmError, requeue
+
+        if not self.is_to_return():
+            self.say("ended as it was told to; the same launch goes on from the last checkpoint")
+            return STOPPED
+        self.say("back into the queue under the same id")
+        try:
+            requeue(_own_id(), _REQUEUE_SECONDS)
+        except SlurmError as error:
+            self.say(f"not requeued ({error}); the same launch goes on from the last checkpoint")
+        else:
+            self.interrupt.await_the_end(_REQUEUE_SECONDS)
+        return STOPPED
+
+    def is_to_return(self) -> bool:
+        """Whether the job was pre-empted or is out of time, and not cancelled."""
+        from workbench.launch.slurm import SlurmError, call
+
+        if self.interrupt.requeue:
+            return True
+        try:
+            state = call(["squeue", "--noheader", "--format=%T", f"--jobs={_own_id()}"], patience=10.0).strip()
+        except SlurmError:
+            return False
+        # `scancel` has made it COMPLETING by now; a pre-emption leaves it as it is for its grace time.
+        return state in ("RUNNING", "PREEMPTED")
+
+    def say(self, text: str) -> None:
+        """Write a line into the job's log, and rank 0 into its stage's."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        print(line, flush=True)  # noqa: T201
+        if self.rank == 0 and self.element["stage"]:
+            with self.layout.stage(self.element["stage"]).log.open("a") as file:
+                file.write(line + "\n")
+
+
+def _own_id() -> str:
+    return os.environ["SLURM_JOB_ID"]
+
+
+def main() -> None:
+    """Run one task; its traceback is the end of its log."""
+    job = Job(Path(sys.argv[1]))
+    try:
+        status = job.run()
+    except Exception as error:
+        traceback.print_exc()
+        job.say(f"failed: {type(error).__name__}: {error}")
+        status = FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Libraries' threads must not keep a job alive that has ended.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

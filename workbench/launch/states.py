@@ -1,0 +1,87 @@
+"""What Slurm says of each stage of a study, in the words of `workbench status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from workbench.launch import slurm
+from workbench.launch.ledger import Entry, Ledger
+from workbench.launch.planning import Facts
+from workbench.launch.study import pending_evaluations
+from workbench.study.layout import Layout
+from workbench.study.plan import Node
+from workbench.study.status import Scheduled, StageState, stage_states
+
+_LOG_LINES = 8
+
+
+def study_states(facts: Facts, ledger: Ledger | None) -> list[StageState]:
+    """State of every stage; without a ledger, of the files alone."""
+    unevaluated: dict[str, int] = {}
+    for checkpoint, _ in pending_evaluations(facts):
+        stage = checkpoint.parent.parent.name
+        unevaluated[stage] = unevaluated.get(stage, 0) + 1
+    scheduled = {} if ledger is None else schedule(facts, ledger)
+    return stage_states(facts.plan, facts.layout, facts.existing, unevaluated, scheduled)
+
+
+def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
+    """Sum up the jobs of each stage, parents first: a stage cancelled with its parent says so."""
+    found: dict[str, Scheduled] = {}
+    for node in facts.plan.nodes.values():
+        evaluations = [e for e in ledger.of("evaluate", node.id) if e.live and e.state is not None]
+        evaluation = evaluations[-1].state.id if evaluations and evaluations[-1].state else None
+        state, jobs, note = _training(node, ledger.of("train", node.id), facts.existing[node.id], found)
+        found[node.id] = Scheduled(state, jobs, note, evaluation)
+    return found
+
+
+def _training(
+    node: Node, entries: list[Entry], existing: set[int], found: Mapping[str, Scheduled]
+) -> tuple[str, tuple[str, ...], str | None]:
+    live = [e.state for e in entries if e.live and e.state is not None]
+    running = [job for job in live if job.running]
+    if running:
+        return "running", tuple(job.id for job in running), None
+    if live:
+        return "queued", tuple(job.id for job in live), _waits_for(live[0])
+    # Of the jobs that ended before their work was done, the first to go wrong is the one that explains.
+    ended = [e for e in entries if e.state is not None and not set(e.claim.targets) <= existing]
+    for entry in ended:
+        if entry.state and entry.state.state in slurm.FAILED:
+            return "failed", (entry.state.id,), f"job {entry.state.id}: {entry.state.state}"
+    for entry in ended:
+        if entry.state and entry.state.state == "CANCELLED":
+            return "cancelled", (entry.state.id,), _why_cancelled(node, found, entry.state)
+    return "", (), None
+
+
+def _waits_for(job: slurm.JobState) -> str:
+    return {"None": "", "": "", "Dependency": "waits for its parent", "BeginTime": "requeued, begins again soon"}.get(
+        job.reason, f"waits: {job.reason}"
+    )
+
+
+def _why_cancelled(node: Node, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:
+    parent = node.stage.parent
+    if parent is not None and parent.stage in found and found[parent.stage].state in ("failed", "cancelled"):
+        return f"its parent {parent.stage} {found[parent.stage].state}"
+    return f"job {job.id} was cancelled {job.reason}".rstrip()
+
+
+def log_tail(layout: Layout, stage: str, ledger: Ledger) -> list[str]:
+    """Last lines of what a stage's latest job had to say."""
+    files = [layout.stage(stage).log]
+    for entry in ledger.of("train", stage):
+        if entry.claim.job is not None:
+            files += sorted(layout.batch(entry.claim.token).glob(f"{entry.claim.job}_*_log.err"))
+    lines = [line for path in files if path.exists() for line in _tail(path)]
+    return lines[-_LOG_LINES:]
+
+
+def _tail(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - 8192))
+        text = file.read().decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()][-_LOG_LINES:]
