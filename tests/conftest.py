@@ -122,3 +122,22 @@ def make_study(overrides, experiments):
 def compose():
     """Compose a sweep into (name, config) pairs."""
     return compose_points
+
+
+@pytest.fixture
+def run_local():
+    """Train (and evaluate) a frozen study in this process."""
+    from workbench.launch.study import pending_evaluations
+    from workbench.train.stage import train_stage
+
+    def run(facts, *, evaluate=True):
+        from workbench.evaluate.reconcile import Evaluator
+
+        for node in facts.plan.nodes.values():
+            train_stage(facts.layout, node.id)
+        if evaluate:
+            evaluator = Evaluator(facts.layout, facts.plan.evaluation)
+            for checkpoint, suite in pending_evaluations(facts):
+                evaluator.evaluate(checkpoint, suite)
+
+    return run

@@ -20,7 +20,9 @@ def run(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("srun", "sbatch"):
-        (folder / name).write_text("#!/bin/sh\ncat \"$FAKE_ERROR\" >&2 2>/dev/null && exit 1\necho Submitted batch job 42\n")
+        (folder / name).write_text(
+            '#!/bin/sh\ncat "$FAKE_ERROR" >&2 2>/dev/null && exit 1\necho Submitted batch job 42\n'
+        )
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
