@@ -6,7 +6,6 @@ import hashlib
 import math
 
 import torch
-from torch import nn
 
 from workbench.config.schema import ModelConfig
 from workbench.model.transformer import Transformer
@@ -64,12 +63,14 @@ def init_weights(model: Transformer, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"{name} is on the meta device: call model.to_empty(device=...) first")
-        std = initial_std(name, model.config)
-        if std is None:
-            nn.init.ones_(parameter)
-        else:
-            parameter.copy_(torch.randn(parameter.shape, generator=_generator(seed, name)).mul_(std))
+        parameter.copy_(initial_values(name, parameter.shape, model.config, seed))
     model.reset_buffers()
+
+
+def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> torch.Tensor:
+    """Draw one parameter's initial values, in fp32 on the CPU."""
+    std = initial_std(name, config)
+    return torch.ones(shape) if std is None else torch.randn(shape, generator=_generator(seed, name)).mul_(std)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

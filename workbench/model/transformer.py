@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import ModelConfig
 from workbench.model.attention import attend, check_attention
@@ -143,15 +144,17 @@ class Transformer(nn.Module):
         Shapes and switches.
     attention
         Backend, `sdpa` or `flash_attn`; it does not change the weights.
+    activation_checkpointing
+        Keep only each block's input for the backward pass, and compute the rest again there.
     """
 
     rope: Tensor | None
 
-    def __init__(self, config: ModelConfig, attention: str = "sdpa") -> None:
+    def __init__(self, config: ModelConfig, attention: str = "sdpa", activation_checkpointing: bool = False) -> None:
         super().__init__()
         if attention != "sdpa":
             check_attention(attention, "cuda")
-        self.config = config
+        self.config, self.activation_checkpointing = config, activation_checkpointing
         self.embedding = Embedding(config.vocab_size, config.width)
         self.position = Embedding(config.context_tokens, config.width) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
@@ -189,7 +192,11 @@ class Transformer(nn.Module):
             x_BTD = x_BTD + self.position.weight[:T]
         rope = None if self.rope is None else self.rope[:, :T]
         for block in self.blocks:
-            x_BTD = block(x_BTD, rope)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                # Nothing here draws random numbers, so their state need not be kept.
+                x_BTD = checkpoint(block, x_BTD, rope, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = block(x_BTD, rope)
         return self.norm(x_BTD)
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:

@@ -54,6 +54,25 @@ def _rows(config: ModelConfig, name: str) -> list[int]:
     return [config.mlp_width, config.mlp_width]
 
 
+def hf_keys(name: str, config: ModelConfig) -> tuple[str, ...]:
+    """Hugging Face's names of one of `Transformer`'s weights: several where the matrix is a fused one."""
+    if not config.is_llama:
+        return (_PREFIX + name,)
+    if name in _TOP:
+        return (_TOP[name],)
+    _, layer, ours = name.removesuffix(".weight").split(".", 2)
+    return tuple(f"model.layers.{layer}.{theirs}.weight" for theirs in _BLOCK[ours])
+
+
+def hf_shapes(name: str, shape: tuple[int, ...], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the matrices that one weight becomes, by Hugging Face's names and in the order of its rows."""
+    keys = hf_keys(name, config)
+    if len(keys) == 1:
+        return {keys[0]: shape}
+    rows = _rows(config, name.removesuffix(".weight").split(".", 2)[2])
+    return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
+
+
 def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Rename `Transformer`'s weights to Hugging Face's, and split fused matrices; no value changes.
 
@@ -64,15 +83,10 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     config
         The model's config; where Llama cannot represent it, keys only gain the prefix `transformer.`.
     """
-    if not config.is_llama:
-        return {_PREFIX + key: value for key, value in state.items()}
-    renamed = {theirs: state[ours] for ours, theirs in _TOP.items() if ours in state}
-    for i in range(config.num_layers):
-        for ours, theirs in _BLOCK.items():
-            whole = state[f"blocks.{i}.{ours}.weight"]
-            parts = whole.split(_rows(config, ours)) if len(theirs) > 1 else (whole,)
-            for name, part in zip(theirs, parts, strict=True):
-                renamed[f"model.layers.{i}.{name}.weight"] = part
+    renamed: dict[str, Tensor] = {}
+    for name, whole in state.items():
+        shapes = hf_shapes(name, tuple(whole.shape), config)
+        renamed |= zip(shapes, whole.split([shape[0] for shape in shapes.values()]), strict=True)
     return renamed
 
 
@@ -144,9 +158,15 @@ def write_hf(
     bos_id, eos_id
         Ids of the tokens that begin and end a text, if there are any.
     """
-    config = model.config
-    tensors = {key: value.contiguous() for key, value in to_hf(model.state_dict(), config).items()}
+    tensors = {key: value.contiguous() for key, value in to_hf(model.state_dict(), model.config).items()}
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    write_hf_config(directory, model.config, tokenizer_dir, bos_id, eos_id)
+
+
+def write_hf_config(
+    directory: Path, config: ModelConfig, tokenizer_dir: Path | None, bos_id: int | None, eos_id: int | None
+) -> None:
+    """Write all of `write_hf`'s files but the weights."""
     _write_json(directory / CONFIG, hf_config(config, bos_id, eos_id))
     _write_json(directory / GENERATION_CONFIG, {"bos_token_id": bos_id, "eos_token_id": eos_id})
     if not config.is_llama:

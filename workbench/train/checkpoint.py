@@ -1,7 +1,7 @@
 """Checkpoints: atomic directories with a manifest of checksums, and no pickles.
 
-`step_<n>/` holds a Hugging Face model directory, `optimizer.safetensors`, `rng.safetensors`,
-`train_state.json`, and last of all `manifest.json`. A directory with a manifest is complete; a file
+`step_<n>/` holds a Hugging Face model directory, `optimizer.safetensors` (or a folder `optimizer/` with a file
+of each process that had a share of the model), `rng.safetensors`, `train_state.json`, and last of all `manifest.json`. A directory with a manifest is complete; a file
 `keep` in it says that a milestone, a branch or a study needs it, and it is never deleted.
 """
 
@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from workbench.study.files import first_mismatch, sha256
 from workbench.study.layout import StageDir, checkpoint_step
+from workbench.train.distributed import World
 
 MANIFEST = "manifest.json"
 KEEP = "keep"
@@ -122,26 +123,30 @@ def durable_step(stage_dir: StageDir, start_step: int) -> int:
 def write_checkpoint(
     stage_dir: StageDir,
     step: int,
-    write_files: Callable[[Path], None],
+    write_files: Callable[[Path], Sequence[Path]],
     manifest: dict[str, Any],
     *,
     keep: bool,
     needed_bytes: int,
+    world: World = World(),  # noqa: B008  (frozen)
 ) -> Path:
-    """Write one checkpoint whole or not at all.
+    """Write one checkpoint whole or not at all; every process of the stage calls this.
 
     Parameters
     ----------
     stage_dir, step
         Where; an existing complete checkpoint of that step stays as it is.
     write_files
-        Writes everything but the manifest into the folder it is given.
+        Writes everything but the manifest into the folder it is given, on all processes; gives the files that
+        this one wrote, which only matters where it is not rank 0.
     manifest
         Facts about the checkpoint; checksums are added under `files`.
     keep
         Whether it must never be deleted.
     needed_bytes
         Room it will take, checked before and named if there is none.
+    world
+        This process among all.
 
     Raises
     ------
@@ -149,28 +154,38 @@ def write_checkpoint(
         With the bytes needed and the bytes free.
     """
     target = stage_dir.checkpoint(step)
+    partial = world.main_only(lambda: _begin(target, keep, needed_bytes))
+    if partial is None:
+        return target
+    try:
+        written = write_files(partial)
+        # Each process answers for its own files: a network file system may not show them to rank 0 at once.
+        sealed = world.gather(world.together(lambda: {} if world.is_main else _seal(partial, written)))
+        world.main_only(lambda: _finish(partial, target, manifest, keep, sealed))
+    except BaseException as error:
+        if world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+        if is_disk_full(error):
+            free = shutil.disk_usage(stage_dir.checkpoints).free
+            raise DiskFullError(_no_room(target, needed_bytes, free)) from error
+        raise
+    return target
+
+
+def _begin(target: Path, keep: bool, needed_bytes: int) -> Path | None:
+    """Make the folder to write into; None where the checkpoint is there already."""
     if (target / MANIFEST).exists():
         if keep:
             mark_kept(target)
-        return target
-    stage_dir.checkpoints.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(stage_dir.checkpoints).free
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
     if free < needed_bytes:
         raise DiskFullError(_no_room(target, needed_bytes, free))
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    try:
-        write_files(partial)
-        if keep:
-            (partial / KEEP).touch()
-        _finish(partial, target, manifest)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if is_disk_full(error):
-            raise DiskFullError(_no_room(target, needed_bytes, free)) from error
-        raise
-    return target
+    return partial
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -184,19 +199,28 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in numbers)
 
 
-def _finish(partial: Path, target: Path, manifest: dict[str, Any]) -> None:
-    """Add the manifest, bring everything to the disk, and give the directory its name."""
-    files = {
-        str(path.relative_to(partial)): {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(partial.rglob("*"))
-        if path.is_file() and path.name != KEEP
-    }
-    (partial / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1))
-    for path in partial.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
+def _seal(partial: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Bring files to the disk; give their checksums and sizes by name."""
+    facts: dict[str, dict[str, Any]] = {}
+    for path in files:
+        path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
         _fsync(path)
-    _fsync(partial)
+        facts[str(path.relative_to(partial))] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    return facts
+
+
+def _finish(
+    partial: Path, target: Path, manifest: dict[str, Any], keep: bool, sealed: list[dict[str, dict[str, Any]]]
+) -> None:
+    """Add the manifest, bring everything to the disk, and give the directory its name."""
+    files = {name: facts for by_rank in sealed for name, facts in by_rank.items()}
+    here = [path for path in partial.rglob("*") if path.is_file() and str(path.relative_to(partial)) not in files]
+    files |= _seal(partial, here)
+    (partial / MANIFEST).write_text(json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1))
+    if keep:
+        (partial / KEEP).touch()
+    for path in [partial / MANIFEST, *(path for path in partial.rglob("*") if path.is_dir()), partial]:
+        _fsync(path)
     if target.exists():  # a directory without a manifest: not one of ours, and not a checkpoint
         quarantine(target)
     partial.rename(target)

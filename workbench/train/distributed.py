@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -72,14 +73,15 @@ class World:
         return tensor
 
     def sum_gradients_(self, model: nn.Module) -> None:
-        """Sum the gradients over all processes, in place.
+        """Sum the gradients over all processes, in place; those of shared-out parameters FSDP2 has summed already.
 
         They travel in fp32, in buckets cut from the order of the parameters: the same sums in the same
         order at every start.
         """
         if self.size == 1:
             return
-        for bucket in _buckets([p.grad for p in model.parameters() if p.grad is not None]):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        for bucket in _buckets([gradient for gradient in gradients if not isinstance(gradient, DTensor)]):
             flat = torch.cat([gradient.float().flatten() for gradient in bucket])
             dist.all_reduce(flat)
             for gradient, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
@@ -107,27 +109,46 @@ class World:
             try:
                 answer[0] = function()
             except BaseException as raised:
-                error, answer[1] = raised, _portable(raised)
+                error, answer[1] = raised, self._portable(raised)
         dist.broadcast_object_list(answer, src=0, device=self._collective_device)
         if error is not None or answer[1] is not None:
             raise error or answer[1]
         return answer[0]
 
     def together(self, function: Callable[[], T]) -> T:
-        """Run a function without collectives on every process; where it fails on one, all raise.
-
-        The processes that did not fail raise `RemoteError` with the first one's message.
-        """
-        if self.size == 1:
-            return function()
-        result, error = None, None
+        """Run a function without collectives on every process; where it fails on one, all raise its error."""
+        result, failure = None, None
         try:
             result = function()
-        except BaseException as raised:
-            error = raised
-        if self.any_(error is not None)[0]:
-            raise error or RemoteError(f"rank {self.rank} ends because another process of the stage failed")
+        except BaseException as error:
+            failure = error
+        self.raise_any(self.any_(failure is not None)[0], failure)
         return result  # pyright: ignore[reportReturnType]
+
+    def raise_any(self, failed: bool, failure: BaseException | None) -> None:
+        """Where some process `failed`, and all know it: raise this one's failure, or else the first one's."""
+        if not failed:
+            return
+        if self.size == 1:
+            assert failure is not None
+            raise failure
+        first = next(error for error in self.gather(failure and self._portable(failure)) if error is not None)
+        raise failure or first
+
+    def gather(self, value: T) -> list[T]:
+        """Plain data of every process, on every process, in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def _portable(self, error: BaseException) -> Exception:
+        """Give the error itself where it can be sent and rebuilt, else its name and message."""
+        with suppress(Exception):  # whatever pickling minds
+            if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
+                return error
+        return RemoteError(f"rank {self.rank}: {type(error).__name__}: {error}")
 
     @property
     def _collective_device(self) -> torch.device:
@@ -195,11 +216,3 @@ def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         bucket.append(gradient)
     if bucket:
         yield bucket
-
-
-def _portable(error: BaseException) -> Exception:
-    """Give the error itself where it can be sent and rebuilt, else its name and message."""
-    with suppress(Exception):  # whatever pickling minds
-        if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    return RemoteError(f"rank 0: {type(error).__name__}: {error}")

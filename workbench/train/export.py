@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from workbench.train.checkpoint import KEEP, MANIFEST, verify
-from workbench.train.state import OPTIMIZER_FILE, RNG_FILE, STATE_FILE
+from workbench.train.state import OPTIMIZER_DIR, OPTIMIZER_FILE, RNG_FILE, STATE_FILE
 
-_OURS = (MANIFEST, KEEP, OPTIMIZER_FILE, RNG_FILE, STATE_FILE, "evals")
+_OURS = (MANIFEST, KEEP, OPTIMIZER_FILE, OPTIMIZER_DIR, RNG_FILE, STATE_FILE, "evals")
 
 
 def export_checkpoint(checkpoint: Path, target: Path) -> str:

@@ -29,14 +29,14 @@ from workbench.model.transformer import loss_per_token
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters, training_flops_per_token
-from workbench.study.identity import model_identity
 from workbench.study.layout import Layout, StageDir
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
-from workbench.train.distributed import RemoteError, World
+from workbench.train.distributed import World
 from workbench.train.peak import peak_flops
 from workbench.train.schedule import learning_rate
+from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
 from workbench.train.status import write_status
 from workbench.train.step import StepResult, train_step
@@ -98,6 +98,7 @@ class StageRun:
         self.goals = goals
         self.last_saved = time.monotonic()
         world.together(lambda: self._prepare(code))
+        self.mesh = make_mesh(world) if is_sharded(stage, world) else None
 
     def _prepare(self, code: dict[str, Any] | None) -> None:
         """Open what training needs, before any process waits for another."""
@@ -105,8 +106,6 @@ class StageRun:
         self.code = code or _code_version(self.dir)
         self.device = self.world.device or stage_device(stage)
         self.world.local_range(0, stage.batch_sequences)
-        if stage.numerics.parallel == "shard" and self.world.size > 1:
-            raise ValueError("numerics.parallel=shard is not there yet")
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
@@ -160,7 +159,7 @@ class StageRun:
         if nearest is not None:
             return self._load(nearest[1])
         if self.stage.parent is None:
-            return self.world.together(lambda: initial_state(self.stage, self.device))
+            return self.world.together(lambda: initial_state(self.stage, self.device, self.mesh))
         return self._load(self.world.main_only(self._parent_checkpoint))
 
     def _start_step(self) -> int:
@@ -178,9 +177,7 @@ class StageRun:
 
     def _load(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
-        state = self.world.together(lambda: load_state(path, self.stage, self.device))
-        if model_identity(state.model.config) != model_identity(self.stage.model):
-            raise ValueError(f"checkpoint {path} holds another model than stage {self.dir.id}")
+        state = self.world.together(lambda: load_state(path, self.stage, self.device, self.mesh))
         self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
         changed = {k: (v, self.numerics.get(k)) for k, v in manifest["numerics"].items() if self.numerics.get(k) != v}
         if changed:
@@ -218,8 +215,7 @@ class StageRun:
             failure = error
         overdue = time.monotonic() - self.last_saved > self.stage.checkpoint.interval_seconds
         stop, overdue, failed = self.world.any_(stop, overdue, failure is not None)
-        if failed:
-            raise failure or RemoteError(f"another process of stage {self.dir.id} failed; its log says how")
+        self.world.raise_any(failed, failure)
         return stop, overdue
 
     def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
@@ -288,22 +284,22 @@ class StageRun:
 
     def _save(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
         """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
-        self.world.main_only(lambda: self._save_alone(state, writer, keep=keep))
-        self.last_saved = time.monotonic()
-
-    def _save_alone(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
-        assert writer is not None
-        writer.sync()
+        self.world.main_only(lambda: writer and writer.sync())
         path = ckpt.write_checkpoint(
             self.dir,
             state.step,
             lambda folder: save_state(
-                state, folder, self.prepared.tokenizer_dir, self.prepared.bos_id, self.prepared.eos_id
+                state, folder, self.prepared.tokenizer_dir, self.prepared.bos_id, self.prepared.eos_id, self.world
             ),
             self._manifest(state),
             keep=keep,
             needed_bytes=state_bytes(self.params.total),
+            world=self.world,
         )
+        self.world.main_only(lambda: self._after_save(state, path))
+        self.last_saved = time.monotonic()
+
+    def _after_save(self, state: TrainState, path: Path) -> None:
         self._delete_superseded()
         write_status(self.dir, "running", step=state.step, tokens=state.tokens)
         self.hooks.on_checkpoint(path)
@@ -333,7 +329,7 @@ class StageRun:
 
 def _code_version(stage_dir: StageDir) -> dict[str, Any]:
     version = json.loads((stage_dir.code / "version.json").read_text())
-    return {"commit": version["commit"], "dirty": version["dirty"]}
+    return {key: version[key] for key in ("commit", "dirty", "copy") if key in version}
 
 
 def stage_device(stage: Stage) -> torch.device:

@@ -36,12 +36,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """State of the optimizer as `<parameter name>/<slot>` tensors on the CPU; empty before the first step."""
+    """State of the optimizer as `<parameter name>/<slot>` tensors; empty before the first step."""
     return {
-        f"{name}/{slot}": optimizer.state[parameter][slot].detach().cpu().contiguous()
+        f"{name}/{slot}": optimizer.state[parameter][slot].detach()
         for name, parameter in model.named_parameters()
         for slot in _SLOTS
         if parameter in optimizer.state
+    }
+
+
+def empty_optimizer_tensors(model: nn.Module, device: torch.device | None = None) -> dict[str, torch.Tensor]:
+    """Tensors as `optimizer_tensors` gives them, sharded as the parameters are, to be filled from a checkpoint."""
+    return {
+        f"{name}/{slot}": torch.zeros(())
+        if slot == "step"
+        else torch.empty_like(parameter, device=device, requires_grad=False)
+        for name, parameter in model.named_parameters()
+        for slot in _SLOTS
     }
 
 
@@ -53,6 +64,8 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     ValueError
         A parameter has no state, or a state no parameter.
     """
+    if not tensors:  # saved before the first step
+        return
     expected = {f"{name}/{slot}" for name, _ in model.named_parameters() for slot in _SLOTS}
     if expected != set(tensors):
         raise ValueError(f"optimizer state does not fit the model: {sorted(expected ^ set(tensors))[:3]} ...")

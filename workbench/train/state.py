@@ -9,14 +9,27 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import Stage
-from workbench.model.hf import load_model, write_hf
-from workbench.model.init import init_weights
+from workbench.model.init import init_weights, initial_values
 from workbench.model.transformer import Transformer
-from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from workbench.model.weights import load_model, read_config, write_hf, write_hf_config
+from workbench.study.identity import model_identity
+from workbench.train.distributed import World
+from workbench.train.optimizer import (
+    build_optimizer,
+    empty_optimizer_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from workbench.train.shard_files import WeightsFile, own_shards, read_shards, write_shards, write_weights
+from workbench.train.sharding import empty_sharded, fill
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_DIR = "optimizer"
+"""Instead of the file where several processes shared the model: a file each."""
 RNG_FILE = "rng.safetensors"
 STATE_FILE = "train_state.json"
 
@@ -39,38 +52,106 @@ class TrainState:
         return self.tokens // context_tokens
 
 
-def initial_state(stage: Stage, device: torch.device) -> TrainState:
-    """Draw initial weights from the stage's seed, at step 0."""
-    model = Transformer(stage.model, stage.numerics.attention)
-    init_weights(model, stage.seed_init)
-    model.to(device)
+def initial_state(stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
+    """Draw initial weights from the stage's seed, at step 0; with a mesh, this process's share of them."""
+    if mesh is None:
+        model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)
+        init_weights(model, stage.seed_init)
+        model.to(device)
+    else:
+        model = empty_sharded(stage, device, mesh)
+        fill(model, lambda name, shape: initial_values(name, shape, stage.model, stage.seed_init))
     return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
 
 
-def save_state(state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None) -> None:
-    """Write a Hugging Face model directory and, beside it, what resuming needs."""
+def save_state(
+    state: TrainState,
+    directory: Path,
+    tokenizer_dir: Path,
+    bos_id: int,
+    eos_id: int | None,
+    world: World = World(),  # noqa: B008  (frozen)
+) -> list[Path]:
+    """Write a Hugging Face model directory and, beside it, what resuming needs; every process calls this.
+
+    Returns
+    -------
+    list
+        Files that this process wrote.
+
+    Raises
+    ------
+    OSError, SafetensorError
+        On every process, wherever it happened.
+    """
+    if not isinstance(state.model.norm.weight, DTensor):
+        world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id))
+        return []
+    write_weights(directory, state.model, world)
+    world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id))
+    world.main_only(lambda: _save_counters(state, directory))
+    write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
+    return own_shards(directory / OPTIMIZER_DIR, world.rank)
+
+
+def _save_whole(state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None) -> None:
     write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
-    save_file(optimizer_tensors(state.model, state.optimizer), directory / OPTIMIZER_FILE)
+    tensors = optimizer_tensors(state.model, state.optimizer)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / OPTIMIZER_FILE)
+    _save_counters(state, directory)
+
+
+def _save_counters(state: TrainState, directory: Path) -> None:
     save_file(_rng_tensors(), directory / RNG_FILE)
     (directory / STATE_FILE).write_text(json.dumps({"step": state.step, "tokens": state.tokens}))
 
 
-def load_state(directory: Path, stage: Stage, device: torch.device) -> TrainState:
-    """Read what `save_state` wrote; the stage's optimizer settings apply from here on.
+def load_state(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
+    """Read what `save_state` wrote on however many processes; the stage's optimizer settings apply from here on.
+
+    Parameters
+    ----------
+    directory
+        A checkpoint.
+    stage
+        What is trained.
+    device, mesh
+        Where; with a mesh, only this process's share is kept.
 
     Raises
     ------
     ValueError
         The checkpoint's model is not the stage's.
     """
-    model = load_model(directory, stage.numerics.attention).to(device)
-    counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text())
+    if model_identity(read_config(directory)) != model_identity(stage.model):
+        raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
+    model = _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
     optimizer = build_optimizer(model, stage.optimizer)
-    tensors = load_file(directory / OPTIMIZER_FILE)
-    if tensors:
-        restore_optimizer(model, optimizer, tensors)
+    restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
     _restore_rng(load_file(directory / RNG_FILE))
+    counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text())
     return TrainState(model, optimizer, counters["step"], counters["tokens"])
+
+
+def _load_whole(directory: Path, stage: Stage) -> Transformer:
+    model = load_model(directory, stage.numerics.attention)
+    model.activation_checkpointing = stage.numerics.activation_checkpointing
+    return model
+
+
+def _load_share(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh) -> Transformer:
+    model = empty_sharded(stage, device, mesh)
+    fill(model, WeightsFile(directory, stage.model).read)
+    return model.eval()
+
+
+def _load_optimizer(directory: Path, model: Transformer, *, whole: bool) -> dict[str, torch.Tensor]:
+    shards = (directory / OPTIMIZER_DIR).is_dir()
+    if whole and not shards:
+        return load_file(directory / OPTIMIZER_FILE)
+    tensors = empty_optimizer_tensors(model, torch.device("cpu") if whole else None)
+    read_shards(directory / OPTIMIZER_DIR if shards else directory, tensors)
+    return tensors
 
 
 def state_bytes(params: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from workbench.train.distributed import World
 from workbench.train.optimizer import set_learning_rate
@@ -102,7 +103,7 @@ def train_step(
     world.sum_gradients_(model)
     losses_S, tokens_S = world.sum_(sums_2S).tolist()
     loss = sum(losses_S) / global_tokens
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm).item()
+    norm = _clip_gradients(model, clip_norm)
     if not (_is_finite(loss) and _is_finite(norm)):
         optimizer.zero_grad(set_to_none=True)
         raise NonFiniteLossError(step, loss, norm, sequences)
@@ -111,6 +112,12 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     by_source = [total / count if count else None for total, count in zip(losses_S, tokens_S, strict=True)]
     return StepResult(loss, by_source, norm)
+
+
+def _clip_gradients(model: nn.Module, clip_norm: float) -> float:
+    """Scale the gradients to a norm of `clip_norm` at the most; give the norm that they had."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
 
 def _is_finite(value: float) -> bool:

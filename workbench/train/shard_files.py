@@ -1,0 +1,121 @@
+"""Files of a sharded model: its weights as one Hugging Face file, its optimizer as a file a process.
+
+Both are safetensors, so neither holds a pickle, and each can be read by any number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from workbench.config.schema import ModelConfig
+from workbench.model.transformer import Transformer
+from workbench.model.weights import WEIGHTS, hf_keys, hf_shapes
+from workbench.train.distributed import World
+
+
+def write_weights(directory: Path, model: Transformer, world: World) -> None:
+    """Write `model.safetensors` as `write_hf` does, gathering one tensor at a time; a collective.
+
+    Raises
+    ------
+    OSError
+        On rank 0; `RemoteError` on the others.
+    """
+    failure: list[OSError] = []
+    file = (directory / WEIGHTS).open("wb") if world.is_main else None
+    if file is not None:
+        file.write(_header(model))
+    for _, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor)
+        whole = parameter.full_tensor().detach()  # every process takes part, whatever became of the file
+        if file is not None and not failure:
+            _append(file, whole, failure)
+    if file is not None:
+        file.close()
+    world.together(lambda: _raise_any(failure))
+
+
+def _header(model: Transformer) -> bytes:
+    """Names, shapes and places of all tensors, as safetensors' format describes."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32, name
+        for key, shape in hf_shapes(name, tuple(parameter.shape), model.config).items():
+            end = offset + 4 * torch.Size(shape).numel()
+            entries[key] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _append(file: IO[bytes], whole: Tensor, failure: list[OSError]) -> None:
+    # A fused matrix's parts are its rows in order, so its bytes are theirs.
+    try:
+        file.write(whole.cpu().contiguous().numpy().data)
+    except OSError as error:
+        failure.append(error)
+
+
+def _raise_any(failure: list[OSError]) -> None:
+    if failure:
+        raise failure[0]
+
+
+class WeightsFile:
+    """Weights written by `write_hf` or `write_weights`, read one at a time."""
+
+    def __init__(self, directory: Path, config: ModelConfig) -> None:
+        self._file = safe_open(directory / WEIGHTS, framework="pt")  # pyright: ignore
+        self._config = config
+
+    def read(self, name: str, shape: torch.Size) -> Tensor:
+        """One of `Transformer`'s weights, whole, on the CPU."""
+        parts = [self._file.get_tensor(key) for key in hf_keys(name, self._config)]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if whole.shape != shape:
+            raise ValueError(f"{name} has the shape {tuple(whole.shape)} in the checkpoint, not {tuple(shape)}")
+        return whole
+
+
+def write_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Write each process's shares of `tensors` into a file of its own; a collective.
+
+    Raises
+    ------
+    Exception
+        What it was on the first process that failed; raised on every one.
+    """
+    writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
+    try:
+        save(tensors, storage_writer=writer)
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error
+
+
+def own_shards(directory: Path, rank: int) -> list[Path]:
+    """Files that `write_shards` wrote on one rank."""
+    return sorted(directory.glob(f"shard-{rank + 1:05d}-*.safetensors"))
+
+
+def read_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill `tensors`, or this process's shares of them, from whichever files hold them; no collectives.
+
+    `directory` may hold what another number of processes wrote, or plain safetensors files.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(directory)), no_dist=True)

@@ -1,0 +1,77 @@
+"""A model of which every process holds a share: FSDP2, filled tensor by tensor.
+
+No process ever holds more than its share, one whole tensor, and the matrices of one block (or of the root)
+while they are computed with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from workbench.config.schema import Stage
+from workbench.model.transformer import Linear, Transformer
+from workbench.train.distributed import World
+
+
+def is_sharded(stage: Stage, world: World) -> bool:
+    """Whether the processes share the model out; one alone has nothing to share."""
+    return stage.numerics.parallel == "shard" and world.size > 1
+
+
+def make_mesh(world: World) -> DeviceMesh:
+    """All processes in a row; a collective, so that errors of what follows can be agreed on."""
+    assert world.device is not None
+    return init_device_mesh(world.device.type, (world.size,))
+
+
+def empty_sharded(stage: Stage, device: torch.device, mesh: DeviceMesh) -> Transformer:
+    """Build the stage's model with this process's share of its weights, not yet filled; no collectives."""
+    with torch.device("meta"):
+        model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)
+    _shard(model, mesh, stage.precision)
+    model.to_empty(device=device)
+    model.reset_buffers()
+    return model
+
+
+def _shard(model: Transformer, mesh: DeviceMesh, precision: str) -> None:
+    """Gather each block's matrices together, in the precision they are multiplied in.
+
+    The rest (embeddings, gains, head) is the root's and stays fp32, and so does the residual stream: the model
+    computes under autocast as an unsharded one does, and sharding changes no more than the order of sums.
+    """
+    matrices = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for block in model.blocks:
+        fully_shard([m for m in block.modules() if isinstance(m, Linear)], mesh=mesh, mp_policy=matrices)
+    fully_shard(model, mesh=mesh)
+    # Said of outputs that are views, in case they are changed in place; the model changes none.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss is divided by the global batch's tokens already, so gradients are summed, not averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+@torch.no_grad()
+def fill(model: Transformer, whole: Callable[[str, torch.Size], Tensor]) -> None:
+    """Take each process's share of what `whole` gives for a parameter's name and full shape; no collectives."""
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor)
+        full = whole(name, parameter.shape)
+        assert full.shape == parameter.shape, name
+        share = distribute_tensor(
+            full.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        parameter.to_local().copy_(share.to_local())
