@@ -1,0 +1,294 @@
+"""What a stage's job asks a cluster for: named rules over what fits, pure arithmetic.
+
+A cluster with GPUs gives each process one of them; one without gives a stage one process with the threads
+of its numerics. What `Stage.resources` names is taken as it is, and the rule decides the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from workbench.config.schema import ClusterConfig, Stage
+from workbench.study.flops import training_flops_per_token
+from workbench.study.memory import Memory, peak_memory
+
+USABLE_MEMORY = 0.9
+"""Share of a GPU's memory a plan may fill; the rest is the allocator's fragments and the libraries' own."""
+TIME_MARGIN = 1.5
+"""Time limit over the estimate: a job that ends early costs nothing, one that is cut short waits in the queue again."""
+STARTUP_SECONDS = 300
+"""Allowed for imports from a shared file system, compilation and the last checkpoint; a choice, not a measurement."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job of a stage asks for, and what it is expected to use."""
+
+    nodes: int
+    """Nodes."""
+    processes_per_node: int
+    """Processes (Slurm's tasks) on each node, one a GPU."""
+    gpus_per_node: int
+    """GPUs on each node; 0 trains on the CPU."""
+    cpus_per_process: int
+    """CPU cores of each process."""
+    memory_bytes_per_node: int | None
+    """Memory of each node; None takes the cluster's default."""
+    minutes: int
+    """Time limit of the job."""
+    micro_batch_sequences: int | None
+    """Sequences of a process's forward pass; None leaves the stage's numerics as they are."""
+    peak_memory_bytes: int
+    """Estimated peak of one process: on its GPU, or in the node's memory."""
+    seconds: float | None
+    """Estimated training time; None where the speed is not known."""
+
+    @property
+    def processes(self) -> int:
+        """Processes of the job."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Estimated GPU hours (node hours where there are no GPUs); None where the speed is not known."""
+        return None if self.seconds is None else self.seconds / 3600 * self.nodes * max(self.gpus_per_node, 1)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to train a stage that fits, for a rule to choose from."""
+
+    nodes: int
+    """Nodes the processes are spread over, evenly."""
+    processes: int
+    """Processes, one a GPU where there are any."""
+    micro_batch_sequences: int | None
+    """Sequences of a process's forward pass; None leaves it to the numerics."""
+    memory: Memory
+    """Estimated peak of one process."""
+    seconds: float | None
+    """Estimated training time."""
+
+
+Rule = Callable[[Sequence[Option], ClusterConfig], Option]
+"""Chooses among options that fit, fewest processes first."""
+
+
+def fewest_gpus(options: Sequence[Option], cluster: ClusterConfig) -> Option:
+    """Take the fewest GPUs: every further one loses time to communication, and small jobs start earlier."""
+    return options[0]
+
+
+def within_time_limit(options: Sequence[Option], cluster: ClusterConfig) -> Option:
+    """Take the fewest GPUs that finish in one job, so that a stage is not requeued; the most where none do."""
+    for option in options:
+        if option.seconds is None or _minutes(option.seconds, cluster) <= cluster.time_limit_minutes:
+            return option
+    return options[-1]
+
+
+RULES: dict[str, Rule] = {rule.__name__: rule for rule in (fewest_gpus, within_time_limit)}
+"""What `cluster.rule` may name."""
+
+
+def stage_resources(
+    stage: Stage, cluster: ClusterConfig, tokens: int, tokens_per_second: float | None = None
+) -> Resources:
+    """Turn a stage's size, tokens and speed into what one job of it asks for.
+
+    Parameters
+    ----------
+    stage
+        What is trained; what its `resources` name is not left to the rule.
+    cluster
+        Where.
+    tokens
+        Tokens that the job trains.
+    tokens_per_second
+        Measured speed of one process; None takes the cluster's figure. Several are taken to be as many times as fast.
+
+    Raises
+    ------
+    ValueError
+        The rule is unknown, or the cluster has no room for the stage.
+    """
+    if cluster.rule not in RULES:
+        raise ValueError(f"cluster.rule={cluster.rule!r} is not one of {', '.join(RULES)}")
+    speed = tokens_per_second or cluster_speed(stage, cluster)
+    option = RULES[cluster.rule](_options(stage, cluster, tokens, speed), cluster)
+    per_node = option.processes // option.nodes
+    cpus = _cpus_per_process(stage, cluster)
+    if per_node * cpus > cluster.cpus_per_node:
+        raise ValueError(
+            f"stage {stage.name!r}: {per_node} processes of {cpus} cores a node exceed "
+            f"cluster.cpus_per_node={cluster.cpus_per_node}"
+        )
+    return Resources(
+        nodes=option.nodes,
+        processes_per_node=per_node,
+        gpus_per_node=per_node if uses_gpus(stage, cluster) else 0,
+        cpus_per_process=cpus,
+        memory_bytes_per_node=_node_memory(stage, cluster, per_node, cpus),
+        minutes=_time_limit(stage, cluster, option.seconds),
+        micro_batch_sequences=option.micro_batch_sequences,
+        peak_memory_bytes=option.memory.total,
+        seconds=option.seconds,
+    )
+
+
+def uses_gpus(stage: Stage, cluster: ClusterConfig) -> bool:
+    """Whether a stage trains on the cluster's GPUs."""
+    if stage.numerics.device == "cuda" and not cluster.gpus_per_node:
+        raise ValueError(f"numerics.device='cuda', but cluster {cluster.name!r} has cluster.gpus_per_node=0")
+    return cluster.gpus_per_node > 0 and stage.numerics.device != "cpu"
+
+
+def cluster_speed(stage: Stage, cluster: ClusterConfig) -> float | None:
+    """Tokens a second of one process: as measured for the model's name, or from the cluster's FLOPs a second."""
+    if stage.model.name in cluster.tokens_per_second:
+        return cluster.tokens_per_second[stage.model.name]
+    if cluster.flops_per_second is not None:
+        return cluster.flops_per_second / training_flops_per_token(stage.model)
+    return None
+
+
+def _options(stage: Stage, cluster: ClusterConfig, tokens: int, speed: float | None) -> list[Option]:
+    """Ways to train the stage that fit, fewest processes first."""
+    found: list[Option] = []
+    least: int | None = None
+    for nodes, processes in _spreads(stage, cluster):
+        for micro_batch in _micro_batches(stage, cluster, processes):
+            memory = stage_memory(stage, processes, micro_batch, "cuda" if uses_gpus(stage, cluster) else "cpu")
+            least = memory.total if least is None else min(least, memory.total)
+            if _fits(stage, cluster, memory):
+                seconds = None if speed is None else tokens / (speed * processes)
+                found.append(Option(nodes, processes, micro_batch, memory, seconds))
+                break
+    if not found:
+        assert least is not None
+        assert cluster.gpu_memory_bytes is not None
+        raise ValueError(
+            f"stage {stage.name!r} of model {stage.model.name!r} needs {least / 1e9:.3g} GB a GPU at the least, more "
+            f"than {USABLE_MEMORY:.0%} of cluster.gpu_memory_bytes={cluster.gpu_memory_bytes}: set numerics.parallel="
+            "shard, numerics.activation_checkpointing=true or a smaller numerics.micro_batch_sequences"
+        )
+    return found
+
+
+def _spreads(stage: Stage, cluster: ClusterConfig) -> list[tuple[int, int]]:
+    """Nodes and processes that may be asked for, fewest processes first.
+
+    Within a node any number that divides the batch; beyond one, whole nodes alone.
+    """
+    wanted, room = stage.resources, _room(stage, cluster)
+    if wanted.processes is not None:
+        return [(_even_nodes(wanted.processes, stage, cluster), wanted.processes)]
+    if not uses_gpus(stage, cluster):
+        counts = [(wanted.nodes or 1, wanted.nodes or 1)]
+    elif cluster.gpu_memory_bytes is None:
+        counts = [(wanted.nodes or 1, (wanted.nodes or 1) * (room if wanted.nodes else 1))]
+    else:
+        inside = [(1, count) for count in range(1, room)]
+        counts = [*inside, *((nodes, nodes * room) for nodes in range(1, cluster.max_nodes + 1))]
+    counts = [(n, p) for n, p in counts if wanted.nodes in (None, n)]
+    found = [(n, p) for n, p in counts if n <= cluster.max_nodes and stage.batch_sequences % p == 0]
+    if not found:
+        raise ValueError(
+            f"stage {stage.name!r}: no number of processes on resources.nodes={wanted.nodes} of cluster "
+            f"{cluster.name!r} (cluster.max_nodes={cluster.max_nodes}) divides its batch of "
+            f"{stage.batch_sequences} sequences"
+        )
+    return found
+
+
+def _room(stage: Stage, cluster: ClusterConfig) -> int:
+    """Count the processes a node has room for."""
+    if uses_gpus(stage, cluster):
+        return cluster.gpus_per_node
+    return max(1, cluster.cpus_per_node // _cpus_per_process(stage, cluster))
+
+
+def _even_nodes(processes: int, stage: Stage, cluster: ClusterConfig) -> int:
+    """Fewest nodes over which the processes asked for can be spread evenly."""
+    if stage.batch_sequences % processes:
+        raise ValueError(
+            f"resources.processes={processes} does not divide the batch of {stage.batch_sequences} sequences "
+            f"of stage {stage.name!r}"
+        )
+    room = _room(stage, cluster)
+    for nodes in [stage.resources.nodes] if stage.resources.nodes else range(1, cluster.max_nodes + 1):
+        if nodes <= cluster.max_nodes and processes % nodes == 0 and processes // nodes <= room:
+            return nodes
+    raise ValueError(
+        f"resources.processes={processes} on resources.nodes={stage.resources.nodes} does not fit cluster "
+        f"{cluster.name!r}: {room} processes on each of up to {cluster.max_nodes} nodes"
+    )
+
+
+def _micro_batches(stage: Stage, cluster: ClusterConfig, processes: int) -> list[int | None]:
+    """Micro-batches that may be taken, largest first: powers of two that divide a process's share."""
+    leave = stage.numerics.micro_batch_sequences is not None or cluster.gpu_memory_bytes is None
+    if leave or not uses_gpus(stage, cluster):
+        return [None]
+    share = stage.batch_sequences // processes
+    largest = share & -share
+    return [2**power for power in reversed(range(largest.bit_length()))]
+
+
+def stage_memory(stage: Stage, processes: int, micro_batch_sequences: int | None, device: str) -> Memory:
+    """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
+    share = stage.batch_sequences // processes
+    micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
+    return peak_memory(
+        stage.model,
+        micro_batch_sequences=micro_batch,
+        micro_batches=math.ceil(share / micro_batch),
+        precision=stage.precision,
+        activation_checkpointing=stage.numerics.activation_checkpointing,
+        attention=stage.numerics.attention,
+        parallel=stage.numerics.parallel,
+        processes=processes,
+        device=device,
+    )
+
+
+def _fits(stage: Stage, cluster: ClusterConfig, memory: Memory) -> bool:
+    if not uses_gpus(stage, cluster) or cluster.gpu_memory_bytes is None:
+        return True
+    return memory.total <= USABLE_MEMORY * cluster.gpu_memory_bytes
+
+
+def _cpus_per_process(stage: Stage, cluster: ClusterConfig) -> int:
+    """Cores as asked for; else a GPU's share of its node, or the threads of the numerics."""
+    if stage.resources.cpus_per_process is not None:
+        return stage.resources.cpus_per_process
+    if uses_gpus(stage, cluster):
+        return max(1, cluster.cpus_per_node // cluster.gpus_per_node)
+    return stage.numerics.threads
+
+
+def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int) -> int | None:
+    """Memory as asked for; else the share of the node's that goes with its GPUs, or its cores."""
+    if stage.resources.memory_bytes is not None:
+        return stage.resources.memory_bytes
+    if cluster.memory_bytes_per_node is None:
+        return None
+    if uses_gpus(stage, cluster):
+        return cluster.memory_bytes_per_node * per_node // cluster.gpus_per_node
+    return cluster.memory_bytes_per_node * per_node * cpus // cluster.cpus_per_node
+
+
+def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> int:
+    wanted = stage.resources.minutes
+    if wanted is not None and wanted > cluster.time_limit_minutes:
+        raise ValueError(f"resources.minutes={wanted} is above cluster.time_limit_minutes={cluster.time_limit_minutes}")
+    if wanted is not None or seconds is None:
+        return wanted or cluster.time_limit_minutes
+    return min(_minutes(seconds, cluster), cluster.time_limit_minutes)
+
+
+def _minutes(seconds: float, cluster: ClusterConfig) -> int:
+    """Minutes a job of so many seconds asks for; it is told `signal_seconds` early that its time is up."""
+    return math.ceil((seconds * TIME_MARGIN + STARTUP_SECONDS + cluster.signal_seconds) / 60)
