@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, composer
+from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
 from workbench.config.schema import Config, from_dict, to_dict
 
-GROUPS = ("data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking")
+GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
 STUDIES = [path.stem for path in sorted((PROJECT_ROOT / "experiments").glob("*.yaml"))]
 PATHS = {
@@ -81,3 +81,29 @@ def test_mistakes_are_one_line_that_quotes_the_value(override, quoted):
     with composer() as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
         hydra.points([override])
     assert quoted in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["experiments=token_scaling_tiny", "seed=range(2)", "optimizer.learning_rate=0.001,null"],
+        ["experiments=token_scaling", "recipe=wsd,cosine", "recipe.log_milestones=0,1", "model=m0_1", "tokens=250000"],
+        ["experiments=token_scaling_tiny", "evaluation=embedded_tiny,none", "seed_init=4,5"],
+        ["data.sources.prose.weight=1,2.5", "recipe.milestones=[200000],[300000,400000]"],
+    ],
+)
+def test_points_composed_from_a_sibling_equal_those_composed_alone(overrides, monkeypatch):
+    with composer() as hydra:
+        together = hydra.points(overrides)
+    monkeypatch.setattr(Composer, "_is_plain", lambda self, override: False)
+    with composer() as hydra:
+        alone = hydra.points(overrides)
+    assert len({point.name for point in together}) == len(together) > 1
+    assert together == alone
+
+
+def test_a_wrong_value_in_a_later_point_is_refused():
+    with composer() as hydra, pytest.raises(ValueError, match="many"):
+        hydra.points(["experiments=token_scaling_tiny", "tokens=40960,many"])
+    with composer() as hydra, pytest.raises(ValueError, match="bogus"):
+        hydra.points(["experiments=token_scaling_tiny", "model.bogus=1,2"])

@@ -7,6 +7,7 @@ the frozen classes' own checks run when `to_config` leaves Hydra's world for goo
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import tempfile
@@ -25,6 +26,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -68,6 +70,8 @@ class Composer:
         self._hydra = hydra
         self._search_path = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in search_path)}]"]
         self._configs: dict[tuple[str, ...], Config] = {}
+        self._siblings: dict[tuple[Any, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
 
     def master(self, overrides: Sequence[str]) -> DictConfig:
         """Hydra's config of a whole multirun, sweep overrides left out."""
@@ -104,9 +108,37 @@ class Composer:
     def _compose_one(self, master: DictConfig, overrides: tuple[str, ...]) -> Config:
         if overrides not in self._configs:
             with _one_line_errors():
-                composed = self._hydra.config_loader.load_sweep_config(master, list(overrides))
-                self._configs[overrides] = to_config(composed)
+                self._configs[overrides] = to_config(self._load(master, overrides))
         return self._configs[overrides]
+
+    def _load(self, master: DictConfig, overrides: tuple[str, ...]) -> DictConfig:
+        """Compose; points that differ in plain values alone are composed once and changed (100 ms against 8)."""
+        parsed = OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+        plain = {str(o.key_or_group): o for o in parsed if self._is_plain(o)}
+        rest = [str(o.input_line) for o in parsed if str(o.key_or_group) not in plain]
+        family = (tuple(master.hydra.overrides.hydra), tuple(rest), tuple(plain))
+        if family not in self._siblings:
+            composed = self._hydra.config_loader.load_sweep_config(master, list(overrides))
+            self._siblings[family] = _without_hydra(composed)
+            return composed
+        sibling = copy.deepcopy(self._siblings[family])
+        for key, override in plain.items():
+            OmegaConf.update(sibling, key, override.value())
+        return sibling
+
+    def _is_plain(self, override: Override) -> bool:
+        """Whether an override sets one value that is there, so that it says all there is to say about it."""
+        if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
+            return False
+        if override.is_hydra_override() or isinstance(override.value(), dict | list):
+            return False
+        return not self._is_group(str(override.key_or_group))
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            loader = self._hydra.config_loader
+            self._groups[key] = bool(loader.get_group_options(key, None, CONFIG_NAME, self._search_path))
+        return self._groups[key]
 
     def multirun(self, overrides: Sequence[str]) -> Any:
         """Run Hydra's own multirun; what happens then is the configured launcher's business."""
@@ -114,6 +146,8 @@ class Composer:
         # Hydra writes its own record of the multirun there; a relative path would start at the working directory.
         record = Path(config.paths.outputs) / "studies" / config.study / "hydra"
         own = [f"hydra.sweep.dir='{record}'"]
+        # Hydra's sweeper composes every point once more only to see whether that works; here it has.
+        cast(Any, self._hydra.config_loader).load_sweep_config = _composed_already
         return self._hydra.multirun(
             CONFIG_NAME, _no_task, [*overrides, *self._search_path, *own], with_log_configuration=False
         )
@@ -125,6 +159,11 @@ class Composer:
     def submits(self, overrides: Sequence[str]) -> bool:
         """Whether the composed launcher submits to a cluster, rather than running here."""
         return str(self.master(overrides).hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
+
+
+def _composed_already(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+    del sweep_overrides
+    return master_config
 
 
 def _no_task(config: DictConfig) -> None:
@@ -189,10 +228,16 @@ def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
 
 def to_config(composed: DictConfig) -> Config:
     """Leave Hydra's world: a frozen, validated `Config`; relative outputs start at the project's root."""
-    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    ours = _without_hydra(composed)
     values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
     return from_dict(Config, values)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    OmegaConf.set_struct(ours, True)
+    return ours
 
 
 @contextmanager
