@@ -61,10 +61,8 @@ def _print_plan_line(facts: Facts) -> None:
 
 def status(parsed: argparse.Namespace) -> int:
     """Print the state of each stage, by its files and by Slurm where jobs of it were submitted."""
-    from rich.console import Console
-
     from workbench.launch.states import study_states
-    from workbench.launch.tables import states_table, summary_line
+    from workbench.launch.tables import make_console, states_table, summary_line
     from workbench.launch.watch import watch
 
     facts = make_study_facts(parsed)
@@ -75,8 +73,7 @@ def status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps([vars(state) for state in states], indent=1))
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-        console.print(states_table(states), markup=False)
+        make_console().print(states_table(states), markup=False)
         print(summary_line(states))
         _print_failures(facts, states, ledger)
     if ledger is not None and ledger.entries and facts.config.tracking.publish:

@@ -24,6 +24,8 @@ from workbench.study.record import milestone_tokens, read_record
 
 FINISHED, FAILED, STOPPED = 0, 1, 143
 _REQUEUE_SECONDS = 60.0
+_COLLECTIVE_SECONDS = 1800.0
+"""A process that does not come for this long is gone; the longest wait is for rank 0 to hash a large checkpoint."""
 
 
 class Job:
@@ -78,7 +80,7 @@ class Job:
     def train(self) -> int:
         """Train one segment of a stage, with the other ranks."""
         from workbench.train.distributed import join
-        from workbench.train.loop import Hooks, StoppedError
+        from workbench.train.loop import Hooks, StoppedError, stage_device
         from workbench.train.stage import train_stage
 
         frozen = from_dict(Stage, self.element["frozen"])
@@ -89,7 +91,7 @@ class Job:
             on_checkpoint=lambda path: self._submit_evaluation(),
             log=self.say,
         )
-        with join(**self._rendezvous(), device=frozen.numerics.device) as world:
+        with join(**self._rendezvous(), device=stage_device(frozen), timeout_seconds=_COLLECTIVE_SECONDS) as world:
             try:
                 train_stage(
                     self.layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,11 @@ from workbench.study.resources import Resources
 from workbench.study.status import StageState
 
 
+def make_console() -> Console:
+    """Give a console on stdout that cuts nothing where no terminal sets a width."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 240)
+
+
 def say(text: str) -> None:
     """Print a line for the user, on stderr."""
     Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
@@ -21,7 +27,7 @@ def say(text: str) -> None:
 
 def print_submission(facts: Facts, submission: Submission, console: Console | None = None) -> None:
     """Print a row for each new training job, and sum up the rest."""
-    console = console or Console(soft_wrap=True, highlight=False)
+    console = console or make_console()
     trainings = {part: job for part, job in submission.submitted.items() if part.kind == "train"}
     if trainings:
         console.print(_jobs_table(facts, submission), markup=False)
