@@ -53,7 +53,11 @@ class TrainState:
 
 
 def initial_state(stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
-    """Draw initial weights from the stage's seed, at step 0; with a mesh, this process's share of them."""
+    """Draw initial weights from the stage's seed, at step 0; with a mesh, this process's share of them.
+
+    The global random state begins at that seed too: nothing draws from it, but it is part of every checkpoint.
+    """
+    torch.manual_seed(stage.seed_init)
     if mesh is None:
         model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)
         init_weights(model, stage.seed_init)
