@@ -1,0 +1,22 @@
+"""A real Slurm for these tests; where there is none they skip and say why."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_SPEC = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("cluster.py"))
+cluster = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(cluster)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """Start two nodes for the session, and stop them."""
+    lack = cluster.missing()
+    if lack:
+        pytest.skip(f"no Slurm: {lack}")
+    made = cluster.Cluster(tmp_path_factory.mktemp("slurm"))
+    made.start()
+    yield made
+    made.stop()
