@@ -1,36 +1,295 @@
-"""Several processes training one stage."""
+"""Several processes training one stage: they compute what one does, stop together and fail together."""
 
 import json
-import socket
-import subprocess
-import sys
-from pathlib import Path
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from training_processes import start, talk, train, write_again
+
+from workbench.data.store import open_prepared
+from workbench.model.weights import load_model
+from workbench.tracking import spool
+from workbench.train import checkpoint as ckpt
+from workbench.train.checkpoint import checkpoints_by_tokens
+from workbench.train.compiler import missing_for_compile
+from workbench.train.stage import train_stage
+from workbench.train.state import initial_state
+
+PARALLELS = ("replicate", "shard")
+STEPS = 52
+TOKENS = ("tokens=16640", "recipe.milestones=[2560]")
+"""A trunk of 52 steps with a milestone after 10, and a cooldown."""
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@pytest.fixture
+def fresh(make_study, outputs):
+    """The same study under other outputs: call it and get the layout and its trunk."""
+
+    def make(name, *more):
+        root = outputs.parent / name
+        root.mkdir()
+        (root / "data").symlink_to(outputs / "data")
+        facts = make_study(f"paths.outputs={root}", *TOKENS, *more)
+        return Trunk(facts)
+
+    return make
 
 
-def train(facts, identifier, size, only=None, **options):
-    """Train with so many processes; `only` names the rank that the options are for. Exit codes and errors."""
-    port = free_port()
-    processes = []
-    for rank in range(size):
-        mine = {"root": str(facts.layout.root), "stage": identifier, "rank": rank, "size": size, "port": port}
-        if only in (None, rank):
-            mine |= options
-        command = [sys.executable, str(Path(__file__).with_name("rank.py")), json.dumps(mine)]
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    return [process.returncode for process in processes], errors
+class Trunk:
+    """A study's first stage, and what stands in its directory."""
+
+    def __init__(self, facts):
+        self.facts, self.node = facts, next(iter(facts.plan.nodes.values()))
+        self.root, self.dir = facts.layout.root, facts.layout.stage(self.node.id)
+
+    def train(self, size, by_rank=None, **options):
+        return start(size, train, by_rank, root=self.root, stage=self.node.id, **options)
+
+    def finish(self, size, **options):
+        ended = self.train(size, **options)
+        assert [(each.exit_code, each.text) for each in ended] == [(0, "")] * size
+        return self
+
+    def rows(self):
+        rows = spool.read_rows(self.dir.path)
+        return [{k: v for k, v in row.items() if k not in spool.WALL_CLOCK} for row in rows]
+
+    def column(self, name):
+        return [row[name] for row in spool.read_rows(self.dir.path)]
+
+    def last(self):
+        return self.dir.list_checkpoints()[-1]
+
+    def states(self):
+        present = checkpoints_by_tokens(self.dir)
+        return {tokens: state_of(present[tokens]) for tokens in self.node.targets}
 
 
-def test_x(make_study):
-    facts = make_study()
-    identifier = next(iter(facts.plan.nodes))
-    codes, errors = train(facts, identifier, 2, only=1, stop_after=5)
-    assert codes == [3, 3], errors
-    codes, errors = train(facts, identifier, 2)
-    assert codes == [0, 0], errors
+def state_of(checkpoint):
+    """Weights and optimizer state of a checkpoint, whole, however many processes wrote it."""
+    files = {path.name for path in checkpoint.iterdir()}
+    assert ("optimizer" in files) != ("optimizer.safetensors" in files)
+    weights = load_file(checkpoint / "model.safetensors")
+    if "optimizer.safetensors" in files:
+        return weights | load_file(checkpoint / "optimizer.safetensors")
+    return weights | whole_shards(checkpoint / "optimizer")
+
+
+def whole_shards(folder):
+    """Put the shards together from what their headers say, without the reader that training uses."""
+    parts, sizes = [], {}
+    for path in sorted(folder.iterdir()):
+        with safe_open(path, "pt") as file:
+            places = json.loads(file.metadata()["DCP_SHARDING_INFO"])
+            for key in file.keys():  # noqa: SIM118
+                part, offsets = file.get_tensor(key), places[key]["saved_offsets"]
+                ends = [a + b for a, b in zip(part.shape, offsets, strict=True)]
+                sizes[key] = [max(pair) for pair in zip(ends, sizes.get(key, ends), strict=True)]
+                parts.append((key, part, tuple(slice(a, b) for a, b in zip(offsets, ends, strict=True))))
+    tensors = {key: torch.full(size, torch.nan) for key, size in sizes.items()}
+    for key, part, where in parts:
+        tensors[key][where] = part
+    return tensors
+
+
+def assert_equal(ours, theirs):
+    """Bit for bit."""
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def assert_same(ours, theirs):
+    """Bit for bit the same rows, weights and optimizer state."""
+    assert ours.rows() == theirs.rows()
+    for tokens, state in ours.states().items():
+        assert_equal(state, theirs.states()[tokens])
+
+
+def test_what_processes_tell_each_other():
+    first, second = (each.result for each in start(2, talk))
+    assert first["any"] == second["any"] == (True, True, False)
+    assert first["result"] == second["result"] == {"rank": 0}
+    assert first["kept"] == second["kept"]
+    assert first["kept"][0] == "FileNotFoundError"
+    assert first["told"] == ("HomeMadeError", "one and two")
+    assert second["told"] == ("RemoteError", "rank 0: HomeMadeError: one and two")
+    assert first["one_failed"] == second["one_failed"] == ("ValueError", "no")
+    assert (first["none_failed"], second["none_failed"]) == (0, 1)
+    assert first["all"] == second["all"] == [0, 10]
+    assert first["sum"] == second["sum"] == [2.0, 1.0]
+    assert first["gradients"] == second["gradients"] == [[11.0] * 6, [22.0] * 2]
+
+
+@pytest.mark.parametrize("parallel", PARALLELS)
+def test_losses_are_those_of_one_process(fresh, parallel):
+    """Over 50 steps in fp32; so are the gradients' norms, which FSDP2 would average if it were let."""
+    alone = fresh("alone").finish(1)
+    assert len(alone.rows()) == STEPS
+    for size in (2, 4):
+        several = fresh(f"on{size}", f"numerics.parallel={parallel}").finish(size)
+        assert several.column(spool.TRAIN_LOSS) == pytest.approx(alone.column(spool.TRAIN_LOSS), abs=1e-5)
+        norms = several.column(spool.TRAIN_GRADIENT_NORM)
+        assert norms == pytest.approx(alone.column(spool.TRAIN_GRADIENT_NORM), abs=1e-4)
+        assert ckpt.verify(several.last())["numerics"]["world_size"] == size
+        assert (several.last() / "optimizer").is_dir() == (parallel == "shard")
+
+
+@pytest.mark.parametrize("parallel", PARALLELS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stopped_by_one_process_they_end_the_same(fresh, parallel, precision):
+    settings = (f"numerics.parallel={parallel}", f"precision={precision}")
+    untouched = fresh("untouched", *settings).finish(2)
+    stopped = fresh("stopped", *settings)
+    for steps, rank in ((7, 1), (11, 0)):
+        ended = stopped.train(2, {rank: {"stop_after": steps}})
+        assert [each.error for each in ended] == ["StoppedError"] * 2
+    assert json.loads(stopped.dir.status.read_text())["state"] == "killed"
+    assert_same(untouched, stopped.finish(2))
+
+
+def test_sharing_changes_no_bit_in_16_bits(fresh):
+    """Norms and residual stream stay fp32, products are of the same 16 bits, sums of gradients in fp32.
+
+    The gradients' norm is summed in another order, so nothing is clipped here.
+    """
+    settings = ("precision=bf16", "model.num_layers=2", "model.qk_norm=true", "optimizer.clip_norm=1000")
+    ours, theirs = (fresh(name, f"numerics.parallel={name}", *settings).finish(2) for name in PARALLELS)
+    for name in (spool.TRAIN_LOSS, spool.source_loss("prose"), spool.source_loss("code")):
+        assert ours.column(name) == theirs.column(name)
+    assert ours.column(spool.TRAIN_GRADIENT_NORM) == pytest.approx(theirs.column(spool.TRAIN_GRADIENT_NORM), rel=1e-6)
+
+
+@pytest.mark.parametrize("switch", [(), ("model.tie_embeddings=true", "model.position=learned")])
+def test_any_number_of_processes_goes_on(fresh, switch):
+    """From 2 to 1 to 4, between shared and replicated, and back: the losses stay those of one process."""
+    alone = fresh("alone", *switch).finish(1)
+    changing = fresh("changing", *switch)
+    for size, parallel in ((2, "shard"), (1, "shard"), (4, "shard"), (2, "replicate"), (2, "shard")):
+        ended = changing.train(size, frozen=in_parallel(changing.node.stage, parallel), stop_after=9)
+        assert [each.error for each in ended] == ["StoppedError"] * size
+    losses = changing.column(spool.TRAIN_LOSS)
+    assert len(losses) == 45
+    assert losses == pytest.approx(alone.column(spool.TRAIN_LOSS)[:45], abs=1e-5)
+
+
+def in_parallel(stage, parallel):
+    return replace(stage, numerics=replace(stage.numerics, parallel=parallel))
+
+
+def test_a_share_is_a_share_and_nothing_is_lost_between_sizes(fresh, tmp_path):
+    trunk = fresh("trunk", "numerics.parallel=shard")
+    trunk.train(2, stop_after=3)
+    stage, total = trunk.node.stage, ckpt.read_manifest(trunk.last())["params"]
+    tokenizer = open_prepared(trunk.facts.layout.data(stage.stream.data_fingerprint)).tokenizer_dir
+    source = trunk.last()
+    for number, (size, parallel) in enumerate(((1, "shard"), (4, "shard"), (2, "replicate"), (3, "shard"))):
+        target = tmp_path / str(number)
+        arguments = {"stage": stage, "parallel": parallel, "source": source, "target": target, "tokenizer": tokenizer}
+        shares = [each.result for each in start(size, write_again, **arguments)]
+        sharded = size > 1 and parallel == "shard"
+        assert sum(shares) == (total if sharded else total * size)
+        assert max(shares) < 1.1 * total / (size if sharded else 1)
+        assert_equal(state_of(target), state_of(trunk.last()))
+        source = target
+
+
+def test_initial_weights_are_those_of_one_process(fresh, tmp_path):
+    stage = fresh("trunk").node.stage
+    start(2, write_again, stage=stage, parallel="shard", source=None, target=tmp_path / "out", tokenizer=tmp_path)
+    assert_equal(
+        load_model(tmp_path / "out").state_dict(), initial_state(stage, torch.device("cpu")).model.state_dict()
+    )
+
+
+@pytest.mark.parametrize("parallel", PARALLELS)
+def test_a_killed_process_ends_the_other_and_costs_no_bit(fresh, parallel):
+    settings = (f"numerics.parallel={parallel}", "checkpoint.interval_seconds=0.1")
+    untouched = fresh("untouched", *settings).finish(2)
+    harmed = fresh("harmed", *settings)
+    killed, other = harmed.train(2, {0: {"kill_after": 23}})
+    assert killed.exit_code == -9
+    assert other.exit_code == 1
+    assert other.error not in ("hung", "died")
+    assert harmed.dir.list_checkpoints()
+    assert_same(untouched, harmed.finish(2))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_fails_on_one_process_is_said_by_all(fresh, rank):
+    failing = fresh("failing", "numerics.parallel=shard")
+    ended = failing.train(2, {rank: {"fail_after": 15}})
+    assert [each.error for each in ended] == ["OSError"] * 2
+    assert all("out of luck" in each.text for each in ended)
+    assert json.loads(failing.dir.status.read_text())["state"] == "failed"
+    assert failing.finish(2).rows()[-1]["step"] == STEPS
+
+
+@pytest.mark.parametrize(("rank", "parallel"), [(0, "shard"), (1, "shard"), (0, "replicate")])
+def test_no_room_on_one_process_ends_all_and_the_checkpoints_before_stand(fresh, rank, parallel):
+    full = fresh("full", f"numerics.parallel={parallel}")
+    full.train(2, stop_after=5)
+    good = full.last()
+    ended = full.train(2, {rank: {"largest_file_bytes": 100_000}})
+    assert [each.error for each in ended] == ["DiskFullError"] * 2, ended
+    assert [path.name for path in full.dir.checkpoints.iterdir()] == [good.name]
+    assert ckpt.verify(good)["step"] == 5
+    assert full.finish(2).rows()[-1]["step"] == STEPS
+
+
+def test_a_damaged_share_is_named_and_the_checkpoint_before_used(fresh):
+    untouched = fresh("untouched", "numerics.parallel=shard").finish(2)
+    damaged = fresh("damaged", "numerics.parallel=shard")
+    for steps in (7, 7):
+        damaged.train(2, stop_after=steps)
+    [*_, share] = sorted((damaged.last() / "optimizer").iterdir())
+    share.write_bytes(share.read_bytes()[:-8] + bytes(8))
+    ended = damaged.train(2)
+    assert [each.exit_code for each in ended] == [0, 0]
+    assert any(f"step_00000014: optimizer/{share.name} does not match" in line for line in ended[0].result)
+    assert ended[1].result == []
+    assert_same(untouched, damaged)
+
+
+def test_data_missing_on_one_process_ends_all(fresh, tmp_path):
+    trunk = fresh("trunk")
+    (tmp_path / "empty" / "stages").mkdir(parents=True)
+    shutil.copytree(trunk.dir.path, tmp_path / "empty" / "stages" / trunk.node.id)
+    ended = trunk.train(2, {1: {"root": tmp_path / "empty"}})
+    assert ended[0].error == ended[1].error == "ValueError"
+    assert str(tmp_path / "empty" / "data") in ended[0].text
+
+
+def test_a_batch_that_does_not_divide_is_refused_by_all(fresh):
+    ended = fresh("trunk").train(3)
+    assert [each.error for each in ended] == ["ValueError"] * 3
+    assert "a global batch of 8 sequences does not divide by 3 processes" in ended[2].text
+
+
+def test_a_job_keeps_the_numerics_and_the_code_it_was_submitted_with(fresh):
+    trunk = fresh("trunk", "numerics.micro_batch_sequences=4")
+    stage = trunk.node.stage
+    frozen = replace(stage, numerics=replace(stage.numerics, micro_batch_sequences=2), end_tokens=999 * 256)
+    code = {"commit": "c" * 40, "dirty": True, "copy": "d" * 16}
+    train_stage(trunk.facts.layout, trunk.node.id, wanted=[2560], frozen=frozen, code=code)
+    manifest = ckpt.verify(trunk.last())
+    assert manifest["tokens"] == 2560
+    assert manifest["numerics"]["micro_batch_sequences"] == 2
+    assert {key: manifest[key] for key in code} == code
+    with pytest.raises(ValueError, match="the job was submitted for stage"):
+        train_stage(trunk.facts.layout, trunk.node.id, frozen=replace(stage, batch_sequences=16))
+
+
+@pytest.mark.slow
+def test_compiled_they_end_the_same(fresh):
+    if missing_for_compile("cpu"):
+        pytest.skip(f"torch.compile needs {missing_for_compile('cpu')}")
+    settings = ("numerics.parallel=shard", "numerics.compile=true", "numerics.threads=2")
+    untouched = fresh("untouched", *settings).finish(2)
+    stopped = fresh("stopped", *settings)
+    stopped.train(2, stop_after=20)
+    assert_same(untouched, stopped.finish(2))
+    assert ckpt.read_manifest(stopped.last())["numerics"]["compile"]

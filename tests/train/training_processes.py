@@ -1,0 +1,180 @@
+"""What the ranks of a test do, and a way to start them all; each is a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.config.schema import Stage
+from workbench.study.layout import Layout
+from workbench.train.distributed import World, join
+from workbench.train.loop import Hooks, Progress
+from workbench.train.sharding import is_sharded, make_mesh
+from workbench.train.stage import train_stage
+from workbench.train.state import TrainState, initial_state, load_state, save_state
+
+# Forked from a server that has imported training: a rank starts at once rather than in four seconds.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["workbench.train.stage"])
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one rank ended."""
+
+    exit_code: int
+    error: str
+    """Class of what it raised; empty where it returned."""
+    text: str
+    """Its message."""
+    result: Any
+
+
+def start(
+    size: int, function: Callable[..., Any], by_rank: dict[int, dict[str, Any]] | None = None, **common
+) -> list[Ended]:
+    """Run `function(world, **common)` on so many ranks, each with further arguments of its own."""
+    port = free_port()
+    running = []
+    for rank in range(size):
+        ours, theirs = FORKSERVER.Pipe(duplex=False)
+        arguments = common | (by_rank or {}).get(rank, {})
+        process = FORKSERVER.Process(target=_rank, args=(theirs, rank, size, port, function, arguments))
+        process.start()
+        theirs.close()
+        running.append((process, ours))
+    return [_wait(*each) for each in running]
+
+
+def _wait(process: Any, connection: Connection) -> Ended:
+    try:
+        error, text, result = connection.recv() if connection.poll(PATIENCE_SECONDS) else ("hung", "", None)
+    except EOFError:
+        error, text, result = "died", "", None
+    if error == "hung":
+        process.kill()
+    process.join()
+    return Ended(process.exitcode, error, text, result)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _rank(connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any]) -> None:
+    try:
+        with join(rank, size, rank, "127.0.0.1", port, "cpu", timeout_seconds=60) as world:
+            connection.send(("", "", function(world, **arguments)))
+    except BaseException as error:
+        connection.send((type(error).__name__, "".join(traceback.format_exception(error)), None))
+        os._exit(1)
+
+
+def train(
+    world: World,
+    root: Path,
+    stage: str,
+    frozen: Stage | None = None,
+    stop_after: int | None = None,
+    kill_after: int | None = None,
+    fail_after: int | None = None,
+    largest_file_bytes: int | None = None,
+) -> list[str]:
+    """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told."""
+    steps: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        steps.append(progress.step)
+        if len(steps) == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if len(steps) == fail_after:
+            raise OSError("out of luck")
+
+    if largest_file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
+    said: list[str] = []
+    hooks = Hooks(
+        should_stop=lambda: stop_after is not None and len(steps) >= stop_after,
+        on_progress=on_progress,
+        log=said.append,
+    )
+    train_stage(Layout(root), stage, hooks, world, frozen=frozen)
+    return said
+
+
+def write_again(world: World, stage: Stage, parallel: str, source: Path | None, target: Path, tokenizer: Path) -> int:
+    """Load a checkpoint (or draw initial weights) and write it again; elements of this rank's share of the model."""
+    state = load(world, stage, parallel, source)
+    if world.is_main:
+        target.mkdir()
+    world.wait()
+    save_state(state, target, tokenizer, 0, None, world)
+    return sum(local(parameter).numel() for parameter in state.model.parameters())
+
+
+def load(world: World, stage: Stage, parallel: str, source: Path | None) -> TrainState:
+    stage = replace(stage, numerics=replace(stage.numerics, parallel=parallel))
+    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    assert world.device is not None
+    if source is None:
+        return initial_state(stage, world.device, mesh)
+    return load_state(source, stage, world.device, mesh)
+
+
+def local(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter  # pyright: ignore
+
+
+def talk(world: World) -> dict[str, Any]:
+    """Use every collective once; what came of it."""
+
+    class HomeMadeError(Exception):
+        def __init__(self, first: str, second: str) -> None:
+            super().__init__(f"{first} and {second}")
+
+    return {
+        "any": world.any_(world.rank == 1, world.rank == 0, False),
+        "result": world.main_only(lambda: {"rank": world.rank}),
+        "kept": caught(lambda: world.main_only(lambda: Path("/nowhere").stat())),
+        "told": caught(lambda: world.main_only(lambda: raise_(HomeMadeError("one", "two")))),
+        "one_failed": caught(lambda: world.together(lambda: raise_(ValueError("no")) if world.rank == 1 else None)),
+        "none_failed": world.together(lambda: world.rank),
+        "all": world.gather(world.rank * 10),
+        "sum": world.sum_(torch.tensor([1.0, world.rank])).tolist(),
+        "gradients": summed_gradients(world),
+    }
+
+
+def summed_gradients(world: World) -> list[list[float]]:
+    model = torch.nn.Linear(3, 2)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, (number + 1) * 10.0**world.rank)
+    world.sum_gradients_(model)
+    return [parameter.grad.flatten().tolist() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def caught(function: Callable[[], Any]) -> tuple[str, str]:
+    try:
+        function()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def raise_(error: Exception) -> None:
+    raise error
