@@ -6,54 +6,118 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import make_study_facts, print_table, worker_count
+from workbench.cli.shared import make_study_facts, print_table, submits, worker_count
 
 if TYPE_CHECKING:
+    from workbench.launch.cost import ClusterWork
     from workbench.launch.planning import Estimate, Facts
 
 
 def print_plan(parsed: argparse.Namespace) -> int:
-    """Print points, stages and cost; start nothing."""
+    """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
+    from workbench.launch.cost import cluster_json, cluster_work
     from workbench.launch.planning import estimate, plan_json
 
     facts = make_study_facts(parsed)
-    work = estimate(facts, worker_count(parsed), measure=not parsed.no_measure)
+    work = cluster_work(facts) if submits(parsed) else None
+    # How fast this machine is says nothing about a cluster's.
+    here = estimate(facts, worker_count(parsed), measure=work is None and not parsed.no_measure)
+    values = plan_json(facts, here)
     if parsed.json:
-        print(json.dumps(plan_json(facts, work), indent=1))
+        print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
+        return 0
+    _print_points(values)
+    if work is None:
+        _print_stages(values)
+        _print_local(values, here)
     else:
-        _print_tables(facts, work)
+        _print_cluster(facts, values, work)
     return 0
 
 
-def _print_tables(facts: Facts, work: Estimate) -> None:
-    from workbench.launch.planning import plan_json
-
-    values = plan_json(facts, work)
+def _print_points(values: dict[str, Any]) -> None:
     print_table(
         ["point", "params", "non-embedding", "tokens", "unique", "epochs", "FLOPs", "6ND", "peak rate"],
         [_point_row(point) for point in values["points"]],
     )
     print()
+
+
+def _print_stages(values: dict[str, Any]) -> None:
     print_table(
         ["stage", "of", "begins at", "tokens", "to train", "points"],
-        [
-            [
-                stage["id"],
-                f"{stage['model']} {stage['name']}",
-                f"{stage['parent']['stage']}@{stage['parent']['tokens']}" if stage["parent"] else "initial weights",
-                f"{stage['tokens']:,}",
-                f"{stage['tokens_to_train']:,}",
-                str(len(stage["points"])),
-            ]
-            for stage in values["stages"]
-        ],
+        [[*_stage_cells(stage), str(len(stage["points"]))] for stage in values["stages"]],
     )
+
+
+def _print_local(values: dict[str, Any], work: Estimate) -> None:
     hours = "not estimated" if work.hours is None else f"about {work.hours * 60:.1f} min with {work.workers} at a time"
     print(
-        f"\ntokens: {values['tokens_unshared']:,} without sharing, {values['tokens_shared']:,} shared, "
-        f"{values['tokens_to_train']:,} still to be trained ({work.flops:.3g} FLOPs)\n"
+        f"\n{_tokens_line(values)}\n"
         f"training time: {hours} (measured tokens/s; evaluations not counted); disk: {work.disk_bytes / 1e6:.0f} MB"
     )
+
+
+def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:
+    print_table(
+        ["stage", "of", "begins at", "tokens", "to train", "jobs", "asks for", "micro-batch", "limit", "time", "peak"],
+        [[*_stage_cells(stage), *_request_cells(facts, work, stage["id"])] for stage in values["stages"]],
+    )
+    print(
+        f"\n{_tokens_line(values)}\n"
+        f"on cluster {work.cluster.name}: {_cost_line(work)} (evaluations not counted); "
+        f"peak memory: {_gigabytes(work.peak_memory_bytes)} a process; disk: {values['disk_bytes'] / 1e6:.0f} MB"
+    )
+
+
+def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str]:
+    """Say what a stage's jobs ask for; nothing where no job is left."""
+    from workbench.launch.tables import describe_resources, format_seconds
+
+    if identifier not in work.stages:
+        return ["0", "", "", "", "", ""]
+    left, stage = work.stages[identifier], facts.plan.nodes[identifier].stage
+    asked = left.resources
+    micro_batch = asked.micro_batch_sequences or stage.numerics.micro_batch_sequences
+    return [
+        str(left.jobs),
+        describe_resources(asked),
+        str(min(micro_batch or stage.batch_sequences, stage.batch_sequences // asked.processes)),
+        f"{asked.minutes} min",
+        "not estimated" if asked.seconds is None else format_seconds(asked.seconds),
+        _gigabytes(asked.peak_memory_bytes),
+    ]
+
+
+def _cost_line(work: ClusterWork) -> str:
+    from workbench.launch.cost import unknown_speed
+
+    if work.gpu_hours is None or work.hours is None:
+        return f"not estimated, since {unknown_speed(work)}"
+    unit = "GPU hours" if work.cluster.gpus_per_node else "node hours"
+    cost = "" if work.cost is None else f", {work.cost:.2f} {work.cluster.currency}"
+    return f"about {work.gpu_hours:.3g} {unit}{cost}, {work.hours:.3g} hours if no job waits"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _tokens_line(values: dict[str, Any]) -> str:
+    return (
+        f"tokens: {values['tokens_unshared']:,} without sharing, {values['tokens_shared']:,} shared, "
+        f"{values['tokens_to_train']:,} still to be trained ({values['flops_to_train']:.3g} FLOPs)"
+    )
+
+
+def _stage_cells(stage: dict[str, Any]) -> list[str]:
+    return [
+        stage["id"],
+        f"{stage['model']} {stage['name']}",
+        f"{stage['parent']['stage']}@{stage['parent']['tokens']}" if stage["parent"] else "initial weights",
+        f"{stage['tokens']:,}",
+        f"{stage['tokens_to_train']:,}",
+    ]
 
 
 def _point_row(point: dict[str, Any]) -> list[str]:

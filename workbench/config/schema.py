@@ -431,9 +431,11 @@ class ClusterConfig:
     submit_from_node: bool = False
     """The cluster allows `sbatch` on compute nodes: evaluations are submitted as checkpoints land."""
     rule: str = "fewest_gpus"
-    """Resource rule of `workbench.study.rules` that turns size, tokens and speed into a job's resources."""
+    """Rule of `workbench.study.resources` that turns size, tokens and speed into a job's resources: `fewest_gpus`,
+    or `within_time_limit` (as many more as keep a stage within one job)."""
     tokens_per_second: dict[str, float] = field(default_factory=dict[str, float])
-    """Measured training speed of one GPU (or process) by model name; what is not named is estimated from FLOPs."""
+    """Measured training speed of one GPU (or process) by model name; several are taken to be as many times as fast.
+    What is not named is estimated from FLOPs."""
     flops_per_second: float | None = None
     """Training FLOPs a second of one GPU (or process), for models not named above; None gives no estimate."""
     price_per_gpu_hour: float | None = None
@@ -459,6 +461,10 @@ class ClusterConfig:
             check_at_least(f"cluster.{name}", getattr(self, name), 1)
         check_at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
         check_at_least("cluster.evaluation_gpus", self.evaluation_gpus, 0)
+        for name in ("memory_bytes_per_node", "gpu_memory_bytes", "evaluation_memory_bytes"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        for model, speed in self.tokens_per_second.items():
+            check_above(f"cluster.tokens_per_second.{model}", speed, 0)
         check_above("cluster.flops_per_second", self.flops_per_second, 0)
         check_at_least("cluster.price_per_gpu_hour", self.price_per_gpu_hour, 0)
         if self.signal_seconds >= 60 * self.time_limit_minutes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     todo = facts.tokens_to_train()
     count = worker_count(facts.config, workers)
     seconds = _stage_seconds(facts, todo) if measure else None
-    hours = None if seconds is None else max(sum(seconds.values()) / count, _critical_path(facts, seconds)) / 3600
+    hours = None if seconds is None else max(sum(seconds.values()) / count, longest_chain(facts.plan, seconds)) / 3600
     new = {i: len(set(n.targets) - facts.existing[i]) for i, n in facts.plan.nodes.items()}
     disk = sum(new[i] * state_bytes(_params(facts, i)) for i in new)
     return Estimate(remaining_flops(facts.plan, facts.existing), hours, disk, count)
@@ -162,9 +162,10 @@ def _stage_seconds(facts: Facts, todo: dict[str, int]) -> dict[str, float] | Non
     }
 
 
-def _critical_path(facts: Facts, seconds: dict[str, float]) -> float:
+def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
+    """Seconds of the chain of stages that takes longest, each after its parent."""
     longest: dict[str, float] = {}
-    for identifier, node in facts.plan.nodes.items():
+    for identifier, node in plan.nodes.items():
         parent = node.stage.parent
         longest[identifier] = seconds[identifier] + (longest[parent.stage] if parent else 0.0)
     return max(longest.values(), default=0.0)

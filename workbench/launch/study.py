@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
 from workbench.evaluate.suite import resolve_suite
+from workbench.launch.cost import check_cluster_budget, cluster_work
 from workbench.launch.local import LocalRun, wanted_checkpoints
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import (
@@ -50,6 +52,9 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
             make_tokenizer(point.config.tokenizer, [])
     _check_suites(facts)
     budget = facts.config.budget
+    if not here:
+        check_cluster_budget(budget, cluster_work(facts))
+        budget = replace(budget, max_hours=None)  # of this machine
     if budget.max_flops is not None or budget.max_hours is not None:
         check_budget(budget, estimate(facts, workers, measure=budget.max_hours is not None))
 

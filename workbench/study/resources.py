@@ -16,6 +16,8 @@ from workbench.study.memory import Memory, peak_memory
 
 USABLE_MEMORY = 0.9
 """Share of a GPU's memory a plan may fill; the rest is the allocator's fragments and the libraries' own."""
+PROCESS_BYTES = 300_000_000
+"""Memory of a training process before its first tensor, without CUDA's libraries: measured 282 MB."""
 TIME_MARGIN = 1.5
 """Time limit over the estimate: a job that ends early costs nothing, one that is cut short waits in the queue again."""
 STARTUP_SECONDS = 300
@@ -49,11 +51,6 @@ class Resources:
     def processes(self) -> int:
         """Processes of the job."""
         return self.nodes * self.processes_per_node
-
-    @property
-    def gpu_hours(self) -> float | None:
-        """Estimated GPU hours (node hours where there are no GPUs); None where the speed is not known."""
-        return None if self.seconds is None else self.seconds / 3600 * self.nodes * max(self.gpus_per_node, 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def stage_resources(
         processes_per_node=per_node,
         gpus_per_node=per_node if uses_gpus(stage, cluster) else 0,
         cpus_per_process=cpus,
-        memory_bytes_per_node=_node_memory(stage, cluster, per_node, cpus),
+        memory_bytes_per_node=_node_memory(stage, cluster, per_node, cpus, option.memory),
         minutes=_time_limit(stage, cluster, option.seconds),
         micro_batch_sequences=option.micro_batch_sequences,
         peak_memory_bytes=option.memory.total,
@@ -192,13 +189,15 @@ def _spreads(stage: Stage, cluster: ClusterConfig) -> list[tuple[int, int]]:
     else:
         inside = [(1, count) for count in range(1, room)]
         counts = [*inside, *((nodes, nodes * room) for nodes in range(1, cluster.max_nodes + 1))]
-    counts = [(n, p) for n, p in counts if wanted.nodes in (None, n)]
-    found = [(n, p) for n, p in counts if n <= cluster.max_nodes and stage.batch_sequences % p == 0]
+    found = [
+        (nodes, processes)
+        for nodes, processes in counts
+        if wanted.nodes in (None, nodes) and nodes <= cluster.max_nodes and stage.batch_sequences % processes == 0
+    ]
     if not found:
         raise ValueError(
-            f"stage {stage.name!r}: no number of processes on resources.nodes={wanted.nodes} of cluster "
-            f"{cluster.name!r} (cluster.max_nodes={cluster.max_nodes}) divides its batch of "
-            f"{stage.batch_sequences} sequences"
+            f"resources.nodes={wanted.nodes} does not suit stage {stage.name!r}: its batch of {stage.batch_sequences} "
+            f"sequences must divide by the processes, and cluster.max_nodes={cluster.max_nodes}"
         )
     return found
 
@@ -269,15 +268,22 @@ def _cpus_per_process(stage: Stage, cluster: ClusterConfig) -> int:
     return stage.numerics.threads
 
 
-def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int) -> int | None:
-    """Memory as asked for; else the share of the node's that goes with its GPUs, or its cores."""
+def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int, memory: Memory) -> int | None:
+    """Memory as asked for; else the share of the node's that goes with its GPUs or cores, if that is enough."""
     if stage.resources.memory_bytes is not None:
         return stage.resources.memory_bytes
-    if cluster.memory_bytes_per_node is None:
+    node = cluster.memory_bytes_per_node
+    if node is None:
         return None
     if uses_gpus(stage, cluster):
-        return cluster.memory_bytes_per_node * per_node // cluster.gpus_per_node
-    return cluster.memory_bytes_per_node * per_node * cpus // cluster.cpus_per_node
+        return node * per_node // cluster.gpus_per_node
+    needed = math.ceil(per_node * (memory.total / USABLE_MEMORY + PROCESS_BYTES))
+    if needed > node:
+        raise ValueError(
+            f"stage {stage.name!r} of model {stage.model.name!r} needs {needed / 1e9:.3g} GB a node, more than "
+            f"cluster.memory_bytes_per_node={node}: set a smaller numerics.micro_batch_sequences or more resources.nodes"
+        )
+    return max(needed, node * per_node * cpus // cluster.cpus_per_node)
 
 
 def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> int:
