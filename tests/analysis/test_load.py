@@ -75,6 +75,7 @@ def test_unscored_checkpoints_are_rows_of_nan(root):
 
 def test_two_evaluations_of_one_checkpoint_stay_apart(root):
     """The latest counts, with its own standard error and id; a metric that only the older has is kept."""
+    from workbench.study.results import write_result
     from workbench.tracking.mlflow import default_uri, publish_study
 
     made = outputs_tree.make_study(root, sizes={"m0_03": 30_000}, budgets=(50_000,))
@@ -83,7 +84,7 @@ def test_two_evaluations_of_one_checkpoint_stay_apart(root):
     result = json.loads(file.read_text())
     result |= {"eval_id": "ffff", "date": result["date"] + 100}
     result["results"] = {"heldout_prose": {"bits_per_byte,none": 1.25, "bits_per_byte_stderr,none": 0.5}}
-    file.with_name("embedded-ffff.json").write_text(json.dumps(result))
+    write_result(file.with_name("embedded-ffff.json"), result, {})
     assert publish_study(made.layout, made.study).evaluations == 1
     frame = load_study(made.study, default_uri(made.layout))
     mine = frame[frame["checkpoint"] == str(file.parents[1].resolve())].set_index("metric")

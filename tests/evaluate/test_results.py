@@ -1,8 +1,6 @@
-"""Standard errors, and what counts as a result."""
+"""Standard errors and per-document values."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +8,8 @@ import pytest
 from workbench.evaluate.results import (
     add_standard_errors,
     document_values,
-    documents_path,
     ratio_stderr,
-    read_result,
-    write_result,
 )
-
-RESULT = {"eval_id": "e0", "results": {"t": {"acc,none": 0.5}}}
-DOCUMENTS = {"t": {"doc_id": ["a", "b"], "correct": [0, 1]}}
 
 
 def sample_documents(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,29 +73,3 @@ def test_document_values_are_columns() -> None:
     scores = {"acc": 1.0, "perplexity": -2.5, "acc_norm": 0.0}
     again = [asked | scores | {"filter": name} for name in ("first", "second")]
     assert document_values(again) == {"doc_id": [0], "correct": [1], "loglikelihood": [-2.5], "acc_norm": [0.0]}
-
-
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "evals" / "s-e0.json"
-    write_result(path, RESULT, DOCUMENTS)
-    result = read_result(path, "e0")
-    assert result is not None
-    assert RESULT.items() <= result.items()
-    assert json.loads(documents_path(path).read_text()) == DOCUMENTS
-    assert sorted(p.name for p in path.parent.iterdir()) == ["s-e0.documents.json", "s-e0.json"]
-
-
-def test_damaged_results_are_none(tmp_path: Path) -> None:
-    path = tmp_path / "s-e0.json"
-    write_result(path, RESULT, DOCUMENTS)
-    whole, columns = path.read_text(), documents_path(path).read_text()
-    assert read_result(path, "e1") is None
-    for damaged in (whole[:-20], "", "[]", whole.replace("0.5", "0.6"), "null"):
-        path.write_text(damaged)
-        assert read_result(path, "e0") is None, damaged
-    path.write_text(whole)
-    assert read_result(path, "e0") is not None
-    documents_path(path).write_text(columns[:-3])
-    assert read_result(path, "e0") is None
-    documents_path(path).unlink()
-    assert read_result(path, "e0") is None

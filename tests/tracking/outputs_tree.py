@@ -17,6 +17,7 @@ import yaml
 
 from workbench.config import schema
 from workbench.study.layout import Layout, StageDir
+from workbench.study.results import result_path, write_result
 
 SIZES = {"m0_03": 30_000, "m0_1": 100_000, "m0_3": 300_000, "m1": 1_000_000}
 BUDGETS = (250_000, 500_000, 1_000_000, 2_000_000)
@@ -229,11 +230,9 @@ def write_evaluation(
         "perplexity_stderr,none": "N/A",
     }
     documents["heldout_prose_last_word"] = {"doc_id": list(range(100)), "correct": correct.tolist()}
-    folder = checkpoint / "evals"
-    folder.mkdir(exist_ok=True)
     body = {"results": results, "eval_id": eval_id, "checkpoint": str(checkpoint), "date": START + 2e5}
-    (folder / f"embedded-{eval_id}.json").write_text(json.dumps(body, default=float))
-    (folder / f"embedded-{eval_id}.documents.json").write_text(json.dumps(documents))
+    body = json.loads(json.dumps(body, default=float))
+    write_result(result_path(checkpoint, "embedded", eval_id), body, documents)
     bpb = "heldout/{}/bits_per_byte"
     found = {
         bpb.format(source): (

@@ -17,6 +17,7 @@ from outputs_tree import make_study, row_of
 
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout
+from workbench.study.results import documents_path, result_path, write_result
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri, log_figures, publish_study
 
@@ -270,12 +271,18 @@ def test_damaged_result_is_named_and_the_rest_arrives(root):
     made = make_study(root, **SMALL)
     victim = next(iter(sorted(root.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))))
     whole = victim.read_text()
-    victim.write_text(whole[: len(whole) // 2])
+    victim.write_text(whole.replace('"acc,none": 0.', '"acc,none": 1.'))
+    assert victim.read_text() != whole
     report = publish_study(made.layout, made.study)
     assert report.evaluations == made.evaluations - 1
     assert len(report.skipped) == 1
-    assert str(victim) in report.skipped[0]
+    assert f"{victim} is damaged: it does not match its checksum" in report.skipped[0]
     victim.write_text(whole)
+    documents = documents_path(victim)
+    columns = documents.read_text()
+    documents.write_text(columns[: len(columns) // 2])
+    assert str(documents) in publish_study(made.layout, made.study).skipped[0]
+    documents.write_text(columns)
     report = publish_study(made.layout, made.study)
     assert (report.evaluations, report.skipped) == (1, ())
 
@@ -330,9 +337,8 @@ def test_frames_show_the_evaluation_that_the_study_asks_for(root):
     suite, _, eval_id = result.stem.rpartition("-")
     later = json.loads(result.read_text()) | {"eval_id": "f" * 16}
     later["date"] = later["date"] + 1000
-    (checkpoint / "evals" / f"{suite}-{'f' * 16}.json").write_text(json.dumps(later))
-    documents = result.with_name(f"{suite}-{eval_id}.documents.json")
-    shutil.copy(documents, documents.with_name(f"{suite}-{'f' * 16}.documents.json"))
+    documents = json.loads(documents_path(result).read_text())
+    write_result(result_path(checkpoint, suite, "f" * 16), later, documents)
     for asked in (eval_id, "f" * 16):
         path.write_text(json.dumps({**plan, "evaluation_ids": {suite: [asked]}}))
         publish_study(made.layout, made.study)

@@ -1,65 +1,10 @@
-"""Results of evaluations as files: standard errors, per-document values, and what counts as valid.
-
-A result stands beside its checkpoint as `evals/<suite>-<eval_id>.json`, in lm-eval's format, and
-`evals/<suite>-<eval_id>.documents.json`, the per-document values that paired comparisons need. The
-result is written last and holds the checksum of the other, so that it is valid only when both are.
-"""
+"""What is computed from lm-eval's samples: per-document values, and the standard errors it leaves out."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from workbench.study.files import write_atomically
-
-
-def result_path(checkpoint: Path, suite_name: str, eval_id: str) -> Path:
-    """Where a suite's result stands beside its checkpoint."""
-    return checkpoint / "evals" / f"{suite_name}-{eval_id}.json"
-
-
-def documents_path(result: Path) -> Path:
-    """Per-document values of a result."""
-    return result.with_name(f"{result.stem}.documents.json")
-
-
-def write_result(path: Path, result: dict[str, Any], documents: dict[str, Any]) -> None:
-    """Write a result and its per-document values, each whole or not at all.
-
-    Parameters
-    ----------
-    path
-        Where the result goes; its folder is made.
-    result
-        lm-eval's result; it gains `documents_sha256` and `sha256`.
-    documents
-        What `document_values` gave, by task.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    documents_text = json.dumps(documents, ensure_ascii=False) + "\n"
-    result = result | {"documents_sha256": _sha256(documents_text)}
-    result["sha256"] = _sha256(_canonical(result))
-    write_atomically(documents_path(path), documents_text)
-    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_result(path: Path, eval_id: str) -> dict[str, Any] | None:
-    """Read a result; None where it is missing, truncated, altered, or its per-document values are."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        documents_text = documents_path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-    if not isinstance(result, dict) or result.get("eval_id") != eval_id or not result.get("results"):
-        return None
-    claimed = result.pop("sha256", None)
-    if claimed != _sha256(_canonical(result)) or result.get("documents_sha256") != _sha256(documents_text):
-        return None
-    return result | {"sha256": claimed}
 
 
 def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -145,11 +90,3 @@ def _columns(metric: str, value: Any) -> dict[str, Any]:
     if metric == "acc":
         return {"correct": int(value)}
     return {"loglikelihood" if metric == "perplexity" else metric: value}
-
-
-def _canonical(value: dict[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -6,22 +6,22 @@ MLflow is imported inside functions: it takes over a second, and training must n
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.study.files import exclusive
 from workbench.study.layout import Layout
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCK_SECONDS = 300.0
-"""How long to wait while another process publishes the same study or makes the store."""
+"""How long to wait while another process publishes the same study, or any study to the same SQLite file."""
 
 # MLflow reads these when it is imported.
 for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
@@ -40,17 +40,21 @@ def default_uri(layout: Layout) -> str:
 def init_store(uri: str) -> None:
     """Create or upgrade a database once; a server looks after its own.
 
-    Several processes that start on an empty SQLite file at once break it, so this holds a file lock.
+    Several processes that start on an empty SQLite file at once break it, so this holds the file's lock.
 
     Raises
     ------
     PublishError
         The database cannot be opened or upgraded.
     """
-    if not uri.startswith("sqlite:///"):
+    with _hold_database(uri):
+        _make_store(uri)
+
+
+def _make_store(uri: str) -> None:
+    database = _database(uri)
+    if database is None:
         return
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
     # Alembic tells of fifty migrations otherwise.
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -58,21 +62,24 @@ def init_store(uri: str) -> None:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    with hold_lock(database.with_name(database.name + ".lock")):
-        try:
-            engine = db.create_sqlalchemy_engine_with_retry(uri)
-            if not db._all_tables_exist(engine):
-                db._initialize_tables(engine)
-            elif db._get_schema_version(engine) != db._get_latest_schema_revision():
-                db._upgrade_db(engine)
-            engine.dispose()
-        except (MlflowException, SQLAlchemyError) as error:
-            raise PublishError(f"{database} cannot be opened as an MLflow database: {_first_line(error)}") from error
+    try:
+        engine = db.create_sqlalchemy_engine_with_retry(uri)
+        if not db._all_tables_exist(engine):
+            db._initialize_tables(engine)
+        elif db._get_schema_version(engine) != db._get_latest_schema_revision():
+            db._upgrade_db(engine)
+        engine.dispose()
+    except (MlflowException, SQLAlchemyError) as error:
+        raise PublishError(f"{database} cannot be opened as an MLflow database: {_first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[MlflowClient]:
-    """Give a client whose every call ends in bounded time, and whose failures become one `PublishError`."""
+    """Give a client whose every call ends in bounded time, and whose failures become one `PublishError`.
+
+    SQLite on a file system that several machines share is safe with one writer alone, so its file's lock is
+    held until the client is given back. A server has one writer by itself, and no lock.
+    """
     seconds = str(max(1, round(timeout_seconds)))
     bounds = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds,
@@ -84,8 +91,10 @@ def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[Mlflow
     }
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)
-    try:
-        init_store(uri)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_restore_environment, before)
+        stack.enter_context(_hold_database(uri))
+        _make_store(uri)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
@@ -98,28 +107,56 @@ def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[Mlflow
                 f"MLflow at {uri} did not take the results ({_first_line(error)}); "
                 f"they are safe in {layout.root}, and `workbench publish` sends what is missing"
             ) from error
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a kernel lock; it ends with the process, however that ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        for waited in itertools.count():
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if waited * 0.1 >= LOCK_SECONDS:
-                    raise PublishError(f"another process has held {path} for {LOCK_SECONDS:.0f} s") from None
-                time.sleep(0.1)
+    """Hold a kernel lock whose file names the holder; it ends with its process, on whatever machine that is.
+
+    Raises
+    ------
+    PublishError
+        Somebody else has held it for `LOCK_SECONDS`, or the file system keeps no locks.
+    """
+    give_up_at = time.monotonic() + LOCK_SECONDS
+
+    def wait_no_longer() -> None:
+        if time.monotonic() >= give_up_at:
+            holder = path.read_text().strip() or "another process"
+            raise PublishError(
+                f"{holder} has held {path} for {LOCK_SECONDS:.0f} s; `workbench publish` sends what is missing later"
+            )
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path, wait_no_longer))
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        except OSError as error:
+            raise PublishError(f"{path} cannot be locked: {error}") from error
         yield
+
+
+def _database(uri: str) -> Path | None:
+    """File of an SQLite store, by one name whatever way leads to it; None for a server."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+@contextlib.contextmanager
+def _hold_database(uri: str) -> Iterator[None]:
+    database = _database(uri)
+    if database is None:
+        yield
+        return
+    with hold_lock(database.with_name(database.name + ".lock")):
+        yield
+
+
+def _restore_environment(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _first_line(error: BaseException) -> str:

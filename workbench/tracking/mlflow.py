@@ -14,13 +14,12 @@ MLflow is imported inside functions: it takes over a second, and training must n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.study.layout import Layout
-from workbench.tracking import records, spool
+from workbench.tracking import experiment, records, spool
 from workbench.tracking.connection import PublishError, connect, default_uri, hold_lock, init_store
 
 __all__ = ["PublishError", "PublishReport", "default_uri", "init_store", "log_figures", "publish_study"]
@@ -105,12 +104,9 @@ class _Publisher:
         self.record = record
         # A server decides where its artifacts lie; MLflow's own default for SQLite is the working directory.
         location = f"{layout.artifacts.resolve().as_uri()}/{record.name}" if uri.startswith("sqlite:") else None
-        self.experiment = _ensure_experiment(client, record.name, location)
-        self.runs = {_tag(run, "stage"): run for run in _search_runs(client, self.experiment)}
-        self.models = {
-            (model.source_run_id, str(model.params.get("step"))): model
-            for model in _search_models(client, self.experiment)
-        }
+        self.experiment = experiment.ensure(client, record.name, location)
+        self.runs = experiment.single_runs(client, self.experiment)
+        self.models = experiment.single_models(client, self.experiment, self.runs)
         self.sent = {"rows": 0, "checkpoints": 0, "evaluations": 0, "runs": 0}
 
     def publish(self) -> PublishReport:
@@ -282,45 +278,3 @@ def _row_metrics(row: dict[str, Any]) -> list[Any]:
         for key, value in values.items()
         if isinstance(value, int | float)
     ]
-
-
-def _ensure_experiment(client: MlflowClient, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        try:
-            return client.create_experiment(name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            experiment = client.get_experiment_by_name(name)
-    if experiment is None or experiment.lifecycle_stage != "active":
-        raise PublishError(
-            f"MLflow's experiment {name!r} is deleted: restore it, or remove it for good with `mlflow gc`"
-        )
-    return experiment.experiment_id
-
-
-def _search_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
-    token = None
-    while True:
-        page = client.search_runs([experiment], max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _search_models(client: MlflowClient, experiment: str) -> Iterator[LoggedModel]:
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], max_results=100, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _tag(run: Run, key: str) -> str:
-    return run.data.tags.get(key, "")

@@ -20,6 +20,7 @@ import yaml
 from workbench.config import schema
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
+from workbench.study.results import check_result, documents_path
 from workbench.tracking import spool
 
 MAX_CODE_FILE_BYTES = 10_000_000
@@ -44,7 +45,7 @@ class EvaluationRecord:
     timestamp_ms: int
     """When it was scored, Unix time in milliseconds."""
     files: tuple[Path, ...]
-    """The result, and the per-document sums where they exist."""
+    """The result and its per-document values."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +152,12 @@ def read_evaluation(path: Path) -> EvaluationRecord:
 
     Raises
     ------
+    OSError
+        It or its per-document values are not there.
     ValueError
-        The file is damaged.
+        One of them does not match its checksum.
     """
-    result = read_json(path)
-    if not isinstance(result.get("results"), dict) or "eval_id" not in result:
-        raise ValueError(f"{path} is damaged: it has no results or no eval_id")
+    result = check_result(path)
     values = {
         spool.metric_name(task, key): float(value)
         for task, metrics in result["results"].items()
@@ -167,9 +168,7 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     suite = path.stem.removesuffix(f"-{eval_id}")
     date = result.get("date")
     seconds = float(date) if isinstance(date, int | float) else path.stat().st_mtime
-    documents = path.with_suffix(".documents.json")
-    files = (path, documents) if documents.exists() else (path,)
-    return EvaluationRecord(suite, eval_id, values, int(seconds * 1000), files)
+    return EvaluationRecord(suite, eval_id, values, int(seconds * 1000), (path, documents_path(path)))
 
 
 def tokens_label(tokens: float) -> str:
@@ -281,7 +280,7 @@ def _checkpoint_record(
             continue
         try:
             evaluations.append(read_evaluation(file))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             skipped.append(str(error))
     return CheckpointRecord(
         step=manifest["step"],
