@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     stage = make_stage(options)
@@ -91,6 +92,7 @@ def make_stage(options: argparse.Namespace) -> Stage:
             threads=options.threads,
             attention=options.attention,
             compile=options.compile,
+            activation_checkpointing=options.activation_checkpointing,
             micro_batch_sequences=options.micro_batch,
         ),
     )

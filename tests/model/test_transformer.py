@@ -105,6 +105,24 @@ def test_bf16_autocast_stays_near_fp32(changes):
         assert (a - b).norm() < 0.05 * a.norm()
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("changes", [{}, SWITCHES[-1]], ids=str)
+def test_activation_checkpointing_changes_memory_and_no_bit(changes, bf16):
+    plain, frugal = make_model(**changes), make_model(**changes)
+    frugal.activation_checkpointing = True
+    kept, gradients = {}, {}
+    for name, model in (("plain", plain), ("frugal", frugal)):
+        saved = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = loss_per_token(model, random_tokens(tokens=25)).mean()
+        parameters = {parameter.data_ptr() for parameter in model.parameters()}
+        tensors = {t.data_ptr(): t.untyped_storage().nbytes() for t in saved if t.data_ptr() not in parameters}
+        kept[name], gradients[name] = sum(tensors.values()), torch.autograd.grad(loss, list(model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients.values(), strict=True))
+    assert kept["frugal"] < 0.5 * kept["plain"]
+
+
 def test_uninitialised_weights_are_nan():
     assert torch.isnan(Transformer(BASE)(random_tokens())).all()
 

@@ -189,10 +189,12 @@ def test_a_share_is_a_share_and_nothing_is_lost_between_sizes(fresh, tmp_path):
     for number, (size, parallel) in enumerate(((1, "shard"), (4, "shard"), (2, "replicate"), (3, "shard"))):
         target = tmp_path / str(number)
         arguments = {"stage": stage, "parallel": parallel, "source": source, "target": target, "tokenizer": tokenizer}
-        shares = [each.result for each in start(size, write_again, **arguments)]
+        shares = [each.result for each in start(size, write_again, file_bytes=100_000, **arguments)]
         sharded = size > 1 and parallel == "shard"
         assert sum(shares) == (total if sharded else total * size)
         assert max(shares) < 1.1 * total / (size if sharded else 1)
+        if sharded:
+            assert len(list((target / "optimizer").iterdir())) > size
         assert_equal(state_of(target), state_of(trunk.last()))
         source = target
 

@@ -109,6 +109,7 @@ def test_rows_and_checkpoints(make_study):
         [],
         ["precision=bf16"],
         ["numerics.threads=2"],
+        ["numerics.activation_checkpointing=true"],
         ["recipe=three_stage", "recipe.warmup_tokens=512", "recipe.batch_sequences=8"],
         pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
         pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),

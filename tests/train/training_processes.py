@@ -18,6 +18,7 @@ import torch
 
 from workbench.config.schema import Stage
 from workbench.study.layout import Layout
+from workbench.train import shard_files
 from workbench.train.distributed import World, join
 from workbench.train.loop import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
@@ -117,8 +118,17 @@ def train(
     return said
 
 
-def write_again(world: World, stage: Stage, parallel: str, source: Path | None, target: Path, tokenizer: Path) -> int:
+def write_again(
+    world: World,
+    stage: Stage,
+    parallel: str,
+    source: Path | None,
+    target: Path,
+    tokenizer: Path,
+    file_bytes: int = shard_files.FILE_BYTES,
+) -> int:
     """Load a checkpoint (or draw initial weights) and write it again; elements of this rank's share of the model."""
+    shard_files.FILE_BYTES = file_bytes
     state = load(world, stage, parallel, source)
     if world.is_main:
         target.mkdir()

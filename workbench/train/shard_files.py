@@ -24,6 +24,9 @@ from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, hf_keys, hf_shapes
 from workbench.train.distributed import World
 
+FILE_BYTES = 1 << 30
+"""Of whole tensors whose shares go into one file of each process: the writer holds twice what it writes at once."""
+
 
 def write_weights(directory: Path, model: Transformer, world: World) -> None:
     """Write `model.safetensors` as `write_hf` does, gathering one tensor at a time; a collective.
@@ -99,11 +102,20 @@ def write_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
     Exception
         What it was on the first process that failed; raised on every one.
     """
-    writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(directory), _file_numbers(tensors), save_distributed=True)
     try:
         save(tensors, storage_writer=writer)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
+
+
+def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Tell which file each tensor goes to, from 1 on."""
+    numbers, written = {}, 0
+    for name, tensor in tensors.items():
+        numbers[name] = 1 + written // FILE_BYTES
+        written += tensor.numel() * tensor.element_size()
+    return numbers
 
 
 def own_shards(directory: Path, rank: int) -> list[Path]:

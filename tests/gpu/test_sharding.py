@@ -1,0 +1,165 @@
+"""Training on one GPU as a process of several would: nccl, FSDP2, its files and its memory."""
+
+import socket
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from workbench.config.schema import (
+    MixtureSegment,
+    ModelConfig,
+    NumericsConfig,
+    OptimizerConfig,
+    Schedule,
+    Stage,
+    StreamConfig,
+    StreamSource,
+)
+from workbench.model.transformer import loss_per_token
+from workbench.study.memory import peak_memory
+from workbench.train.distributed import World, join
+from workbench.train.state import initial_state, load_state, save_state
+from workbench.train.step import train_step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+DEVICE = torch.device("cuda", 0)
+BACKEND = "nccl"
+STAGE = Stage(
+    parent=None,
+    model=ModelConfig(
+        name="test",
+        num_layers=3,
+        width=256,
+        num_heads=4,
+        num_kv_heads=2,
+        mlp_width=512,
+        vocab_size=512,
+        context_tokens=128,
+    ),
+    stream=StreamConfig("none", 128, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]),
+    batch_sequences=4,
+    schedule=Schedule(peak=1e-3, warmup_tokens=0),
+    optimizer=OptimizerConfig(),
+    precision="fp32",
+    seed_init=0,
+    numerics=NumericsConfig(),
+)
+WORLD = World(0, 1, DEVICE)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """One process that shares the model out among one."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    dist.init_process_group(BACKEND, init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    yield init_device_mesh(DEVICE.type, (1,))
+    dist.destroy_process_group()
+
+
+def losses_of(state, stage, steps, micro_batch_sequences=2):
+    """Losses of so many steps on one random batch."""
+    shape = (stage.batch_sequences, stage.model.context_tokens + 1)
+    tokens = torch.randint(0, 512, shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    sources = torch.zeros(stage.batch_sequences, dtype=torch.int64, device=DEVICE)
+    step = partial(
+        train_step,
+        state.model,
+        partial(loss_per_token, state.model),
+        state.optimizer,
+        tokens,
+        sources,
+        num_sources=1,
+        learning_rate=1e-3,
+        clip_norm=1.0,
+        precision=stage.precision,
+        micro_batch_sequences=micro_batch_sequences,
+    )
+    state.step += steps
+    return [step().loss for _ in range(steps)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("frugal", [False, True])
+def test_sharded_losses_are_the_plain_ones(mesh, precision, frugal):
+    stage = replace(STAGE, precision=precision, numerics=NumericsConfig(activation_checkpointing=frugal))
+    plain = losses_of(initial_state(replace(stage, numerics=NumericsConfig()), DEVICE), stage, 20)
+    sharded = losses_of(initial_state(stage, DEVICE, mesh), stage, 20)
+    assert sharded == pytest.approx(plain, abs=1e-5 if precision == "fp32" else 1e-2)
+    assert plain[-1] < plain[0] - 0.5
+
+
+def test_shares_are_written_and_read_on_the_gpu(mesh, tmp_path):
+    state = initial_state(STAGE, DEVICE, mesh)
+    losses_of(state, STAGE, 3)
+    save_state(state, tmp_path, tmp_path, 0, None, WORLD)
+    ahead = losses_of(state, STAGE, 3)
+    assert losses_of(load_state(tmp_path, STAGE, DEVICE, mesh), STAGE, 3) == ahead
+    assert losses_of(load_state(tmp_path, STAGE, DEVICE), STAGE, 3) == pytest.approx(ahead, abs=1e-5)
+
+
+def test_a_process_alone_joins_its_gpu():
+    with join(0, 1, 0, "127.0.0.1", 1, "cuda", timeout_seconds=10) as world:
+        assert (world.size, world.device) == (1, DEVICE)
+        assert world.any_(True, False) == (True, False)
+        assert torch.cuda.current_device() == 0
+
+
+def test_a_stage_trains_on_the_gpu_and_resumes_exactly(make_study, tmp_path):
+    from workbench.train.checkpoint import find_checkpoint
+    from workbench.train.stage import train_stage
+
+    finals = []
+    for name, targets in (("at_once", [8192]), ("in_two", [2560, 8192])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(tmp_path / "outputs" / "data")
+        facts = make_study(f"paths.outputs={tmp_path / name}", "recipe.milestones=[2560]", "numerics.device=cuda")
+        trunk = next(iter(facts.plan.nodes))
+        for target in targets:
+            train_stage(facts.layout, trunk, world=WORLD, wanted=[target])
+        path = find_checkpoint(facts.layout.stage(trunk), 8192)
+        assert path is not None
+        finals.append((path / "model.safetensors").read_bytes())
+    assert finals[0] == finals[1]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("frugal", [False, True])
+@pytest.mark.parametrize(("width", "layers"), [(768, 12), (1024, 16), (1536, 20)])
+def test_peak_memory_is_the_planned_one(precision, frugal, width, layers):
+    """Of three models whose weights, gradients and moments exceed 1 GB."""
+    model = replace(
+        STAGE.model,
+        width=width,
+        num_layers=layers,
+        num_heads=width // 64,
+        num_kv_heads=width // 64,
+        mlp_width=8 * width // 3,
+        vocab_size=16384,
+        context_tokens=1024,
+    )
+    stage = replace(STAGE, model=model, precision=precision, numerics=NumericsConfig(activation_checkpointing=frugal))
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    losses_of(initial_state(stage, DEVICE), stage, 2, micro_batch_sequences=4)
+    measured = torch.cuda.max_memory_allocated() - before
+    planned = peak_memory(
+        model,
+        micro_batch_sequences=4,
+        precision=precision,
+        activation_checkpointing=frugal,
+        attention="sdpa",
+        parallel="replicate",
+        processes=1,
+    )
+    assert planned.parameters + planned.gradients + planned.optimizer > 1e9
+    assert planned.total == pytest.approx(measured, rel=0.15)
