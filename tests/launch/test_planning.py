@@ -1,0 +1,122 @@
+"""What a plan asks of a cluster, what it costs, and the budgets that refuse it."""
+
+import json
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+
+from workbench.cli.plan import print_plan
+from workbench.config.schema import BudgetConfig
+from workbench.launch.cost import check_cluster_budget, cluster_work
+from workbench.launch.planning import make_facts
+from workbench.launch.study import check_before_start
+
+# Ten tokens a second: a stage of 8,192 tokens takes 819.2 s, and one of 2,048 a quarter of that.
+SPEED = ["+cluster.tokens_per_second.m0_03=10"]
+CLUSTER = ["hydra/launcher=slurm", "cluster.price_per_gpu_hour=3", "cluster.time_limit_minutes=600"]
+
+
+@pytest.fixture
+def facts_of(overrides, experiments, compose):
+    """Plan the small study on a cluster with further overrides."""
+    return lambda *more: make_facts(compose([*overrides, *CLUSTER, *more], experiments))
+
+
+@pytest.fixture
+def plan(overrides, experiments, capsys):
+    """Run `workbench plan` and get what it printed."""
+
+    def run(*more, json=False):
+        every = [*overrides, *more]
+        assert print_plan(Namespace(experiments=experiments, overrides=every, json=json, no_measure=True)) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_hours_and_cost_of_a_sweep(facts_of):
+    work = cluster_work(facts_of(*SPEED, "tokens=10240,20480"))
+    # The trunk goes to 16,384 tokens, with a branch point at 8,192; the cooldowns have 2,048 and 4,096.
+    seconds = (16384 + 2048 + 4096) / 10
+    assert sorted(stage.jobs for stage in work.stages.values()) == [1, 1, 2]
+    assert work.gpu_hours == pytest.approx(seconds / 3600 / 2)  # one of two cores a node
+    assert work.cost == pytest.approx(3 * seconds / 3600 / 2)
+    assert work.hours == pytest.approx((16384 + 4096) / 10 / 3600)
+    assert work.peak_memory_bytes == max(stage.resources.peak_memory_bytes for stage in work.stages.values()) > 0
+
+
+def test_a_job_asks_for_the_time_of_its_piece(facts_of):
+    work = cluster_work(facts_of(*SPEED, "tokens=10240,20480"))
+    trunk = max(work.stages.values(), key=lambda stage: stage.jobs)
+    assert trunk.resources.seconds == pytest.approx(1638.4)
+    assert trunk.resources.minutes == 28  # 819.2 s x 1.5, 300 s to start, 120 s of warning: 1649 s
+
+
+def test_what_exists_is_not_counted(facts_of):
+    facts = facts_of(*SPEED)
+    trunk, cooldown = facts.plan.nodes
+    facts.existing[trunk] = set(facts.plan.nodes[trunk].targets)
+    work = cluster_work(facts)
+    assert set(work.stages) == {cooldown}
+    assert work.stages[cooldown].resources.seconds == pytest.approx(204.8)
+
+
+def test_an_unknown_speed_is_no_estimate(facts_of):
+    work = cluster_work(facts_of())
+    assert (work.gpu_hours, work.cost, work.hours) == (None, None, None)
+    assert work.unknown == ["m0_03"]
+    with pytest.raises(ValueError, match=r"budget.max_gpu_hours is set, but the speed of m0_03 .* is not known"):
+        check_cluster_budget(BudgetConfig(max_gpu_hours=1), work)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (BudgetConfig(max_gpu_hours=0.1), r"about 0.142 GPU hours, more than budget.max_gpu_hours=0.1"),
+        (BudgetConfig(max_cost=0.4), r"about 0.427 USD, more than budget.max_cost=0.4"),
+    ],
+)
+def test_a_plan_above_its_budget_is_refused_with_both_numbers(facts_of, budget, message):
+    work = cluster_work(facts_of(*SPEED))
+    with pytest.raises(ValueError, match=message):
+        check_cluster_budget(budget, work)
+    check_cluster_budget(BudgetConfig(max_gpu_hours=0.15, max_cost=0.43), work)
+
+
+def test_a_budget_of_money_needs_a_price(facts_of):
+    work = cluster_work(facts_of(*SPEED))
+    with pytest.raises(ValueError, match=r"cluster.price_per_gpu_hour is not"):
+        check_cluster_budget(
+            BudgetConfig(max_cost=1), replace(work, cluster=replace(work.cluster, price_per_gpu_hour=None))
+        )
+
+
+def test_a_launch_holds_the_clusters_budget_where_it_submits(facts_of):
+    facts = facts_of(*SPEED, "budget.max_gpu_hours=0.1", "budget.max_hours=0")
+    with pytest.raises(ValueError, match=r"budget.max_gpu_hours=0.1"):
+        check_before_start(facts, here=False)
+    # The hours of this machine are no concern of a cluster's.
+    check_before_start(facts_of(*SPEED, "budget.max_hours=0"), here=False)
+
+
+def test_a_cluster_without_room_is_refused_before_anything_is_submitted(facts_of):
+    with pytest.raises(ValueError, match=r"exceed cluster.cpus_per_node=2"):
+        check_before_start(facts_of("numerics.threads=3"), here=False)
+
+
+def test_plan_prints_what_jobs_ask_for(plan):
+    text = plan(*CLUSTER, *SPEED)
+    assert "1 node x 1 x 1 CPU" in text
+    assert "about 0.142 node hours, 0.43 USD, 0.284 hours if no job waits (evaluations not counted)" in text
+    assert "not estimated, since the speed of m0_03 on cluster 'cpu' is not known" in plan(*CLUSTER)
+    assert "CPU" not in plan()
+
+
+def test_plan_for_scripts(plan):
+    values = json.loads(plan(*CLUSTER, *SPEED, json=True))
+    assert values["cluster"]["gpu_hours"] == pytest.approx(1024 / 3600 / 2)
+    assert values["cluster"]["cost"] == pytest.approx(3 * 1024 / 3600 / 2)
+    assert set(values["cluster"]["stages"]) == {stage["id"] for stage in values["stages"]}
+    assert all(stage["minutes"] > 0 and stage["nodes"] == 1 for stage in values["cluster"]["stages"].values())
+    assert json.loads(plan(json=True))["cluster"] is None
