@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("outputs_tree", Path(__file__).with_name("outputs_tree.py"))
-outputs_tree = importlib.util.module_from_spec(spec)
-sys.modules["outputs_tree"] = outputs_tree
-spec.loader.exec_module(outputs_tree)
+for name in ("outputs_tree", "servers"):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 MLFLOW_WARNINGS = (
     # MLflow 3.17 maps its tables with an option that SQLAlchemy 2.1 deprecates.

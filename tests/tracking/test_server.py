@@ -1,16 +1,10 @@
 """The same through a real MLflow server, over HTTP on the loopback address."""
 
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import pytest
 from outputs_tree import make_study
+from servers import mlflow_server
 
 from analysis.load import load_documents, load_history, load_study
 from workbench.tracking.mlflow import publish_study
@@ -18,33 +12,8 @@ from workbench.tracking.mlflow import publish_study
 
 @pytest.fixture
 def server(root):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    options = ["--workers", "1", "--port", str(port), "--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}"]
-    options += ["--artifacts-destination", str(root / "server-artifacts")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *options],
-            env={**os.environ, **quiet},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
-        else:
-            pytest.fail((root / "server.log").read_text())
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+    with mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as running:
+        yield running.uri
 
 
 @pytest.mark.slow
