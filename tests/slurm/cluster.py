@@ -181,6 +181,16 @@ class Cluster:
         # The name marks the daemons of its steps, which take over its environment.
         self._daemon(["slurmd", "-N", node], SLURMD_NODENAME=node)
 
+    def kill_slurmd(self, node: str) -> None:
+        """SIGKILL a node's slurmd alone; what runs on the node runs on."""
+        self._kill(f"slurmd-{node}", signal.SIGKILL)
+
+    def wait_until_down(self, node: str) -> float:
+        """Wait until the controller has noticed that a node is gone; return the seconds it took."""
+        began = time.monotonic()
+        self._until(lambda: "down" in self.run(["sinfo", "-h", "-n", node, "-o", "%T"]), f"{node} to go down")
+        return time.monotonic() - began
+
     def kill_node(self, node: str) -> None:
         """SIGKILL a node's slurmd and all that runs on the node, as a power cut would."""
         self.kill_slurmd(node)

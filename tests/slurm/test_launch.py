@@ -77,7 +77,9 @@ def data(tmp_path_factory):
     """Outputs with the tiny study's data, prepared once."""
     root = tmp_path_factory.mktemp("data")
     subprocess.run(
-        [sys.executable, "-m", "workbench.cli", "prepare", TINY, f"paths.outputs={root}"], check=True, capture_output=True
+        [sys.executable, "-m", "workbench.cli", "prepare", TINY, f"paths.outputs={root}"],
+        check=True,
+        capture_output=True,
     )
     return root / "data"
 
@@ -94,7 +96,9 @@ def outputs(tmp_path, data):
 # ------------------------------------------------------------------------- launched, and left alone
 
 
-def test_launched_and_left_alone_it_gives_what_the_local_run_gives(outputs, data, tmp_path, workbench, states, wait_for):
+def test_launched_and_left_alone_it_gives_what_the_local_run_gives(
+    outputs, data, tmp_path, workbench, states, wait_for
+):
     there = f"paths.outputs={outputs}"
     began = time.monotonic()
     launch = workbench("run", TINY, there, *SLURM)
@@ -213,7 +217,7 @@ def test_a_launch_that_dies_after_sbatch_leaves_no_orphan(outputs, slurm, workbe
     wrapper = tmp_path / "bin"
     wrapper.mkdir()
     real = shutil.which("sbatch")
-    (wrapper / "sbatch").write_text(f"#!/bin/sh\n{real} \"$@\" > /dev/null\ntouch $0.called\nsleep 600\n")
+    (wrapper / "sbatch").write_text(f'#!/bin/sh\n{real} "$@" > /dev/null\ntouch $0.called\nsleep 600\n')
     (wrapper / "sbatch").chmod(0o755)
     with slurm.drained():
         dying = subprocess.Popen(
@@ -260,7 +264,7 @@ def test_two_hundred_points_are_submitted_in_half_a_minute(outputs, slurm, workb
 # ----------------------------------------------------------------------------------- evaluations
 
 
-def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, slurm, workbench, states, wait_for):
+def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, states, wait_for, tmp_path):
     there = ("model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
     workbench("run", TINY, *there, "evaluation=none")
     study = (TINY, *there)
@@ -279,12 +283,20 @@ def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, slurm, workben
         stamp, values = before[path]
         assert json.loads(path.read_text())["results"] == values
         assert (path.stat().st_mtime_ns == stamp) == (path not in lost)
-    more = "+evaluation.suites.words={name: words, include_path: embedded, tasks: [heldout_prose_last_word], limit: 4}"
-    workbench("evaluate", *study, more, *SLURM)
+    for folder in ("experiments", "evaluation"):
+        (tmp_path / "user" / folder).mkdir(parents=True)
+    (tmp_path / "user" / "evaluation" / "words.yaml").write_text(
+        "defaults: [embedded_tiny, _self_]\n"
+        "suites:\n  words: {name: words, include_path: embedded, tasks: [heldout_prose_last_word], limit: 4}\n"
+    )
+    kept = {path: path.stat().st_mtime_ns for path in results}
+    study = (*study, "--experiments", tmp_path / "user" / "experiments", "evaluation=words")
+    workbench("evaluate", *study, *SLURM)
     wait_for()
     new = sorted(p for p in outputs.glob("stages/*/checkpoints/*/evals/words-*.json") if "documents" not in p.name)
     assert len(new) == 4
-    assert {s["state"] for s in states(*study, more)} == {"finished"}
+    assert {s["state"] for s in states(*study)} == {"finished"}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 # ----------------------------------------------------------------------------------- failures
@@ -299,7 +311,7 @@ def test_a_failing_parent_cancels_its_descendants_and_mended_only_they_run(
     broken.write_text(
         whole.replace("def learning_rate(", "def unbroken(")
         + "\n\ndef learning_rate(schedule, tokens, batch_tokens):\n"
-        "    if schedule.decay == 'constant' and schedule.peak > 0.008 and tokens > 20000:\n"
+        "    if schedule.decay == 'constant' and schedule.peak > 0.01 and tokens > 20000:\n"
         "        raise RuntimeError('the smaller trunk breaks')\n"
         "    return unbroken(schedule, tokens, batch_tokens)\n"
     )

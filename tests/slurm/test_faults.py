@@ -1,0 +1,256 @@
+"""Jobs of two tasks on two nodes, and whatever ends jobs: each study ends as if nothing had happened.
+
+All faults strike stages of one array, one seed each, so that they are waited for together.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from analysis.load import load_history, load_runs
+from workbench.launch.claim import list_claims
+from workbench.study.files import read_stage
+from workbench.study.layout import Layout
+from workbench.tracking import spool
+from workbench.tracking.mlflow import default_uri, publish_study
+from workbench.train.checkpoint import checkpoints_by_tokens
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+SLURM = ("hydra/launcher=slurm", "cluster=slurm_demo")
+TWO = ("resources.processes=2", "resources.nodes=2", "numerics.parallel=shard")
+STUDY = ("recipe=cosine", "recipe.warmup_tokens=512", "recipe.batch_sequences=8", "evaluation=none",
+         "checkpoint.interval_seconds=1", "study=faults")  # fmt: skip
+STEPS = 300
+TOKENS = f"tokens={256 * STEPS}"
+
+
+class Launched:
+    """One study under one outputs' root on one Slurm."""
+
+    def __init__(self, slurm, root, overrides, experiments):
+        self.slurm, self.root, self.layout = slurm, root, Layout(root)
+        self.overrides = [*overrides, f"paths.outputs={root}", "--experiments", str(experiments)]
+
+    def run(self, verb="run", *more, check=True):
+        command = [sys.executable, "-m", "workbench.cli", verb, *self.overrides, *more]
+        done = subprocess.run(command, env=self.slurm.env, capture_output=True, text=True, timeout=120, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def launch(self):
+        return self.run("run", *SLURM)
+
+    def stages(self):
+        """Ids of the stages, by the seed of their data."""
+        found = {}
+        for path in (self.root / "stages").iterdir():
+            found[read_stage(self.layout.stage(path.name)).stream.seed] = path.name
+        return found
+
+    def job(self, stage):
+        [claim] = [c for c in list_claims(self.layout, [stage], "faults") if c.kind == "train"]
+        return claim.job
+
+    def rows(self, stage):
+        return spool.read_rows(self.layout.stage(stage).path)
+
+    def has_begun(self, *stages, steps=30):
+        """Wait until stages have taken some steps and written a checkpoint."""
+        until = time.monotonic() + 240
+        while not all(len(self.rows(s)) > steps and self.layout.stage(s).list_checkpoints() for s in stages):
+            assert time.monotonic() < until, self.run("status")
+            time.sleep(0.2)
+
+    def queue(self):
+        """(job, state) of every job of this study's that has not ended."""
+        tokens = {path.name for path in (self.root / "jobs").iterdir()}
+        lines = self.slurm.run(["squeue", "--noheader", "--array", "--format=%k %i %T"]).splitlines()
+        return {job: state for token, job, state in map(str.split, lines) if token in tokens}
+
+    def wait(self, *jobs, seconds=300):
+        """Wait until some jobs, or all of the study, have ended."""
+        until = time.monotonic() + seconds
+        while left := set(jobs) & set(self.queue()) if jobs else self.queue():
+            assert time.monotonic() < until, f"{left} {self.run('status')}"
+            time.sleep(0.5)
+
+    def final_state(self, stage):
+        """Numbers that must not depend on what happened on the way."""
+        tokens, path = max(checkpoints_by_tokens(self.layout.stage(stage)).items())
+        files = {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*.safetensors")}
+        rows = [{k: v for k, v in row.items() if k not in spool.WALL_CLOCK} for row in self.rows(stage)]
+        return tokens, files, rows
+
+
+@pytest.fixture(scope="module")
+def make(slurm, tmp_path_factory, prepared_root, base_overrides, experiments):
+    """Make a study under fresh outputs."""
+
+    def make(name, *overrides):
+        root = tmp_path_factory.mktemp(name)
+        (root / "data").symlink_to(prepared_root / "data")
+        base = [override for override in base_overrides if not override.startswith("evaluation")]
+        return Launched(slurm, root, [*base, *STUDY, *overrides], experiments)
+
+    return make
+
+
+def ranks(launched, job):
+    """Process ids of a job's tasks, by rank."""
+    found = {}
+    main, _, index = job.partition("_")
+    wanted = {f"SLURM_ARRAY_JOB_ID={main}", f"SLURM_ARRAY_TASK_ID={index}"} if index else {f"SLURM_JOB_ID={main}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_text().split("\0")
+            command = (process / "cmdline").read_text().split("\0")
+        except OSError:
+            continue
+        if "workbench.launch.node" in command and wanted <= set(environment) and "srun" not in command[0]:
+            values = dict(line.split("=", 1) for line in environment if "=" in line)
+            if "SLURM_PROCID" in values and values["SLURM_CONF"] == str(launched.slurm.config):
+                found[int(values["SLURM_PROCID"])] = int(process.name)
+    return found
+
+
+PREEMPTED, CANCELLED, KILLED, NODE, CONTROLLER = range(5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(make):
+    """A stage under a limit of a minute, with a signal long before it, and beside it the same without a limit."""
+    overrides = ("tokens=7680000", "seed=7")
+    short = make("limited", *overrides, "cluster.signal_seconds=55", "resources.minutes=1")
+    long = make("unlimited", *overrides)
+    for study in (short, long):
+        study.launch()
+    return short, long
+
+
+@pytest.fixture(scope="module")
+def untouched(make, limited):
+    """The study that nothing happens to."""
+    study = make("untouched", *TWO, TOKENS, "seed=range(5)")
+    study.launch()
+    study.wait()
+    return study
+
+
+@pytest.fixture(scope="module")
+def struck(make, untouched):
+    """The study that everything happens to, launched a second time at the end."""
+    slurm = untouched.slurm
+    study = make("struck", *TWO, TOKENS, "seed=range(5)")
+    with slurm.drained():
+        study.launch()
+        stages = study.stages()
+        jobs = {seed: study.job(stage) for seed, stage in stages.items()}
+        slurm.run(["scontrol", "hold", jobs[NODE]])
+    study.has_begun(*(stages[seed] for seed in (PREEMPTED, CANCELLED, KILLED)))
+    slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]])
+    slurm.run(["scancel", jobs[CANCELLED]])
+    os.kill(ranks(study, jobs[KILLED])[1], signal.SIGKILL)
+    study.has_begun(stages[CONTROLLER])
+    slurm.kill_controller()
+    time.sleep(3)
+    slurm.start_controller()
+    slurm.run(["scontrol", "release", jobs[NODE]])
+    study.wait(jobs[PREEMPTED], jobs[CONTROLLER])
+    study.has_begun(stages[NODE])
+    slurm.kill_slurmd("n2")
+    study.went_down = slurm.wait_until_down("n2")
+    slurm.start_node("n2")
+    study.wait()
+    study.told = study.run("status", "--json")
+    study.launch()
+    study.wait()
+    return study
+
+
+def test_what_happened_is_told(struck):
+    stages = struck.stages()
+    told = {state["stage"]: state for state in json.loads(struck.told)}
+    assert told[stages[CANCELLED]]["state"] == "cancelled"
+    assert told[stages[KILLED]]["state"] == "failed"
+    assert {told[stages[seed]]["state"] for seed in (PREEMPTED, CONTROLLER, NODE)} == {"finished"}
+
+
+@pytest.mark.parametrize("seed", [PREEMPTED, CANCELLED, KILLED, NODE, CONTROLLER])
+def test_the_end_is_the_untouched_runs(untouched, struck, seed):
+    stage = untouched.stages()[seed]
+    ours, theirs = struck.final_state(stage), untouched.final_state(stage)
+    assert ours[0] == theirs[0] == 256 * STEPS
+    assert ours[2] == theirs[2]
+    assert [row["step"] for row in ours[2]] == list(range(1, STEPS + 1))
+    assert ours[1].keys() == theirs[1].keys()
+    for name, content in ours[1].items():
+        assert content == theirs[1][name], name
+
+
+def test_a_preempted_job_came_back_under_its_own_id(struck):
+    stage = struck.stages()[PREEMPTED]
+    log = struck.layout.stage(stage).log.read_text()
+    assert "back into the queue under the same id" in log
+    assert "goes on from" in log
+
+
+def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
+    histories = []
+    for study in (struck, untouched):
+        uri = default_uri(study.layout)
+        assert publish_study(study.layout, "faults", uri).rows == 0
+        assert set(load_runs("faults", uri).status) == {"FINISHED"}
+        history = load_history("faults", ["train/loss", "train/gradient_norm"], uri)
+        assert not history.duplicated(["stage", "step"]).any()
+        keys = ["stage", "step", "tokens", "train/loss", "train/gradient_norm"]
+        histories.append(history.sort_values(["stage", "step"]).reset_index(drop=True)[keys])
+    assert len(histories[0]) == 5 * STEPS
+    assert histories[0].equals(histories[1])
+
+
+def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, run_local):
+    from workbench.train.stage import train_stage
+
+    stage = untouched.stages()[0]
+    alone = make("alone", TOKENS, "seed=0")
+    alone.run("run")
+    pairs = zip(alone.rows(stage), untouched.rows(stage), strict=True)
+    difference = max(abs(a["train/loss"] - b["train/loss"]) for a, b in list(pairs)[:50])
+    assert 0 < difference < 1e-5
+
+    # The two-rank study's half-way state, finished by one rank.
+    half = make("half", *TWO, TOKENS, "seed=0")
+    half.launch()
+    half.has_begun(stage)
+    half.run("cancel")
+    half.wait()
+    assert json.loads(half.run("status", "--json"))[0]["state"] == "cancelled"
+    reached = half.rows(stage)
+    train_stage(half.layout, stage)
+    assert half.rows(stage)[: len(reached)] == reached
+    last = [study.rows(stage)[-1]["train/loss"] for study in (half, untouched)]
+    assert len(half.rows(stage)) == STEPS
+    assert last[0] == pytest.approx(last[1], abs=1e-3)
+
+
+def test_a_time_limit_shorter_than_the_stage(limited):
+    short, long = limited
+    short.wait()
+    long.wait()
+    [stage] = short.stages().values()
+    assert short.layout.stage(stage).log.read_text().count("back into the queue under the same id") >= 5
+    ours, theirs = short.final_state(stage), long.final_state(stage)
+    assert ours == theirs
+    assert ours[0] == 7680000
+    [job] = [
+        line
+        for line in short.slurm.run(["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", short.job(stage)]).split()
+    ]
+    assert job.endswith("|COMPLETED")
