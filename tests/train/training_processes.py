@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -20,7 +21,7 @@ from workbench.config.schema import Stage
 from workbench.study.layout import Layout
 from workbench.train import shard_files
 from workbench.train.distributed import World, join
-from workbench.train.loop import Hooks, Progress
+from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.stage import train_stage
 from workbench.train.state import TrainState, initial_state, load_state, save_state
@@ -77,6 +78,7 @@ def free_port() -> int:
 
 
 def _rank(connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any]) -> None:
+    warnings.simplefilter("error")
     try:
         with join(rank, size, rank, "127.0.0.1", port, "cpu", timeout_seconds=60) as world:
             connection.send(("", "", function(world, **arguments)))

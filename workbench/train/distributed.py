@@ -178,7 +178,9 @@ def join(
     device
         `cuda` (nccl) or `cpu` (gloo).
     timeout_seconds
-        A collective that takes longer means that a process is gone.
+        A collective that takes longer means that a process is gone: more than rank 0 needs to check a checkpoint's
+        files, or to write one of a model that is not shared out. Under gloo a process that ends is noticed at once;
+        under nccl whoever started the processes should end the others.
     """
     kind = torch.device(device).type
     if kind == "cuda":

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.distributed import World
+from workbench.train.hooks import Hooks, Progress, StoppedError
 from workbench.train.peak import peak_flops
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
@@ -41,44 +42,6 @@ from workbench.train.state import TrainState, initial_state, load_state, save_st
 from workbench.train.status import write_status
 from workbench.train.step import StepResult, train_step
 from workbench.train.targets import keep_targets, missing_targets
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stage is."""
-
-    stage: str
-    """Id."""
-    step: int
-    """Optimizer steps since the start of the chain."""
-    tokens: int
-    """Tokens since the start of the chain."""
-    start_tokens: int
-    """Where the stage begins."""
-    end_tokens: int
-    """Where it may stop."""
-    loss: float
-    """Of the last step, in nats."""
-    tokens_per_second: float
-    """Of the last step."""
-
-
-@dataclass
-class Hooks:
-    """What a caller may hang into the loop; each process has its own."""
-
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked after every step; true on any process writes a checkpoint and ends the stage as killed on all."""
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    """Told of every step, on every process."""
-    on_checkpoint: Callable[[Path], None] = lambda path: None
-    """Told of every checkpoint that was written, on rank 0."""
-    log: Callable[[str], None] = lambda text: None
-    """Told what a reader of the stage's log should know, on rank 0."""
-
-
-class StoppedError(Exception):
-    """The stage was asked to stop and has written a checkpoint."""
 
 
 class StageRun:

@@ -102,7 +102,9 @@ def write_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
     Exception
         What it was on the first process that failed; raised on every one.
     """
-    writer = HuggingFaceStorageWriter(str(directory), _file_numbers(tensors), save_distributed=True)
+    writer = HuggingFaceStorageWriter(
+        str(directory), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True
+    )
     try:
         save(tensors, storage_writer=writer)
     except CheckpointException as error:

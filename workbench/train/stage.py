@@ -14,7 +14,8 @@ from workbench.study.identity import stage_id as compute_stage_id
 from workbench.study.layout import Layout, StageDir
 from workbench.train import checkpoint as ckpt
 from workbench.train.distributed import World
-from workbench.train.loop import Hooks, StageRun, StoppedError
+from workbench.train.hooks import Hooks, StoppedError
+from workbench.train.loop import StageRun
 from workbench.train.status import write_status
 from workbench.train.targets import missing_targets, targets
 
