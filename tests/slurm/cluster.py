@@ -172,18 +172,21 @@ class Cluster:
         self._daemon(["slurmctld"])
         self._until(lambda: self._answers(["scontrol", "ping"]), "slurmctld")
 
+    def stop_controller(self) -> None:
+        """End slurmctld as an administrator does: it saves its state first, and jobs go on."""
+        self._kill("slurmctld", signal.SIGTERM)
+
     def kill_controller(self) -> None:
-        """SIGKILL slurmctld."""
+        """SIGKILL slurmctld: started again, it knows what it last saved.
+
+        A job submitted just before is forgotten, and one that has begun since is ended and started anew under its id.
+        """
         self._kill("slurmctld", signal.SIGKILL)
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd, or start it again."""
         # The name marks the daemons of its steps, which take over its environment.
         self._daemon(["slurmd", "-N", node], SLURMD_NODENAME=node)
-
-    def kill_slurmd(self, node: str) -> None:
-        """SIGKILL a node's slurmd alone; what runs on the node runs on."""
-        self._kill(f"slurmd-{node}", signal.SIGKILL)
 
     def wait_until_down(self, node: str) -> float:
         """Wait until the controller has noticed that a node is gone; return the seconds it took."""
@@ -317,6 +320,7 @@ class Cluster:
         for process in sorted(found, key=lambda process: _name(process) != "slurmstepd"):
             with contextlib.suppress(OSError):
                 os.kill(int(process.name), signal.SIGKILL)
+        self._until(lambda: not any(_is_running(int(process.name)) for process in found), "jobs' processes to end")
 
     def _runs_on(self, process: Path, nodes: Sequence[str]) -> bool:
         with contextlib.suppress(OSError):
