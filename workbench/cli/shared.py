@@ -63,7 +63,7 @@ def default_layout() -> Layout:
     """Where the outputs lie when only a study is named."""
     from workbench.study.layout import Layout
 
-    return Layout(Path(os.environ.get("WORKBENCH_OUTPUTS", Path(__file__).resolve().parents[1] / "outputs")))
+    return Layout(Path(os.environ.get("WORKBENCH_OUTPUTS", Path(__file__).resolve().parents[2] / "outputs")))
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
