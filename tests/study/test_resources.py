@@ -65,7 +65,7 @@ def test_smaller_gpus_share_the_model(stage):
 
 
 def test_beyond_a_node_whole_nodes_are_asked_for(stage):
-    tiny = replace(GPUS, gpu_memory_bytes=8_000_000_000)
+    tiny = replace(GPUS, gpu_memory_bytes=6_000_000_000)
     checkpointed = replace(stage, numerics=replace(stage.numerics, activation_checkpointing=True))
     asked = stage_resources(checkpointed, tiny, TOKENS)
     assert asked.nodes > 1

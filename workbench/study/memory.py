@@ -2,7 +2,7 @@
 
 Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and AdamW's
 moments in fp32, and what autograd keeps of a micro-batch. What the allocator wastes, libraries keep to themselves
-and `torch.compile` saves is left out. On the CPU within 6% of PyTorch's memory tracker for models of 38M to 1.1B
+and `torch.compile` saves is left out. On the CPU within 6% of PyTorch's memory tracker for models of 38M to 439M
 parameters and every switch, in fp32 and bf16, with and without activation checkpointing.
 Shared out between two processes (26M, gloo) it was up to 11% above the allocator's peak. GPUs were not measured.
 
