@@ -127,3 +127,15 @@ def test_a_run_made_twice_is_dropped_and_others_are_left_alone(root):
     _, _, left = stored_runs(made)
     assert {run.info.run_id for run in left} == {run.info.run_id for run in [*runs, mine]}
     assert len(client.search_logged_models([experiment])) == made.checkpoints
+
+
+def test_the_servers_address_comes_from_the_environment(monkeypatch):
+    from workbench.config.compose import composer
+
+    for address in ("http://login1:5000", None):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        if address:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with composer() as hydra:
+            [point] = hydra.points(["tracking=server"])
+        assert point.config.tracking.uri == (address or "http://127.0.0.1:5000")
