@@ -52,7 +52,7 @@ class LocalLauncher(_GraphLauncher):
         from workbench.launch.study import run_study_locally
 
         points, facts = self._plan(job_overrides)
-        outcome = run_study_locally(facts, self.workers)
+        outcome = run_study_locally(facts, self.workers, current_composer().command)
         if outcome.failures or outcome.killed:
             error = StudyError(outcome.failures, outcome.killed)
             return [_job_return(point.overrides, JobStatus.FAILED, error) for point in points]
@@ -82,7 +82,7 @@ class SlurmLauncher(_GraphLauncher):
         from workbench.launch.watch import watch
 
         points, facts = self._plan(job_overrides)
-        submission = submit_study(facts, say)
+        submission = submit_study(facts, say, current_composer().command)
         print_submission(facts, submission)
         if self.wait:
             watch(facts)

@@ -299,6 +299,24 @@ def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, sta
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_where_nodes_may_submit_checkpoints_are_scored_as_they_land(outputs, slurm, workbench, states, wait_for):
+    study = (TINY, "model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
+    launch = workbench("run", *study, *SLURM, "cluster.submit_from_node=true")
+    assert "submitted: 4 trainings, 0 evaluations, 1 publishing" in launch.stdout
+    wait_for()
+    assert {s["state"] for s in states(*study)} == {"finished"}
+    names = [name for name, _ in jobs_of(slurm, outputs)]
+    assert 3 <= names.count("token_scaling_tiny/evaluate") <= 4
+    assert {state for _, state in jobs_of(slurm, outputs)} == {"COMPLETED"}
+
+
+def test_a_launch_that_waits_stays_until_the_end_and_shows_the_results(outputs, workbench):
+    study = (TINY, "model=m0_03", "tokens=40960", f"paths.outputs={outputs}")
+    run = workbench("run", *study, *SLURM, "hydra.launcher.wait=true")
+    assert "2 stages: 2 finished" in run.stdout
+    assert "gzip -9" in run.stdout
+
+
 # ----------------------------------------------------------------------------------- failures
 
 

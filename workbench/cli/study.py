@@ -29,7 +29,7 @@ def run(parsed: argparse.Namespace) -> int:
     with composer(parsed.experiments) as hydra:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
-        submits = hydra.submits(parsed.overrides)
+        submits, waits = hydra.submits(parsed.overrides), hydra.waits(parsed.overrides)
         check_before_start(facts, hydra.workers(parsed.overrides), here=not submits)
         _print_plan_line(facts)
         try:
@@ -43,7 +43,7 @@ def run(parsed: argparse.Namespace) -> int:
             status = 1
         else:
             status = 0
-    if not submits:
+    if waits:
         show_results(facts)
     return status
 
@@ -101,7 +101,14 @@ def _print_failures(facts: Facts, states: Sequence[StageState], ledger: Ledger |
             print(f"\n{state.label} {state.stage} failed ({state.note}); its last lines:")
             print("\n".join(f"    {line}" for line in log_tail(facts.layout, state.stage, ledger)))
     if any(state.state in ("failed", "cancelled", "killed") for state in states):
-        print("\nlaunch again, by the same command, to go on from the last checkpoints")
+        print(f"\nto go on from the last checkpoints, launch again:\n    {_command(facts)}")
+
+
+def _command(facts: Facts) -> str:
+    try:
+        return read_record(facts.layout, facts.plan.study).get("command") or "the same command"
+    except ValueError:
+        return "the same command"
 
 
 def _publish_quietly(facts: Facts) -> None:

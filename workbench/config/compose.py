@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import shlex
 import tempfile
 import types
 import typing
@@ -66,11 +67,15 @@ class ComposedPoint:
 class Composer:
     """Hydra over this project's configs, for as long as `composer()` is entered."""
 
-    def __init__(self, hydra: Hydra, search_path: Sequence[Path]) -> None:
-        self._hydra = hydra
+    def __init__(self, hydra: Hydra, search_path: Sequence[Path], options: Sequence[str] = ()) -> None:
+        self._hydra, self._options = hydra, options
         self._search_path = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in search_path)}]"]
         self._configs: dict[tuple[str, ...], Config] = {}
         self._siblings: dict[tuple[Any, ...], DictConfig] = {}
+        # Kept from before `multirun` puts another in its place.
+        self._load_sweep_config = hydra.config_loader.load_sweep_config
+        self.command = ""
+        """What a user would type to launch again; empty before `multirun`."""
         self._groups: dict[str, bool] = {}
 
     def master(self, overrides: Sequence[str]) -> DictConfig:
@@ -118,7 +123,7 @@ class Composer:
         rest = [str(o.input_line) for o in parsed if str(o.key_or_group) not in plain]
         family = (tuple(master.hydra.overrides.hydra), tuple(rest), tuple(plain))
         if family not in self._siblings:
-            composed = self._hydra.config_loader.load_sweep_config(master, list(overrides))
+            composed = self._load_sweep_config(master, list(overrides))
             self._siblings[family] = _without_hydra(composed)
             return composed
         sibling = copy.deepcopy(self._siblings[family])
@@ -143,6 +148,7 @@ class Composer:
     def multirun(self, overrides: Sequence[str]) -> Any:
         """Run Hydra's own multirun; what happens then is the configured launcher's business."""
         config = self.points(overrides)[0].config
+        self.command = shlex.join(["workbench", "run", *self._options, *overrides])
         # Hydra writes its own record of the multirun there; a relative path would start at the working directory.
         record = Path(config.paths.outputs) / "studies" / config.study / "hydra"
         own = [f"hydra.sweep.dir='{record}'"]
@@ -159,6 +165,10 @@ class Composer:
     def submits(self, overrides: Sequence[str]) -> bool:
         """Whether the composed launcher submits to a cluster, rather than running here."""
         return str(self.master(overrides).hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
+
+    def waits(self, overrides: Sequence[str]) -> bool:
+        """Whether the composed launcher comes back only when the study is done."""
+        return not self.submits(overrides) or bool(self.master(overrides).hydra.launcher.get("wait"))
 
 
 def _composed_already(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -204,7 +214,7 @@ def composer(experiments: Path | None = None) -> Generator[Composer]:
         with initialize_config_dir(str(CONFIG_DIR), job_name="workbench", version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
-            _current = Composer(hydra, search_path)
+            _current = Composer(hydra, search_path, [] if experiments is None else ["--experiments", str(experiments)])
             try:
                 yield _current
             finally:

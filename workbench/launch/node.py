@@ -38,6 +38,7 @@ class Job:
         self.index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         self.element: dict[str, Any] = self.batch["elements"][str(self.index)]
         self.kind: str = self.batch["kind"]
+        self.id = os.environ.get("SLURM_JOB_ID", "")
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.size = int(os.environ.get("SLURM_NTASKS", "1"))
         self.interrupt = Interrupt(self.leave, patience_seconds=max(1.0, self.cluster.signal_seconds - 10.0))
@@ -206,7 +207,7 @@ class Job:
             return STOPPED
         self.say("back into the queue under the same id")
         try:
-            requeue(_own_id(), _REQUEUE_SECONDS)
+            requeue(self.id, _REQUEUE_SECONDS)
         except SlurmError as error:
             self.say(f"not requeued ({error}); the same launch goes on from the last checkpoint")
         else:
@@ -220,7 +221,7 @@ class Job:
         if self.interrupt.requeue:
             return True
         try:
-            state = call(["squeue", "--noheader", "--format=%T", f"--jobs={_own_id()}"], patience=10.0).strip()
+            state = call(["squeue", "--noheader", "--format=%T", f"--jobs={self.id}"], patience=10.0).strip()
         except SlurmError:
             return False
         # `scancel` has made it COMPLETING by now; a pre-emption leaves it as it is for its grace time.
@@ -233,10 +234,6 @@ class Job:
         if self.rank == 0 and self.element["stage"]:
             with self.layout.stage(self.element["stage"]).log.open("a") as file:
                 file.write(line + "\n")
-
-
-def _own_id() -> str:
-    return os.environ["SLURM_JOB_ID"]
 
 
 def main() -> None:

@@ -245,13 +245,14 @@ def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
     }
 
 
-def write_study(facts: Facts, commit: str, dirty: bool) -> None:
-    """Write `study.json`, keeping the time it was first made."""
+def write_study(facts: Facts, commit: str, dirty: bool, command: str = "") -> None:
+    """Write `study.json`, keeping the time it was first made; `command` launches the study again."""
     path = facts.layout.study_file(facts.plan.study)
     path.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text()) if path.exists() else {}
     record = study_record(facts.plan, created=before.get("created", time.time()), commit=commit, dirty=dirty)
     record["evaluation_ids"] = before.get("evaluation_ids", {})
+    record["command"] = command or before.get("command", "")
     write_atomically(path, json.dumps(record, indent=1))
 
 

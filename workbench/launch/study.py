@@ -67,7 +67,7 @@ def _check_suites(facts: Facts) -> None:
             raise ValueError(f"evaluation suite {suite.name!r}: {error}") from error
 
 
-def run_study_locally(facts: Facts, workers: int | None) -> Outcome:
+def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> Outcome:
     """Prepare the data, freeze every stage, run what is missing, and publish.
 
     Raises
@@ -77,7 +77,7 @@ def run_study_locally(facts: Facts, workers: int | None) -> Outcome:
     """
     with Display(facts) as display:
         prepare_data(facts, display.say)
-        facts = freeze_study(facts)
+        facts = freeze_study(facts, command=command)
         publisher = Publisher(facts.layout, facts.plan.study, facts.config.tracking)
         publisher.start()
         try:
@@ -91,7 +91,9 @@ def run_study_locally(facts: Facts, workers: int | None) -> Outcome:
     return outcome
 
 
-def freeze_study(facts: Facts, code: CodeVersion | None = None, underway: Container[str] = ()) -> Facts:
+def freeze_study(
+    facts: Facts, code: CodeVersion | None = None, underway: Container[str] = (), command: str = ""
+) -> Facts:
     """Write `study.json` and every stage's directory; return the facts as they are then.
 
     Parameters
@@ -102,9 +104,11 @@ def freeze_study(facts: Facts, code: CodeVersion | None = None, underway: Contai
         A frozen version of the code; None freezes the running one.
     underway
         Stages with live jobs: their targets are extended, and nothing else of them is touched.
+    command
+        What the user typed, to be typed again.
     """
     code = code or freeze_code(facts.layout)
-    write_study(facts, code.commit, code.dirty)
+    write_study(facts, code.commit, code.dirty, command)
     record_evaluations(facts)
     for node in facts.plan.nodes.values():
         stage_dir = facts.layout.stage(node.id)

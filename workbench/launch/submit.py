@@ -45,8 +45,17 @@ class Submission:
         return [*dict.fromkeys(self.underway.get(stage, {}).values()), *new]
 
 
-def submit_study(facts: Facts, say: Callable[[str], None]) -> Submission:
+def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") -> Submission:
     """Freeze a study and submit every job it lacks; run again, it submits nothing that is queued, running or done.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    say
+        Told what a user should know meanwhile.
+    command
+        What the user typed, kept to be typed again.
 
     Raises
     ------
@@ -60,7 +69,7 @@ def submit_study(facts: Facts, say: Callable[[str], None]) -> Submission:
     with _launch_lock(facts.layout, say):
         ledger = read_ledger(facts.plan, facts.layout, _wait_to_settle(say))
         code = freeze_code(facts.layout)
-        facts = freeze_study(facts, code, ledger.underway())
+        facts = freeze_study(facts, code, ledger.underway(), command)
         launch = _Launch(facts, code, ledger)
         training = training_parts(facts.plan, facts.existing, launch.underway)
         launch.submit([*training, *launch.evaluations(training)])

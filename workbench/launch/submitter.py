@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +169,18 @@ def evaluation_resources(cluster: ClusterConfig) -> Resources:
     )
 
 
+@contextmanager
+def _outside_a_job() -> Generator[None]:
+    """Hide the job we are in: what `sbatch` is run with, the new job would take for its own index and ranks."""
+    hidden = {k: v for k, v in os.environ.items() if k.startswith("SLURM_") and k != "SLURM_CONF"}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, last_tokens: int) -> str | None:
     """Submit the evaluation of a stage from one of its jobs, unless a live job does it; return its id.
 
@@ -194,7 +208,7 @@ def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, last
         batch["code"],
     )
     part = Part("evaluate", f"{evaluation_digest(evaluation)}-{last_tokens}", stage)
-    with exclusive(layout.root / "launch.lock"):
+    with exclusive(layout.root / "launch.lock"), _outside_a_job():
         queue = slurm.list_queue()
         held = claims.read(claims.claim_path(layout, part.kind, part.name, stage, submitter.study))
         job = None if held is None else claims.find_job(held, queue)
