@@ -1,12 +1,15 @@
 # make study    the default token-scaling study, set-up included (see README.md for the time it takes)
 # make test     all tests
 # make check    format, lint, types, import contract
+# make slurm-demo       a Slurm of two nodes on this machine, to try the launcher on (root; Debian packages)
+# make slurm-demo-stop  end it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+DEMO := outputs/slurm-demo
 
-.PHONY: study test check setup lock clean
+.PHONY: study test check slurm-demo slurm-demo-stop setup lock clean
 
 setup: $(STAMP)
 
@@ -32,9 +35,16 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify experiments/*.ipynb
 
+slurm-demo: $(STAMP)
+	@$(BIN)/python tests/slurm/cluster.py start $(DEMO)
+
+slurm-demo-stop:
+	@$(PYTHON) tests/slurm/cluster.py stop $(DEMO)
+
 # Writes what is installed; do so after changing pyproject.toml and installing it, then commit the lock.
 lock:
 	$(BIN)/pip freeze --exclude-editable | grep -v '^setuptools' | sed 's/+cpu//' | sort -f > requirements.lock
 
-clean:
+# A Slurm whose folder is gone could not be stopped any more.
+clean: slurm-demo-stop
 	rm -rf $(VENV) outputs

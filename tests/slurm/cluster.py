@@ -115,6 +115,7 @@ class Cluster:
         values |= {"folder": self.folder, "host": socket.gethostname(), "cpus": self.cpus}
         values |= {"password": secrets.token_hex(16)}
         self._write("slurm.conf", values, 0o644)
+        self._write("cgroup.conf", values, 0o644)
         self._write("slurmdbd.conf", values, 0o600)
         self._name_nodes(True)
         self._start_munge()
@@ -377,7 +378,7 @@ def main() -> None:
         sys.exit(f"no Slurm: {error}")
     print(f"export SLURM_CONF={shlex.quote(str(cluster.config))}")
     if arguments.verb == "start":
-        print("workbench run experiments=token_scaling_tiny hydra/launcher=slurm cluster=slurm_demo")
+        print(".venv/bin/workbench run experiments=token_scaling_tiny hydra/launcher=slurm cluster=slurm_demo")
     return None
 
 
