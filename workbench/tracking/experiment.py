@@ -54,7 +54,7 @@ def ensure(client: MlflowClient, name: str, location: str | None) -> str:
 def single_runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
     """Find the run of each stage by its id, the study's own under ""; what others log into the experiment is left alone.
 
-    Of two runs of one stage the one with more rows stays.
+    Of two runs of one stage the one with more rows stays, or else with more tags.
     """
     kept: dict[str, Run] = {}
     ours = [run for run in _search_runs(client, experiment) if run.data.tags.get("kind") in ("study", "stage")]
@@ -86,8 +86,9 @@ def single_models(
     return kept
 
 
-def _progress(run: Run) -> tuple[float, str]:
-    return run.data.metrics.get(spool.TRAIN_TOKENS, -1.0), run.info.run_id
+def _progress(run: Run) -> tuple[float, int, str]:
+    # A run of no rows that has artifacts has the tag that says so.
+    return run.data.metrics.get(spool.TRAIN_TOKENS, -1.0), len(run.data.tags), run.info.run_id
 
 
 def _search_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
