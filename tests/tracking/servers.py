@@ -2,7 +2,7 @@
 
     python tests/tracking/servers.py DIR
 
-starts them under a new folder, prints the server's address and ends them on Ctrl-C.
+starts them under a new folder, prints the server's address and ends them on Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -144,6 +144,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder.resolve()
     folder.mkdir()
+    # A shell starts what is in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with (
         postgres(folder / "postgres") as address,
         mlflow_server(folder, f"postgresql+psycopg://{address}") as server,
