@@ -150,6 +150,12 @@ def test_without_accounting_ended_jobs_are_unknown(squeue):
     assert slurm.job_states(["7"], {})["7"].state == slurm.UNKNOWN
 
 
+def test_a_job_that_only_accounting_holds_for_alive_is_forgotten(squeue):
+    squeue(accounting="JobID|State\n7|RUNNING\n8|PENDING\n9|FAILED")
+    states = slurm.job_states(["7", "8", "9"], {})
+    assert [states[job].state for job in "789"] == [slurm.UNKNOWN, slurm.UNKNOWN, "FAILED"]
+
+
 def test_the_log_of_a_failed_stage(make_study):
     facts = make_study("tokens=10240")
     trunk = next(iter(facts.plan.nodes))

@@ -104,11 +104,16 @@ def ask_accounting(ids: Iterable[str]) -> dict[str, JobState]:
 
 
 def job_states(ids: Iterable[str], queue: dict[str, JobState]) -> dict[str, JobState]:
-    """State of each job: from the queue, from accounting, or `UNKNOWN`."""
+    """State of each job: from the queue, from accounting, or `UNKNOWN`.
+
+    A controller that was killed may have forgotten a job that accounting still holds for queued or running:
+    what the queue does not have, nobody is going to do.
+    """
     wanted = set(ids)
     ended = wanted - set(queue)
     accounted = ask_accounting(ended) if ended else {}
-    return {i: queue.get(i) or accounted.get(i) or JobState(i, UNKNOWN) for i in wanted}
+    ended_well = {i: state for i, state in accounted.items() if not state.live}
+    return {i: queue.get(i) or ended_well.get(i) or JobState(i, UNKNOWN) for i in wanted}
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from workbench.config.schema import Stage, to_dict
 from workbench.launch import claim as claims
 from workbench.launch import slurm
+from workbench.launch.cost import part_tokens
 from workbench.launch.executor import LimitError
 from workbench.launch.graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.launch.ledger import Ledger, read_ledger
@@ -215,14 +216,9 @@ class _Launch:
     def _resources(self, part: Part) -> Resources:
         if part.kind != "train":
             return evaluation_resources(self.cluster)
-        return stage_resources(self.plan.nodes[part.stage].stage, self.cluster, self._tokens(part))
-
-    def _tokens(self, part: Part) -> int:
-        """Tokens that a part trains: from the checkpoint or segment before it."""
         settled = self.facts.existing[part.stage] | set(self.underway.get(part.stage, {}))
-        before = part.after.targets if isinstance(part.after, Part) and part.after.stage == part.stage else ()
-        start = self.plan.nodes[part.stage].stage.start_tokens
-        return part.targets[-1] - max([start, *before, *(t for t in settled if t < part.targets[-1])])
+        tokens = part_tokens(self.plan, part, settled)
+        return stage_resources(self.plan.nodes[part.stage].stage, self.cluster, tokens)
 
     def _frozen(self, part: Part) -> Stage:
         stage = self.plan.nodes[part.stage].stage

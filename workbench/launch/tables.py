@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workbench.launch.planning import Facts
+from workbench.launch.snapshot import PROJECT_ROOT
 from workbench.launch.submit import Submission
 from workbench.study.resources import Resources
 from workbench.study.status import StageState
@@ -46,9 +47,9 @@ def print_submission(facts: Facts, submission: Submission, console: Console | No
         )
     if not submission.submitted and not old and not submission.left:
         lines.append("nothing is missing")
-    lines.append(
-        f"`workbench status {facts.plan.study}` tells how it goes, `workbench cancel {facts.plan.study}` ends it"
-    )
+    where = f"WORKBENCH_OUTPUTS={facts.layout.root} " if facts.layout.root != PROJECT_ROOT / "outputs" else ""
+    study = facts.plan.study
+    lines.append(f"`{where}workbench status {study}` tells how it goes, `{where}workbench cancel {study}` ends it")
     for line in lines:
         console.print(line, markup=False)
 
