@@ -59,7 +59,17 @@ def test_plan_counts_what_is_drawn(root, first):
 def test_nothing_is_written_elsewhere(root, first):
     """The first run's working directory was the outputs' root: all there is are the outputs' own folders."""
     names = {path.name for path in root.iterdir()}
-    assert names <= {"data", "figures", "fits", "mlartifacts", "mlflow.db", "mlflow.db.lock", "stages", "studies"} | {
+    assert names <= {
+        "code",
+        "data",
+        "figures",
+        "fits",
+        "mlartifacts",
+        "mlflow.db",
+        "mlflow.db.lock",
+        "stages",
+        "studies",
+    } | {
         "throughput.json",
         "throughput.lock",
     }

@@ -80,6 +80,7 @@ class Job:
 
     def train(self) -> int:
         """Train one segment of a stage, with the other ranks."""
+        from workbench.launch.speeds import Speeds
         from workbench.train.distributed import join
         from workbench.train.loop import Hooks, StoppedError, stage_device
         from workbench.train.stage import train_stage
@@ -106,6 +107,8 @@ class Job:
             except StoppedError as error:
                 self.say(str(error))
                 return STOPPED
+        if self.rank == 0:
+            Speeds(self.layout, self.cluster.name).remember(self.layout, self.element["stage"], frozen, self.size)
         return FINISHED
 
     def _rendezvous(self) -> dict[str, Any]:

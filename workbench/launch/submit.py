@@ -16,6 +16,7 @@ from workbench.launch.graph import Batch, Part, evaluation_parts, make_batches, 
 from workbench.launch.ledger import Ledger, read_ledger
 from workbench.launch.planning import Facts, prepare_data, record_evaluations
 from workbench.launch.snapshot import CodeVersion, freeze_code
+from workbench.launch.speeds import Speeds
 from workbench.launch.study import freeze_study, pending_evaluations
 from workbench.launch.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.study.files import exclusive
@@ -116,6 +117,7 @@ class _Launch:
         self.facts, self.ledger = facts, ledger
         self.plan, self.cluster = facts.plan, facts.config.cluster
         self.underway = ledger.underway()
+        self.speeds = Speeds(facts.layout, self.cluster.name)
         self.unscored = {checkpoint.parent.parent.name for checkpoint, _ in pending_evaluations(facts)}
         self.result = Submission(underway=self.underway)
         self.submitter = Submitter(
@@ -218,7 +220,8 @@ class _Launch:
             return evaluation_resources(self.cluster)
         settled = self.facts.existing[part.stage] | set(self.underway.get(part.stage, {}))
         tokens = part_tokens(self.plan, part, settled)
-        return stage_resources(self.plan.nodes[part.stage].stage, self.cluster, tokens)
+        stage = self.plan.nodes[part.stage].stage
+        return stage_resources(stage, self.cluster, tokens, self.speeds.get(stage))
 
     def _frozen(self, part: Part) -> Stage:
         stage = self.plan.nodes[part.stage].stage

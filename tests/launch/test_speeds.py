@@ -1,0 +1,24 @@
+"""Speeds that jobs measured are the next plan's."""
+
+import json
+
+from workbench.launch.cost import cluster_work
+from workbench.launch.speeds import Speeds
+
+
+def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
+    facts = make_study("tokens=10240", "cluster.name=here")
+    trunk, cooldown = facts.plan.nodes.values()
+    rows = [
+        {"step": n, "tokens": 256 * n, "time": 0.0, "train/tokens_per_second": 1000.0 + 10 * n} for n in range(1, 6)
+    ]
+    facts.layout.stage(trunk.id).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cluster_work(facts).gpu_hours is None
+    Speeds(facts.layout, "here").remember(facts.layout, trunk.id, trunk.stage, processes=2)
+    assert Speeds(facts.layout, "here").get(cooldown.stage) == 1030 / 2
+    assert Speeds(facts.layout, "there").get(trunk.stage) is None
+    work = cluster_work(facts)
+    assert work.stages[cooldown.id].resources.seconds == 2048 / 515
+    assert work.gpu_hours > 0
+    other = make_study("tokens=10240", "model.num_layers=2")
+    assert all(Speeds(facts.layout, "here").get(node.stage) is None for node in other.plan.nodes.values())
