@@ -53,8 +53,11 @@ def submits(parsed: argparse.Namespace) -> bool:
     """Whether the command line asks for a cluster."""
     from workbench.config.compose import composer
 
-    if named_study(parsed) is not None:
-        return False
+    study = named_study(parsed)
+    if study is not None:
+        from workbench.study.record import read_record
+
+        return "hydra/launcher=slurm" in read_record(default_layout(), study).get("command", "")
     with composer(parsed.experiments) as hydra:
         return hydra.submits(parsed.overrides)
 

@@ -45,7 +45,16 @@ def run(parsed: argparse.Namespace) -> int:
             status = 0
     if waits:
         show_results(facts)
-    return status
+    return _wait_status(facts) if waits and submits else status
+
+
+def _wait_status(facts: Facts) -> int:
+    """Exit status of a launch that has waited: 1 where a stage is not what it was to become."""
+    from workbench.launch.planning import make_facts
+    from workbench.launch.states import study_states
+
+    facts = make_facts([(point.name, point.config) for point in facts.plan.points])
+    return 0 if all(s.state == "finished" for s in study_states(facts, _ask_slurm(facts))) else 1
 
 
 def _print_plan_line(facts: Facts) -> None:

@@ -467,11 +467,12 @@ class ClusterConfig:
             check_above(f"cluster.tokens_per_second.{model}", speed, 0)
         check_above("cluster.flops_per_second", self.flops_per_second, 0)
         check_at_least("cluster.price_per_gpu_hour", self.price_per_gpu_hour, 0)
-        if self.signal_seconds >= 60 * self.time_limit_minutes:
-            raise ValueError(
-                f"cluster.signal_seconds={self.signal_seconds} is not below "
-                f"cluster.time_limit_minutes={self.time_limit_minutes}"
-            )
+        for name in ("time_limit_minutes", "evaluation_minutes"):
+            if self.signal_seconds >= 60 * getattr(self, name):
+                raise ValueError(
+                    f"cluster.signal_seconds={self.signal_seconds} is not below cluster.{name}={getattr(self, name)}: "
+                    "a job would be told to leave before it begins"
+                )
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,10 @@ def take(layout: Layout, claim: Claim) -> bool:
 
 
 def set_job(layout: Layout, claim: Claim, job: str) -> Claim:
-    """Add Slurm's id to a claim that is ours."""
+    """Add Slurm's id to a claim, as long as it is ours."""
+    held = read(path_of(layout, claim))
+    if held is None or held.token != claim.token:
+        return claim
     named = replace(claim, job=job, host=socket.gethostname(), pid=os.getpid(), time=time.time())
     write_atomically(path_of(layout, claim), json.dumps(asdict(named)))
     return named
@@ -114,10 +117,14 @@ def read(path: Path) -> Claim | None:
 
 
 def list_claims(layout: Layout, stages: Iterable[str], study: str) -> list[Claim]:
-    """Every claim of some stages and of a study, oldest first."""
-    folders = [*(layout.stage(stage).jobs for stage in stages), layout.study(study) / "jobs"]
-    found = [read(path) for folder in folders for path in folder.glob("[a-z]*.json")]
-    return sorted((claim for claim in found if claim is not None), key=lambda claim: claim.time)
+    """Every claim on some stages, and every claim of a study's launches, oldest first.
+
+    The latter may be on stages that the study's present plan does not have.
+    """
+    wanted = set(stages)
+    paths = [*(layout.root / "stages").glob("*/jobs/[a-z]*.json"), *(layout.study(study) / "jobs").glob("[a-z]*.json")]
+    found = [claim for claim in map(read, paths) if claim is not None]
+    return sorted((c for c in found if c.stage in wanted or c.study == study), key=lambda claim: claim.time)
 
 
 def find_job(claim: Claim, queue: Mapping[str, JobState]) -> str | None:

@@ -23,13 +23,17 @@ from workbench.config.schema import ClusterConfig
 from workbench.launch.slurm import SlurmError, is_silence
 from workbench.study.resources import Resources
 
-_LIMITS = re.compile(
-    r"limit|policy|MaxSubmit|MaxArray|job array specification|temporarily unable to accept", re.IGNORECASE
-)
+_LIMITS = re.compile(r"limit|policy|job array specification|temporarily unable to accept", re.IGNORECASE)
+_NUMBER = re.compile(r"MaxSubmit|MaxJobs|job array specification|temporarily unable to accept", re.IGNORECASE)
 
 
 class LimitError(SlurmError):
-    """The cluster takes no more, or no more of this size."""
+    """A limit of the cluster stands against it."""
+
+    @property
+    def of_number(self) -> bool:
+        """Whether it is one on the number of jobs, so that fewer may be taken."""
+        return _NUMBER.search(str(self)) is not None
 
 
 class NoAnswerError(SlurmError):

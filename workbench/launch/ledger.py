@@ -49,6 +49,10 @@ class Ledger:
                 jobs |= dict.fromkeys(entry.claim.targets, entry.state.id)
         return found
 
+    def void_claims(self) -> set[tuple[str, int]]:
+        """(token, index) of the claims whose jobs have ended, or never were."""
+        return {(entry.claim.token, entry.claim.index) for entry in self.entries if not entry.live}
+
     def live_jobs(self) -> list[str]:
         """Ids of all jobs that are queued or running."""
         return [entry.state.id for entry in self.entries if entry.live and entry.state is not None]

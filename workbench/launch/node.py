@@ -19,11 +19,14 @@ from typing import Any
 from workbench.config.schema import ClusterConfig, EvaluationConfig, Stage, TrackingConfig, from_dict
 from workbench.launch import claim as claims
 from workbench.launch.interrupt import Interrupt
+from workbench.study.files import write_atomically
 from workbench.study.layout import Layout
 from workbench.study.record import milestone_tokens, read_record
 
 FINISHED, FAILED, STOPPED = 0, 1, 143
 _REQUEUE_SECONDS = 60.0
+_TURNS = 5
+"""Turns in the queue without any progress, after which a job fails rather than burn time for ever."""
 _COLLECTIVE_SECONDS = 1800.0
 """A process that does not come for this long is gone; the longest wait is for rank 0 to hash a large checkpoint."""
 
@@ -32,13 +35,17 @@ class Job:
     """One task of a job: its element of the batch, its rank, and its signals."""
 
     def __init__(self, batch_file: Path) -> None:
+        self.file = batch_file
         self.batch: dict[str, Any] = json.loads(batch_file.read_text())
         self.layout = Layout(Path(self.batch["outputs"]))
         self.cluster = from_dict(ClusterConfig, self.batch["cluster"])
         self.index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         self.element: dict[str, Any] = self.batch["elements"][str(self.index)]
         self.kind: str = self.batch["kind"]
-        self.id = os.environ.get("SLURM_JOB_ID", "")
+        self.stage: str = self.element["stage"]
+        # The raw id of one of an array's elements is the array's own, which would mean all of them.
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        self.id = f"{array}_{self.index}" if array else os.environ.get("SLURM_JOB_ID", "")
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.size = int(os.environ.get("SLURM_NTASKS", "1"))
         self.interrupt = Interrupt(self.leave, patience_seconds=max(1.0, self.cluster.signal_seconds - 10.0))
@@ -50,13 +57,15 @@ class Job:
         if not self._is_ours():
             self.say("another submission has taken this over; nothing to do")
             return FINISHED
+        from workbench.train.distributed import RemoteError
+
         try:
             status = {"train": self.train, "evaluate": self.evaluate, "publish": self.publish}[self.kind]()
-        except Exception as error:
-            if not self.interrupt.is_asked():
+        except (RuntimeError, RemoteError) as error:
+            if not self.interrupt.is_asked() or self.size == 1:
                 raise
             # A rank that was told to leave takes the others' connections with it.
-            self.say(f"stopped while {type(error).__name__}: {error}")
+            self.say(f"stopped by {type(error).__name__}: {error}")
             status = STOPPED
         self.interrupt.finish()
         if self.interrupt.is_asked() and status != FINISHED:
@@ -90,14 +99,14 @@ class Job:
             should_stop=self.interrupt.is_asked,
             # Until the first step is done (imports, rendezvous, loading, compilation) there is nothing to save.
             on_progress=lambda progress: self.interrupt.end_orderly(),
-            on_checkpoint=lambda path: self._submit_evaluation(),
+            on_checkpoint=self._submit_evaluation,
             log=self.say,
         )
         with join(**self._rendezvous(), device=stage_device(frozen), timeout_seconds=_COLLECTIVE_SECONDS) as world:
             try:
                 train_stage(
                     self.layout,
-                    self.element["stage"],
+                    self.stage,
                     hooks,
                     world,
                     self.element["targets"],
@@ -108,7 +117,7 @@ class Job:
                 self.say(str(error))
                 return STOPPED
         if self.rank == 0:
-            Speeds(self.layout, self.cluster.name).remember(self.layout, self.element["stage"], frozen, self.size)
+            Speeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
         return FINISHED
 
     def _rendezvous(self) -> dict[str, Any]:
@@ -123,21 +132,26 @@ class Job:
             "port": environment.master_port,
         }
 
-    def _submit_evaluation(self) -> None:
-        """Where nodes may submit, have what is there scored now."""
+    def _submit_evaluation(self, checkpoint: Path) -> None:
+        """Where nodes may submit, have a milestone scored now."""
         if not self.cluster.submit_from_node or self.rank != 0:
+            return
+        from workbench.train.checkpoint import read_manifest
+
+        milestones = self.element["milestones"]
+        if read_manifest(checkpoint)["tokens"] not in milestones:
             return
         from workbench.launch.slurm import SlurmError
         from workbench.launch.submitter import submit_evaluation
 
         try:
-            submit_evaluation(self.layout, self.batch, self.element["stage"], max(self.element["frozen"]["milestones"]))
+            submit_evaluation(self.layout, self.batch, self.stage, milestones)
         except (SlurmError, OSError) as error:
             self.say(f"the evaluation could not be submitted now and is left to the end: {error}")
 
     def evaluate(self) -> int:
         """Score every checkpoint of the stage that has no result, until none is left."""
-        return self._score([self.element["stage"]])
+        return self._score([self.stage])
 
     def _score(self, stages: Iterable[str]) -> int:
         from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
@@ -160,14 +174,15 @@ class Job:
                     self.say(f"evaluation of {name} failed: {error}")
 
     def _milestones(self, stages: Iterable[str]) -> list[Path]:
-        """Checkpoints that are there and that the study, as its latest launch has it, wants scored."""
+        """Checkpoints that are there and that this launch, or the study's latest, wants scored."""
         from workbench.train.checkpoint import checkpoints_by_tokens
 
         wanted = milestone_tokens(read_record(self.layout, self.batch["study"]))
         found: list[Path] = []
         for stage in stages:
             present = checkpoints_by_tokens(self.layout.stage(stage))
-            found += [present[tokens] for tokens in wanted.get(stage, []) if tokens in present]
+            tokens = {*wanted.get(stage, []), *(self.element.get("milestones", []) if stage == self.stage else [])}
+            found += [present[t] for t in sorted(tokens) if t in present]
         return found
 
     def publish(self) -> int:
@@ -208,6 +223,9 @@ class Job:
         if not self.is_to_return():
             self.say("ended as it was told to; the same launch goes on from the last checkpoint")
             return STOPPED
+        if self._stands_still():
+            self.say(f"{_TURNS} turns in the queue brought nothing new: a job's time is too short for what it must do")
+            return FAILED
         self.say("back into the queue under the same id")
         try:
             requeue(self.id, _REQUEUE_SECONDS)
@@ -221,21 +239,38 @@ class Job:
         """Whether the job was pre-empted or is out of time, and not cancelled."""
         from workbench.launch.slurm import SlurmError, call
 
-        if self.interrupt.requeue:
-            return True
         try:
-            state = call(["squeue", "--noheader", "--format=%T", f"--jobs={self.id}"], patience=10.0).strip()
+            text = call(["scontrol", "--oneliner", "show", "job", self.id], patience=10.0)
         except SlurmError:
-            return False
-        # `scancel` has made it COMPLETING by now; a pre-emption leaves it as it is for its grace time.
-        return state in ("RUNNING", "PREEMPTED")
+            return self.interrupt.requeue
+        facts = dict(word.split("=", 1) for word in text.split() if "=" in word)
+        if facts.get("JobState") not in ("RUNNING", "PREEMPTED"):
+            return False  # cancelled
+        # A TERM alone is a pre-emption's, or srun's because another task has failed.
+        return self.interrupt.requeue or facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+
+    def _stands_still(self) -> bool:
+        """Whether the last turns in the queue have all ended where the one before them did."""
+        turns = self.file.with_name(f"turns-{self.index}.json")
+        seen: list[int] = json.loads(turns.read_text()) if turns.exists() else []
+        seen.append(self._progress())
+        write_atomically(turns, json.dumps(seen))
+        return len(seen) > _TURNS and len(set(seen[-_TURNS - 1 :])) == 1
+
+    def _progress(self) -> int:
+        """Count what is on the disk: optimizer steps of the stage, or results of the study."""
+        if self.kind == "train":
+            steps = [path.name[5:13] for path in self.layout.stage(self.stage).list_checkpoints()]
+            return max((int(step) for step in steps), default=0)
+        stages = [self.stage] if self.stage else list(milestone_tokens(read_record(self.layout, self.batch["study"])))
+        return sum(len(list(self.layout.stage(stage).path.glob("checkpoints/*/evals/*.json"))) for stage in stages)
 
     def say(self, text: str) -> None:
         """Write a line into the job's log, and rank 0 into its stage's."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
         print(line, flush=True)  # noqa: T201
-        if self.rank == 0 and self.element["stage"]:
-            with self.layout.stage(self.element["stage"]).log.open("a") as file:
+        if self.rank == 0 and self.stage:
+            with self.layout.stage(self.stage).log.open("a") as file:
                 file.write(line + "\n")
 
 

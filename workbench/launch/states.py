@@ -33,7 +33,8 @@ def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
         evaluations = [e for e in ledger.of("evaluate", node.id) if e.live and e.state is not None]
         evaluation = evaluations[-1].state.id if evaluations and evaluations[-1].state else None
         state, jobs, note = _training(node, ledger.of("train", node.id), facts.existing[node.id], found)
-        found[node.id] = Scheduled(state, jobs, note, evaluation)
+        failed = [e.state.id for e in ledger.of("evaluate", node.id) if e.state and e.state.state in slurm.FAILED]
+        found[node.id] = Scheduled(state, jobs, note, evaluation, failed[-1] if failed else None)
     return found
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from workbench.config.schema import Stage, to_dict
 from workbench.launch import claim as claims
 from workbench.launch import slurm
 from workbench.launch.cost import part_tokens
-from workbench.launch.executor import LimitError
+from workbench.launch.executor import LimitError, is_single, job_id
 from workbench.launch.graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.launch.ledger import Ledger, read_ledger
 from workbench.launch.planning import Facts, prepare_data, record_evaluations
@@ -21,7 +22,7 @@ from workbench.launch.study import freeze_study, pending_evaluations
 from workbench.launch.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout
-from workbench.study.resources import Resources, stage_resources
+from workbench.study.resources import Resources, stage_resources, uses_gpus
 
 
 @dataclass
@@ -128,7 +129,9 @@ class _Launch:
             facts.config.tracking,
             facts.config.numerics.threads,
             code.facts,
+            ledger.void_claims(),
         )
+        self.full = False
         self.room: int | None = None
         if self.cluster.max_submit is not None:
             self.room = max(0, self.cluster.max_submit - sum(job.live for job in slurm.list_queue().values()))
@@ -148,54 +151,73 @@ class _Launch:
         batches = make_batches(parts, self._alike, self.cluster.max_array_tasks)
         jobs: dict[int, str] = {}
         for position, batch in enumerate(batches):
-            if not self.result.refusal:
-                self._submit_as_much(position, batch, jobs)
+            if not self.full and (not isinstance(batch.after, int) or batch.after in jobs):
+                self._submit_as_much(position, batch, batches, jobs)
             self.result.left += [part for part in batch.parts if part not in self.result.submitted]
 
     def submit_publishing(self) -> None:
         """Publish after everything; an earlier publishing that still waits is not needed any more."""
-        if not self.result.submitted or self.result.refusal:
-            return
         old = [e for e in self.ledger.entries if e.live and e.state is not None]
+        if self.full or not (self.result.submitted or self._owes_publishing()):
+            return
         jobs = [e.state.id for e in old if e.state and e.claim.kind != "publish"] + list(self.result.submitted.values())
         part = Part("publish", claims.new_token())
         self.result.resources[part] = evaluation_resources(self.cluster)
         numbers = sorted({job.split("_")[0] for job in jobs}, key=int)
-        self._attempt(Batch((part,), (0,)), "afterany:" + ":".join(numbers))
+        dependency = "afterany:" + ":".join(numbers) if numbers else None
+        if self._attempt(Batch((part,), (0,)), dependency) is None:
+            self.result.left.append(part)
+            return
         slurm.cancel([e.state.id for e in old if e.state and e.claim.kind == "publish" and not e.state.running])
 
-    def _submit_as_much(self, position: int, batch: Batch, jobs: dict[int, str]) -> None:
-        """Submit a batch, or where a limit stands against it the largest part of it that is taken."""
+    def _owes_publishing(self) -> bool:
+        """Whether jobs are left that no live publishing waits for, or the latest publishing ended badly."""
+        publishings = self.ledger.of("publish")
+        if any(entry.live for entry in publishings):
+            return False
+        ended_badly = bool(publishings) and (
+            publishings[-1].state is None or publishings[-1].state.state != "COMPLETED"
+        )
+        return ended_badly or bool(self.ledger.live_jobs())
+
+    def _submit_as_much(self, position: int, batch: Batch, batches: Sequence[Batch], jobs: dict[int, str]) -> None:
+        """Submit a batch, or where the number of jobs is limited the largest part of it that is taken."""
         size = len(batch.parts) if self.room is None else min(len(batch.parts), self.room)
         if size < len(batch.parts):
             self.result.refusal = f"cluster.max_submit={self.cluster.max_submit} jobs are queued"
+            self.full = True
         while size:
             some = replace(batch, parts=batch.parts[:size], indices=batch.indices[:size])
-            job = self._attempt(some, self._dependency(batch, jobs))
+            job = self._attempt(some, self._dependency(some, batches, jobs))
             if job is not None:
                 jobs[position] = job
                 return
-            size //= 2
+            size = size // 2 if self.full else 0
 
-    def _dependency(self, batch: Batch, jobs: Mapping[int, str]) -> str | None:
+    def _dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
         if batch.after is None:
             return None
-        job = batch.after if isinstance(batch.after, str) else jobs[batch.after]
+        single = "afterany" if batch.parts[0].kind == "evaluate" else "afterok"
+        if isinstance(batch.after, str):
+            return f"{single}:{batch.after}"
+        job = jobs[batch.after]
+        if batch.paired and is_single(batch.indices):
+            return f"{single}:{job_id(job, batches[batch.after].indices, 0)}"
         # Slurm pairs elements for `aftercorr` alone; what a failed training leaves unscored is scored at the end.
-        kind = "aftercorr" if batch.paired else "afterany" if batch.parts[0].kind == "evaluate" else "afterok"
-        return f"{kind}:{job}"
+        return f"{'aftercorr' if batch.paired else single}:{job}"
 
     def _attempt(self, batch: Batch, dependency: str | None) -> str | None:
         """Submit, and return the id without an element's index; None where a limit stands against it."""
         each = [self.result.resources[part] for part in batch.parts]
         longest = replace(each[0], minutes=max(resources.minutes for resources in each))
-        elements = {part: {"frozen": to_dict(self._frozen(part))} for part in batch.parts if part.kind == "train"}
+        elements = {part: self._element(part) for part in batch.parts}
         try:
             ids = self.submitter.submit(
                 batch, longest, elements, name=self._job_name(batch.parts[0]), dependency=dependency
             )
         except LimitError as error:
             self.result.refusal = str(error)
+            self.full = self.full or error.of_number
             return None
         self.result.calls += 1
         self.result.submitted |= ids
@@ -223,9 +245,18 @@ class _Launch:
         stage = self.plan.nodes[part.stage].stage
         return stage_resources(stage, self.cluster, tokens, self.speeds.get(stage))
 
+    def _element(self, part: Part) -> dict[str, Any]:
+        """Facts of a part that its job needs beside the batch's."""
+        if part.kind == "publish":
+            return {}
+        milestones = {"milestones": self.plan.nodes[part.stage].stage.milestones}
+        return milestones | ({"frozen": to_dict(self._frozen(part))} if part.kind == "train" else {})
+
     def _frozen(self, part: Part) -> Stage:
+        """Give the stage as its job is to compute it: on the device that was asked for, or not at all."""
         stage = self.plan.nodes[part.stage].stage
+        numerics = replace(stage.numerics, device="cuda" if uses_gpus(stage, self.cluster) else "cpu")
         micro_batch = self.result.resources[part].micro_batch_sequences
-        if micro_batch is None:
-            return stage
-        return replace(stage, numerics=replace(stage.numerics, micro_batch_sequences=micro_batch))
+        if micro_batch is not None:
+            numerics = replace(numerics, micro_batch_sequences=micro_batch)
+        return replace(stage, numerics=numerics)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from workbench.study.identity import digest
 from workbench.study.layout import Layout
 from workbench.study.resources import Resources
 
+_LOCK_SECONDS = 10.0
 _ANSWER_SECONDS = 120.0
 """How long a controller that did not say whether it took a job is asked about it."""
 
@@ -45,6 +46,8 @@ class Submitter:
     """CPU threads of an evaluation."""
     code: Mapping[str, Any]
     """Commit, `dirty`, and the digest of the copy that jobs import from."""
+    void: Set[tuple[str, int]] = frozenset()
+    """(token, index) of claims that the ledger has found void; others are never touched."""
 
     def submit(
         self,
@@ -79,6 +82,9 @@ class Submitter:
         file = self._write_batch(batch, token, elements)
         try:
             job = self._sbatch(batch, resources, token, file, name, dependency)
+        except NoAnswerError:
+            # The jobs may be there: the next launch finds them by their comment, or the claims void.
+            raise
         except slurm.SlurmError:
             for claim in mine.values():
                 claims.release(self.layout, claim)
@@ -92,10 +98,10 @@ class Submitter:
         return Claim(part.kind, part.name, part.stage, part.targets, token, index, self.study)
 
     def _take(self, mine: Sequence[Claim]) -> None:
-        """Write the claims; the ledger has told that those of the same names are void."""
+        """Write the claims in the place of void ones."""
         for claim in mine:
             before = claims.read(claims.path_of(self.layout, claim))
-            if before is not None:
+            if before is not None and (before.token, before.index) in self.void:
                 claims.release(self.layout, before)
             if not claims.take(self.layout, claim):
                 path = claims.path_of(self.layout, claim)
@@ -145,7 +151,7 @@ class Submitter:
                 if job is not None:
                     return job.split("_")[0]
                 if time.monotonic() > until:
-                    raise slurm.SlurmError(str(error)) from error
+                    raise NoAnswerError(f"{error}; launch again when Slurm answers") from error
                 time.sleep(1.0)
 
 
@@ -169,6 +175,17 @@ def evaluation_resources(cluster: ClusterConfig) -> Resources:
     )
 
 
+def _give_up_after(seconds: float) -> Callable[[], None]:
+    """Give what to do while a launch holds the lock: training must not stand still for it."""
+    until = time.monotonic() + seconds
+
+    def wait() -> None:
+        if time.monotonic() > until:
+            raise slurm.SlurmError(f"a launch has been submitting for {seconds:.0f} s")
+
+    return wait
+
+
 @contextmanager
 def _outside_a_job() -> Generator[None]:
     """Hide the job we are in: what `sbatch` is run with, the new job would take for its own index and ranks."""
@@ -181,7 +198,7 @@ def _outside_a_job() -> Generator[None]:
         os.environ.update(hidden)
 
 
-def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, last_tokens: int) -> str | None:
+def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, milestones: Sequence[int]) -> str | None:
     """Submit the evaluation of a stage from one of its jobs, unless a live job does it; return its id.
 
     Parameters
@@ -192,8 +209,8 @@ def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, last
         The job's own batch file.
     stage
         Id of the stage.
-    last_tokens
-        The stage's last milestone, which names its evaluation.
+    milestones
+        Tokens of the stage's checkpoints that are to be scored.
     """
     evaluation = from_dict(EvaluationConfig, batch["evaluation"])
     if not evaluation.suites:
@@ -207,12 +224,16 @@ def submit_evaluation(layout: Layout, batch: Mapping[str, Any], stage: str, last
         batch["threads"],
         batch["code"],
     )
-    part = Part("evaluate", f"{evaluation_digest(evaluation)}-{last_tokens}", stage)
-    with exclusive(layout.root / "launch.lock"), _outside_a_job():
+    part = Part("evaluate", f"{evaluation_digest(evaluation)}-{max(milestones)}", stage)
+    with exclusive(layout.root / "launch.lock", _give_up_after(_LOCK_SECONDS)), _outside_a_job():
         queue = slurm.list_queue()
         held = claims.read(claims.claim_path(layout, part.kind, part.name, stage, submitter.study))
         job = None if held is None else claims.find_job(held, queue)
         if job is not None and job in queue and queue[job].live:
             return None
+        if held is not None:
+            submitter = replace(submitter, void={(held.token, held.index)})
         resources = evaluation_resources(submitter.cluster)
-        return submitter.submit(Batch((part,), (0,)), resources, {}, name=f"{submitter.study}/evaluate")[part]
+        return submitter.submit(
+            Batch((part,), (0,)), resources, {part: {"milestones": milestones}}, name=f"{submitter.study}/evaluate"
+        )[part]

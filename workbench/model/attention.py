@@ -84,4 +84,4 @@ def _flash_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
 
     if q_BTHK.dtype == torch.float32:
         raise ValueError("numerics.attention='flash_attn' computes in 16 bits: set precision=bf16, or use sdpa")
-    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True)
+    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True, deterministic=True)

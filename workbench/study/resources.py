@@ -290,6 +290,11 @@ def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> 
     wanted = stage.resources.minutes
     if wanted is not None and wanted > cluster.time_limit_minutes:
         raise ValueError(f"resources.minutes={wanted} is above cluster.time_limit_minutes={cluster.time_limit_minutes}")
+    if wanted is not None and 60 * wanted <= cluster.signal_seconds:
+        raise ValueError(
+            f"resources.minutes={wanted} is not above cluster.signal_seconds={cluster.signal_seconds}: "
+            "a job would be told to leave before it begins"
+        )
     if wanted is not None or seconds is None:
         return wanted or cluster.time_limit_minutes
     return min(_minutes(seconds, cluster), cluster.time_limit_minutes)

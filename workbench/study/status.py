@@ -26,6 +26,8 @@ class Scheduled:
     """Why."""
     evaluation: str | None = None
     """Id of a live evaluation job."""
+    failed_evaluation: str | None = None
+    """Id of the latest evaluation job, where it failed."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def _trained(unevaluated: int, scheduled: Scheduled) -> tuple[str, str | None]:
         return "finished", None
     if scheduled.evaluation:
         return "evaluating", f"{unevaluated} evaluations to go"
-    return "trained", f"{unevaluated} evaluations missing; `workbench evaluate` does them"
+    note = f"{unevaluated} evaluations missing; `workbench evaluate` does them"
+    failed = scheduled.failed_evaluation
+    return "trained", note if failed is None else f"{note}; job {failed} failed"
 
 
 def _from_files(directory: StageDir) -> tuple[str, str | None]:

@@ -37,17 +37,28 @@ def write_weights(directory: Path, model: Transformer, world: World) -> None:
         On rank 0; `RemoteError` on the others.
     """
     failure: list[OSError] = []
-    file = (directory / WEIGHTS).open("wb") if world.is_main else None
-    if file is not None:
-        file.write(_header(model))
+    file = _open_weights(directory, model, failure) if world.is_main else None
     for _, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor)
         whole = parameter.full_tensor().detach()  # every process takes part, whatever became of the file
         if file is not None and not failure:
             _append(file, whole, failure)
     if file is not None:
-        file.close()
+        try:
+            file.close()
+        except OSError as error:  # where a network's file system says that it is full
+            failure.append(error)
     world.together(lambda: _raise_any(failure))
+
+
+def _open_weights(directory: Path, model: Transformer, failure: list[OSError]) -> IO[bytes] | None:
+    try:
+        file = (directory / WEIGHTS).open("wb")
+        file.write(_header(model))
+    except OSError as error:
+        failure.append(error)
+        return None
+    return file
 
 
 def _header(model: Transformer) -> bytes:
