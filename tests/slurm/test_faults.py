@@ -173,9 +173,16 @@ def struck(make, untouched):
     slurm.run(["scontrol", "release", jobs[NODE]])
     study.wait(jobs[PREEMPTED], jobs[CONTROLLER])
     study.has_begun(stages[NODE])
+    # The last of an array to begin has the array's own number: requeued, it must come back alone.
+    slurm.run(["scancel", "--signal=USR2", jobs[NODE]])
+    study.wait_for_state(jobs[NODE], "PENDING")
+    study.wait_for_state(jobs[NODE], "RUNNING")
+    study.has_begun(stages[NODE])
+    while len(found := ranks(study, jobs[NODE])) < 2:
+        time.sleep(0.2)
     slurm.kill_slurmd("n2")
     # Its processes would go on and might end before Slurm gives the node up, after half a minute.
-    for process in ranks(study, jobs[NODE]).values():
+    for process in found.values():
         os.kill(process, signal.SIGSTOP)
     study.wait_for_state(jobs[NODE], "PENDING")
     slurm.start_node("n2")
@@ -216,6 +223,8 @@ def test_a_preempted_job_came_back_under_its_own_id(struck):
     log = struck.layout.stage(stage).log.read_text()
     assert "back into the queue under the same id" in log
     assert "goes on from" in log
+    turns = [state for (state,) in struck.slurm.sacct(struck.job(stage), "State")]
+    assert turns == ["REQUEUED", "COMPLETED"]
 
 
 def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
