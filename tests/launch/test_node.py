@@ -1,0 +1,115 @@
+"""A job's own decisions on its node: what a signal means, and when a requeue is no use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from workbench.launch.node import _TURNS, Job
+
+RUNNING = "JobId=7 JobState=RUNNING PreemptTime=None Command=/a=b"
+
+
+@pytest.fixture
+def job(make_study, tmp_path, monkeypatch):
+    """Element 3 of an array's training of the first stage, under a `scontrol` that prints what the test says."""
+    facts = make_study("tokens=10240")
+    stage = next(iter(facts.plan.nodes))
+    file = tmp_path / "batch.json"
+    element = {"name": "8192", "stage": stage, "targets": [8192], "milestones": [8192]}
+    file.write_text(
+        json.dumps(
+            {
+                "token": "wb-1", "study": "small", "outputs": str(facts.layout.root), "kind": "train",
+                "code": {"copy": "c"}, "cluster": {"name": "none"}, "evaluation": {}, "tracking": {}, "threads": 1,
+                "elements": {"3": element},
+            }
+        )
+    )  # fmt: skip
+    for name, value in {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    made = Job(file)
+
+    def say(text):
+        (folder / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" >> {folder}/calls\necho '{text}'\n")
+        (folder / "scontrol").chmod(0o755)
+
+    made.scontrol_says, made.calls = say, folder / "calls"
+    say(RUNNING)
+    return made
+
+
+def test_an_element_speaks_of_itself_and_not_of_its_array(job):
+    """One element's raw id is the array's number, which to scontrol means all elements."""
+    job.interrupt.requeue = True
+    assert job.is_to_return()
+    assert job.calls.read_text() == "--oneliner show job 7_3\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "returns"),
+    [
+        ("USR2", RUNNING, True),
+        ("USR2", RUNNING.replace("RUNNING", "COMPLETING"), False),
+        ("TERM", RUNNING, False),
+        ("TERM", RUNNING.replace("PreemptTime=None", "PreemptTime=2026-11-21T12:00:00"), True),
+        ("TERM", RUNNING.replace("RUNNING", "CANCELLED"), False),
+    ],
+)
+def test_a_job_returns_when_it_was_preempted_or_out_of_time_and_not_when_it_was_cancelled(job, told, state, returns):
+    job.interrupt.requeue = told == "USR2"
+    job.scontrol_says(state)
+    assert job.is_to_return() is returns
+
+
+def test_turns_without_progress_end_in_failure(job):
+    steps = job.layout.stage(job.stage)
+    assert [job._stands_still() for _ in range(_TURNS)] == [False] * _TURNS
+    (steps.checkpoint(4)).mkdir(parents=True)
+    (steps.checkpoint(4) / "manifest.json").write_text("{}")
+    assert [job._stands_still() for _ in range(_TURNS + 1)] == [False] * _TURNS + [True]
+
+
+LISTENER = """
+    import os, sys, threading, time
+    from workbench.launch.interrupt import Interrupt
+
+    def leave():
+        print("left", interrupt.requeue, flush=True)
+        os._exit(3)
+
+    interrupt = Interrupt(leave, patience_seconds=float(sys.argv[2]))
+    interrupt.listen()
+    if sys.argv[1] == "orderly":
+        interrupt.end_orderly()
+    print("ready", flush=True)
+    while not (interrupt.is_asked() and sys.argv[1] == "orderly" and sys.argv[2] != "0.1"):
+        time.sleep(0.01)
+    interrupt.finish()
+    print("ended", interrupt.requeue, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("phase", "patience", "number", "said"),
+    [
+        ("start-up", "60", signal.SIGUSR2, "left True"),
+        ("start-up", "60", signal.SIGTERM, "left False"),
+        ("orderly", "60", signal.SIGUSR2, "ended True"),
+        ("orderly", "0.1", signal.SIGUSR2, "left True"),
+    ],
+)
+def test_a_signal_drops_what_may_be_dropped_and_waits_for_the_rest(phase, patience, number, said):
+    command = [sys.executable, "-c", textwrap.dedent(LISTENER), phase, patience]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, number)
+        assert process.stdout.readline() == said + "\n"
+        process.wait(timeout=30)
