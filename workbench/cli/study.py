@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from workbench.cli.results import show_results
 from workbench.cli.shared import default_layout, make_study_facts, named_study, submits
-from workbench.study.record import read_record
+from workbench.study.files import is_held
+from workbench.study.record import read_record, recorded_points
 
 if TYPE_CHECKING:
+    from workbench.config.schema import TrackingConfig
     from workbench.launch.ledger import Ledger
     from workbench.launch.planning import Facts
     from workbench.study.layout import Layout
@@ -125,6 +127,8 @@ def _publish_quietly(facts: Facts) -> None:
     from workbench.tracking.mlflow import PublishError, publish_study
 
     tracking = facts.config.tracking
+    if is_held(facts.layout.study(facts.plan.study) / "publish.lock"):
+        return  # somebody is at it; looking should not wait
     try:
         publish_study(facts.layout, facts.plan.study, tracking.uri, tracking.timeout_seconds)
     except PublishError as error:
@@ -166,7 +170,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
     failures = evaluate_pairs(facts.layout, config.evaluation, pairs, config.numerics.threads, Display(facts))
     record_evaluations(facts)
     if config.tracking.publish:
-        _publish_study(facts.layout, facts.plan.study, config.tracking.uri)
+        _publish_study(facts.layout, facts.plan.study, config.tracking)
     return 1 if failures else 0
 
 
@@ -174,16 +178,17 @@ def publish(parsed: argparse.Namespace) -> int:
     """Publish by the study's bare name, from its files alone, or by overrides that compose it."""
     study = named_study(parsed)
     if study is not None:
-        record = read_record(default_layout(), study)
-        return _publish_study(default_layout(), study, record["points"][0]["config"]["tracking"]["uri"])
+        layout = default_layout()
+        tracking = recorded_points(read_record(layout, study))[0][1].tracking
+        return _publish_study(layout, study, tracking)
     facts = make_study_facts(parsed)
-    return _publish_study(facts.layout, facts.plan.study, facts.config.tracking.uri)
+    return _publish_study(facts.layout, facts.plan.study, facts.config.tracking)
 
 
-def _publish_study(layout: Layout, study: str, uri: str | None) -> int:
+def _publish_study(layout: Layout, study: str, tracking: TrackingConfig) -> int:
     from workbench.tracking.mlflow import publish_study
 
-    report = publish_study(layout, study, uri)
+    report = publish_study(layout, study, tracking.uri, tracking.timeout_seconds)
     print(
         f"published: {report.rows} rows, {report.checkpoints} checkpoints, {report.evaluations} evaluations "
         f"in {report.runs} new runs"
