@@ -57,7 +57,7 @@ class Launched:
         return found
 
     def job(self, stage):
-        [claim] = [c for c in list_claims(self.layout, [stage], "faults") if c.kind == "train"]
+        [claim] = [c for c in list_claims(self.layout, [stage], "faults") if (c.kind, c.stage) == ("train", stage)]
         return claim.job
 
     def rows(self, stage):
