@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.config.schema import CheckpointConfig, MixtureSegment, NumericsConfig, Parent, Stage, StreamSource
+from workbench.config.schema import (
+    CheckpointConfig,
+    MixtureSegment,
+    NumericsConfig,
+    Parent,
+    ResourcesConfig,
+    Stage,
+    StreamSource,
+)
 from workbench.study.chain import build_chain, merge_targets
 from workbench.study.identity import stage_id
 
@@ -63,6 +71,7 @@ OUTSIDE = {
     "branch_points": [7],
     "numerics": NumericsConfig(threads=7, micro_batch_sequences=1, compile=True),
     "checkpoint": CheckpointConfig(interval_seconds=1.0),
+    "resources": ResourcesConfig(processes=4, minutes=7),
 }
 
 

@@ -79,6 +79,10 @@ def free_port() -> int:
 
 def _rank(connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any]) -> None:
     warnings.simplefilter("error")
+    # As in pyproject.toml: PyTorch 2.13's own import of its compiler.
+    warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
+    # Dynamo looks at every attribute of the parameters that FSDP2 puts in place of a module's own.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     try:
         with join(rank, size, rank, "127.0.0.1", port, "cpu", timeout_seconds=60) as world:
             connection.send(("", "", function(world, **arguments)))
