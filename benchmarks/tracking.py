@@ -1,6 +1,6 @@
 """Training with publishing beside it against the same training without: what tracking costs.
 
-    python tests/tracking/servers.py /tmp/servers &                   # or a server of one's own
+    python tests/tracking/servers.py outputs/servers &                   # or a server of one's own
     python benchmarks/tracking.py --uri http://127.0.0.1:PORT --rounds 5
 
 Each round trains the same stages twice, in turn first with and first without, from the same prepared data.
