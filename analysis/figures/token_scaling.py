@@ -1,8 +1,4 @@
-"""Axes drawn from a frame: these functions take data and never fetch any.
-
-Each returns the figure and the plotted points, every one with the MLflow run it came from; `save_figure`
-writes both side by side.
-"""
+"""Metrics against tokens."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -12,40 +8,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from analysis import style
-from analysis.fit import Fit, select_runs
-
-POINT_COLUMNS = [
-    "panel",
-    "role",
-    "study",
-    "point",
-    "model",
-    "params",
-    "params_non_embedding",
-    "tokens",
-    "seed_init",
-    "seed_data",
-    "metric",
-    "value",
-    "stderr",
-    "run_id",
-    "stage",
-    "trajectory",
-    "eval_id",
-    "checkpoint",
-    "commit",
-    "data_fingerprint",
-]
+from analysis.figures.points import POINT_COLUMNS, column, model_looks, model_sizes, study_name
 
 
 def token_scaling_figure(
@@ -86,7 +57,7 @@ def token_scaling_figure(
             for place, name in enumerate(metrics, start=1)
         ]
         points = pd.concat(parts, ignore_index=True)
-        figure.suptitle(title or f"{_study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
+        figure.suptitle(title or f"{study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
         figure.legend(
             handles=_size_handles(points) + _role_handles(points),
             loc="outside lower left",
@@ -98,59 +69,6 @@ def token_scaling_figure(
     return figure, points
 
 
-def fit_figure(frame: pd.DataFrame, fit: Fit) -> tuple[Figure, pd.DataFrame]:
-    """Cooled-down points with the fitted law, and the relative error of each beside it.
-
-    Runs that the fit did not see are drawn in another colour. Without an identifiable fit the points stand
-    alone and the figure says why.
-
-    Parameters
-    ----------
-    frame
-        The frame that was fitted.
-    fit
-        What `analysis.fit.fit_law` made of it.
-
-    Returns
-    -------
-    figure, points
-        The plotted points; `role` is fitted or held_out.
-
-    Raises
-    ------
-    ValueError
-        The fit's metric is unknown to the frame.
-    """
-    runs = select_runs(frame, fit.target)
-    role = np.where(runs[fit.size_column].isin(fit.sizes), "fitted", "held_out")
-    points = runs.assign(panel=fit.target, role=role).loc[:, POINT_COLUMNS]
-    with style.house_style():
-        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-        _draw_law(left, points, fit)
-        _draw_errors(right, points, fit)
-        figure.suptitle(f"{_study_name(frame)}: {style.metric_label(fit.target)}", x=0.01, ha="left")
-        figure.text(0.01, -0.01, fit.describe(), ha="left", va="top", fontsize=8, color=style.GREY)
-    return figure, points
-
-
-def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str) -> list[Path]:
-    """Write `<name>.svg`, `.png` and the plotted points as `.csv`.
-
-    Returns
-    -------
-    list of Path
-        The three files.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.{kind}" for kind in ("svg", "png", "csv")]
-    with style.house_style():
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1])
-    points.to_csv(paths[2], index=False)
-    return paths
-
-
 def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in set(frame["metric"].dropna()):
         raise ValueError(f"metric {metric!r} is not in the frame; there are: {sorted(set(frame['metric'].dropna()))}")
@@ -159,7 +77,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         raise ValueError(f"metric {metric!r} was evaluated on no checkpoint")
     cooled, trunk = scored.loc[scored["annealed"]], scored.loc[~scored["annealed"]]
     _refuse_variants(cooled, metric)
-    looks = _looks(frame)
+    looks = model_looks(frame)
     for _, line in trunk.groupby(["trajectory", "stage"], sort=False):
         _draw_trunk(axes, line.sort_values("tokens"), *looks[str(line["model"].iloc[0])])
     for model, runs in cooled.groupby("model", sort=False):
@@ -176,7 +94,7 @@ def _draw_trunk(axes: Axes, line: pd.DataFrame, color: str, marker: str) -> None
     axes.errorbar(
         line["tokens"],
         line["value"],
-        yerr=_column(line, "stderr"),
+        yerr=column(line, "stderr"),
         color=color,
         marker=marker,
         markersize=4.5,
@@ -193,7 +111,7 @@ def _draw_trunk(axes: Axes, line: pd.DataFrame, color: str, marker: str) -> None
 def _draw_cooled(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> None:
     tokens = np.array(sorted(set(runs["tokens"])), dtype=float)
     groups = [runs.loc[runs["tokens"] == count] for count in tokens]
-    values = [_column(group, "value") for group in groups]
+    values = [column(group, "value") for group in groups]
     mean = np.array([value.mean() for value in values])
     if max(len(value) for value in values) > 1:
         low, high = [value.min() for value in values], [value.max() for value in values]
@@ -203,7 +121,7 @@ def _draw_cooled(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> Non
         tokens,
         mean,
         # Seeds are scored on the same documents: their mean's sampling error is that of one of them.
-        yerr=[_column(group, "stderr").mean() for group in groups],
+        yerr=[column(group, "stderr").mean() for group in groups],
         color=color,
         marker=marker,
         markersize=6,
@@ -216,55 +134,6 @@ def _draw_cooled(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> Non
     )
 
 
-def _draw_law(axes: Axes, points: pd.DataFrame, fit: Fit) -> None:
-    looks = _looks(points)
-    tokens = _column(points, "tokens")
-    spread = np.geomspace(tokens.min() / 1.1, tokens.max() * 1.1, 200)
-    for model, runs in points.groupby("model", sort=False):
-        color, marker = looks[str(model)]
-        held_out = set(runs["role"]) == {"held_out"}
-        size = float(runs[fit.size_column].iloc[0])
-        if fit.identifiable:
-            curve = fit.predict(np.full_like(spread, size), spread)
-            axes.plot(spread, curve, color=color, linewidth=1.2, linestyle="--" if held_out else "-", zorder=2)
-        axes.errorbar(
-            runs["tokens"],
-            runs["value"],
-            yerr=_column(runs, "stderr"),
-            color=color,
-            marker=marker,
-            markersize=6,
-            markeredgecolor=style.HELD_OUT if held_out else "white",
-            markeredgewidth=1.3 if held_out else 0.6,
-            linestyle="none",
-            elinewidth=1.0,
-            label=f"{model}, N = {style.count_label(size)}" + (" (held out)" if held_out else ""),
-            zorder=3,
-        )
-    style.token_axis(axes, points["tokens"].tolist())
-    axes.set_ylabel(style.metric_label(fit.target))
-    axes.set_title("Fitted law" if fit.identifiable else "No fit: not identifiable")
-    axes.legend()
-
-
-def _draw_errors(axes: Axes, points: pd.DataFrame, fit: Fit) -> None:
-    if not fit.identifiable:
-        axes.set_axis_off()
-        return
-    looks = _looks(points)
-    for model, runs in points.groupby("model", sort=False):
-        color, marker = looks[str(model)]
-        predicted = fit.predict(_column(runs, fit.size_column), _column(runs, "tokens"))
-        held_out = set(runs["role"]) == {"held_out"}
-        edge = style.HELD_OUT if held_out else "white"
-        error = 100 * (predicted / _column(runs, "value") - 1)
-        axes.plot(runs["tokens"], error, marker, color=color, markersize=6, markeredgecolor=edge, markeredgewidth=1.2)
-    axes.axhline(0, color=style.GREY, linewidth=0.8)
-    style.token_axis(axes, points["tokens"].tolist())
-    axes.set_title("Predicted against measured")
-    axes.set_ylabel("Relative error, % (orange edge: held out)")
-
-
 def _refuse_variants(cooled: pd.DataFrame, metric: str) -> None:
     keys = ["model", "tokens", "seed_init", "seed_data"]
     twice = cooled.loc[cooled.duplicated(keys, keep=False)]
@@ -275,28 +144,8 @@ def _refuse_variants(cooled: pd.DataFrame, metric: str) -> None:
         )
 
 
-def _looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each model, by size."""
-    sizes = _sizes(frame)
-    models = sorted(sizes, key=lambda model: (sizes[model], model))
-    colors = style.size_colors(len(models))
-    return {
-        model: (color, style.MARKERS[index % len(style.MARKERS)])
-        for index, (model, color) in enumerate(zip(models, colors, strict=True))
-    }
-
-
-def _sizes(frame: pd.DataFrame) -> dict[str, int]:
-    """Parameters without embeddings of each model."""
-    return dict(zip(frame["model"].astype(str), frame["params_non_embedding"].astype(int), strict=True))
-
-
-def _column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
-    return frame[name].to_numpy(dtype=np.float64)
-
-
 def _size_handles(points: pd.DataFrame) -> list[Line2D]:
-    sizes = _sizes(points)
+    sizes = model_sizes(points)
     return [
         Line2D(
             [],
@@ -307,7 +156,7 @@ def _size_handles(points: pd.DataFrame) -> list[Line2D]:
             linewidth=1.8,
             label=f"{model}: {style.count_label(sizes[model])} parameters",
         )
-        for model, (color, marker) in _looks(points).items()
+        for model, (color, marker) in model_looks(points).items()
     ]
 
 
@@ -339,10 +188,3 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     if missing:
         words.append(f"Not evaluated: {missing}.")
     return " ".join(words)
-
-
-def _study_name(frame: pd.DataFrame) -> str:
-    names = sorted(set(frame["study"]))
-    if len(names) != 1:
-        raise ValueError(f"a figure shows one study, and the frame holds {names}")
-    return str(names[0])
