@@ -1,0 +1,166 @@
+"""From a tidy frame to the rows a fit, a table or a figure may use, with everything left out named.
+
+Frames that enter fits have the columns params, tokens, loss, and where they are known unique_tokens, trajectory
+(rows of one trajectory are not independent) and flops (6 N D where absent).
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+EXCLUDED = "excluded"
+"""Key of `DataFrame.attrs` under which `select_loss` says what it left out."""
+SIZES = ("params_non_embedding", "params")
+"""Conventions of N."""
+
+
+def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_embedding") -> pd.DataFrame:
+    """Rows of one metric that may enter a fit: cooled down, and evaluated.
+
+    Parameters
+    ----------
+    frame
+        As `analysis.load.load_study` gives it, of one study.
+    metric
+        Which metric is the loss L, such as `heldout/prose/bits_per_byte`.
+    size
+        Column that N is taken from, `params_non_embedding` or `params`: the convention moves the exponents.
+
+    Returns
+    -------
+    DataFrame
+        The frame's columns, with `params` from `size`, `params_all` (embeddings counted), `loss` (the metric's
+        value, in its unit) and `value` beside it. `attrs["excluded"]` is a tuple of texts, what was left out and why;
+        `attrs["size"]` and `attrs["metric"]` are the arguments.
+
+    Raises
+    ------
+    ValueError
+        The metric or the size is unknown, or the frame holds several studies.
+
+    References
+    ----------
+    Porian et al. 2024, "Resolving Discrepancies in Compute-Optimal Scaling of Language Models": the convention of N.
+    """
+    require_columns(frame, ("metric", "value", "annealed", "tokens", "params", "params_non_embedding"))
+    refuse_mixed_studies(frame)
+    if size not in SIZES:
+        raise ValueError(f"size {size!r} is no convention of N; choose one of {', '.join(SIZES)}")
+    known = sorted({name for name in frame["metric"] if isinstance(name, str)})
+    if metric not in known:
+        raise ValueError(f"metric {metric!r} is not in the frame; there are: {', '.join(known) or 'none'}")
+    rows = frame.loc[frame["metric"] == metric]
+    annealed = rows["annealed"].astype(bool)
+    cooled = rows.loc[annealed]
+    scored = cooled.loc[cooled["value"].notna()]
+    result = scored.assign(params=scored[size], params_all=scored["params"], loss=scored["value"])
+    if "unique_tokens" in result and "epochs" not in result:
+        result["epochs"] = result["tokens"] / result["unique_tokens"]
+    result = result.reset_index(drop=True)
+    counts = ((len(rows) - len(cooled), "not annealed"), (len(cooled) - len(scored), "not evaluated"))
+    excluded = tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
+    result.attrs = {EXCLUDED: excluded, "metric": metric, "size": size}
+    return result
+
+
+def check_frame(
+    frame: pd.DataFrame, columns: Sequence[str], *, positive: bool = True, minimum: int = 2
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows fit for arithmetic, and what was left out.
+
+    Parameters
+    ----------
+    frame
+        Any frame; with a column `study`, of one study.
+    columns
+        Columns that must be there, numeric and known.
+    positive
+        Whether their values must be above 0, as logarithms need.
+    minimum
+        Fewest rows to go on with.
+
+    Returns
+    -------
+    rows, excluded
+        The rows kept (index renewed, `attrs` kept), and texts such as "2 rows without loss (NaN)" or
+        "1 duplicate row", after those that `select_loss` left in the frame.
+
+    Raises
+    ------
+    ValueError
+        A column is missing or holds no numbers, a value is not above 0, the frame holds several studies, one
+        checkpoint has two values, or fewer than `minimum` rows are left.
+    """
+    require_columns(frame, columns)
+    refuse_mixed_studies(frame)
+    excluded: list[str] = list(frame.attrs.get(EXCLUDED, ()))
+    rows = frame.loc[~frame.astype(str).duplicated()]
+    twice = len(frame) - len(rows)
+    if twice:
+        excluded.append(f"{twice} duplicate {_plural(twice, 'row')}")
+    for column in columns:
+        values = _numbers(rows, column)
+        for wrong, reason in ((np.isnan(values), "NaN"), (np.isinf(values), "infinite")):
+            count = int(wrong.sum())
+            if count:
+                word = "without" if reason == "NaN" else "with"
+                excluded.append(f"{count} {_plural(count, 'row')} {word} {column} ({reason})")
+        rows = rows.loc[np.isfinite(values)]
+        if positive and (rows[column] <= 0).any():
+            count, worst = int((rows[column] <= 0).sum()), rows[column].min()
+            raise ValueError(
+                f"{column} is {worst:g} in {count} {_plural(count, 'row')}: logarithms need values above 0; drop or mend"
+            )
+    _refuse_two_values(rows)
+    if len(rows) < minimum:
+        why = f" ({'; '.join(excluded)})" if excluded else ""
+        raise ValueError(f"{len(rows)} {_plural(len(rows), 'row')} left{why}: at least {minimum} are needed")
+    rows = rows.reset_index(drop=True)
+    rows.attrs = {**frame.attrs, EXCLUDED: tuple(excluded)}
+    return rows, tuple(excluded)
+
+
+def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise `ValueError` where a column is missing, naming those that are there."""
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        there = ", ".join(str(column) for column in frame.columns) or "none"
+        raise ValueError(f"the frame lacks the column {', '.join(map(repr, missing))}; it has: {there}")
+
+
+def refuse_mixed_studies(frame: pd.DataFrame) -> None:
+    """Raise `ValueError` where the column `study` names more than one."""
+    if "study" not in frame:
+        return
+    studies = sorted({str(name) for name in frame["study"].dropna()})
+    if len(studies) > 1:
+        raise ValueError(f"the frame mixes the studies {', '.join(studies)}; give the rows of one")
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    try:
+        return frame[column].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError):
+        odd = next(value for value in frame[column] if not isinstance(value, (int, float)))
+        raise ValueError(f"{column} holds {odd!r}, which is no number") from None
+
+
+def _refuse_two_values(rows: pd.DataFrame) -> None:
+    """One checkpoint has one value a metric."""
+    keys = [name for name in ("checkpoint", "metric", "eval_id") if name in rows]
+    if "checkpoint" not in keys:
+        return
+    known = rows.loc[rows["checkpoint"].notna()]
+    twice = known.loc[known.duplicated(keys[:2], keep=False)]
+    if len(twice):
+        raise ValueError(f"checkpoint {twice['checkpoint'].iloc[0]!r} has several rows of one metric; keep one of them")
+
+
+def _plural(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"

@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.frames import check_frame, select_loss
+
+BITS = "heldout/prose/bits_per_byte"
+COLUMNS = ("params", "tokens", "loss")
+
+
+@pytest.fixture
+def plain():
+    return pd.DataFrame({"params": [1e5, 1e6, 1e7], "tokens": [1e7, 1e8, 1e9], "loss": [4.0, 3.0, 2.0]})
+
+
+def test_selected_rows_are_annealed_and_what_is_left_out_is_named(law_frame):
+    scored = law_frame.index[law_frame["annealed"]][:3]
+    law_frame.loc[scored, "value"] = np.nan
+    rows = select_loss(law_frame, BITS)
+    assert rows["annealed"].all()
+    assert len(rows) == 32 - 3
+    assert rows.attrs["excluded"] == ("32 rows not annealed", "3 rows not evaluated")
+    assert (rows["params"] == rows["params_non_embedding"]).all()
+    assert (rows["params_all"] == rows["params"] + 1000).all()
+    assert list(rows["loss"]) == list(rows["value"])
+    assert {"run_id", "checkpoint", "trajectory", "commit"} <= set(rows)
+
+
+def test_size_convention_is_chosen(law_frame):
+    rows = select_loss(law_frame, BITS, size="params")
+    assert (rows["params"] == rows["params_non_embedding"] + 1000).all()
+    with pytest.raises(ValueError, match="size 'tokens' is no convention"):
+        select_loss(law_frame, BITS, size="tokens")
+
+
+def test_unknown_metric_and_mixed_studies_are_refused(law_frame):
+    with pytest.raises(ValueError, match=f"metric 'loss' is not in the frame; there are: {BITS}"):
+        select_loss(law_frame, "loss")
+    law_frame.loc[0, "study"] = "other"
+    with pytest.raises(ValueError, match="mixes the studies law, other"):
+        select_loss(law_frame, BITS)
+
+
+def test_clean_frame_passes_whole(plain):
+    rows, excluded = check_frame(plain, COLUMNS)
+    assert excluded == ()
+    pd.testing.assert_frame_equal(rows, plain)
+
+
+def test_missing_column_is_named(plain):
+    with pytest.raises(ValueError, match="lacks the column 'tokens'; it has: params, loss"):
+        check_frame(plain.drop(columns="tokens"), COLUMNS)
+
+
+def test_nan_infinite_and_duplicate_rows_are_counted(plain):
+    frame = pd.concat([plain, plain.iloc[[0]], plain.assign(loss=[np.nan, np.inf, 2.5])], ignore_index=True)
+    rows, excluded = check_frame(frame, COLUMNS)
+    assert excluded == ("1 duplicate row", "1 row without loss (NaN)", "1 row with loss (infinite)")
+    assert list(rows["loss"]) == [4.0, 3.0, 2.0, 2.5]
+    assert rows.attrs["excluded"] == excluded
+
+
+def test_rows_that_an_earlier_step_left_out_stay_named(law_frame):
+    _, excluded = check_frame(select_loss(law_frame, BITS), COLUMNS)
+    assert excluded == ("32 rows not annealed",)
+
+
+@pytest.mark.parametrize(("column", "value"), [("tokens", 0), ("loss", -1.0)])
+def test_values_that_have_no_logarithm_are_refused(plain, column, value):
+    plain.loc[1, column] = value
+    with pytest.raises(ValueError, match=rf"{column} is {value:g} in 1 row"):
+        check_frame(plain, COLUMNS)
+    assert len(check_frame(plain, COLUMNS, positive=False)[0]) == 3
+
+
+def test_one_run_is_refused(plain):
+    with pytest.raises(ValueError, match="1 row left: at least 2"):
+        check_frame(plain.iloc[:1], COLUMNS)
+    plain.loc[:1, "loss"] = np.nan
+    with pytest.raises(ValueError, match=r"1 row left \(2 rows without loss \(NaN\)\)"):
+        check_frame(plain, COLUMNS)
+
+
+def test_text_and_two_values_of_a_checkpoint_are_refused(plain):
+    with pytest.raises(ValueError, match="loss holds 'N/A'"):
+        check_frame(plain.assign(loss=[1.0, "N/A", 2.0]), COLUMNS)
+    with pytest.raises(ValueError, match="checkpoint 'c' has several rows"):
+        check_frame(plain.assign(checkpoint="c", metric="m"), COLUMNS)
+
+
+def test_mixed_studies_are_refused(plain):
+    with pytest.raises(ValueError, match="mixes the studies a, b"):
+        check_frame(plain.assign(study=["a", "b", "a"]), COLUMNS)
