@@ -123,7 +123,8 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     return _with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
 
 
-_OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
+OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
+"""Between two overrides of a point's name; values may hold commas themselves."""
 _AXES = ("model", "tokens", "seed", "seed_init", "seed_data")
 
 
@@ -150,7 +151,7 @@ def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _variant(points: str) -> str:
-    sets = [set(_OVERRIDE.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
+    sets = [set(OVERRIDE.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
     common = set.intersection(*sets)
     return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in _AXES))
 
