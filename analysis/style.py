@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import colors, ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 GREY = "#6b6b6b"
@@ -37,11 +38,18 @@ RC: dict[Any, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 180,
     "savefig.bbox": "tight",
-    # Glyphs as paths: a figure looks the same wherever it is opened.
+    # Glyphs as paths in SVG, fonts embedded in PDF: a figure looks the same wherever it is opened.
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     # No random ids: the same points give the same file.
     "svg.hashsalt": "workbench",
 }
+
+
+CATEGORIES = ("#000000", "#004488", "#bb5566", "#ddaa33")
+"""Paul Tol's high-contrast scheme: safe for colour-blind readers and evenly spaced in grey."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+"""Line styles that tell categories apart where colours do not."""
 
 
 @contextmanager
@@ -55,6 +63,26 @@ def size_colors(count: int) -> list[str]:
     """Colours of `count` ordered sizes, dark to light."""
     shades = np.linspace(0.0, 0.82, count) if count > 1 else np.array([0.3])
     return [colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in shades]
+
+
+def category_looks(names: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
+    """Colour, marker and line style of each of a few unordered things; beyond four, colours of `size_colors`.
+
+    References
+    ----------
+    Paul Tol 2021, "Colour Schemes", technical note SRON/EPS/TN/09-002, section 2.
+    """
+    shades = CATEGORIES if len(names) <= len(CATEGORIES) else size_colors(len(names))
+    return {
+        name: (shades[index], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+        for index, name in enumerate(names)
+    }
+
+
+def grey_level(color: str) -> float:
+    """Lightness of a colour on a grey printer: luma of ITU-R BT.601, from 0 (black) to 1 (white)."""
+    red, green, blue = colors.to_rgb(color)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def count_label(count: float) -> str:
@@ -84,6 +112,35 @@ def token_axis(axes: Axes, values: Sequence[float], label: str = "Tokens trained
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_tick_text))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel(label)
+
+
+def log_axis(axis: Axis, values: Sequence[float], *, counts: bool = False) -> None:
+    """Give a log axis ticks that can be read: at 1, 2 and 5 over less than two decades, else at powers of ten.
+
+    Parameters
+    ----------
+    axis
+        `axes.xaxis` or `axes.yaxis`, whose scale is log.
+    values
+        What is drawn along it, above 0.
+    counts
+        Write ticks as counts (500K, 2M); else as plain numbers, or powers of ten beyond four digits.
+    """
+    low, high = min(values), max(values)
+    ratio = high / low
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 4 else (1.0, 2.0, 5.0) if ratio < 1e2 else (1.0,)
+    axis.set_major_locator(ticker.LogLocator(base=10, subs=subs, numticks=50))
+    axis.set_minor_locator(ticker.NullLocator())
+    plain = _tick_text if counts else _number_text
+    axis.set_major_formatter(ticker.FuncFormatter(plain))
+
+
+def _number_text(value: float, _position: int | None = None) -> str:
+    if 1e-3 <= abs(value) < 1e4:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    power = f"10$^{{{int(exponent)}}}$"
+    return power if mantissa == "1" else f"{mantissa}·{power}"
 
 
 def _tick_text(value: float, _position: int | None = None) -> str:

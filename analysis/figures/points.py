@@ -5,15 +5,21 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
 
+MARK_COLUMNS = ["mark", "panel", "role", "x", "y"]
+"""What a mark is: its id, the panel it stands in, what it shows, and where it stands."""
 POINT_COLUMNS = [
-    "panel",
-    "role",
+    *MARK_COLUMNS,
     "study",
     "point",
     "model",
@@ -33,6 +39,56 @@ POINT_COLUMNS = [
     "commit",
     "data_fingerprint",
 ]
+"""Columns of the plotted points: the mark, then the row of the frame it was drawn from, a row a source."""
+
+Drawing = tuple[Figure, pd.DataFrame]
+"""A figure and its plotted points, with the columns `POINT_COLUMNS`."""
+Draw = TypeVar("Draw", bound=Callable[..., Drawing])
+FIGURES: dict[str, Callable[..., Drawing]] = {}
+"""Every figure function by its name; a test walks from a mark of each to config, commit, data and checkpoint."""
+
+
+def register(draw: Draw) -> Draw:
+    """Put a figure function into `FIGURES`."""
+    FIGURES[draw.__name__] = draw
+    return draw
+
+
+class Marks:
+    """Collects what a figure draws, each mark with the rows of the frame behind it.
+
+    A mark is also an invisible point of the axes that links to its id, so that the SVG knows where it is.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[pd.DataFrame] = []
+        self._places: list[tuple[Axes, float, float, str]] = []
+
+    def add(self, axes: Axes, x: float, y: float, rows: pd.DataFrame, *, panel: str, role: str) -> None:
+        """Note one mark at (x, y) in the units of its axes, and the rows it was drawn from."""
+        name = f"p{len(self._places)}"
+        self._places.append((axes, x, y, name))
+        place = {"mark": name, "panel": panel, "role": role, "x": x, "y": y}
+        self._parts.append(rows.assign(**place).reindex(columns=POINT_COLUMNS))
+
+    def add_rows(self, axes: Axes, rows: pd.DataFrame, *, x: str, y: str, panel: str, role: str) -> None:
+        """Note a mark a row, at its columns `x` and `y`."""
+        for index in range(len(rows)):
+            row = rows.iloc[[index]]
+            self.add(axes, float(row[x].iloc[0]), float(row[y].iloc[0]), row, panel=panel, role=role)
+
+    def points(self) -> pd.DataFrame:
+        """Link every mark in its axes, and give the plotted points."""
+        for axes in dict.fromkeys(axes for axes, *_ in self._places):
+            here = [(x, y, name) for other, x, y, name in self._places if other is axes]
+            xs, ys, names = zip(*here, strict=True)
+            limits = axes.get_xlim(), axes.get_ylim()
+            links = axes.scatter(xs, ys, s=90, color="white", alpha=0.0, linewidths=0, zorder=10)
+            links.set_urls([f"#{name}" for name in names])
+            axes.set(xlim=limits[0], ylim=limits[1])
+        # Columns that no part knows are all missing: leaving them to concat would guess their types.
+        parts = [part.astype(object) for part in self._parts]
+        return pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame(columns=POINT_COLUMNS)
 
 
 def model_looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -68,3 +124,8 @@ def study_name(frame: pd.DataFrame) -> str:
     if len(names) != 1:
         raise ValueError(f"a figure shows one study, and the frame holds {names}")
     return str(names[0])
+
+
+def direction(metric: str) -> str:
+    """Say which way is better, in brackets behind an axis' name."""
+    return "(lower is better)" if style.lower_is_better(metric) else "(higher is better)"

@@ -1,4 +1,4 @@
-"""A figure on disk, its plotted points beside it."""
+"""A figure on disk, its plotted points and their lineage beside it."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
@@ -11,15 +11,27 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.lineage import write_lineage
 
 
 def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str) -> list[Path]:
-    """Write `<name>.svg`, `.png` and the plotted points as `.csv`.
+    """Write `<name>.svg`, `.png`, the plotted points as `.csv`, and where each came from as `.lineage.json`.
+
+    Marks of the SVG link to their ids (`#p3`), which are those of the CSV's column `mark` and of the lineage file.
+
+    Parameters
+    ----------
+    figure, points
+        What a figure function returned.
+    directory
+        Folder, made where it is not there.
+    name
+        File name without its kind.
 
     Returns
     -------
     list of Path
-        The three files.
+        The four files.
     """
     directory.mkdir(parents=True, exist_ok=True)
     paths = [directory / f"{name}.{kind}" for kind in ("svg", "png", "csv")]
@@ -27,4 +39,4 @@ def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str
         figure.savefig(paths[0], metadata={"Date": None})
         figure.savefig(paths[1])
     points.to_csv(paths[2], index=False)
-    return paths
+    return [*paths, write_lineage(points, directory / f"{name}.lineage.json")]

@@ -16,12 +16,26 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.figures.points import POINT_COLUMNS, column, model_looks, model_sizes, study_name
+from analysis.figures.points import (
+    Drawing,
+    Marks,
+    column,
+    direction,
+    model_looks,
+    model_sizes,
+    register,
+    study_name,
+)
 
 
+@register
 def token_scaling_figure(
-    frame: pd.DataFrame, metric: str | Sequence[str], *, title: str | None = None
-) -> tuple[Figure, pd.DataFrame]:
+    frame: pd.DataFrame,
+    metric: str | Sequence[str],
+    *,
+    title: str | None = None,
+    overlay: pd.DataFrame | None = None,
+) -> Drawing:
     """Metrics against tokens, a line a model size, a panel a metric.
 
     Filled markers are cooled-down points, joined by a line through the mean of the seeds, with a band over
@@ -36,11 +50,15 @@ def token_scaling_figure(
         One metric's name or several.
     title
         Heading; None names the study.
+    overlay
+        Rows of a reference in the same columns, such as `analysis.reference.tinyllama_milestones()`: drawn in grey
+        where they have the metric.
 
     Returns
     -------
     figure, points
-        The plotted points, with columns `POINT_COLUMNS`; `role` is cooled_down or milestone.
+        The plotted points, with columns `POINT_COLUMNS`; `role` is cooled_down (a mark is the mean of its seeds),
+        milestone or reference.
 
     Raises
     ------
@@ -52,14 +70,13 @@ def token_scaling_figure(
     with style.house_style():
         columns, rows = min(2, len(metrics)), math.ceil(len(metrics) / 2)
         figure = Figure(figsize=(1.2 + 4.6 * columns, 0.8 + 3.8 * rows), layout="constrained")
-        parts = [
-            _draw_panel(figure.add_subplot(rows, columns, place), frame, name)
-            for place, name in enumerate(metrics, start=1)
-        ]
-        points = pd.concat(parts, ignore_index=True)
+        marks = Marks()
+        for place, name in enumerate(metrics, start=1):
+            _draw_panel(figure.add_subplot(rows, columns, place), frame, name, marks, overlay)
+        points = marks.points()
         figure.suptitle(title or f"{study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
         figure.legend(
-            handles=_size_handles(points) + _role_handles(points),
+            handles=_size_handles(points.loc[points["role"] != "reference"]) + _role_handles(points),
             loc="outside lower left",
             ncols=min(4, len(set(points["model"]))),
             title=_caption(frame, points, metrics),
@@ -69,7 +86,7 @@ def token_scaling_figure(
     return figure, points
 
 
-def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, marks: Marks, overlay: pd.DataFrame | None) -> None:
     if metric not in set(frame["metric"].dropna()):
         raise ValueError(f"metric {metric!r} is not in the frame; there are: {sorted(set(frame['metric'].dropna()))}")
     scored = frame.loc[(frame["metric"] == metric) & frame["value"].notna()]
@@ -80,14 +97,32 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     looks = model_looks(frame)
     for _, line in trunk.groupby(["trajectory", "stage"], sort=False):
         _draw_trunk(axes, line.sort_values("tokens"), *looks[str(line["model"].iloc[0])])
+    marks.add_rows(axes, trunk, x="tokens", y="value", panel=metric, role="milestone")
     for model, runs in cooled.groupby("model", sort=False):
         _draw_cooled(axes, runs, *looks[str(model)])
-    style.token_axis(axes, scored["tokens"].tolist())
+    for _, runs in cooled.groupby(["model", "tokens"], sort=False):
+        mean = float(column(runs, "value").mean())
+        marks.add(axes, float(runs["tokens"].iloc[0]), mean, runs, panel=metric, role="cooled_down")
+    laid_over = _draw_overlay(axes, overlay, metric, marks)
+    style.token_axis(axes, [*scored["tokens"].tolist(), *laid_over])
     axes.set_title(style.metric_label(metric))
-    direction = "lower is better" if style.lower_is_better(metric) else "higher is better"
-    axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} ({direction})")
-    parts = [cooled.assign(role="cooled_down"), trunk.assign(role="milestone")]
-    return pd.concat(parts, ignore_index=True).assign(panel=metric).loc[:, POINT_COLUMNS]
+    axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} {direction(metric)}")
+
+
+def _draw_overlay(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks: Marks) -> list[float]:
+    """Draw a reference's points of one metric; give the tokens they stand at."""
+    if overlay is None:
+        return []
+    known = overlay.loc[(overlay["metric"] == metric) & overlay["value"].notna()]
+    for model, line in known.groupby("model", sort=False):
+        line = line.sort_values("tokens")
+        axes.plot(line["tokens"], line["value"], "x--", color=style.GREY, linewidth=1, markersize=5, zorder=2)
+        end = line.iloc[-1]
+        axes.annotate(
+            str(model), (end["tokens"], end["value"]), (-3, 5), textcoords="offset points", ha="right", fontsize=7
+        )
+    marks.add_rows(axes, known, x="tokens", y="value", panel=metric, role="reference")
+    return known["tokens"].astype(float).tolist()
 
 
 def _draw_trunk(axes: Axes, line: pd.DataFrame, color: str, marker: str) -> None:

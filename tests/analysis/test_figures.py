@@ -118,7 +118,7 @@ def test_fit_figure_says_not_identifiable(law_frame):
 def test_files_stand_side_by_side_and_are_the_same_twice(law_frame, tmp_path):
     for folder in ("a", "b"):
         paths = save_figure(*token_scaling_figure(law_frame, BITS), tmp_path / folder, "figure")
-    assert [path.name for path in paths] == ["figure.svg", "figure.png", "figure.csv"]
+    assert [path.name for path in paths] == ["figure.svg", "figure.png", "figure.csv", "figure.lineage.json"]
     assert (tmp_path / "a/figure.svg").read_bytes() == (tmp_path / "b/figure.svg").read_bytes()
     table = pd.read_csv(paths[2])
     assert table["run_id"].tolist() == token_scaling_figure(law_frame, BITS)[1]["run_id"].tolist()
