@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures.points import POINT_COLUMNS, column, model_looks, study_name
+from analysis.figures.points import Drawing, Marks, column, model_looks, register, study_name
 from analysis.fit import Fit, select_runs
 
 
-def fit_figure(frame: pd.DataFrame, fit: Fit) -> tuple[Figure, pd.DataFrame]:
+@register
+def fit_figure(frame: pd.DataFrame, fit: Fit) -> Drawing:
     """Cooled-down points with the fitted law, and the relative error of each beside it.
 
     Runs that the fit did not see are drawn in another colour. Without an identifiable fit the points stand
@@ -40,15 +41,18 @@ def fit_figure(frame: pd.DataFrame, fit: Fit) -> tuple[Figure, pd.DataFrame]:
     """
     runs = select_runs(frame, fit.target)
     role = np.where(runs[fit.size_column].isin(fit.sizes), "fitted", "held_out")
-    points = runs.assign(panel=fit.target, role=role).loc[:, POINT_COLUMNS]
+    points = runs.assign(role=role)
+    marks = Marks()
     with style.house_style():
         figure = Figure(figsize=(9.6, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
         _draw_law(left, points, fit)
         _draw_errors(right, points, fit)
+        for kind, rows in points.groupby("role"):
+            marks.add_rows(left, rows, x="tokens", y="value", panel=fit.target, role=str(kind))
         figure.suptitle(f"{study_name(frame)}: {style.metric_label(fit.target)}", x=0.01, ha="left")
         figure.text(0.01, -0.01, fit.describe(), ha="left", va="top", fontsize=8, color=style.GREY)
-    return figure, points
+    return figure, marks.points()
 
 
 def _draw_law(axes: Axes, points: pd.DataFrame, fit: Fit) -> None:
