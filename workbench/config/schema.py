@@ -31,9 +31,10 @@ PRECISIONS = ("fp32", "bf16")
 ATTENTIONS = ("sdpa", "flash_attn")
 DECAYS = ("constant", "cosine", "linear", "sqrt")
 SPANS = ("phase", "budget")
-SOURCE_KINDS = ("python_prose", "python_code", "jsonl", "parquet", "text", "huggingface")
+SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
 DEVICES = ("auto", "cpu", "cuda")
+KV_HEADS = ("multi_head", "multi_query")
 PARALLELS = ("replicate", "shard")
 
 
@@ -106,8 +107,8 @@ class SourceConfig:
     """One stream of documents and its share of the training tokens."""
 
     kind: str
-    """`python_prose`, `python_code` (this environment's own texts), or a reader: `jsonl` (also .zst),
-    `parquet`, `text` (a folder of text files), `huggingface` (through `datasets`)."""
+    """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
+    (also .zst), `parquet`, `text` (a folder of text files), `huggingface` (through `datasets`)."""
     weight: float = 1.0
     """Share of the training tokens, relative to the other sources'."""
     path: str = ""
@@ -154,6 +155,9 @@ class DataConfig:
     """Files held out, in percent of all files, chosen by a hash of each file's content."""
     min_document_bytes: int = 200
     """Documents shorter than this are dropped."""
+    unique_tokens: int | None = None
+    """Distinct training tokens of all sources together, divided among them by their weights, so that all are
+    repeated alike; None leaves each source its own. Smaller budgets are nested in larger."""
     overlap_lines: int = 5
     """Training text loses every run of this many non-blank lines (white space folded) that occurs in a
     held-out document."""
@@ -166,6 +170,9 @@ class DataConfig:
             raise ValueError(f"data.heldout_percent={self.heldout_percent!r} must lie between 0 and 100")
         check_at_least("data.overlap_lines", self.overlap_lines, 1)
         check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
+        check_at_least("data.unique_tokens", self.unique_tokens, 1)
+        if self.unique_tokens is not None and any(source.unique_tokens for source in self.sources.values()):
+            raise ValueError(f"data.unique_tokens={self.unique_tokens} divides what a source's unique_tokens sets, too")
         for name in self.sources:
             check_name("data.sources", name)
         exact_weights({name: source.weight for name, source in self.sources.items()})
@@ -295,6 +302,35 @@ class OptimizerConfig:
         check_above("optimizer.eps", self.eps, 0)
         check_at_least("optimizer.weight_decay", self.weight_decay, 0)
         check_above("optimizer.clip_norm", self.clip_norm, 0)
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    """One factor changed against a study's baseline; None keeps the baseline's."""
+
+    name: str = "base"
+    """Short name, used in tables and figures."""
+    kv_heads: str | None = None
+    """`multi_head` (a key-value head for each query head) or `multi_query` (one for all)."""
+    mlp: str | None = None
+    """As `model.mlp`."""
+    norm: str | None = None
+    """As `model.norm`."""
+    position: str | None = None
+    """As `model.position`."""
+    mixture: dict[str, float] | None = None
+    """Source weights in place of `data.sources.*.weight`."""
+    match_parameters: bool = True
+    """Give the feed-forward block the width that keeps the parameters without embeddings within 1%."""
+
+    def __post_init__(self) -> None:
+        """Refuse switches that do not exist."""
+        check_name("variant.name", self.name)
+        for name, allowed in (("kv_heads", KV_HEADS), ("mlp", MLPS), ("norm", NORMS), ("position", POSITIONS)):
+            if getattr(self, name) is not None:
+                check_choice(f"variant.{name}", getattr(self, name), allowed)
+        if self.mixture is not None:
+            exact_weights(self.mixture)
 
 
 @dataclass(frozen=True)
@@ -539,8 +575,8 @@ class Config:
 
     study: str
     """Name of the study; its MLflow experiment and its folders are called so."""
-    tokens: int
-    """Training budget of the point, in tokens, rounded to whole optimizer steps."""
+    tokens: int | None
+    """Training budget of the point, in tokens, rounded to whole optimizer steps; None where `flops` sets it."""
     model: ModelConfig
     """What is trained."""
     data: DataConfig
@@ -563,10 +599,14 @@ class Config:
     """With which resources there, where the cluster's rule is not to decide."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
     """Computed how."""
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    """Changed against the baseline how."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Made resumable how often."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     """At what cost at the most."""
+    flops: float | None = None
+    """Training budget in FLOPs of forward and backward (`workbench.study.flops`), in place of `tokens`."""
     precision: str = "fp32"
     """`fp32`, or `bf16` (autocast, master weights in fp32)."""
     seed: int = 0
@@ -581,20 +621,23 @@ class Config:
         check_name("study", self.study)
         check_choice("precision", self.precision, PRECISIONS)
         check_at_least("tokens", self.tokens, 1)
+        check_above("flops", self.flops, 0)
+        if (self.tokens is None) == (self.flops is None):
+            raise ValueError(f"tokens={self.tokens} and flops={self.flops}: set one budget, and the other to null")
         check_at_least("seed_init", self.seed_init, 0)
         check_at_least("seed_data", self.seed_data, 0)
         if self.model.vocab_size != self.tokenizer.vocab_size:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
             )
-        if self.recipe.warmup_tokens >= self.tokens:
+        if self.tokens is not None and self.recipe.warmup_tokens >= self.tokens:
             raise ValueError(f"recipe.warmup_tokens={self.recipe.warmup_tokens} is not below tokens={self.tokens}")
-        for phase in self.recipe.phases:
-            unknown = set(phase.mixture or {}) - set(self.data.sources)
+        mixtures = {f"recipe phase {phase.name!r}": phase.mixture for phase in self.recipe.phases}
+        for where, mixture in {**mixtures, f"variant {self.variant.name!r}": self.variant.mixture}.items():
+            unknown = set(mixture or {}) - set(self.data.sources)
             if unknown:
                 raise ValueError(
-                    f"recipe phase {phase.name!r} mixes in {sorted(unknown)}, "
-                    f"but data.sources are {sorted(self.data.sources)}"
+                    f"{where} mixes in {sorted(unknown)}, but data.sources are {sorted(self.data.sources)}"
                 )
 
 

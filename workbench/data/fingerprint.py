@@ -61,7 +61,9 @@ def heldout_fingerprint(data: DataConfig) -> str:
 def describe_source(source: SourceConfig) -> dict[str, Any]:
     """Plain values that identify a source's texts: versions, file hashes, or a repository's revision."""
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    if source.kind.startswith("python_"):
+    if source.kind == "python_headers":
+        described["corpus"] = python_texts.describe_packages()
+    elif source.kind.startswith("python_"):
         described["corpus"] = python_texts.describe_corpus()
     elif source.kind != "huggingface":
         described.pop("path")

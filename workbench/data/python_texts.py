@@ -18,7 +18,7 @@ import re
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def find_lock() -> Path:
     path = Path(workbench.__file__).resolve().parents[1] / "requirements.lock"
     if not path.is_file():
         raise ValueError(
-            f"{path} is missing: data sources of kind python_prose and python_code are made of the packages it "
+            f"{path} is missing: data sources of the kinds python_* are made of the packages it "
             "names; install the project in editable form from its own folder"
         )
     return path
@@ -74,8 +74,13 @@ def list_distributions(lock: Path | None = None) -> dict[str, tuple[str, importl
 def describe_corpus() -> list[list[str]]:
     """Python's version, the standard library's files with sizes, and each package's version: what it is made of."""
     library = [[name, str(path.stat().st_size)] for name, path in _standard_library()]
-    packages = [[name, version] for name, (version, _) in list_distributions().items()]
-    return [["python", platform.python_version()], *library, *packages]
+    return [["python", platform.python_version()], *library, *describe_packages()]
+
+
+@cache
+def describe_packages() -> list[list[str]]:
+    """Name and version of every locked package that is installed."""
+    return [[name, version] for name, (version, _) in list_distributions().items()]
 
 
 def list_files() -> list[tuple[str, str]]:
@@ -83,14 +88,24 @@ def list_files() -> list[tuple[str, str]]:
 
     Hashes of packages' files are those their installer recorded.
     """
-    files = {path: "" for _, path in _standard_library()}
+    return order_by_content({path: "" for _, path in _standard_library()} | recorded_files(_is_text))
+
+
+def recorded_files(accept: Callable[[str], bool]) -> dict[Path, str]:
+    """SHA-256 (hexadecimal) of the packages' files whose relative name `accept` takes, as their installer wrote it."""
+    files: dict[Path, str] = {}
     for _, distribution in list_distributions().values():
         root = Path(str(distribution.locate_file("")))
         for line in (distribution.read_text("RECORD") or "").splitlines():
             name, recorded, _ = line.rsplit(",", 2)
-            if _is_text(name) and recorded.startswith("sha256="):
+            if accept(name) and recorded.startswith("sha256="):
                 digest = recorded.removeprefix("sha256=")
                 files[root / name.strip('"')] = base64.urlsafe_b64decode(digest + "=" * (-len(digest) % 4)).hex()
+    return files
+
+
+def order_by_content(files: dict[Path, str]) -> list[tuple[str, str]]:
+    """(SHA-256, path) of the files that are there, in the order of the hash, each content once; "" is computed."""
     by_content: dict[str, str] = {}
     for path in sorted(files):
         if path.is_file():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from workbench.config.schema import DataConfig, SourceConfig
-from workbench.data import python_texts
+from workbench.data import header_texts, python_texts
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".py", ".html")
 
@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Group:
-    """Sources that are read together: the `python_*` kinds parse each file once for all of them."""
+    """Sources that are read together: prose and code of Python's files are parsed once for both."""
 
     names: tuple[str, ...]
     """Names of the sources."""
@@ -44,19 +44,27 @@ class Group:
 
     @property
     def reads_files(self) -> bool:
-        """Whether payloads are paths of Python's own files."""
+        """Whether payloads are paths of this environment's own files."""
         return self.configs[0].kind.startswith("python_")
 
     def items(self) -> Iterator[Item]:
         """Yield the group's items, in an order that does not depend on any cap."""
-        if self.reads_files:
-            return (Item(key, path) for key, path in python_texts.list_files())
-        return read_items(self.configs[0])
+        if not self.reads_files:
+            return read_items(self.configs[0])
+        listed = header_texts.list_headers() if self._reads_headers else python_texts.list_files()
+        return (Item(key, path) for key, path in listed)
+
+    @property
+    def _reads_headers(self) -> bool:
+        return self.configs[0].kind == "python_headers"
 
     def documents(self, item: Item, wanted: Iterable[str]) -> list[tuple[str, str]]:
         """(source, text) of every document an item holds for the sources `wanted`."""
         if not self.reads_files:
             return [(name, normalise(item.payload)) for name in self.names if name in wanted]
+        if self._reads_headers:
+            text = header_texts.read_header(Path(item.payload))
+            return [(name, normalise(text)) for name in self.names if text and name in wanted]
         kinds = {c.kind: n for n, c in zip(self.names, self.configs, strict=True) if n in wanted}
         prose, code = python_texts.read_texts(Path(item.payload), "python_prose" in kinds, "python_code" in kinds)
         found = [(kinds["python_prose"], text) for text in prose] if "python_prose" in kinds else []
@@ -73,10 +81,12 @@ def group_sources(data: DataConfig) -> list[Group]:
     """
     python = {n: c for n, c in data.sources.items() if c.kind.startswith("python_")}
     kinds = [c.kind for c in python.values()]
-    if len(set(kinds)) < len(kinds):
-        raise ValueError(f"data.sources {', '.join(python)} are of the same kind {kinds[0]!r}: keep one")
-    groups = [Group((n,), (c,)) for n, c in data.sources.items() if n not in python]
-    return ([Group(tuple(python), tuple(python.values()))] if python else []) + groups
+    repeated = next((kind for kind in kinds if kinds.count(kind) > 1), None)
+    if repeated:
+        raise ValueError(f"data.sources {', '.join(python)} are of the same kind {repeated!r}: keep one")
+    parsed = {n: c for n, c in python.items() if c.kind != "python_headers"}
+    groups = [Group((n,), (c,)) for n, c in data.sources.items() if n not in parsed]
+    return ([Group(tuple(parsed), tuple(parsed.values()))] if parsed else []) + groups
 
 
 def normalise(text: str) -> str:
