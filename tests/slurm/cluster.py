@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import getpass
 import os
 import random
 import secrets
@@ -228,6 +229,11 @@ class Cluster:
         """Wait until a job is in one of the states, by default in any that ends it; return that state."""
         self._until(lambda: self.state(job) in (states or ENDED), f"job {job}", seconds)
         return self.state(job)
+
+    def clear(self) -> None:
+        """End every job, whatever its state, and wait until none is left."""
+        self.run(["scancel", f"--user={getpass.getuser()}"])
+        self._until(lambda: not self.run(["squeue", "--noheader"]).strip(), "the queue to empty")
 
     def sacct(self, job: str, *fields: str) -> list[list[str]]:
         """What accounting has of a job: a row each time it was started, the last one last."""

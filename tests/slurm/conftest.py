@@ -10,9 +10,9 @@ cluster = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(cluster)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """Start two nodes for the session, and stop them."""
+    """Start two nodes for a module, and stop them: what a failed test leaves queued or down is nobody else's."""
     lack = cluster.missing()
     if lack:
         pytest.skip(f"no Slurm: {lack}")

@@ -29,7 +29,8 @@ SLURM = ("hydra/launcher=slurm", "cluster=slurm_demo")
 TWO = ("resources.processes=2", "resources.nodes=2", "numerics.parallel=shard")
 STUDY = ("recipe=cosine", "recipe.warmup_tokens=512", "recipe.batch_sequences=8", "evaluation=none",
          "checkpoint.interval_seconds=1", "study=faults")  # fmt: skip
-STEPS = 300
+# Enough that a stage goes on for seconds after it has begun, on a quick and idle machine too.
+STEPS = 1200
 TOKENS = f"tokens={256 * STEPS}"
 
 
@@ -63,12 +64,21 @@ class Launched:
     def rows(self, stage):
         return spool.read_rows(self.layout.stage(stage).path)
 
-    def has_begun(self, *stages, steps=30):
-        """Wait until stages have taken some steps and written a checkpoint."""
-        until = time.monotonic() + 240
-        while not all(len(self.rows(s)) > steps and self.layout.stage(s).list_checkpoints() for s in stages):
+    def has_begun(self, stage, steps=30):
+        """Whether a stage has taken some steps and written a checkpoint."""
+        return len(self.rows(stage)) > steps and bool(self.layout.stage(stage).list_checkpoints())
+
+    def wait_for_begin(self, stage):
+        self.strike({stage: lambda: None})
+
+    def strike(self, blows):
+        """Deal each stage its blow as soon as it has begun: those that begin later may be much later."""
+        until, left = time.monotonic() + 240, dict(blows)
+        while left:
+            for stage in filter(self.has_begun, tuple(left)):
+                left.pop(stage)()
             assert time.monotonic() < until, self.run("status")
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def queue(self):
         """(job, state) of every job of this study's that has not ended."""
@@ -162,22 +172,25 @@ def struck(make, untouched):
         stages = study.stages()
         jobs = {seed: study.job(stage) for seed, stage in stages.items()}
         slurm.run(["scontrol", "hold", jobs[NODE]])
-    study.has_begun(*(stages[seed] for seed in (PREEMPTED, CANCELLED, KILLED)))
-    slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]])
-    slurm.run(["scancel", jobs[CANCELLED]])
-    os.kill(ranks(study, jobs[KILLED])[1], signal.SIGKILL)
-    study.has_begun(stages[CONTROLLER])
+    study.strike(
+        {
+            stages[PREEMPTED]: lambda: slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]]),
+            stages[CANCELLED]: lambda: slurm.run(["scancel", jobs[CANCELLED]]),
+            stages[KILLED]: lambda: os.kill(ranks(study, jobs[KILLED])[1], signal.SIGKILL),
+        }
+    )
+    study.wait_for_begin(stages[CONTROLLER])
     slurm.kill_controller()
     time.sleep(3)
     slurm.start_controller()
     slurm.run(["scontrol", "release", jobs[NODE]])
     study.wait(jobs[PREEMPTED], jobs[CONTROLLER])
-    study.has_begun(stages[NODE])
+    study.wait_for_begin(stages[NODE])
     # The last of an array to begin has the array's own number: requeued, it must come back alone.
     slurm.run(["scancel", "--signal=USR2", jobs[NODE]])
     study.wait_for_state(jobs[NODE], "PENDING")
     study.wait_for_state(jobs[NODE], "RUNNING")
-    study.has_begun(stages[NODE])
+    study.wait_for_begin(stages[NODE])
     while len(found := ranks(study, jobs[NODE])) < 2:
         time.sleep(0.2)
     slurm.kill_slurmd("n2")
@@ -254,16 +267,18 @@ def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on
     # The two-rank study's half-way state, finished by one rank.
     half = make("half", *TWO, TOKENS, "seed=0")
     half.launch()
-    half.has_begun(stage)
+    half.wait_for_begin(stage)
     half.run("cancel")
     half.wait()
     assert json.loads(half.run("status", "--json"))[0]["state"] == "cancelled"
     reached = half.rows(stage)
     train_stage(half.layout, stage)
     assert half.rows(stage)[: len(reached)] == reached
-    last = [study.rows(stage)[-1]["train/loss"] for study in (half, untouched)]
     assert len(half.rows(stage)) == STEPS
-    assert last[0] == pytest.approx(last[1], abs=1e-3)
+    # Rounding differs with the ranks and grows over hundreds of steps: the first that one rank took alone.
+    first = slice(len(reached), len(reached) + 50)
+    pairs = zip(half.rows(stage)[first], untouched.rows(stage)[first], strict=True)
+    assert 0 < max(abs(a["train/loss"] - b["train/loss"]) for a, b in pairs) < 1e-4
 
 
 def test_a_time_limit_shorter_than_the_stage(limited):

@@ -35,7 +35,8 @@ def workbench(slurm):
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
-    return run
+    yield run
+    slurm.clear()
 
 
 @pytest.fixture
