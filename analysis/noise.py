@@ -1,0 +1,187 @@
+"""How much a result moves when only the seeds change.
+
+A difference smaller than this noise says nothing. `seed_variance` measures it at each scale, `seed_components`
+splits it where the seeds of initialisation and of data order are crossed, and `noise_trend` says how it changes
+with scale.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas and scipy are typed in part)
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import special, stats
+
+from analysis.crossed import (
+    POINT,
+    RECIPE,
+    SEEDS,
+    Component,
+    known_columns,
+    refuse_repeats,
+    seed_components,
+    variance_interval,
+)
+from analysis.frames import EXCLUDED, check_frame, select_loss
+
+__all__ = ["Component", "Trend", "noise_trend", "seed_components", "seed_variance", "variance_interval"]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """sd(N) = sd_1 (N / N_1)^exponent, with N_1 the geometric mean of the sizes."""
+
+    exponent: float
+    """Change of log sd with log size; below 0, noise shrinks with scale."""
+    low: float
+    """Lower end of its interval."""
+    high: float
+    """Upper end."""
+    sd: float
+    """sd_1, at `size`, in the metric's unit."""
+    size: float
+    """N_1."""
+    excess: float
+    """Chi-square of the scatter about the line over its degrees of freedom; about 1 where seeds alone explain it."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether a noise that does not change with scale is within the interval."""
+        return self.low <= 0 <= self.high
+
+    def predict(self, size: float) -> float:
+        """Say the standard deviation at a size, in the metric's unit."""
+        return self.sd * (size / self.size) ** self.exponent
+
+
+def seed_variance(
+    frame: pd.DataFrame, metric: str, by: str | Sequence[str] = "params", *, level: float = 0.95
+) -> pd.DataFrame:
+    """Spread of a metric over seeds, pooled within each value of `by`.
+
+    s^2 = sum over cells and seeds of (y - mean of the cell)^2 / (sum over cells of (seeds - 1)), where a cell is
+    one model, data set and token count. The interval is that of a variance, s^2 dof / chi^2. Cells off one trunk
+    share its seeds, so their deviations are counted as one draw: dof is the number of distinct seeds beyond the
+    first of each model, however many token counts each was measured at.
+
+    Parameters
+    ----------
+    frame
+        As `analysis.load.load_study` gives it; cooled-down points alone enter.
+    metric
+        Name of the metric.
+    by
+        Column or columns whose values keep separate estimates: `params` (without embeddings), `tokens`, `model`.
+    level
+        Level of the interval.
+
+    Returns
+    -------
+    DataFrame
+        A row a value of `by`: the columns of `by`, mean, sd (metric's unit), low and high (its interval), relative
+        (sd over mean), dof, seeds (most in a cell), cells, and `left_out`: what did not enter and why. Rows with
+        fewer than two seeds in every cell have sd NaN and say so.
+
+    Raises
+    ------
+    ValueError
+        The frame lacks the metric or a column of `by`, or two rows are the same cell and seeds.
+
+    References
+    ----------
+    Cochran and Snedecor 1989, "Statistical Methods", section 5.10 (interval of a pooled variance).
+    """
+    columns = [by] if isinstance(by, str) else list(by)
+    points, excluded = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False, minimum=1)
+    missing = [column for column in columns if column not in points.columns]
+    if missing:
+        raise ValueError(f"by={by!r}: the frame has no column {', '.join(missing)}")
+    recipe = known_columns(points, RECIPE)
+    cell = [*recipe, *known_columns(points, POINT)]
+    refuse_repeats(points, cell)
+    rows = [
+        dict(zip(columns, key if isinstance(key, tuple) else (key,), strict=True)) | _pooled(group, recipe, cell, level)
+        for key, group in points.groupby(columns, dropna=False)
+    ]
+    table = pd.DataFrame(rows)
+    table.attrs[EXCLUDED] = excluded
+    return table
+
+
+def noise_trend(table: pd.DataFrame, by: str = "params", *, level: float = 0.95) -> Trend:
+    """Say how the seed noise changes with scale: log sd on log size, each weighted by what its seeds say.
+
+    With nu degrees of freedom, log s^2 has the mean log sigma^2 + psi(nu/2) - log(nu/2) and the variance
+    psi'(nu/2), whatever sigma: the first is taken off, the second is the weight.
+
+    Parameters
+    ----------
+    table
+        As `seed_variance` gives it; rows without an sd above 0 cannot enter.
+    by
+        Column of the size: `params` or `tokens`.
+    level
+        Level of the interval, from the seeds' own uncertainty (normal quantiles).
+
+    Raises
+    ------
+    ValueError
+        Fewer than three sizes with an sd.
+
+    References
+    ----------
+    Bartlett and Kendall 1946, Supplement to the JRSS 8, 128 (the logarithm of a variance estimate).
+    """
+    known = table.loc[(table["dof"] >= 1) & (table["sd"] > 0)]
+    if known[by].nunique() < 3:
+        raise ValueError(f"{known[by].nunique()} values of {by!r} with a seed variance: a trend needs three")
+    half = known["dof"].to_numpy(dtype=np.float64) / 2
+    log_sd = np.log(known["sd"].to_numpy(dtype=np.float64)) - (special.digamma(half) - np.log(half)) / 2
+    variance = special.polygamma(1, half) / 4
+    log_size = np.log(known[by].to_numpy(dtype=np.float64))
+    middle = float(log_size.mean())
+    design = np.stack([np.ones_like(log_size), log_size - middle], axis=1)
+    covariance = np.linalg.inv(design.T @ (design / variance[:, None]))
+    intercept, slope = covariance @ design.T @ (log_sd / variance)
+    reach = float(stats.norm.ppf((1 + level) / 2) * math.sqrt(covariance[1, 1]))
+    scatter = float((((log_sd - design @ [intercept, slope]) ** 2) / variance).sum()) / (len(known) - 2)
+    return Trend(
+        exponent=float(slope),
+        low=float(slope) - reach,
+        high=float(slope) + reach,
+        sd=math.exp(intercept),
+        size=math.exp(middle),
+        excess=scatter,
+    )
+
+
+def _pooled(group: pd.DataFrame, recipe: list[str], cell: list[str], level: float) -> dict[str, object]:
+    """Pooled variance of one value of `by`."""
+    cells = [part for _, part in group.groupby(cell, dropna=False)]
+    several = [part for part in cells if len(part) > 1]
+    alone = len(cells) - len(several)
+    facts: dict[str, object] = {"cells": len(several), "seeds": max(len(part) for part in cells)}
+    facts["left_out"] = f"{alone} {'point' if alone == 1 else 'points'} with one seed" if alone else ""
+    if not several:
+        nothing = {"sd": math.nan, "low": math.nan, "high": math.nan, "relative": math.nan, "dof": 0}
+        return facts | {"mean": float(np.mean(group["loss"].to_numpy(dtype=np.float64)))} | nothing
+    values = [part["loss"].to_numpy(dtype=np.float64) for part in several]
+    variance = sum(float(((v - v.mean()) ** 2).sum()) for v in values) / sum(len(v) - 1 for v in values)
+    mean, dof = float(np.concatenate(values).mean()), _independent(pd.concat(several), recipe, cell)
+    low, high = variance_interval(variance, dof, level)
+    bounds = {"sd": math.sqrt(variance), "low": math.sqrt(low), "high": math.sqrt(high)}
+    return facts | {"mean": mean} | bounds | {"relative": bounds["sd"] / abs(mean) if mean else math.nan, "dof": dof}
+
+
+def _independent(pooled: pd.DataFrame, recipe: list[str], cell: list[str]) -> int:
+    """Count a seed of a model once, however many of its token counts are there."""
+    return sum(
+        min(len(part.drop_duplicates(list(SEEDS))) - 1, len(part) - len(part.drop_duplicates(cell)))
+        for _, part in pooled.groupby(recipe, dropna=False)
+    )
