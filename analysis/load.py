@@ -120,7 +120,7 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
         results = _latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
-    return _with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
+    return with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
 
 
 OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
@@ -353,11 +353,12 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "run_id": model.source_run_id,
         "model": tags["model"],
         "epochs": float(params["epochs"]) if "epochs" in params else math.nan,
-        "flops": float(params["flops"]),
+        "flops": float(params.get("flops", math.nan)),
         "annealed": params["annealed"] == "true",
         "checkpoint": tags["checkpoint"],
-        "commit": params["commit"],
-        "data_fingerprint": params["data_fingerprint"],
+        # Reference runs were trained elsewhere: neither is known.
+        "commit": params.get("commit"),
+        "data_fingerprint": params.get("data_fingerprint"),
     }
 
 
@@ -386,8 +387,14 @@ def _is_error(key: str) -> bool:
     return key.endswith(STDERR_SUFFIX)
 
 
-def _with_missing(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add a row of NaN for every checkpoint and metric of the study that has no result."""
+def with_missing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add a row of NaN for every checkpoint and metric of the frame that has no result.
+
+    Parameters
+    ----------
+    frame
+        With the columns checkpoint, metric, value, stderr and eval_id; columns of the checkpoint are repeated.
+    """
     metrics = sorted({metric for metric in frame["metric"] if isinstance(metric, str)})
     if not metrics:
         return frame
@@ -401,7 +408,7 @@ def _with_missing(frame: pd.DataFrame) -> pd.DataFrame:
         if (checkpoint, metric) not in scored
     ]
     kept = [row for row in rows if isinstance(row["metric"], str)]
-    return pd.DataFrame(kept + lacking, columns=pd.Index(FRAME_COLUMNS))
+    return pd.DataFrame(kept + lacking, columns=frame.columns)
 
 
 def _read_documents(client: MlflowClient, model: LoggedModel, suite: str, eval_id: str) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""Results of others as frames like ours: lm-eval result files from any folder, and published tables.
+
+`load_lm_eval` reads a folder of result files, `load_pythia` one of Pythia's with what is published about it, and
+`tinyllama_milestones` gives TinyLlama's table. All give the columns of `analysis.load.load_study` and `source`, the
+file or page of each value, so that they can be laid over a study's curves or fitted. What the files do not say
+(seeds, commit, data) stays missing.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from analysis.load import with_missing
+from analysis.published import PYTHIA_SIZES, PYTHIA_TOKENS_PER_STEP, tinyllama_milestones
+from analysis.reference_facts import REFERENCE_COLUMNS, Checkpoints, Facts, ModelRule, Row, TokenRule, read_facts
+from analysis.result_folder import latest_rows, mixed_notes, read_folder, refuse_mixed_shots, with_shots
+
+__all__ = ["load_lm_eval", "load_pythia", "tinyllama_milestones"]
+
+
+def load_lm_eval(
+    path: Path | str,
+    *,
+    study: str = "reference",
+    model: ModelRule | None = None,
+    tokens: TokenRule | None = None,
+    facts: Facts | None = None,
+    annealed: Literal["none", "last"] = "none",
+    shots: int | None = None,
+) -> pd.DataFrame:
+    r"""lm-eval's result files as a tidy frame, a row a checkpoint and metric.
+
+    Today's format and the one before 0.4 are read alike, groups among the tasks, metrics named as
+    `piqa/acc_norm`. A checkpoint is a model and its revision; its results may be spread over several files. Where
+    two files have the same result, the later counts and the other is named. Patterns are searched in the text
+    `<model>@<revision> <file>`, such as `EleutherAI/pythia-70m@step1000 70m/step1000.json`.
+
+    Parameters
+    ----------
+    path
+        A result file, or a folder that is searched for `*.json` with all below it.
+    study
+        Value of the column `study`.
+    model
+        Short names of the models: a pattern whose first group is the name, or a function of the file; None takes
+        the last part of what lm-eval was told to load.
+    tokens
+        Tokens trained on: (pattern, factor) multiplies the number in the pattern's first group,
+        `(r"step(\d+)", 2_097_152)`; or a function of the file. None takes what file and `facts` say.
+    facts
+        What the files do not say: a frame whose key columns (one or more of model, revision and file) say which
+        results a row is about, and whose other columns (params, params_non_embedding, tokens, unique_tokens,
+        epochs, flops, annealed, seed_init, seed_data, commit, data_fingerprint) fill the result's; or
+        a mapping of short names to such values. Its tokens count before the rule's. Rows of the frame that
+        match no result are named; a mapping may know more models than there are.
+    annealed
+        "last" marks the checkpoint with the most tokens of each model as cooled down, which a cosine's last one
+        is; "none" marks none but those that `facts` marks.
+    shots
+        Results of this number of few-shot examples alone; None takes all, where each task was scored with one.
+
+    Returns
+    -------
+    DataFrame
+        The columns of `analysis.load.load_study` (point, stage and trajectory are the model's short name,
+        checkpoint is `<model>@<revision>`, run_id is None, counts are tokens and parameters) and `source`, the
+        file. Where a checkpoint was not scored on a metric, `value` and `stderr` are NaN. `attrs["excluded"]` says
+        what was left out and why, as a tuple of texts.
+
+    Raises
+    ------
+    ValueError
+        There is no such folder, a file cannot be read (it is named), the folder holds no results, a rule matches
+        no file, `facts` is ambiguous, a task was scored with different numbers of examples, or two files without
+        a date disagree.
+
+    Examples
+    --------
+    >>> frame = load_lm_eval("evals", tokens=(r"step(\d+)", 2_097_152),
+    ...                      facts={"pythia-70m": {"params": 70_426_624}})  # doctest: +SKIP
+    """
+    files, excluded = read_folder(Path(path))
+    if shots is not None:
+        files, dropped = with_shots(files, shots)
+        excluded += dropped
+    refuse_mixed_shots(files)
+    checkpoints = Checkpoints(study, model, tokens, read_facts(facts))
+    rows, superseded = latest_rows([row for file in files for row in checkpoints.rows(file)])
+    frame = _as_frame(rows)
+    if annealed == "last":
+        frame["annealed"] |= frame["tokens"] == frame.groupby("model")["tokens"].transform("max")
+    frame.attrs["excluded"] = (*excluded, *mixed_notes(files), *superseded, *checkpoints.notes())
+    return frame
+
+
+def load_pythia(path: Path | str, *, study: str = "reference/pythia") -> pd.DataFrame:
+    """Read result files of Pythia's checkpoints, with the sizes and tokens that are published of them.
+
+    A step is 2,097,152 tokens; the last checkpoint of a size (step 143,000) ends its cosine and counts as annealed.
+
+    Parameters
+    ----------
+    path
+        A folder of result files that name the models as `EleutherAI/pythia-70m-deduped`, such as `evals/pythia-v1`
+        of EleutherAI's repository.
+    study
+        Value of the column `study`.
+
+    Returns
+    -------
+    DataFrame
+        As `load_lm_eval` gives it.
+
+    Raises
+    ------
+    ValueError
+        As in `load_lm_eval`.
+
+    References
+    ----------
+    Biderman et al. 2023, "Pythia: A Suite for Analyzing Large Language Models Across Training and Scaling", table 1.
+    """
+    sizes = {
+        f"pythia-{size}{suffix}": {"params": total, "params_non_embedding": inner}
+        for size, (total, inner) in PYTHIA_SIZES.items()
+        for suffix in ("", "-deduped")
+    }
+    return load_lm_eval(
+        path,
+        study=study,
+        # The repository's files call the models `pythia-v1.1-70m-deduped`.
+        model=lambda file: file.model.rsplit("/", 1)[-1].replace("-v1.1", ""),
+        tokens=(r"step(\d+)", PYTHIA_TOKENS_PER_STEP),
+        facts=sizes,
+        annealed="last",
+    )
+
+
+def _as_frame(rows: list[Row]) -> pd.DataFrame:
+    frame = with_missing(pd.DataFrame(rows, columns=pd.Index(REFERENCE_COLUMNS)))
+    frame.loc[frame["value"].isna(), "source"] = None
+    return frame.sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)

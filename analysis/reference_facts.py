@@ -1,0 +1,188 @@
+"""What result files do not say: rules for names and tokens, and tables of facts."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import FRAME_COLUMNS
+from analysis.result_files import ResultFile
+
+REFERENCE_COLUMNS = (*FRAME_COLUMNS, "source")
+KEY_COLUMNS = ("model", "revision", "file")
+"""Columns of `facts` that say which results a row is about."""
+COUNTS = ("params", "params_non_embedding", "tokens", "unique_tokens", "seed_init", "seed_data")
+FACT_COLUMNS = (*COUNTS, "epochs", "flops", "annealed", "commit", "data_fingerprint")
+"""What `facts` can say about them."""
+
+ModelRule = str | Callable[[ResultFile], str]
+"""A pattern whose first group is the model's short name, or a function."""
+TokenRule = tuple[str, float] | Callable[[ResultFile], float | None]
+"""A pattern whose first group is a number, and what a unit of it is in tokens; or a function."""
+Facts = pd.DataFrame | Mapping[str, Mapping[str, Any]]
+"""As in `analysis.reference.load_lm_eval`."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """`facts`, checked."""
+
+    rows: tuple[tuple[Row, Row], ...]
+    """What each row is about (values of key columns), and what it says; missing cells say nothing."""
+    is_catalogue: bool
+    """Whether it may hold models that no file is about."""
+
+
+class Checkpoints:
+    """Turns result files into rows, and remembers what the rules and the facts did not know."""
+
+    def __init__(
+        self,
+        study: str,
+        model: ModelRule | None,
+        tokens: TokenRule | None,
+        facts: FactTable,
+    ) -> None:
+        self.study, self.model, self.tokens, self.facts = study, model, tokens, facts
+        self.places: dict[str, tuple[str, int | None]] = {}
+        self.sizeless: set[str] = set()
+        self.unused = set() if facts.is_catalogue else set(range(len(facts.rows)))
+
+    def rows(self, file: ResultFile) -> list[Row]:
+        """Rows of one file."""
+        label = self._label(file)
+        known = self._facts(file, label)
+        count = known.pop("tokens", None)
+        tokens = self._tokens(file) if count is None else count
+        at = file.revision or ("" if tokens is None else str(tokens))
+        checkpoint = f"{file.model}@{at}" if at else file.model
+        place = self.places.setdefault(checkpoint, (label, tokens))
+        if place != (label, tokens):
+            raise ValueError(f"{file.name}: {checkpoint} is {(label, tokens)} here and {place} in another file")
+        if "params" not in known and "params_non_embedding" not in known:
+            self.sizeless.add(label)
+        facts = dict.fromkeys(REFERENCE_COLUMNS) | {"epochs": math.nan, "flops": math.nan, "annealed": False} | known
+        facts |= {"study": self.study, "model": label, "tokens": tokens, "checkpoint": checkpoint}
+        facts |= dict.fromkeys(("point", "stage", "trajectory"), label)
+        facts |= {"source": file.name, "eval_id": file.eval_id, "date": file.date}
+        return [
+            {**facts, "metric": metric, "value": score.value, "stderr": score.stderr}
+            for metric, score in file.scores.items()
+        ]
+
+    def notes(self) -> list[str]:
+        """Say which tokens and sizes are unknown, and which rows of `facts` no file matches.
+
+        Raises
+        ------
+        ValueError
+            The rule of the tokens matches no file at all.
+        """
+        notes: list[str] = []
+        unknown = [checkpoint for checkpoint, (_, tokens) in self.places.items() if tokens is None]
+        if unknown and self.tokens is not None and len(unknown) == len(self.places):
+            raise ValueError(f"tokens={self.tokens!r} gives no file any, such as {unknown[0]!r}")
+        if unknown:
+            notes.append(f"tokens unknown of {len(unknown)} of {len(self.places)} checkpoints, such as {unknown[0]}")
+        if self.sizeless:
+            notes.append(f"params unknown of {', '.join(sorted(self.sizeless))}")
+        for index in sorted(self.unused):
+            keys = ", ".join(f"{key} {value}" for key, value in self.facts.rows[index][0].items())
+            notes.append(f"facts of {keys} match no file")
+        return notes
+
+    def _label(self, file: ResultFile) -> str:
+        if callable(self.model):
+            return self.model(file)
+        if self.model is None:
+            return file.model.rstrip("/").rsplit("/", 1)[-1]
+        found = _search(self.model, file.where, "model")
+        if found is None:
+            raise ValueError(f"model={self.model!r} is not found in {file.where!r}")
+        return found
+
+    def _tokens(self, file: ResultFile) -> int | None:
+        if self.tokens is None:
+            return file.tokens
+        if callable(self.tokens):
+            count = self.tokens(file)
+            return None if count is None else round(count)
+        pattern, factor = self.tokens
+        found = _search(pattern, file.where, "tokens")
+        try:
+            return None if found is None else round(float(found) * factor)
+        except ValueError:
+            raise ValueError(f"tokens={pattern!r} finds {found!r} in {file.where!r}, which is no number") from None
+
+    def _facts(self, file: ResultFile, label: str) -> Row:
+        mine = {"model": label, "revision": file.revision, "file": file.name}
+        matching = [i for i, (keys, _) in enumerate(self.facts.rows) if all(mine[key] == keys[key] for key in keys)]
+        self.unused -= set(matching)
+        known: Row = {}
+        for index in matching:
+            for column, value in self.facts.rows[index][1].items():
+                if known.setdefault(column, value) != value:
+                    raise ValueError(f"facts: {column} of {file.name} is {known[column]!r} and {value!r}")
+        return known
+
+
+def read_facts(facts: Facts | None) -> FactTable:
+    """Check `facts` and take it apart.
+
+    Raises
+    ------
+    ValueError
+        A column is unknown, none is a key, or a value is not what its column holds.
+    """
+    if facts is None:
+        return FactTable((), is_catalogue=False)
+    is_catalogue = not isinstance(facts, pd.DataFrame)
+    if not isinstance(facts, pd.DataFrame):
+        facts = pd.DataFrame([{"model": name, **values} for name, values in facts.items()])
+    unknown = [str(column) for column in facts.columns if column not in (*KEY_COLUMNS, *FACT_COLUMNS)]
+    if unknown:
+        raise ValueError(f"facts: unknown column {unknown[0]!r}; there are {', '.join((*KEY_COLUMNS, *FACT_COLUMNS))}")
+    if not set(facts.columns) & set(KEY_COLUMNS):
+        raise ValueError(f"facts: none of the key columns {', '.join(KEY_COLUMNS)}")
+    pairs: list[tuple[Row, Row]] = []
+    for row in facts.to_dict("records"):
+        given = {str(column): value for column, value in row.items() if not pd.isna(value)}
+        keys = {column: str(given.pop(column)) for column in KEY_COLUMNS if column in given}
+        pairs.append((keys, {column: _fact(column, value) for column, value in given.items()}))
+    return FactTable(tuple(pairs), is_catalogue)
+
+
+def _fact(column: str, value: Any) -> Any:
+    try:
+        if column in COUNTS:
+            return round(float(value))
+        if column in ("epochs", "flops"):
+            return float(value)
+    except ValueError:
+        raise ValueError(f"facts: {column}={value!r} is no number") from None
+    if column == "annealed":
+        if str(value).lower() not in ("true", "false"):
+            raise ValueError(f"facts: annealed={value!r} is neither true nor false")
+        return str(value).lower() == "true"
+    return str(value)
+
+
+def _search(pattern: str, text: str, name: str) -> str | None:
+    try:
+        found = re.search(pattern, text)
+    except re.error as error:
+        raise ValueError(f"{name}={pattern!r} is no pattern: {error}") from None
+    if found is None:
+        return None
+    if not found.groups():
+        raise ValueError(f"{name}={pattern!r} has no group in brackets that holds the {name}")
+    return found[1]
