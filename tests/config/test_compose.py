@@ -14,6 +14,7 @@ PATHS = {
     ("data", "jsonl"): ["data.sources.text.path=a.jsonl"],
     ("tokenizer", "llama2"): ["tokenizer.path=tokenizer.model"],
     ("model", "tinyllama_1b"): ["tokenizer=llama2", "tokenizer.path=tokenizer.model"],
+    ("recipe", "continual_headers"): ["data=python_domains"],
     ("tracking", "server"): [],
 }
 
