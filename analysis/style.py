@@ -147,6 +147,10 @@ def _tick_text(value: float, _position: int | None = None) -> str:
     return count_label(value)
 
 
+COUNTS = ticker.FuncFormatter(_tick_text)
+"""Writes ticks as counts: 500K, 2M, 1B."""
+
+
 def metric_label(metric: str) -> str:
     """Name a metric in words: `heldout/prose/bits_per_byte` is "Bits per byte, held-out prose"."""
     *where, name = metric.split("/")

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,41 @@ class Marks:
         # Columns that no part knows are all missing: leaving them to concat would guess their types.
         parts = [part.astype(object) for part in self._parts]
         return pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame(columns=POINT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that stand at one place of an axis, such as the seeds of one budget."""
+
+    x: float
+    """Where they stand."""
+    mean: float
+    """Mean of their values."""
+    low: float
+    """Least of them."""
+    high: float
+    """Largest of them."""
+    rows: pd.DataFrame
+    """The rows."""
+
+
+def group_by(rows: pd.DataFrame, x: str, y: str = "value") -> list[Group]:
+    """Group rows by a column's value, in its order, with mean and range of another."""
+    groups: list[Group] = []
+    for place in sorted(set(rows[x].astype(float).tolist())):
+        here = rows.loc[rows[x].astype(float) == place]
+        values = column(here, y)
+        groups.append(Group(place, float(values.mean()), float(values.min()), float(values.max()), here))
+    return groups
+
+
+def draw_groups(axes: Axes, groups: list[Group], color: str, **line: Any) -> None:
+    """Draw a line through the groups' means, and a band over their ranges where there are several values."""
+    xs = [group.x for group in groups]
+    axes.plot(xs, [group.mean for group in groups], color=color, **line)
+    if any(len(group.rows) > 1 for group in groups):
+        low, high = [group.low for group in groups], [group.high for group in groups]
+        axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
 
 
 def model_looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
