@@ -1,0 +1,254 @@
+"""Ablation tables: every variant against the baseline, paired by seed, with the noise pooled over variants.
+
+Five seeds of one variant know its noise badly; the residuals of all variants together know it well. So the
+table's standard error is one number, from the two-way layout of variants and seeds, and a variant that scatters
+otherwise is named.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas and scipy are typed in part)
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.blocks import Layout, VariantOf, choose_rates, lay_out, override_of, residual_squares
+from analysis.equivalent import Curve, compute_equivalent
+from analysis.frames import EXCLUDED
+from analysis.significance import detectable_effect, holm
+from analysis.style import lower_is_better
+
+__all__ = ["ablation_table", "detectable_effect", "holm", "override_of"]
+
+CORRECTIONS = ("holm", "none")
+MATCHED = 0.01
+"""Relative difference in parameters up to which two variants count as matched."""
+
+
+def ablation_table(
+    frame: pd.DataFrame,
+    metrics: str | Sequence[str],
+    *,
+    baseline: str,
+    variant: VariantOf = "model",
+    rate: VariantOf | None = None,
+    level: float = 0.95,
+    correction: str = "holm",
+    power: float = 0.8,
+    curves: Mapping[str, Curve] | None = None,
+) -> pd.DataFrame:
+    """Differences of every variant from the baseline, and whether they stand out of the seed noise.
+
+    With y_vs the result of variant v at seed s, d_v = mean over the seeds both have of (y_vs - y_0s). The noise
+    sigma^2 is the residual mean square of y_vs = m_v + r_s + e_vs over all variants, with
+    (variants - 1)(seeds - 1) degrees of freedom where no run is missing; the standard error of d_v is
+    sigma sqrt(2 / seeds) and its interval d_v -+ t sigma sqrt(2 / seeds).
+
+    Where each variant was run at several learning rates, each stands for itself at the rate with the best mean
+    of the first metric over the seeds that all its rates have. The best of several means is flattered by noise,
+    all variants alike if all had as many rates; `cross_fitted` is the difference when each seed's rate is chosen
+    by the other seeds alone, which no noise flatters.
+
+    Parameters
+    ----------
+    frame
+        As `analysis.load.load_study` gives it, of one size and token count; cooled-down points alone enter.
+    metrics
+        Metric or metrics; the first chooses the learning rates.
+    baseline
+        Label of the variant that the others are compared with.
+    variant
+        Column that holds the label of each row's variant, or a function that gives it, such as
+        `functools.partial(override_of, key="variant")`.
+    rate
+        Column or function of the learning rate; None where each variant has one.
+    level
+        Level of the intervals, one by one; rows are marked at 1 - level after the correction.
+    correction
+        `holm` over all rows of the table (variants times metrics), or `none`.
+    power
+        Probability with which a difference of the size `detectable` is marked.
+    curves
+        By metric, the baseline's value against its training tokens (a function), or the slope of the value
+        against log tokens there: turns differences into tokens of training (`analysis.equivalent`).
+
+    Returns
+    -------
+    DataFrame
+        A row a metric and variant: metric, variant, baseline, mean (of the paired seeds), baseline_mean,
+        difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise (sigma), dof,
+        seeds (paired), missing (seeds that are not there, by name; empty where none), rate, rate_at_edge,
+        cross_fitted, params_ratio and flops_ratio (variant over baseline, NaN where not known), tokens, note (what
+        a reader must know, in words), p_adjusted, correction (with the number of comparisons), alpha, mark
+        (`beyond` or `within` the noise, missing without a p), better (`variant` or `baseline`, missing where
+        within), detectable (smallest difference found with `power` at alpha, corrected as the smallest p must be),
+        power; times (tokens that give the baseline the same change, over its tokens; NaN without a curve),
+        times_low, times_high, and detectable_times (a gain of `detectable` in tokens).
+        `attrs["excluded"]` says what did not enter.
+
+    Raises
+    ------
+    ValueError
+        Unknown metric, column, variant or correction; several token counts; no variant beside the baseline; two
+        runs of one variant, rate and seed; a variant none of whose seeds has a value at all its rates.
+
+    References
+    ----------
+    Montgomery 2017, "Design and Analysis of Experiments", section 4.1 (randomised complete blocks); Holm 1979,
+    Scandinavian Journal of Statistics 6, 65; Cawley and Talbot 2010, JMLR 11, 2079 (selection flatters).
+    """
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    if correction not in CORRECTIONS:
+        raise ValueError(f"correction={correction!r}: choose one of {', '.join(CORRECTIONS)}")
+    if not 0 < level < 1 or not 0 < power < 1:
+        raise ValueError(f"level={level} and power={power} must lie between 0 and 1")
+    chosen = choose_rates(frame, names[0], variant=variant, rate=rate, baseline=baseline)
+    layouts = [lay_out(frame, name, chosen, variant=variant, rate=rate, baseline=baseline) for name in names]
+    table = pd.DataFrame([row for layout in layouts for row in _compare(layout, level)])
+    table = _mark(table, 1 - level, correction, power)
+    table = _say_in_tokens(table, curves or {})
+    table.attrs[EXCLUDED] = tuple(dict.fromkeys(text for layout in layouts for text in layout.excluded))
+    return table
+
+
+def _compare(layout: Layout, level: float) -> list[dict[str, object]]:
+    """Rows of one metric, before the correction."""
+    squares, dof = residual_squares(layout.values.to_numpy(dtype=np.float64))
+    noise = math.sqrt(squares / dof) if dof > 0 else math.nan
+    reach = float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else math.nan
+    base = layout.values.loc[layout.baseline]
+    rows: list[dict[str, object]] = []
+    for label in layout.values.index[1:]:
+        values = layout.values.loc[label]
+        pairs = (values - base).dropna()
+        difference = float(pairs.mean()) if len(pairs) else math.nan
+        stderr = noise * math.sqrt(2 / len(pairs)) if len(pairs) else math.nan
+        choice = layout.choices[label]
+        crossed = (layout.cross_fitted.loc[label] - layout.cross_fitted.loc[layout.baseline]).dropna()
+        rows.append(
+            {"metric": layout.metric, "variant": label, "baseline": layout.baseline}
+            | {"mean": float(values[pairs.index].mean()), "baseline_mean": float(base[pairs.index].mean())}
+            | {"difference": difference, "stderr": stderr}
+            | {"low": difference - reach * stderr, "high": difference + reach * stderr}
+            | {"p": _two_sided(difference, stderr, dof), "noise": noise, "dof": dof, "seeds": len(pairs)}
+            | {"missing": _missing(layout, label), "rate": choice.rate, "rate_at_edge": choice.at_edge}
+            | {"cross_fitted": float(crossed.mean()) if len(crossed) else math.nan}
+            | _ratios(layout, label)
+            | {"note": "; ".join(_notes(layout, label, difference, stderr, float(crossed.mean()), squares, dof))}
+        )
+    return rows
+
+
+def _two_sided(difference: float, stderr: float, dof: int) -> float:
+    if math.isnan(difference) or math.isnan(stderr):
+        return math.nan
+    if stderr == 0:
+        return 0.0 if difference else 1.0
+    return float(2 * stats.t.sf(abs(difference) / stderr, dof))
+
+
+def _missing(layout: Layout, label: str) -> str:
+    """Name the seeds that either of a pair lacks."""
+    parts: list[str] = []
+    for name in (label, layout.baseline):
+        absent = layout.values.columns[layout.values.loc[name].isna()]
+        if len(absent):
+            parts.append(f"{name}: {', '.join(absent)}")
+    return "; ".join(parts)
+
+
+def _ratios(layout: Layout, label: str) -> dict[str, float]:
+    own, base = layout.facts.loc[label], layout.facts.loc[layout.baseline]
+    ratios = {
+        f"{name}_ratio": float(own[name] / base[name]) if name in own else math.nan for name in ("params", "flops")
+    }
+    return ratios | {"tokens": float(base["tokens"])}
+
+
+def _notes(
+    layout: Layout, label: str, difference: float, stderr: float, crossed: float, squares: float, dof: int
+) -> list[str]:
+    """Say in words what a reader of the row must know."""
+    notes: list[str] = []
+    missing = _missing(layout, label)
+    if missing:
+        notes.append(f"runs missing, their pairs are not counted: {missing}")
+    if dof < 1:
+        notes.append("no noise estimate: it needs two seeds of two variants")
+    own, base = layout.choices[label], layout.choices[layout.baseline]
+    for name, choice in ((label, own), (layout.baseline, base)):
+        if choice.at_edge:
+            notes.append(f"{name}'s best rate {choice.rate} is at the edge of those tried: a better one may lie beyond")
+        if choice.unscored:
+            notes.append(f"{name} has no value at rate {', '.join(map(str, choice.unscored))}")
+    if len(own.tried) != len(base.tried):
+        notes.append(
+            f"{len(own.tried)} rates tried against {len(base.tried)}: the more, the more the best is flattered"
+        )
+    if abs(crossed - difference) > stderr:
+        notes.append(f"{crossed:+.3g} where each seed's rate is chosen by the others: the choice of rate decides")
+    return notes + _scatter_note(layout, label, squares, dof) + _size_note(layout, label)
+
+
+def _scatter_note(layout: Layout, label: str, squares: float, dof: int) -> list[str]:
+    """F test of what one variant adds to the residuals against those of the others."""
+    others, others_dof = residual_squares(layout.values.drop(index=label).to_numpy(dtype=np.float64))
+    own_dof = dof - others_dof
+    if others_dof < 1 or own_dof < 1 or others <= 0:
+        return []
+    ratio = (squares - others) / own_dof / (others / others_dof)
+    p = float(stats.f.sf(ratio, own_dof, others_dof)) * len(layout.values)
+    if p >= 0.05:
+        return []
+    return [f"scatters over seeds {math.sqrt(ratio):.1f} times as much as the others: the pooled noise is not its own"]
+
+
+def _size_note(layout: Layout, label: str) -> list[str]:
+    ratio = float(layout.facts.loc[label, "params"] / layout.facts.loc[layout.baseline, "params"])
+    if not abs(ratio - 1) > MATCHED:
+        return []
+    return [f"{abs(ratio - 1):.1%} {'more' if ratio > 1 else 'fewer'} parameters than the baseline"]
+
+
+def _mark(table: pd.DataFrame, alpha: float, correction: str, power: float) -> pd.DataFrame:
+    """Add the correction over all rows, the marks and the smallest detectable differences."""
+    family = int(np.count_nonzero(~np.isnan(table["p"].to_numpy(dtype=np.float64))))
+    adjusted = holm(table["p"].tolist()) if correction == "holm" else table["p"].tolist()
+    single = alpha / max(family, 1) if correction == "holm" else alpha
+    beyond = [p < alpha for p in adjusted]
+    known = [not math.isnan(p) for p in adjusted]
+    lower = table["metric"].map(lower_is_better)
+    ahead = ["variant" if (d < 0) == low else "baseline" for d, low in zip(table["difference"], lower, strict=True)]
+    marks = [("beyond" if b else "within") if k else None for b, k in zip(beyond, known, strict=True)]
+    return table.assign(
+        p_adjusted=adjusted,
+        correction=f"holm over {family} comparisons" if correction == "holm" else "none",
+        alpha=alpha,
+        mark=marks,
+        better=[name if b else None for name, b in zip(ahead, beyond, strict=True)],
+        detectable=[
+            detectable_effect(stderr, dof, alpha=single, power=power)
+            for stderr, dof in zip(table["stderr"], table["dof"], strict=True)
+        ],
+        power=power,
+    )
+
+
+def _say_in_tokens(table: pd.DataFrame, curves: Mapping[str, Curve]) -> pd.DataFrame:
+    """Add differences as factors of the baseline's tokens, NaN for metrics without a curve."""
+    rows: list[dict[str, float]] = []
+    for row in table.to_dict("records"):
+        gain = -row["detectable"] if lower_is_better(row["metric"]) else row["detectable"]
+        changes = {"times": row["difference"], "low": row["low"], "high": row["high"], "gain": gain}
+        curve = curves.get(row["metric"])
+        found = {
+            k: math.nan if curve is None else compute_equivalent(c, row["tokens"], curve) for k, c in changes.items()
+        }
+        low, high = sorted((found["low"], found["high"]))
+        rows.append({"times": found["times"], "times_low": low, "times_high": high, "detectable_times": found["gain"]})
+    return pd.concat([table, pd.DataFrame(rows, index=table.index)], axis=1)

@@ -1,0 +1,68 @@
+"""What a table of several comparisons may claim: Holm's correction, and the smallest difference it could find."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (scipy is typed in part)
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjust p-values by Holm's step-down: p_(i) (m - i + 1) for the i-th smallest, made monotone, at most 1.
+
+    Parameters
+    ----------
+    p
+        p-values of one family, shape (m,); NaN stays NaN and counts as no comparison.
+
+    References
+    ----------
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    values = np.asarray(p, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    adjusted = np.full(len(values), math.nan)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted.tolist()
+
+
+def detectable_effect(stderr: float, dof: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest true difference that a two-sided t test finds with a given probability.
+
+    Solves P(|T| > t_alpha) = power for T noncentral t with noncentrality difference / stderr.
+
+    Parameters
+    ----------
+    stderr
+        Standard error of the difference, in the metric's unit.
+    dof
+        Its degrees of freedom.
+    alpha
+        Level of the test.
+    power
+        Probability of finding it.
+
+    References
+    ----------
+    Cohen 1988, "Statistical Power Analysis", chapter 2.
+    """
+    if not stderr > 0 or dof < 1:
+        return math.nan
+    critical = float(stats.t.ppf(1 - alpha / 2, dof))
+    low, high = 0.0, 2 * (critical + float(stats.t.ppf(power, dof)) + 1)
+
+    def found(shift: float) -> float:
+        return float(stats.nct.sf(critical, dof, shift) + stats.nct.cdf(-critical, dof, shift))
+
+    # Bisection: the far tail of the noncentral t underflows in what brentq would try first.
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if found(middle) < power else (low, middle)
+    return high * stderr
