@@ -7,7 +7,7 @@ import pytest
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
 from workbench.config.schema import Config, from_dict, to_dict
 
-GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking")
+GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking", "variant")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
 STUDIES = [path.stem for path in sorted((PROJECT_ROOT / "experiments").glob("*.yaml"))]
 PATHS = {
@@ -73,6 +73,10 @@ def test_any_working_directory(compose, tmp_path, monkeypatch):
         ("model.vocab_size=7", "7"),
         ("tokens=-5", "-5"),
         ("tokens=many", "many"),
+        ("flops=1e12", "flops=1000000000000.0"),
+        ("tokens=null", "tokens=None"),
+        ("variant.position=sideways", "sideways"),
+        ("variant.mixture={news: 1}", "news"),
         ("experiments=no_such", "no_such"),
         ("study=a/b", "a/b"),
         ("recipe.phases=[{name: a, share: 0.5}]", "0.5"),

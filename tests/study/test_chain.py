@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config.schema import MixtureSegment
 from workbench.study.chain import build_chain, is_annealed
+from workbench.study.flops import training_flops_per_token
 
 
 def chain_of(compose, *overrides):
@@ -60,3 +61,29 @@ def test_only_the_end_of_a_decay_is_annealed(compose):
 def test_a_phase_shorter_than_a_step_is_refused(compose):
     with pytest.raises(ValueError, match=r"shorter than one step of 8192"):
         chain_of(compose, "tokens=66000", "recipe.phases=[{name: a, share: 0.99}, {name: b, share: 0.01}]")
+
+
+def test_a_budget_in_flops_buys_tokens(compose):
+    for model in ("m0_03", "m1"):
+        config, chain = chain_of(compose, f"model={model}", "tokens=null", "flops=4e12")
+        paid = training_flops_per_token(config.model) * chain[-1].end_tokens
+        assert paid == pytest.approx(4e12, abs=training_flops_per_token(config.model) * chain[-1].batch_tokens)
+
+
+def test_flops_that_do_not_pay_for_the_warm_up_are_refused(compose):
+    with pytest.raises(ValueError, match=r"flops=1e\+10 pays for 3894 tokens of m0_1"):
+        chain_of(compose, "tokens=null", "flops=1e10")
+
+
+def test_distinct_tokens_are_divided_by_weight(compose):
+    _, chain = chain_of(compose, "data.unique_tokens=128000")
+    for stage in chain:
+        assert {name: source.unique_tokens for name, source in stage.stream.sources.items()} == {
+            "prose": 350 * 256,
+            "code": 150 * 256,
+        }
+
+
+def test_distinct_tokens_that_leave_a_source_nothing_are_refused(compose):
+    with pytest.raises(ValueError, match="unique_tokens=300 leaves a source"):
+        chain_of(compose, "data.unique_tokens=300")

@@ -35,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workbench.config import schema
 from workbench.config.schema import Config, from_dict
+from workbench.study.rules import apply_variant
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = PROJECT_ROOT / "conf"
@@ -49,6 +50,7 @@ _GROUPS: dict[str, type] = {
     "evaluation": schema.EvaluationConfig,
     "tracking": schema.TrackingConfig,
     "cluster": schema.ClusterConfig,
+    "variant": schema.VariantConfig,
 }
 
 
@@ -241,7 +243,7 @@ def to_config(composed: DictConfig) -> Config:
     ours = _without_hydra(composed)
     values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
-    return from_dict(Config, values)
+    return apply_variant(from_dict(Config, values))
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

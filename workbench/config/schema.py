@@ -306,7 +306,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """One factor changed against a study's baseline; None keeps the baseline's."""
+    """One factor changed against a study's baseline; what is None stays the baseline's."""
 
     name: str = "base"
     """Short name, used in tables and figures."""
@@ -318,8 +318,8 @@ class VariantConfig:
     """As `model.norm`."""
     position: str | None = None
     """As `model.position`."""
-    mixture: dict[str, float] | None = None
-    """Source weights in place of `data.sources.*.weight`."""
+    mixture: dict[str, float] = field(default_factory=dict[str, float])
+    """Source weights in place of `data.sources.*.weight`; empty keeps them."""
     match_parameters: bool = True
     """Give the feed-forward block the width that keeps the parameters without embeddings within 1%."""
 
@@ -329,7 +329,7 @@ class VariantConfig:
         for name, allowed in (("kv_heads", KV_HEADS), ("mlp", MLPS), ("norm", NORMS), ("position", POSITIONS)):
             if getattr(self, name) is not None:
                 check_choice(f"variant.{name}", getattr(self, name), allowed)
-        if self.mixture is not None:
+        if self.mixture:
             exact_weights(self.mixture)
 
 

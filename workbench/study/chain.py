@@ -14,8 +14,9 @@ from workbench.config.schema import (
     Stage,
     StreamConfig,
     StreamSource,
+    exact_weights,
 )
-from workbench.study.flops import count_parameters
+from workbench.study.flops import budget_tokens, count_parameters
 from workbench.study.identity import stage_id
 from workbench.study.rules import learning_rate_rule
 
@@ -72,14 +73,14 @@ def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
 
 def _boundaries(config: Config) -> list[int]:
     """Tokens since the start of the chain at which the phases begin, and the end."""
-    boundaries, share = [0], 0.0
+    boundaries, share, budget = [0], 0.0, budget_tokens(config)
     for phase in config.recipe.phases:
         batch_tokens = config.recipe.batch_sequences * phase.batch_scale * config.model.context_tokens
         share += phase.share
-        steps = round((share * config.tokens - boundaries[-1]) / batch_tokens)
+        steps = round((share * budget - boundaries[-1]) / batch_tokens)
         if steps < 1:
             raise ValueError(
-                f"recipe phase {phase.name!r} of tokens={config.tokens} is shorter than one step of {batch_tokens} "
+                f"recipe phase {phase.name!r} of {budget:.0f} tokens is shorter than one step of {batch_tokens} "
                 "tokens: raise tokens, or lower recipe.batch_sequences"
             )
         boundaries.append(boundaries[-1] + steps * batch_tokens)
@@ -108,15 +109,29 @@ def _extend_mixture(
 
 
 def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]) -> StreamConfig:
+    weights = {name: source.weight for name, source in config.data.sources.items()}
+    unique = _divide(config.data.unique_tokens, weights, config.model.context_tokens)
     return StreamConfig(
         data_fingerprint=data_fingerprint,
         context_tokens=config.model.context_tokens,
         seed=config.seed_data,
         sources={
-            name: StreamSource(source.unique_tokens, source.max_epochs) for name, source in config.data.sources.items()
+            name: StreamSource(unique.get(name, source.unique_tokens), source.max_epochs)
+            for name, source in config.data.sources.items()
         },
         mixture=mixture,
     )
+
+
+def _divide(unique_tokens: int | None, weights: dict[str, float], context_tokens: int) -> dict[str, int]:
+    """Distinct tokens of each source, whole sequences, in the ratio in which the mixture draws them."""
+    if unique_tokens is None:
+        return {}
+    shares = exact_weights(weights)
+    windows = {name: round(share * unique_tokens / context_tokens) for name, share in shares.items()}
+    if min(windows.values()) < 1:
+        raise ValueError(f"data.unique_tokens={unique_tokens} leaves a source less than a context of {context_tokens}")
+    return {name: count * context_tokens for name, count in windows.items()}
 
 
 def _milestones(config: Config, phase: PhaseConfig, start: int, end: int) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.config.schema import ModelConfig
+from workbench.config.schema import Config, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,23 @@ def approx_flops_6nd(config: ModelConfig, tokens: int) -> int:
     Kaplan et al., "Scaling laws for neural language models", arXiv:2001.08361, section 2.1.
     """
     return 6 * count_parameters(config).non_embedding * tokens
+
+
+def budget_tokens(config: Config) -> float:
+    """Training tokens of a point: `tokens`, or what `flops` pays for; before rounding to whole steps.
+
+    Raises
+    ------
+    ValueError
+        The FLOPs do not pay for the warm-up.
+    """
+    if config.flops is None:
+        assert config.tokens is not None
+        return float(config.tokens)
+    tokens = config.flops / training_flops_per_token(config.model)
+    if tokens <= config.recipe.warmup_tokens:
+        raise ValueError(
+            f"flops={config.flops:g} pays for {tokens:.0f} tokens of {config.model.name}, not beyond "
+            f"recipe.warmup_tokens={config.recipe.warmup_tokens}"
+        )
+    return tokens
