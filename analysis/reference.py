@@ -16,6 +16,7 @@ from typing import Literal
 
 import pandas as pd
 
+from analysis.frames import EXCLUDED
 from analysis.load import with_missing
 from analysis.published import PYTHIA_SIZES, PYTHIA_TOKENS_PER_STEP, tinyllama_milestones
 from analysis.reference_facts import REFERENCE_COLUMNS, Checkpoints, Facts, ModelRule, Row, TokenRule, read_facts
@@ -95,7 +96,7 @@ def load_lm_eval(
     frame = _as_frame(rows)
     if annealed == "last":
         frame["annealed"] |= frame["tokens"] == frame.groupby("model")["tokens"].transform("max")
-    frame.attrs["excluded"] = (*excluded, *mixed_notes(files), *superseded, *checkpoints.notes())
+    frame.attrs[EXCLUDED] = (*excluded, *mixed_notes(files), *superseded, *checkpoints.notes())
     return frame
 
 
