@@ -103,19 +103,12 @@ def token_axis(axes: Axes, values: Sequence[float], label: str = "Tokens trained
     axes.set_xscale("log")
     low, high = min(values), max(values)
     axes.set_xlim(low / 1.18, high * 1.18)
-    distinct = np.array(sorted(set(values)))
-    if len(distinct) <= 8 and (distinct[1:] / distinct[:-1] > 1.4).all():
-        axes.xaxis.set_major_locator(ticker.FixedLocator(distinct.tolist()))
-    else:
-        steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
-        axes.xaxis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=50))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_tick_text))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    log_axis(axes.xaxis, values, counts=True)
     axes.set_xlabel(label)
 
 
 def log_axis(axis: Axis, values: Sequence[float], *, counts: bool = False) -> None:
-    """Give a log axis ticks that can be read: at 1, 2 and 5 over less than two decades, else at powers of ten.
+    """Give a log axis ticks that can be read: at the values where few, else at 1, 2 and 5 or at powers of ten.
 
     Parameters
     ----------
@@ -126,13 +119,19 @@ def log_axis(axis: Axis, values: Sequence[float], *, counts: bool = False) -> No
     counts
         Write ticks as counts (500K, 2M); else as plain numbers, or powers of ten beyond four digits.
     """
-    low, high = min(values), max(values)
-    ratio = high / low
-    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 4 else (1.0, 2.0, 5.0) if ratio < 1e2 else (1.0,)
-    axis.set_major_locator(ticker.LogLocator(base=10, subs=subs, numticks=50))
+    ratio = max(values) / min(values)
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 4 else (1.0, 2.0, 5.0) if ratio < 1e3 else (1.0,)
+    locator = ticker.LogLocator(base=10, subs=subs, numticks=50)
+    axis.set_major_locator(ticker.FixedLocator(sorted(set(values))) if _are_ticks(values) else locator)
     axis.set_minor_locator(ticker.NullLocator())
     plain = _tick_text if counts else _number_text
     axis.set_major_formatter(ticker.FuncFormatter(plain))
+
+
+def _are_ticks(values: Sequence[float]) -> bool:
+    """Whether values are few and far apart enough to be the ticks themselves, as the budgets of a sweep."""
+    distinct = np.array(sorted(set(values)))
+    return len(distinct) <= 8 and bool((distinct[1:] / distinct[:-1] > 1.4).all())
 
 
 def _number_text(value: float, _position: int | None = None) -> str:

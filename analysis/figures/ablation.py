@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -117,6 +118,7 @@ def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric
             annotation_clip=False,
         )
     axes.set_yticks(range(len(order)), order)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_title(style.metric_label(metric))
@@ -139,7 +141,7 @@ def _caption(table: pd.DataFrame) -> str:
         f"Paired over {counts} seeds, {level:.0%} intervals; marks after the correction: {table['correction'].iloc[0]}."
     ]
     words.append(f"Grey: differences too small to be found with probability {power:.0%}.")
-    missing = [f"{row['variant']} {row['missing']}" for row in table.to_dict("records") if row["missing"]]
+    missing = [str(row["missing"]) for row in table.to_dict("records") if row["missing"]]
     if missing:
         words.append(f"Missing: {'; '.join(dict.fromkeys(missing))}.")
     return "\n".join(words)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis import style
 
+Array = NDArray[np.float64]
 MARK_COLUMNS = ["mark", "panel", "role", "x", "y"]
 """What a mark is: its id, the panel it stands in, what it shows, and where it stands."""
 POINT_COLUMNS = [
@@ -138,25 +139,32 @@ def model_looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     }
 
 
+def size_looks(frame: pd.DataFrame) -> dict[float, tuple[str, str]]:
+    """Colour and marker of each size in the column `params`, small to large."""
+    sizes = sorted(set(frame["params"].astype(float)))
+    colors = style.size_colors(len(sizes))
+    return {size: (colors[i], style.MARKERS[i % len(style.MARKERS)]) for i, size in enumerate(sizes)}
+
+
 def model_sizes(frame: pd.DataFrame) -> dict[str, int]:
     """Parameters without embeddings of each model."""
     return dict(zip(frame["model"].astype(str), frame["params_non_embedding"].astype(int), strict=True))
 
 
-def column(frame: pd.DataFrame, name: str) -> NDArray[np.float64]:
+def column(frame: pd.DataFrame, name: str) -> Array:
     """Give a column as floats, shape (rows,)."""
     return frame[name].to_numpy(dtype=np.float64)
 
 
 def study_name(frame: pd.DataFrame) -> str:
-    """Name the frame's one study.
+    """Name the frame's one study; a frame without the column is "measured runs".
 
     Raises
     ------
     ValueError
         There are several, or none.
     """
-    names = sorted(set(frame["study"]))
+    names = sorted({str(name) for name in frame["study"]}) if "study" in frame else ["measured runs"]
     if len(names) != 1:
         raise ValueError(f"a figure shows one study, and the frame holds {names}")
     return str(names[0])
