@@ -1,0 +1,94 @@
+"""A cluster to run on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workbench.config.plain import check_above, check_at_least
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """A Slurm cluster as one partition of it looks to a study."""
+
+    name: str
+    """Short name, used in tables."""
+    partition: str | None = None
+    """Slurm's partition; None takes the cluster's default."""
+    account: str | None = None
+    """Account the time is charged to; None takes the user's default."""
+    qos: str | None = None
+    """Quality of service; None takes the user's default."""
+    constraint: str | None = None
+    """Node features asked for, as `sbatch --constraint` takes them."""
+    cpus_per_node: int = 2
+    """CPU cores of a node."""
+    memory_bytes_per_node: int | None = None
+    """Memory of a node; None asks for none, which takes the cluster's default."""
+    gpus_per_node: int = 0
+    """GPUs of a node; 0 trains on the CPU."""
+    gpu_kind: str | None = None
+    """Kind of GPU as the cluster's `--gres` names it (`a100`); None asks for any."""
+    gpu_memory_bytes: int | None = None
+    """Memory of one GPU; None leaves micro-batch and number of GPUs to the config."""
+    max_nodes: int = 1
+    """Nodes one job may have."""
+    time_limit_minutes: int = 60
+    """Longest time limit of a job; a stage that takes longer is requeued under the same job id."""
+    signal_seconds: int = 120
+    """The job is told this long before its limit, and has that long to write a checkpoint."""
+    max_array_tasks: int = 1000
+    """Elements of one job array at the most (Slurm's MaxArraySize)."""
+    array_parallelism: int | None = None
+    """Elements of one array that run at once; None leaves it to the scheduler."""
+    max_submit: int | None = None
+    """Jobs a user may have queued (MaxSubmitJobs); None asks Slurm by trying."""
+    setup: list[str] = field(default_factory=list[str])
+    """Shell lines run on the node before the job: modules, environment variables."""
+    python: str | None = None
+    """Python to run on the nodes; None takes the one that launches."""
+    submit_from_node: bool = False
+    """The cluster allows `sbatch` on compute nodes: evaluations are submitted as checkpoints land."""
+    rule: str = "fewest_gpus"
+    """Rule of `workbench.study.resources` that turns size, tokens and speed into a job's resources: `fewest_gpus`,
+    or `within_time_limit` (as many more as keep a stage within one job)."""
+    tokens_per_second: dict[str, float] = field(default_factory=dict[str, float])
+    """Measured training speed of one GPU (or process) by model name; several are taken to be as many times as fast.
+    What is not named is estimated from FLOPs."""
+    flops_per_second: float | None = None
+    """Training FLOPs a second of one GPU (or process), for models not named above; None gives no estimate."""
+    price_per_gpu_hour: float | None = None
+    """Price of one GPU hour (of one node hour where there are no GPUs); None states no cost."""
+    currency: str = "USD"
+    """Of the price."""
+    evaluation_gpus: int = 0
+    """GPUs of an evaluation job."""
+    evaluation_cpus: int = 1
+    """CPU cores of an evaluation job."""
+    evaluation_memory_bytes: int | None = None
+    """Memory of an evaluation job; None takes the cluster's default."""
+    evaluation_minutes: int = 60
+    """Time limit of an evaluation job."""
+    sbatch: dict[str, str] = field(default_factory=dict[str, str])
+    """Further `sbatch` options by their long names, without dashes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a cluster without room."""
+        for name in ("cpus_per_node", "max_nodes", "time_limit_minutes", "max_array_tasks", "array_parallelism"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        for name in ("signal_seconds", "max_submit", "evaluation_cpus", "evaluation_minutes"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        check_at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
+        check_at_least("cluster.evaluation_gpus", self.evaluation_gpus, 0)
+        for name in ("memory_bytes_per_node", "gpu_memory_bytes", "evaluation_memory_bytes"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        for model, speed in self.tokens_per_second.items():
+            check_above(f"cluster.tokens_per_second.{model}", speed, 0)
+        check_above("cluster.flops_per_second", self.flops_per_second, 0)
+        check_at_least("cluster.price_per_gpu_hour", self.price_per_gpu_hour, 0)
+        for name in ("time_limit_minutes", "evaluation_minutes"):
+            if self.signal_seconds >= 60 * getattr(self, name):
+                raise ValueError(
+                    f"cluster.signal_seconds={self.signal_seconds} is not below cluster.{name}={getattr(self, name)}: "
+                    "a job would be told to leave before it begins"
+                )

@@ -1,0 +1,108 @@
+"""What it is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
+
+SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
+TOKENIZER_KINDS = ("bpe", "file")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One stream of documents and its share of the training tokens."""
+
+    kind: str
+    """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
+    (also .zst), `parquet`, `text` (a folder of text files), `huggingface` (through `datasets`)."""
+    weight: float = 1.0
+    """Share of the training tokens, relative to the other sources'."""
+    path: str = ""
+    """File, glob or folder; for `huggingface` the data set's name. Relative paths start at the working
+    directory. Unused by the `python_*` kinds."""
+    text_field: str = "text"
+    """Field (column) that holds the text."""
+    subset: str | None = None
+    """`huggingface`: configuration name of the data set."""
+    split: str = "train"
+    """`huggingface`: split to read."""
+    revision: str | None = None
+    """`huggingface`: commit or tag, part of the fingerprint."""
+    max_bytes: int | None = None
+    """Training text taken at the most, in UTF-8 bytes after filtering; None takes all there is."""
+    heldout_bytes: int = 200_000
+    """Held-out text aimed at, in UTF-8 bytes; it does not depend on `max_bytes`."""
+    unique_tokens: int | None = None
+    """Distinct training tokens used at the most; None uses all. Smaller budgets are nested in larger."""
+    max_epochs: float | None = 1.0
+    """How often a token may be seen; None allows any repetition."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no reader could read."""
+        check_choice("source kind", self.kind, SOURCE_KINDS)
+        check_at_least("source weight", self.weight, 0)
+        if not self.kind.startswith("python_") and not self.path:
+            raise ValueError(f"a source of kind {self.kind!r} needs a path")
+        check_at_least("source max_bytes", self.max_bytes, 1)
+        check_at_least("source heldout_bytes", self.heldout_bytes, 0)
+        check_at_least("source unique_tokens", self.unique_tokens, 1)
+        check_above("source max_epochs", self.max_epochs, 0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The sources of a study and how they are split and filtered."""
+
+    name: str
+    """Short name, used in figures and run names."""
+    sources: dict[str, SourceConfig]
+    """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
+    heldout_percent: float = 2.0
+    """Files held out, in percent of all files, chosen by a hash of each file's content."""
+    min_document_bytes: int = 200
+    """Documents shorter than this are dropped."""
+    unique_tokens: int | None = None
+    """Distinct training tokens of all sources together, divided among them by their weights, so that all are
+    repeated alike; None leaves each source its own. Smaller budgets are nested in larger."""
+    overlap_lines: int = 5
+    """Training text loses every run of this many non-blank lines (white space folded) that occurs in a
+    held-out document."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty or one-sided split."""
+        if not self.sources:
+            raise ValueError("data.sources is empty: name at least one source")
+        if not 0 < self.heldout_percent < 100:
+            raise ValueError(f"data.heldout_percent={self.heldout_percent!r} must lie between 0 and 100")
+        check_at_least("data.overlap_lines", self.overlap_lines, 1)
+        check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
+        check_at_least("data.unique_tokens", self.unique_tokens, 1)
+        if self.unique_tokens is not None and any(source.unique_tokens for source in self.sources.values()):
+            raise ValueError(f"data.unique_tokens={self.unique_tokens} divides what a source's unique_tokens sets, too")
+        for name in self.sources:
+            check_name("data.sources", name)
+        exact_weights({name: source.weight for name, source in self.sources.items()})
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes token ids."""
+
+    kind: str = "bpe"
+    """`bpe`: byte-level BPE trained on the training split; `file`: `path` as it is."""
+    vocab_size: int = 4096
+    """Number of token ids, special tokens included; a `file` must have exactly this many."""
+    path: str | None = None
+    """A `tokenizer.json` or a sentencepiece `tokenizer.model`."""
+    train_bytes: int = 8_000_000
+    """Training text the BPE is trained on, in bytes; independent of the sources' `max_bytes`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a file without a path, and a vocabulary that cannot hold all bytes."""
+        check_choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
+        if self.kind == "file" and not self.path:
+            raise ValueError("tokenizer.kind='file' needs tokenizer.path")
+        check_at_least("tokenizer.vocab_size", self.vocab_size, 260 if self.kind == "bpe" else 2)
+        check_at_least("tokenizer.train_bytes", self.train_bytes, 1)

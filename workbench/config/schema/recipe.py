@@ -1,0 +1,155 @@
+"""How it is trained and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workbench.config.plain import check_above, check_at_least, check_choice, exact_weights
+
+PRECISIONS = ("fp32", "bf16")
+DECAYS = ("constant", "cosine", "linear", "sqrt")
+SPANS = ("phase", "budget")
+
+
+@dataclass(frozen=True)
+class PhaseConfig:
+    """One stage of a recipe, as a share of the point's token budget."""
+
+    name: str
+    """Name of the stage, such as trunk, cooldown, basic, continual."""
+    share: float
+    """Share of the budget's tokens; the shares of a recipe sum to one."""
+    decay: str = "constant"
+    """Learning rate: `constant`, `cosine`, `linear`, or `sqrt` (1 - sqrt of the progress)."""
+    span: str = "phase"
+    """What the decay runs over: this `phase`, or the whole `budget` (TinyLlama's cosine)."""
+    final_ratio: float = 0.1
+    """Learning rate at the decay's end, as a ratio of the peak."""
+    batch_scale: int = 1
+    """Global batch of this phase as a multiple of the recipe's (TinyLlama v1.1 cools down by 4)."""
+    mixture: dict[str, float] | None = None
+    """Source weights from this phase on; None keeps those before."""
+    ramp_tokens: int = 0
+    """Tokens over which the weights move linearly from those before to `mixture`."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares, shapes and ramps that mean nothing."""
+        if not 0 < self.share <= 1:
+            raise ValueError(f"recipe phase {self.name!r}: share={self.share!r} must lie in (0, 1]")
+        check_choice(f"recipe phase {self.name!r}: decay", self.decay, DECAYS)
+        check_choice(f"recipe phase {self.name!r}: span", self.span, SPANS)
+        check_at_least(f"recipe phase {self.name!r}: final_ratio", self.final_ratio, 0)
+        check_at_least(f"recipe phase {self.name!r}: batch_scale", self.batch_scale, 1)
+        check_at_least(f"recipe phase {self.name!r}: ramp_tokens", self.ramp_tokens, 0)
+        if self.mixture is not None:
+            exact_weights(self.mixture)
+        elif self.ramp_tokens:
+            raise ValueError(f"recipe phase {self.name!r}: ramp_tokens={self.ramp_tokens} without a mixture")
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """The chain of phases that every sweep point goes through, in tokens."""
+
+    name: str
+    """Short name: cosine, wsd, three_stage."""
+    phases: list[PhaseConfig]
+    """Phases in order."""
+    warmup_tokens: int
+    """Linear warm-up from zero, counted from the start of the chain."""
+    batch_sequences: int
+    """Global batch: sequences an optimizer step, whatever the number of devices."""
+    milestones: list[int] = field(default_factory=list[int])
+    """Tokens at which to keep and evaluate a checkpoint; every phase's end is one anyhow."""
+    log_milestones: int = 0
+    """Further milestones: this many a factor of two, downwards from each phase's end to the warm-up's."""
+
+    def __post_init__(self) -> None:
+        """Refuse chains that do not add up."""
+        if not self.phases:
+            raise ValueError(f"recipe {self.name!r} has no phases")
+        total = sum(phase.share for phase in self.phases)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"recipe {self.name!r}: the phases' shares sum to {total!r}, not to 1")
+        check_at_least("recipe.warmup_tokens", self.warmup_tokens, 0)
+        check_at_least("recipe.batch_sequences", self.batch_sequences, 1)
+        check_at_least("recipe.log_milestones", self.log_milestones, 0)
+        for tokens in self.milestones:
+            check_at_least("recipe.milestones", tokens, 1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, with decoupled weight decay on matrices alone."""
+
+    learning_rate: float | None = None
+    """Peak learning rate; None takes the rule of size, `base_learning_rate x (params / base_params)^-exponent`."""
+    base_learning_rate: float = 4e-4
+    """The rule's learning rate at `base_params`."""
+    base_params: int = 968_976_384
+    """The rule's size, in parameters without embeddings; TinyLlama's unless it is set."""
+    size_exponent: float = 0.3333
+    """How fast the rule's learning rate falls with size."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """On tensors of two dimensions and more."""
+    clip_norm: float = 1.0
+    """Global gradient norm that is clipped to."""
+
+    def __post_init__(self) -> None:
+        """Refuse rates that would not train."""
+        check_above("optimizer.learning_rate", self.learning_rate, 0)
+        check_above("optimizer.base_learning_rate", self.base_learning_rate, 0)
+        check_above("optimizer.base_params", self.base_params, 0)
+        check_at_least("optimizer.size_exponent", self.size_exponent, 0)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)!r} must lie in [0, 1)")
+        check_above("optimizer.eps", self.eps, 0)
+        check_at_least("optimizer.weight_decay", self.weight_decay, 0)
+        check_above("optimizer.clip_norm", self.clip_norm, 0)
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """A set of lm-eval tasks that is scored and stored together."""
+
+    name: str
+    """Short name; results are files `<name>-<evaluation id>.json`."""
+    tasks: list[str]
+    """lm-eval task names."""
+    include_path: str | None = None
+    """Folder of task YAML files; `embedded` is the project's own; None uses lm-eval's (needs the hub)."""
+    num_fewshot: int | None = None
+    """Examples before each question; None leaves it to each task."""
+    limit: int | None = None
+    """Documents a task at the most; None takes all."""
+    batch_tokens: int = 4096
+    """Padded tokens a forward pass at the most."""
+
+    def __post_init__(self) -> None:
+        """Refuse suites that would score nothing."""
+        if not self.tasks:
+            raise ValueError(f"evaluation suite {self.name!r} names no tasks")
+        check_at_least(f"evaluation suite {self.name!r}: limit", self.limit, 1)
+        check_at_least(f"evaluation suite {self.name!r}: num_fewshot", self.num_fewshot, 0)
+        check_at_least(f"evaluation suite {self.name!r}: batch_tokens", self.batch_tokens, 1)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is scored at every milestone."""
+
+    suites: dict[str, SuiteConfig] = field(default_factory=dict[str, SuiteConfig])
+    """Suites by name; none scores nothing, and the tables say so."""
+    precision: str = "fp32"
+    """Arithmetic of the evaluation, part of the evaluation's id."""
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that does not exist."""
+        check_choice("evaluation.precision", self.precision, PRECISIONS)
