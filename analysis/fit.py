@@ -1,309 +1,201 @@
-"""A law fitted to cooled-down points, with the largest runs held out, as a record with its diagnostics."""
+"""A law fitted to a frame's rows, as a record with its diagnostics.
+
+rows = select_loss(load_study("token_scaling"), "heldout/prose/bits_per_byte")
+fit = fit_law(Chinchilla(), rows, holdout=1e6, bootstrap=1000)
+print(fit.describe(), fit.interval(0.95), fit.sensitivity())
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
+# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
 from threadpoolctl import threadpool_limits
 
-from analysis.laws import LAWS, Array, Chinchilla
+from analysis.fitting.compare import compare_laws
+from analysis.fitting.flags import bootstrap_flags, flags_of, unidentifiable
+from analysis.fitting.holdout import HeldOut, is_held_out, judge_holdout
+from analysis.fitting.intervals import bootstrap_thetas, covariance
+from analysis.fitting.minima import Minimum, draw_starts, search_minima
+from analysis.fitting.record import Fit
+from analysis.fitting.settings import DEFAULT_STARTS, Data, Settings, merge_fixed, read_data
+from analysis.frames import check_frame
+from analysis.law import Array, Law
 
-MIN_SIZES = 3
-"""A curve in N with an offset has three numbers."""
-MIN_TOKENS = 3
-"""So has one in D."""
-NEAR_BEST = 1e-3
-"""Starts that end within this relative distance of the best objective count as having found it."""
+__all__ = ["Fit", "HeldOut", "Minimum", "compare_laws", "fit_law", "replay"]
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """One run that the fit did not see."""
-
-    params: float
-    """N."""
-    tokens: float
-    """D."""
-    measured: float
-    """Its loss."""
-    predicted: float
-    """What the fit says."""
-
-    @property
-    def relative_error(self) -> float:
-        """(predicted - measured) / measured."""
-        return (self.predicted - self.measured) / self.measured
-
-
-@dataclass(frozen=True)
-class Fit:
-    """L(N, D) as fitted, or why it could not be."""
-
-    law: str
-    """Name of the law in `analysis.laws.LAWS`."""
-    params: dict[str, float]
-    """The law's numbers in full precision; empty where the data do not identify them."""
-    flags: tuple[str, ...]
-    """What a reader must know before using the numbers, in words."""
-    objective: float
-    """Sum of Huber losses of the log residuals; NaN without a fit."""
-    delta: float
-    """Huber's delta, in log units."""
-    gradient_norm: float
-    """Largest component of the objective's gradient at the solution, over delta squared; NaN without a fit."""
-    starts: int
-    """Starting points tried."""
-    share_of_starts: float
-    """Share of them that ended within 0.1% of the best objective."""
-    n: int
-    """Points fitted."""
-    sizes: tuple[float, ...]
-    """Distinct N among them."""
-    token_counts: tuple[float, ...]
-    """Distinct D among them."""
-    holdout: tuple[HeldOut, ...]
-    """Runs held out, with the fit's predictions."""
-    target: str
-    """Metric that was fitted."""
-    size_column: str
-    """Column that N was taken from."""
-
-    @property
-    def identifiable(self) -> bool:
-        """Whether there are numbers."""
-        return bool(self.params)
-
-    @property
-    def holdout_error(self) -> float:
-        """Largest absolute relative error on the runs held out; NaN without any."""
-        return max((abs(run.relative_error) for run in self.holdout), default=float("nan"))
-
-    def predict(self, params: Array, tokens: Array) -> Array:
-        """Loss at N and D, shape (n,).
-
-        Raises
-        ------
-        ValueError
-            The fit is not identifiable.
-        """
-        if not self.identifiable:
-            raise ValueError(f"nothing to predict from: {'; '.join(self.flags)}")
-        law = LAWS[self.law]
-        log_loss, _ = law.log_predict(
-            law.to_theta(self.params), np.asarray(params, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-        )
-        return np.exp(log_loss)
-
-    def describe(self) -> str:
-        """Say the fit in a few lines: numbers, held-out error, flags."""
-        lines = [f"L(N, D) = E + A/N^alpha + B/D^beta on {self.n} cooled-down runs, {len(self.sizes)} sizes"]
-        if self.identifiable:
-            lines.append(", ".join(f"{name} = {value:.4g}" for name, value in self.params.items()))
-        if self.identifiable and self.holdout:
-            signed = float(np.mean([run.relative_error for run in self.holdout]))
-            lines.append(
-                f"{len(self.holdout)} largest runs held out: error {signed:+.2%} on average, "
-                f"{self.holdout_error:.2%} at most"
-            )
-        return "\n".join([*lines, *self.flags])
-
-    def to_json(self) -> str:
-        """Write the record; `from_json` gives it back bit for bit."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @staticmethod
-    def from_json(text: str) -> Fit:
-        """Read what `to_json` wrote."""
-        values: dict[str, Any] = json.loads(text)
-        values["holdout"] = tuple(HeldOut(**run) for run in values["holdout"])
-        for name in ("flags", "sizes", "token_counts"):
-            values[name] = tuple(values[name])
-        return Fit(**values)
-
-    def save(self, path: Path) -> Path:
-        """Write the record to a file and return its path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_json())
-        return path
-
-
-def select_runs(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Cooled-down checkpoints that were scored on a metric, a row each.
-
-    Raises
-    ------
-    ValueError
-        The metric is unknown to the frame.
-    """
-    if metric not in set(frame["metric"]):
-        known = ", ".join(sorted(set(frame["metric"].dropna())))
-        raise ValueError(f"metric {metric!r} is not in the frame; there are: {known or 'none'}")
-    return frame.loc[(frame["metric"] == metric) & frame["annealed"] & frame["value"].notna()]
+WEIGHT = "__weight__"
+GROUP = "trajectory"
 
 
 def fit_law(
-    law: Chinchilla,
+    law: Law,
     frame: pd.DataFrame,
     *,
-    metric: str,
-    size_column: str = "params_non_embedding",
-    holdout_sizes: int = 1,
+    target: str = "loss",
+    objective: str = "huber_log",
     delta: float = 1e-3,
-    starts: int = 100,
+    fixed: Mapping[str, float] | None = None,
+    starts: int | Sequence[Mapping[str, float]] | None = None,
+    holdout: float | Mapping[str, float] | None = None,
+    bootstrap: int = 0,
+    group: str = GROUP,
+    weights: str | Sequence[float] | None = None,
     seed: int = 0,
 ) -> Fit:
-    """Fit a law to a study's cooled-down points.
+    """Fit a law to a frame's rows.
 
-    Minimises the sum of Huber losses of log L - log L(N, D) by L-BFGS with the analytic gradient from many
-    starting points.
+    Minimises sum_i w_i Huber_delta(log L(x_i) - log L_i) (`huber_log`), or the mean square (`mse`) or mean absolute value
+    (`mae`) of L(x_i) - L_i, by quasi-Newton steps with analytic gradients from many starts at once (`analysis.fitting.
+    minimise`), each distinct minimum sharpened by SciPy's L-BFGS-B.
 
     Parameters
     ----------
     law
-        The law.
+        Of `analysis.laws`, such as `Chinchilla()`.
     frame
-        As `analysis.load.load_study` gives it; rows that are not annealed or have no value are left out.
-    metric
-        Which metric is the loss L, such as `heldout/prose/bits_per_byte`.
-    size_column
-        `params_non_embedding` or `params`: the convention moves the exponent, and the record names it.
-    holdout_sizes
-        How many of the largest sizes are held out and predicted.
+        A row a run, n rows; `analysis.frames.select_loss` makes one of a study. Columns: the law's inputs (`params` N,
+        `tokens` D, `unique_tokens`), the target and, where known, the group.
+    target
+        Column to fit, in any unit above 0: `loss` for Chinchilla's law, `error` or `accuracy` (shares of 1) for tasks.
+    objective
+        `huber_log`, `mse` or `mae`.
     delta
-        Huber's delta, in log units.
+        Huber's delta in log units (relative error); 1e-3 is Hoffmann et al.'s.
+    fixed
+        Parameters by name that keep a value.
     starts
-        Starting points.
+        How many starting points to draw (200), or the points themselves, numbers by name.
+    holdout
+        Rows not to fit but to foretell: those with `params` of at least this, or thresholds by column.
+    bootstrap
+        Replicates for intervals; 0 for none.
+    group
+        Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory.
+    weights
+        Of the rows: a column's name or n numbers; None is 1 each.
     seed
-        Seed of the starting points.
+        Of starts and bootstrap.
 
     Returns
     -------
     Fit
-        Without numbers, and flagged "not identifiable", where fewer than three sizes or three token counts
-        remain, or no more points than the law has numbers.
+        Without numbers, and flagged "not identifiable", where too few rows or distinct inputs remain.
 
     Raises
     ------
     ValueError
-        The metric is unknown, or a value is not above zero.
+        A column is missing, holds no numbers or a value not above 0; the frame mixes studies or has one run; an argument
+        is none of its choices; the holdout leaves or takes nothing. Rows with NaN and duplicates are left out and named in
+        `Fit.excluded`.
 
     References
     ----------
-    Hoffmann et al. 2022, appendix D.3; Besiroglu et al. 2024 on the optimizer's tolerance.
+    Hoffmann et al. 2022, eq. 3 (objective); Besiroglu et al. 2024, "Chinchilla Scaling: A Replication Attempt" (tolerance,
+    bootstrap); Choshen et al. 2024, "A Hitchhiker's Guide to Scaling Law Estimation" (held out by scale).
     """
-    runs = select_runs(frame, metric)
-    values = _column(runs, "value")
-    if (values <= 0).any():
-        raise ValueError(f"metric {metric!r} has a value of {values.min()}: logarithms need values above 0")
-    sizes = sorted({float(size) for size in runs[size_column]})
-    largest = sizes[len(sizes) - holdout_sizes :] if holdout_sizes else []
-    is_largest = runs[size_column].isin(largest)
-    seen, unseen = runs.loc[~is_largest], runs.loc[is_largest]
-    params, tokens, loss = (_column(seen, name) for name in (size_column, "tokens", "value"))
-    empty = Fit(
+    settings = Settings(
         law=law.name,
-        params={},
-        flags=(),
-        objective=float("nan"),
-        delta=delta,
-        gradient_norm=float("nan"),
-        starts=starts,
-        share_of_starts=0.0,
-        n=len(seen),
-        sizes=tuple(sorted(set(params.tolist()))),
-        token_counts=tuple(sorted(set(tokens.tolist()))),
-        holdout=(),
-        target=metric,
-        size_column=size_column,
+        law_settings=law.settings(),
+        target=target,
+        metric=str(frame.attrs.get("metric", target)),
+        size=str(frame.attrs.get("size", "params")),
+        objective=objective,
+        delta=float(delta),
+        fixed=merge_fixed(fixed),
+        starts=_starts(starts),
+        holdout=_thresholds(holdout),
+        bootstrap=int(bootstrap),
+        group=group,
+        seed=int(seed),
     )
-    reason = _unidentifiable(law, empty, len(largest))
+    if group != GROUP and group not in frame:
+        raise ValueError(f"group names the column {group!r}, which the frame lacks")
+    weighted = frame.assign(**{WEIGHT: _weights(frame, weights)})
+    rows, excluded = check_frame(weighted, (*law.inputs, target, WEIGHT))
+    data = read_data(rows, law, target, group, rows[WEIGHT].to_numpy(dtype=np.float64))
+    return _solve(settings, data, excluded)
+
+
+def replay(fit: Fit) -> Fit:
+    """Do a fit again from its own record; on the same machine and libraries the result is equal bit for bit.
+
+    Examples
+    --------
+    `replay(Fit.load(path)) == Fit.load(path)`
+    """
+    names = fit.data.columns
+    columns = {name: (*fit.data.columns[name], *fit.unseen.columns.get(name, ())) for name in names}
+    groups, weights = (*fit.data.groups, *fit.unseen.groups), (*fit.data.weights, *fit.unseen.weights)
+    return _solve(fit.settings, Data(columns, groups, weights), fit.excluded)
+
+
+def _solve(settings: Settings, data: Data, excluded: tuple[str, ...]) -> Fit:
+    """Fit checked rows."""
+    held = is_held_out(data, settings.holdout)
+    seen, unseen = data.where(~held), data.where(held)
+    law = settings.make_law()
+    empty = Fit(settings, seen, unseen, excluded, {}, (), math.nan, math.nan, (), {}, None, ())
+    reason = unidentifiable(law, seen, settings.fixed, unseen.n)
     if reason:
         return dataclasses.replace(empty, flags=(reason,))
     # Two BLAS threads on matrices of five rows wait for each other: 29 s a fit on a busy machine against 2 s.
     with threadpool_limits(1):
-        theta, objective, gradient_norm, share = _minimise(law, params, tokens, loss, delta, starts, seed)
-    fit = dataclasses.replace(
+        fit = _minimum(empty)
+    if not unseen.n:
+        return fit
+    inputs = {name: unseen.array(name) for name in law.inputs}
+    return dataclasses.replace(fit, holdout=judge_holdout(settings, seen, unseen, law.predict(fit.params, inputs)))
+
+
+def _minimum(empty: Fit) -> Fit:
+    settings, data = empty.settings, empty.data
+    problem, (lower, upper) = data.problem(settings), settings.box()
+    search = search_minima(problem, draw_starts(problem, settings), lower, upper)
+    free = lower < upper
+    flags = flags_of(problem, search, covariance(problem, search.theta[0], free, data.groups), free)
+    replicates: tuple[tuple[float, ...], ...] = ()
+    if settings.bootstrap:
+        drawn = bootstrap_thetas(problem, data, search.theta, lower, upper, settings.bootstrap, settings.seed)
+        flags = (*flags, *bootstrap_flags(problem.law, drawn, lower, upper, data))
+        replicates = tuple(tuple(row) for row in drawn.tolist())
+    return dataclasses.replace(
         empty,
-        params=law.to_params(theta),
-        flags=tuple(_flags(law, theta, gradient_norm, share, len(seen), len(empty.sizes), len(empty.token_counts))),
-        objective=objective,
-        gradient_norm=gradient_norm,
-        share_of_starts=share,
+        params=dict(search.minima[0].params),
+        flags=flags,
+        objective=search.minima[0].objective,
+        gradient_norm=search.gradient_norm,
+        minima=search.minima,
+        spread=search.spread,
+        replicates=replicates,
     )
-    n, d, measured = (_column(unseen, name) for name in (size_column, "tokens", "value"))
-    predicted = fit.predict(n, d)
-    held = [HeldOut(*map(float, row)) for row in zip(n, d, measured, predicted, strict=True)]
-    return dataclasses.replace(fit, holdout=tuple(held))
 
 
-def _column(frame: pd.DataFrame, name: str) -> Array:
-    return frame[name].to_numpy(dtype=np.float64)
+def _starts(starts: int | Sequence[Mapping[str, float]] | None) -> int | tuple[dict[str, float], ...]:
+    if starts is None:
+        return DEFAULT_STARTS
+    return int(starts) if isinstance(starts, int) else tuple(merge_fixed(start) for start in starts)
 
 
-def _unidentifiable(law: Chinchilla, fit: Fit, held_out: int) -> str:
-    counts = f"{len(fit.sizes)} sizes, {len(fit.token_counts)} token counts and {fit.n} points remain"
-    if len(fit.sizes) < MIN_SIZES or len(fit.token_counts) < MIN_TOKENS or fit.n <= len(law.param_names):
-        return (
-            f"not identifiable: {counts} with the {held_out} largest sizes held out; "
-            f"the law needs {MIN_SIZES} sizes, {MIN_TOKENS} token counts and {len(law.param_names) + 1} points"
-        )
-    return ""
+def _thresholds(holdout: float | Mapping[str, float] | None) -> dict[str, float]:
+    if holdout is None:
+        return {}
+    return merge_fixed(holdout) if isinstance(holdout, Mapping) else {"params": float(holdout)}
 
 
-def _minimise(
-    law: Chinchilla, params: Array, tokens: Array, loss: Array, delta: float, starts: int, seed: int
-) -> tuple[Array, float, float, float]:
-    """Coordinates, objective, gradient norm and share of starts of the best minimum found."""
-    log_loss = np.log(loss)
-
-    def scaled(theta: Array) -> tuple[float, Array]:
-        # Over delta squared: the sum itself is so small that default tolerances stop at once.
-        predicted, gradient = law.log_predict(theta, params, tokens)
-        ratio = (predicted - log_loss) / delta
-        inside = np.abs(ratio) <= 1
-        value = np.where(inside, 0.5 * ratio**2, np.abs(ratio) - 0.5).sum()
-        slope = np.where(inside, ratio, np.sign(ratio)) / delta
-        return float(value), slope @ gradient
-
-    lower, upper = np.array(law.bounds).T
-    ends: list[tuple[float, Array]] = []
-    for start in law.starts(params, tokens, loss, starts, seed):
-        options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-9}
-        theta = np.clip(start, lower, upper)
-        for _ in range(2):  # A second round forgets the first one's curvature, and often goes on.
-            theta = optimize.minimize(scaled, theta, jac=True, method="L-BFGS-B", bounds=law.bounds, options=options).x
-        ends.append((scaled(theta)[0], theta))
-    best, theta = min(ends, key=lambda end: end[0])
-    share = sum(value <= best * (1 + NEAR_BEST) + 1e-12 for value, _ in ends) / starts
-    free = (theta > lower) & (theta < upper)
-    gradient = scaled(theta)[1][free]
-    return theta, best * delta**2, float(np.abs(gradient).max(initial=0.0)), share
-
-
-def _flags(
-    law: Chinchilla, theta: Array, gradient_norm: float, share: float, n: int, sizes: int, token_counts: int
-) -> list[str]:
-    flags: list[str] = []
-    for name, value, (low, high) in zip(law.param_names, theta, law.bounds, strict=True):
-        if value <= low + 1e-6 or value >= high - 1e-6:
-            flags.append(f"{name} is at a bound: the data do not determine it")
-    if n <= 2 * len(law.param_names):
-        flags.append(f"{n} points for {len(law.param_names)} numbers: intervals would be wide")
-    for counted, what in ((sizes, "sizes"), (token_counts, "token counts")):
-        if counted <= 3:
-            flags.append(f"{counted} {what} for two numbers and an offset: nothing is left to contradict them")
-    if share < 0.05:
-        flags.append(f"only {share:.0%} of the starts found this minimum")
-    if gradient_norm > 1.0:
-        flags.append(f"not converged: gradient norm {gradient_norm:.2g}")
-    return flags
+def _weights(frame: pd.DataFrame, weights: str | Sequence[float] | None) -> Array:
+    if weights is None:
+        return np.ones(len(frame))
+    if isinstance(weights, str):
+        if weights not in frame:
+            raise ValueError(f"weights names the column {weights!r}, which the frame lacks")
+        return frame[weights].to_numpy(dtype=np.float64)
+    if len(weights) != len(frame):
+        raise ValueError(f"weights holds {len(weights)} numbers for {len(frame)} rows")
+    return np.asarray(weights, dtype=np.float64)

@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import style
 from analysis.figures import fit_figure, save_figure, token_scaling_figure
 from analysis.fit import Fit, fit_law
+from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 
 NOT_EVALUATED = "not evaluated"
@@ -142,9 +143,9 @@ def draw_study(frame: pd.DataFrame, directory: Path, fit_directory: Path | None 
     for metric in bits:
         if fit_directory is None:
             break
-        fit = fit_study(frame, metric)
-        if fit.n == 0:
+        if len(select_loss(frame, metric)) < 2:
             continue
+        fit = fit_study(frame, metric)
         name = file_name(fit.law, metric)
         written += save_figure(*fit_figure(frame, fit), directory, name)
         written.append(fit.save(fit_directory / f"{name}.json"))
@@ -152,8 +153,10 @@ def draw_study(frame: pd.DataFrame, directory: Path, fit_directory: Path | None 
 
 
 def fit_study(frame: pd.DataFrame, metric: str) -> Fit:
-    """Fit L(N, D) to a study's cooled-down points, the largest size held out."""
-    return fit_law(Chinchilla(), frame, metric=metric)
+    """Fit L(N, D) to a study's cooled-down points, the largest size held out where there are others."""
+    rows = select_loss(frame, metric)
+    sizes = {float(size) for size in rows["params"]}
+    return fit_law(Chinchilla(), rows, holdout=max(sizes) if len(sizes) > 1 else None)
 
 
 def file_name(prefix: str, metric: str) -> str:

@@ -1,85 +1,187 @@
 import numpy as np
 import outputs_tree
+import pandas as pd
 import pytest
-from scipy.optimize import check_grad
 
-from analysis.fit import Fit, fit_law
-from analysis.laws import Chinchilla
+from analysis.fit import Fit, fit_law, replay
+from analysis.frames import select_loss
+from analysis.laws import Chinchilla, PowerLaw
 
 BITS = "heldout/prose/bits_per_byte"
+TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}
 
 
-def test_gradient_is_the_derivative():
-    law = Chinchilla()
-    params, tokens = np.array([3e4, 1e6]), np.array([2e5, 4e6])
-    theta = law.to_theta(outputs_tree.LAW)
-    for index in range(2):
-        error = check_grad(
-            lambda t, i=index: law.log_predict(t, params, tokens)[0][i],
-            lambda t, i=index: law.log_predict(t, params, tokens)[1][i],
-            theta,
-        )
-        assert error < 1e-6
+@pytest.fixture
+def rows(law_frame):
+    return select_loss(law_frame, BITS)
 
 
-def test_prediction_is_the_equation():
-    law = Chinchilla()
-    theta = law.to_theta(outputs_tree.LAW)
-    assert law.to_params(theta) == pytest.approx(outputs_tree.LAW)
-    log_loss, _ = law.log_predict(theta, np.array([3e5]), np.array([1e6]))
-    assert np.exp(log_loss[0]) == pytest.approx(outputs_tree.bits_per_byte(3e5, 1e6), rel=1e-12)
+def make_rows(noise=0.01, seed=0, sizes=6, budgets=6, seeds=1):
+    """Runs on Chinchilla's law with log-normal noise."""
+    rng = np.random.default_rng(seed)
+    grid = np.meshgrid(np.geomspace(1e8, 1e10, sizes), np.geomspace(2e9, 2e11, budgets), np.arange(seeds))
+    params, tokens = (values.ravel() for values in grid[:2])
+    loss = Chinchilla().predict(TRUTH, {"params": params, "tokens": tokens})
+    return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss * np.exp(noise * rng.normal(size=len(loss)))})
 
 
-def test_known_coefficients_are_recovered(law_frame):
-    fit = fit_law(Chinchilla(), law_frame, metric=BITS, starts=30)
+def test_known_coefficients_are_recovered(rows):
+    fit = fit_law(Chinchilla(), rows, holdout=1e6, starts=30)
     assert fit.params == pytest.approx(outputs_tree.LAW, rel=1e-3)
     assert fit.sizes == (30_000, 100_000, 300_000)
     assert fit.n == 24
-    assert len(fit.holdout) == 8
-    assert {run.params for run in fit.holdout} == {1_000_000}
+    assert fit.holdout.n == 8
+    assert set(fit.holdout.inputs["params"]) == {1_000_000}
     assert fit.holdout_error < 1e-5
-    assert fit.share_of_starts > 0.3
+    assert fit.minima[0].share > 0.3
+    assert fit.excluded == ("32 rows not annealed",)
+    assert not fit.multimodal
 
 
-def test_outlier_moves_huber_little(law_frame):
-    one = law_frame.index[law_frame["annealed"]][3]
-    law_frame.loc[one, "value"] *= 1.2
-    fit = fit_law(Chinchilla(), law_frame, metric=BITS, starts=30)
-    assert fit.params["alpha"] == pytest.approx(outputs_tree.LAW["alpha"], rel=0.02)
+def test_outlier_moves_huber_little_and_mse_much(rows):
+    rows.loc[3, "loss"] *= 1.2
+    huber = fit_law(Chinchilla(), rows, starts=30)
+    square = fit_law(Chinchilla(), rows, objective="mse", starts=30)
+    assert huber.params["alpha"] == pytest.approx(outputs_tree.LAW["alpha"], rel=0.02)
+    assert abs(square.params["alpha"] / outputs_tree.LAW["alpha"] - 1) > 0.05
 
 
-def test_held_out_error_is_stated_with_its_sign(law_frame):
-    largest = law_frame["params_non_embedding"] == 1_000_000
-    law_frame.loc[largest, "value"] *= 1.05
-    fit = fit_law(Chinchilla(), law_frame, metric=BITS, starts=30)
-    assert fit.holdout_error == pytest.approx(0.05 / 1.05, abs=1e-3)
-    assert "8 largest runs held out: error -4.76%" in fit.describe()
+def test_held_out_error_is_stated_with_its_sign_and_beside_baselines(rows):
+    rows.loc[rows["params"] == 1_000_000, "loss"] *= 1.05
+    fit = fit_law(Chinchilla(), rows, holdout=1e6, starts=30)
+    held = fit.holdout
+    assert held.signed_error == pytest.approx(1 / 1.05 - 1, abs=1e-3)
+    assert held.largest_error == pytest.approx(1 - 1 / 1.05, abs=1e-3)
+    assert held.extrapolation == pytest.approx(1e6 / 3e5)
+    assert set(held.baselines) == {"nearest run", "log-linear"}
+    nearest = [
+        outputs_tree.bits_per_byte(3e5, d) / outputs_tree.bits_per_byte(1e6, d) / 1.05 - 1 for d in rows["tokens"]
+    ]
+    assert held.baselines["nearest run"] == pytest.approx((np.mean(nearest), np.abs(nearest).max()))
+    assert "8 largest runs held out (params up to 3.33 times the fitted): error -4.76%" in fit.describe()
 
 
-def test_two_sizes_are_not_identifiable(law_frame):
-    few = law_frame[law_frame["params_non_embedding"] > 50_000]
-    fit = fit_law(Chinchilla(), few, metric=BITS)
+def test_seed_noise_is_measured_where_runs_are_repeated():
+    frame = make_rows(noise=0.01, seeds=20)
+    held = fit_law(Chinchilla(), frame, holdout=1e10, starts=20).holdout
+    assert held.seed_noise == pytest.approx(0.01, rel=0.1)
+    alone = fit_law(Chinchilla(), make_rows(), holdout=1e10, starts=20).holdout
+    assert alone.seed_noise is None
+    assert "seed noise not known" in alone.describe()
+
+
+def test_holdout_by_another_column_and_wrong_ones():
+    frame = make_rows()
+    fit = fit_law(Chinchilla(), frame, holdout={"tokens": 2e11}, starts=20)
+    assert (fit.holdout.by, fit.holdout.n, fit.n) == ("tokens", 6, 30)
+    with pytest.raises(ValueError, match="holds no row out: the rows have params at most 1e"):
+        fit_law(Chinchilla(), frame, holdout=1e12)
+    with pytest.raises(ValueError, match="leaves no row to fit"):
+        fit_law(Chinchilla(), frame, holdout=1.0)
+    with pytest.raises(ValueError, match="holdout names 'depth'"):
+        fit_law(Chinchilla(), frame, holdout={"depth": 3})
+
+
+def test_two_sizes_are_not_identifiable(rows):
+    few = rows[rows["params"] > 50_000]
+    fit = fit_law(Chinchilla(), few, holdout=1e6)
     assert not fit.identifiable
     assert "not identifiable: 2 sizes" in fit.describe()
+    assert "with 8 held out" in fit.describe()
     with pytest.raises(ValueError, match="not identifiable"):
-        fit.predict(np.array([1.0]), np.array([1.0]))
+        fit.predict(few)
+    assert fit_law(Chinchilla(), few, holdout=1e6, fixed={"E": outputs_tree.LAW["E"]}, starts=20).identifiable
 
 
-def test_a_law_without_size_is_flagged(law_frame):
-    flat = law_frame.copy()
-    flat["value"] = [outputs_tree.bits_per_byte(1e5, tokens) for tokens in flat["tokens"]]
-    fit = fit_law(Chinchilla(), flat, metric=BITS, starts=30)
-    assert any("at a bound" in flag for flag in fit.flags) or fit.params["A"] * 30_000 ** -fit.params["alpha"] < 0.01
+def test_fixed_numbers_stay(rows):
+    fit = fit_law(Chinchilla(), rows, fixed={"alpha": outputs_tree.LAW["alpha"]}, starts=20)
+    assert fit.params["alpha"] == outputs_tree.LAW["alpha"]
+    assert fit.params == pytest.approx(outputs_tree.LAW, rel=1e-4)
+    assert "alpha = " in fit.describe()
+    assert "(fixed)" in fit.describe()
 
 
-def test_record_survives_json_bit_for_bit(law_frame, tmp_path):
-    fit = fit_law(Chinchilla(), law_frame, metric=BITS, starts=5)
-    assert Fit.from_json(fit.save(tmp_path / "a" / "fit.json").read_text()) == fit
+def test_weights_of_zero_share_count_as_little_as_told():
+    frame = make_rows(noise=0)
+    frame["weight"] = 1.0
+    frame.loc[0, ["loss", "weight"]] = [9.0, 1e-12]
+    fit = fit_law(Chinchilla(), frame, objective="mse", weights="weight", starts=20)
+    assert fit.params == pytest.approx(TRUTH, rel=1e-4)
+    assert fit_law(Chinchilla(), frame, objective="mse", weights=[*frame["weight"]], starts=20).params == fit.params
 
 
-def test_wrong_input_is_refused(law_frame):
-    with pytest.raises(ValueError, match="metric 'loss' is not in the frame"):
-        fit_law(Chinchilla(), law_frame, metric="loss")
-    law_frame.loc[0, "value"] = -1.0
-    with pytest.raises(ValueError, match=r"has a value of -1\.0"):
-        fit_law(Chinchilla(), law_frame, metric=BITS)
+def test_several_objectives_find_the_truth_of_exact_rows():
+    frame = make_rows(noise=0)
+    for objective in ("huber_log", "mse", "mae"):
+        fit = fit_law(Chinchilla(), frame, objective=objective, starts=30)
+        assert fit.params == pytest.approx(TRUTH, rel=1e-3), objective
+
+
+def test_record_survives_json_and_replays_bit_for_bit(rows, tmp_path):
+    rows = rows.assign(loss=rows["loss"] * np.exp(0.01 * np.random.default_rng(0).normal(size=len(rows))))
+    fit = fit_law(Chinchilla(), rows, holdout=1e6, starts=20, bootstrap=20)
+    stored = Fit.load(fit.save(tmp_path / "a" / "fit.json"))
+    assert stored == fit
+    again = replay(stored)
+    assert again == fit
+    assert again.replicates == fit.replicates
+    np.testing.assert_array_equal(again.predict(rows), fit.predict(rows))
+
+
+def test_a_fit_without_numbers_survives_too(rows):
+    fit = fit_law(Chinchilla(), rows[rows["params"] > 50_000], holdout=1e6)
+    assert Fit.from_json(fit.to_json()) == fit
+    assert replay(fit) == fit
+
+
+def test_starts_may_be_given(rows):
+    fit = fit_law(Chinchilla(), rows, starts=[outputs_tree.LAW])
+    assert fit.params == pytest.approx(outputs_tree.LAW, rel=1e-6)
+    assert Fit.from_json(fit.to_json()) == fit
+    with pytest.raises(ValueError, match="a start lacks 'B'"):
+        fit_law(Chinchilla(), rows, starts=[{"E": 1.0, "A": 1.0, "alpha": 0.3, "beta": 0.3}])
+
+
+def test_wrong_arguments_are_refused_in_a_line():
+    frame = make_rows()
+    for arguments, message in (
+        ({"objective": "r2"}, "objective 'r2' is unknown; choose one of huber_log, mse, mae"),
+        ({"delta": 0.0}, "delta is 0.0"),
+        ({"starts": 0}, "starts is 0"),
+        ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"fixed": {"gamma": 1.0}}, "fixed names 'gamma'"),
+        ({"fixed": {"alpha": 9.0}}, "fixed alpha = 9 lies outside 0 to 3"),
+        ({"fixed": TRUTH}, "nothing is left to fit"),
+        ({"target": "error"}, "lacks the column 'error'"),
+        ({"group": "run"}, "group names the column 'run'"),
+        ({"weights": "w"}, "weights names the column 'w'"),
+        ({"weights": [1.0]}, "weights holds 1 numbers for 36 rows"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            fit_law(Chinchilla(), frame, **arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_frames_are_refused_or_named():
+    frame = make_rows()
+    with pytest.raises(ValueError, match="lacks the column 'tokens'"):
+        fit_law(Chinchilla(), frame.drop(columns="tokens"))
+    with pytest.raises(ValueError, match="tokens is 0 in 1 row"):
+        fit_law(Chinchilla(), frame.assign(tokens=[0.0, *frame["tokens"][1:]]))
+    with pytest.raises(ValueError, match="mixes the studies"):
+        fit_law(Chinchilla(), frame.assign(study=["a", *["b"] * 35]))
+    with pytest.raises(ValueError, match="1 row left"):
+        fit_law(Chinchilla(), frame.iloc[:1])
+    holed = pd.concat([frame.assign(loss=[np.nan, *frame["loss"][1:]]), frame.iloc[[5]]])
+    fit = fit_law(Chinchilla(), holed, starts=5)
+    assert fit.excluded == ("1 duplicate row", "1 row without loss (NaN)")
+    assert fit.n == 35
+    assert "left out: 1 duplicate row; 1 row without loss (NaN)" in fit.describe()
+
+
+def test_prediction_needs_its_columns():
+    fit = fit_law(PowerLaw(), make_rows(), starts=10)
+    with pytest.raises(ValueError, match="lacks the column 'tokens'"):
+        fit.predict({"params": [1.0]})
+    with pytest.raises(ValueError, match="no bootstrap replicates: fit with bootstrap=1000"):
+        fit.predict({"tokens": [1e9]}, interval=0.95)

@@ -1,0 +1,1 @@
+"""Parts of `analysis.fit`: objectives, minimisation, minima, intervals, flags, held-out runs, sensitivity."""

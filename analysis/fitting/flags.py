@@ -1,0 +1,189 @@
+"""What a reader must know before using a fit's numbers, in words."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (scipy is typed in part)
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.fitting.intervals import SINGULAR
+from analysis.fitting.minima import RIVAL, Search
+from analysis.fitting.objectives import Problem
+from analysis.fitting.settings import Data
+from analysis.law import Array, Law
+
+RARE = 0.05
+"""Share of starts below which a minimum was hardly found."""
+RUNAWAY = 0.05
+"""Share of a coordinate's box, at either end, in which it counts as running away."""
+LOOSE_LOG, LOOSE = 1.0, 0.5
+"""Standard errors beyond which a number is loose: a factor e of a logarithm's, half of any other's value."""
+TOGETHER = 0.95
+"""Correlation at which two loose numbers are one combination."""
+UNEVEN = 0.01
+"""p-value of the Breusch-Pagan test below which the noise is called uneven."""
+FEW_GROUPS = 10
+"""Trajectories below which a bootstrap over them is rough."""
+COUNTED = {"params": "sizes", "tokens": "token counts"}
+"""What distinct values of a column are called."""
+AT_BOUND_OFTEN = 0.1
+"""Share of bootstrap replicates at a bound that is worth a word."""
+
+
+def unidentifiable(law: Law, data: Data, fixed: dict[str, float], held_out: int) -> str:
+    """Why the rows cannot determine the law's numbers; empty where counts do not forbid it."""
+    free = [name for name in law.param_names if name not in fixed]
+    counts = {name: len(set(data.columns[name])) for name in law.needs}
+    wanted = {name: sum(p not in fixed for p in params) for name, params in law.needs.items()}
+    if data.n > len(free) and all(counts[name] >= wanted[name] for name in counts):
+        return ""
+    there, needed = (
+        ", ".join(f"{count} {COUNTED.get(name, f'distinct {name}')}" for name, count in found.items())
+        for found in (counts, wanted)
+    )
+    without = f" with {held_out} held out" if held_out else ""
+    return (
+        f"not identifiable: {there} in {data.n} rows remain{without}; "
+        f"{', '.join(free)} need {needed} and {len(free) + 1} rows"
+    )
+
+
+def flags_of(problem: Problem, search: Search, covariance: Array, free: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Judge a fit's minimum; the words of each flag say what to do with the numbers."""
+    theta, law = search.theta[0], problem.law
+    flags = [*_at_bounds(law, theta, free), *_loose(law, theta, covariance, free, problem)]
+    if search.multimodal:
+        flags.append(_rivals(search))
+    if search.minima[0].share < RARE:
+        flags.append(f"only {search.minima[0].share:.1%} of the {search.starts} starts found this minimum: try more")
+    if 0.5 * search.gradient_norm**2 > 1e-6 * max(search.value, 1e-6):
+        flags.append(f"not converged: a gradient of {search.gradient_norm:.2g} is left, and the numbers may move")
+    if search.unconverged > 0.5:
+        flags.append(f"not converged: {search.unconverged:.0%} of the starts were still moving when they were stopped")
+    numbers = int(free.sum())
+    if problem.n <= 2 * numbers:
+        flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
+    return (*flags, *_uneven(problem, theta, numbers))
+
+
+def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
+    """Say what the replicates show: numbers that run to their bounds, too few independent groups."""
+    flags: list[str] = []
+    if data.num_groups < min(FEW_GROUPS, data.n):
+        flags.append(f"the bootstrap draws from {data.num_groups} independent groups: its intervals are rough")
+    at_edge = ((replicates <= lower + 1e-9) | (replicates >= upper - 1e-9)) & (lower < upper)
+    for name, share in zip(law.param_names, at_edge.mean(axis=0), strict=True):
+        if share > AT_BOUND_OFTEN:
+            flags.append(f"{name} runs to a bound in {share:.0%} of the bootstrap replicates: its interval ends there")
+    return tuple(flags)
+
+
+def _at_bounds(law: Law, theta: Array, free: NDArray[np.bool_]) -> list[str]:
+    flags: list[str] = []
+    for parameter, value, low, high, is_free in zip(law.parameters, theta, *law.bounds, free, strict=True):
+        if not is_free:
+            continue
+        size = high - low
+        number = f"{parameter.to_value(float(value)):.3g}"
+        if value <= low + 1e-7 * size or value >= high - 1e-7 * size:
+            end = "lower" if value <= low + 1e-7 * size else "upper"
+            flags.append(f"{parameter.name} ended at its {end} bound, {number}: the data do not determine it")
+        elif parameter.log and not low + RUNAWAY * size < value < high - RUNAWAY * size:
+            where = "0" if value < low + RUNAWAY * size else "infinity"
+            flags.append(f"{parameter.name} is diverging towards {where} ({number}): the data do not determine it")
+    return flags
+
+
+def _loose(law: Law, theta: Array, covariance: Array, free: NDArray[np.bool_], problem: Problem) -> list[str]:
+    """Pairs of numbers that only a combination of is determined."""
+    names = [name for name, is_free in zip(law.param_names, free, strict=True) if is_free]
+    if np.isnan(covariance).any():
+        return [f"unidentifiable: {_and(_singular(problem, theta, names, free))} cannot be told apart by these rows"]
+    spot = np.ix_(free, free)
+    error = np.sqrt(np.diag(covariance[spot]))
+    if not (error > 0).all():
+        return []
+    correlation = np.abs(covariance[spot] / error[:, None] / error[None, :] - np.eye(len(error)))
+    flags: list[str] = []
+    told: set[int] = set()
+    parameters = [p for p, is_free in zip(law.parameters, free, strict=True) if is_free]
+    for i, parameter in enumerate(parameters):
+        limit = LOOSE_LOG if parameter.log else LOOSE * abs(theta[free][i])
+        partner = int(correlation[i].argmax())
+        if error[i] <= limit or correlation[i, partner] < TOGETHER or {i, partner} & told:
+            continue
+        told |= {i, partner}
+        value = parameter.to_value(float(theta[free][i]))
+        about = f"a factor of {np.exp(min(error[i], 700)):.2g}" if parameter.log else f"{error[i]:.2g}"
+        flags.append(
+            f"{names[i]} and {names[partner]} are hardly told apart (correlation {correlation[i, partner]:.3f}; "
+            f"{names[i]} = {value:.3g} with a standard error of {about}): read their combination, not each"
+        )
+    return flags
+
+
+def _singular(problem: Problem, theta: Array, names: list[str], free: NDArray[np.bool_]) -> list[str]:
+    """Names in the combination that the rows leave undetermined."""
+    jacobian = problem.jacobian(theta)[free]
+    size = np.linalg.norm(jacobian, axis=1)
+    if (size < 1e-12 * size.max()).any():
+        return [name for name, length in zip(names, size, strict=True) if length < 1e-12 * size.max()]
+    unit = jacobian / size[:, None]
+    values, vectors = np.linalg.eigh(unit @ unit.T)
+    loose = np.abs(vectors[:, values < max(10 * SINGULAR, 2 * values[0])]).max(axis=1)
+    return [name for name, part in zip(names, loose, strict=True) if part > 0.3 * loose.max()]
+
+
+def _rivals(search: Search) -> str:
+    best = search.minima[0]
+    rivals = [other for other in search.minima[1:] if other.objective <= best.objective * (1 + RIVAL)]
+    other = rivals[0]
+    numbers = ", ".join(f"{name} = {value:.3g}" for name, value in other.params.items())
+    worse = f"{other.objective / best.objective - 1:.2%}" if best.objective > 0 else "0%"
+    count = "two minima" if len(rivals) == 1 else f"{len(rivals) + 1} minima"
+    return (
+        f"{count}: other numbers ({numbers}) fit only {worse} worse and predict up to {other.difference:.1%} "
+        f"differently; more data must tell them apart"
+    )
+
+
+def _uneven(problem: Problem, theta: Array, numbers: int) -> list[str]:
+    """Breusch-Pagan test in Koenker's form: squared log residuals regressed on the log inputs.
+
+    References
+    ----------
+    Breusch and Pagan 1979; Koenker 1981, "A Note on Studentizing a Test for Heteroscedasticity".
+    """
+    residuals = problem.law.log_predict(theta[None], problem.inputs)[0][0] - np.log(problem.target)
+    if not problem.is_log:
+        residuals = problem.residuals(theta[None])[0]
+    logs = [np.log(values) for values in problem.inputs.values() if np.ptp(np.log(values)) > 0]
+    if problem.n - numbers < 2 * (len(logs) + 1) or not logs or np.abs(residuals).max() < 1e-12:
+        return []
+    design = np.column_stack([np.ones(problem.n), *logs])
+    squares = residuals**2
+    left = squares - design @ np.linalg.lstsq(design, squares, rcond=None)[0]
+    total = float(((squares - squares.mean()) ** 2).sum())
+    rank = int(np.linalg.matrix_rank(design)) - 1
+    if total <= 0 or rank < 1:
+        return []
+    statistic = problem.n * (1 - float((left**2).sum()) / total)
+    p_value = float(stats.chi2.sf(statistic, rank))
+    if p_value >= UNEVEN:
+        return []
+    slopes = [float(np.corrcoef(np.abs(residuals), log)[0, 1]) for log in logs]
+    names = [name for name, values in problem.inputs.items() if np.ptp(np.log(values)) > 0]
+    where = max(range(len(names)), key=lambda i: abs(slopes[i]))
+    direction = "grow" if slopes[where] > 0 else "shrink"
+    return [
+        f"heteroscedastic residuals (Breusch-Pagan test in Koenker's form, p = {p_value:.1g}): they {direction} with "
+        f"{names[where]}; intervals of the curvature and the profile are too narrow or too wide, those of the "
+        f"bootstrap hold"
+    ]
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,172 @@
+"""Profile likelihood of a fit: a density of the residuals with a fitted scale, and intervals from it.
+
+A sum of Huber functions is no likelihood until it is normalised. The density is exp(-rho(r) / tau) / Z(tau) with
+
+    Z(tau) = sqrt(2 pi tau) erf(delta / sqrt(2 tau)) + (2 tau / delta) exp(-delta^2 / (2 tau)),
+
+the scale tau fitted beside the law's numbers; for `mse` (delta = infinity) it is the normal density with variance tau.
+Whatever tau is, the law's numbers that maximise it are those that minimise the objective.
+
+References
+----------
+Huber 1964, "Robust Estimation of a Location Parameter", eq. 3.6 (the density); Venzon and Moolgavkar 1988, "A Method for
+Computing Profile-Likelihood-Based Confidence Intervals".
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (scipy is typed in part)
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from analysis.fitting.intervals import robust_scale
+from analysis.fitting.minimise import minimise
+from analysis.fitting.objectives import Problem
+from analysis.law import Array
+
+DOUBLINGS = 12
+"""Times an end is moved outward before it counts as open."""
+BISECTIONS = 14
+"""Halvings of the bracket: an end is known to 1e-4 of its distance from the estimate."""
+
+
+def log_likelihood(problem: Problem, value: float) -> tuple[float, float]:
+    """Log-likelihood of the residuals, and the fitted scale tau.
+
+    Parameters
+    ----------
+    problem
+        Law, objective and data.
+    value
+        Sum of rho in units of scale squared, as `Problem.evaluate` gives it.
+
+    Returns
+    -------
+    log_likelihood, tau
+        In nats for the residuals in their unit, tau in their unit squared; infinite and 0 for a perfect fit.
+    """
+    count, unit = float(problem.weights.sum()), problem.scale
+    if value <= 0:
+        return np.inf, 0.0
+    if not np.isfinite(problem.corner):
+        tau = 2 * value / count
+        return -0.5 * count * (np.log(2 * np.pi * tau * unit**2) + 1), tau * unit**2
+
+    def negative(log_tau: float) -> float:
+        return count * _log_normaliser(log_tau) + value * np.exp(-log_tau)
+
+    # The scale of a normal density and that of a Laplace density bracket it.
+    guesses = np.log([2 * value / count, value / count])
+    found = optimize.minimize_scalar(
+        negative, bounds=(guesses.min() - 3, guesses.max() + 3), method="bounded", options={"xatol": 1e-10}
+    )
+    return -float(found.fun) - count * np.log(unit), float(np.exp(found.x)) * unit**2
+
+
+def profile_interval(
+    problem: Problem, minima: Array, lower: Array, upper: Array, spread: Array, level: float
+) -> NDArray[np.float64]:
+    """Coordinates at which the profile likelihood falls below a level, shape (p, 2).
+
+    Each coordinate is held at a value while the others are fitted again, from every distinct minimum; its interval ends
+    where twice the fall of the log-likelihood reaches n log(1 + t^2 / (n - p)), exact for a linear law with normal
+    noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). An end
+    that is not reached within the box is the box's. Rows are taken as independent.
+
+    Parameters
+    ----------
+    problem
+        Law, objective and data.
+    minima
+        Coordinates of the distinct minima, the best first, shape (m, p).
+    lower, upper
+        Box, shape (p,); equal where fixed.
+    spread
+        Standard deviations to start from, shape (p,); NaN where unknown.
+    level
+        Such as 0.95.
+
+    References
+    ----------
+    Bates and Watts 1988, "Nonlinear Regression Analysis", section 6.1.2 (profile t); Heritier and Ronchetti 1994, "Robust
+    Bounded-Influence Tests in General Parametric Models" (the scaling).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
+    best = minima[0]
+    free = np.flatnonzero(lower < upper)
+    ends = np.stack([best, best], axis=1)
+    value = float(problem.evaluate(best[None])[0][0])
+    if value <= 1e-12:
+        return ends
+    limit = _limit(problem, best, value, len(free), level)
+    index, sign = np.repeat(free, 2), np.tile([-1.0, 1.0], len(free))
+    edge = np.where(sign < 0, lower[index], upper[index])
+    step = np.where(np.isfinite(spread[index]) & (spread[index] > 0), spread[index], 0.1)
+    inside, outside = best[index].copy(), np.full(len(index), np.nan)
+    guess = np.repeat(minima[:, None], len(index), axis=1)
+
+    def too_far(at: Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        fall, guess[:, rows] = _fitted_at(problem, guess[:, rows], index[rows], at, lower, upper)
+        return fall > limit
+
+    for _ in range(DOUBLINGS):
+        rows = np.flatnonzero(np.isnan(outside) & (inside != edge))
+        if not len(rows):
+            break
+        at = best[index[rows]] + sign[rows] * step[rows]
+        at = np.where(sign[rows] < 0, np.maximum(at, edge[rows]), np.minimum(at, edge[rows]))
+        far = too_far(at, rows)
+        outside[rows[far]], inside[rows[~far]] = at[far], at[~far]
+        step[rows] *= 2
+    rows = np.flatnonzero(np.isfinite(outside))
+    for _ in range(BISECTIONS if len(rows) else 0):
+        at = 0.5 * (inside[rows] + outside[rows])
+        far = too_far(at, rows)
+        outside[rows[far]], inside[rows[~far]] = at[far], at[~far]
+    open_end = np.isnan(outside)
+    ends[free] = np.where(open_end, edge, 0.5 * (inside + np.where(open_end, edge, outside))).reshape(-1, 2)
+    return ends
+
+
+def _fitted_at(
+    problem: Problem, guess: Array, index: NDArray[np.int64], at: Array, lower: Array, upper: Array
+) -> tuple[Array, Array]:
+    """Least objective with one coordinate held at a value, shape (k,), and the coordinates there, (m, k, p)."""
+    rows = np.arange(len(index))
+    low, high = np.repeat(lower[None], len(index), axis=0), np.repeat(upper[None], len(index), axis=0)
+    low[rows, index] = high[rows, index] = at
+    ends = [minimise(problem, start, low, high) for start in guess]
+    return np.min([end.value for end in ends], axis=0), np.stack([end.theta for end in ends])
+
+
+def _limit(problem: Problem, best: Array, value: float, numbers: int, level: float) -> float:
+    """Objective in units of scale squared at which the likelihood has fallen too far."""
+    count = float(problem.weights.sum())
+    freedom = max(count - numbers, 1.0)
+    quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
+    fall = 0.5 * count * np.log1p(quantile**2 / freedom)
+    if not np.isfinite(problem.corner):
+        return value * float(np.exp(2 * fall / count))
+    top, tau = log_likelihood(problem, value)
+    pull, steep = robust_scale(problem, best)
+    if steep > 0:
+        fall *= pull / (tau / problem.scale**2 * steep)
+
+    def excess(growth: float) -> float:
+        return top - log_likelihood(problem, value * growth)[0] - fall
+
+    root: Any = optimize.brentq(excess, 1.0, 1e6)
+    return value * float(root)
+
+
+def _log_normaliser(log_tau: float) -> float:
+    """Log of Z for delta = 1."""
+    tau = np.exp(log_tau)
+    inside = np.sqrt(2 * np.pi * tau) * special.erf(1 / np.sqrt(2 * tau))
+    return float(np.log(inside + 2 * tau * np.exp(-0.5 / tau)))

@@ -1,0 +1,360 @@
+"""A fit as a record: numbers, diagnostics, and all that is needed to ask it more or to do it again."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from analysis.fitting import intervals, profile
+from analysis.fitting.holdout import HeldOut
+from analysis.fitting.minima import RIVAL, Minimum
+from analysis.fitting.objectives import Problem
+from analysis.fitting.sensitivity import PLAIN_FLOPS, sensitivity_table
+from analysis.fitting.settings import Data, Settings
+from analysis.law import Array, Law
+
+Columns = pd.DataFrame | Mapping[str, Any]
+"""A frame, or arrays by column."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A law as fitted, or why it could not be: what `analysis.fit.fit_law` gives."""
+
+    settings: Settings
+    """What was asked for."""
+    data: Data
+    """The rows fitted."""
+    unseen: Data
+    """The rows held out."""
+    excluded: tuple[str, ...]
+    """What was left out before, with counts and reasons."""
+    params: dict[str, float]
+    """The law's numbers in full precision; empty where the data do not identify them."""
+    flags: tuple[str, ...]
+    """What a reader must know before using the numbers, in words."""
+    objective: float
+    """Sum of Huber functions of the log residuals (`huber_log`), mean square or mean absolute residual in the
+    target's unit; NaN without a fit."""
+    gradient_norm: float
+    """Largest component of the objective's gradient inside the box at the solution, in units of delta squared a standard
+    deviation of the coordinate; NaN without a fit."""
+    minima: tuple[Minimum, ...]
+    """Every distinct minimum found, the best first: converged, and predicting differently by more than 1e-4."""
+    spread: dict[str, float]
+    """(largest - smallest) / |best| of each parameter among all ends within 0.1% of the best objective."""
+    holdout: HeldOut | None
+    """How well the rows held out were foretold; None where there are none."""
+    replicates: tuple[tuple[float, ...], ...]
+    """Coordinates of each bootstrap replicate, shape (bootstrap, p)."""
+
+    @property
+    def law(self) -> str:
+        """Name of the law in `analysis.laws.LAWS`."""
+        return self.settings.law
+
+    @property
+    def metric(self) -> str:
+        """What was fitted, such as `heldout/prose/bits_per_byte`."""
+        return self.settings.metric
+
+    @property
+    def size_column(self) -> str:
+        """Convention of N."""
+        return self.settings.size
+
+    @property
+    def n(self) -> int:
+        """Rows fitted."""
+        return self.data.n
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Distinct N among the rows fitted; empty where the law has none."""
+        return tuple(sorted(set(self.data.columns.get("params", ()))))
+
+    @property
+    def identifiable(self) -> bool:
+        """Whether there are numbers."""
+        return bool(self.params)
+
+    @property
+    def multimodal(self) -> bool:
+        """Whether another minimum lies within 1% of the best one's objective."""
+        return any(other.objective <= self.objective * (1 + RIVAL) for other in self.minima[1:])
+
+    @property
+    def residuals(self) -> Array:
+        """Log of predicted over measured, shape (n,)."""
+        return np.log(self.predict(self._columns)) - np.log(self.data.array(self.settings.target))
+
+    @property
+    def holdout_error(self) -> float:
+        """Largest absolute relative error on the rows held out; NaN without any."""
+        return self.holdout.largest_error if self.holdout else math.nan
+
+    @property
+    def covariance(self) -> pd.DataFrame:
+        """Covariance of the numbers from the curvature at the minimum, shape (p, p); NaN where singular, 0 where fixed.
+
+        `analysis.fitting.intervals.covariance` has the equation; numbers fitted as logarithms by the delta method.
+        """
+        theta, names = self._theta, self._law.param_names
+        spread = intervals.covariance(self._problem, theta, self._free, self.data.groups)
+        logs = [parameter.log for parameter in self._law.parameters]
+        slope = np.where(logs, np.exp(np.where(logs, theta, 0.0)), 1.0)
+        table = spread * slope[:, None] * slope[None, :]
+        return pd.DataFrame(table, index=pd.Index(names), columns=pd.Index(names))
+
+    def standard_errors(self, method: str = "bootstrap") -> dict[str, float]:
+        """Compute the standard error of each number: standard deviation over replicates (`bootstrap`), or of `covariance`.
+
+        Raises
+        ------
+        ValueError
+            The method is unknown, or there are no replicates.
+        """
+        if method == "curvature":
+            return dict(zip(self.params, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+        _choose(method, ("bootstrap", "curvature"))
+        return dict(zip(self.params, self._replicated().std(axis=0, ddof=1).tolist(), strict=True))
+
+    def interval(self, level: float = 0.95, method: str = "bootstrap") -> dict[str, tuple[float, float]]:
+        """Interval of each number.
+
+        Parameters
+        ----------
+        level
+            Such as 0.95.
+        method
+            `bootstrap`: expanded percentiles over replicates of resampled groups (`expanded_tail`); `profile`: of the
+            normalised likelihood with a fitted scale (`profile_interval`), which takes rows as independent.
+
+        Returns
+        -------
+        dict
+            (low, high) by name, in each number's unit; a fixed number has no width.
+
+        Raises
+        ------
+        ValueError
+            The method is unknown, the fit has no numbers, or no replicates.
+        """
+        _choose(method, ("bootstrap", "profile"))
+        if method == "bootstrap":
+            low, high = self._quantiles(self._replicated(), level)
+            return dict(zip(self.params, zip(low.tolist(), high.tolist(), strict=True), strict=True))
+        spread = intervals.covariance(self._problem, self._theta, self._free, tuple(range(self.n)))
+        minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
+        box = self.settings.box()
+        with threadpool_limits(1):
+            ends = profile.profile_interval(self._problem, minima, *box, np.sqrt(np.diag(spread)), level)
+        return {
+            parameter.name: (parameter.to_value(low), parameter.to_value(high))
+            for parameter, (low, high) in zip(self._law.parameters, ends.tolist(), strict=True)
+        }
+
+    def predict(self, frame: Columns, interval: float | None = None) -> Any:
+        """Target at a frame's columns.
+
+        Parameters
+        ----------
+        frame
+            With the law's inputs as columns, n rows.
+        interval
+            Level, such as 0.95: bounds of the curve (not of a new run, which has noise beside) over the replicates.
+
+        Returns
+        -------
+        predicted, or predicted, low, high
+            Shape (n,) each, in the target's unit.
+
+        Raises
+        ------
+        ValueError
+            The fit has no numbers, a column is missing, or there are no replicates.
+        """
+        law = self._law
+        missing = [name for name in law.inputs if name not in frame]
+        if missing:
+            raise ValueError(f"the frame lacks the column {missing[0]!r}; {law.name} predicts from {law.inputs}")
+        inputs = {name: np.asarray(frame[name], dtype=np.float64) for name in law.inputs}
+        theta = self._theta
+        predicted = np.exp(law.log_predict(theta[None], inputs)[0][0])
+        if interval is None:
+            return predicted
+        curves = np.exp(law.log_predict(np.array(self._replicates()), inputs)[0])
+        return predicted, *self._quantiles(curves, interval)
+
+    def optimal(self, compute: Any, *, level: float = 0.95, flops: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """Least loss at compute budgets, and the N and D that reach it.
+
+        Parameters
+        ----------
+        compute
+            Budgets in FLOPs, a number or shape (m,).
+        level
+            Of the intervals over the bootstrap replicates; they are NaN where there are none.
+        flops
+            k, n and d of C = k N^n D^d; None is 6 N D.
+
+        Returns
+        -------
+        DataFrame
+            A row a budget: compute, params, tokens, tokens_per_param, loss, and `_low` and `_high` of each.
+
+        Raises
+        ------
+        ValueError
+            The law has no optimum, or the fit no numbers.
+        """
+        budgets = np.atleast_1d(np.asarray(compute, dtype=np.float64))
+        rule = dict(flops or PLAIN_FLOPS)
+        self._theta  # noqa: B018  (refuses a fit without numbers)
+        best = self._allocate(self.params, budgets, rule)
+        columns: dict[str, Array] = {"compute": budgets}
+        drawn = [self._allocate(self._law.to_params(np.array(row)), budgets, rule) for row in self.replicates]
+        for name, values in best.items():
+            bounds = [np.full(len(budgets), np.nan)] * 2
+            if drawn:
+                bounds = self._quantiles(np.array([one[name] for one in drawn]), level)
+            columns |= {name: values, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+        return pd.DataFrame(columns)
+
+    def sensitivity(self) -> pd.DataFrame:
+        """Numbers under other settings, a row each, with the same bounds and fixed parameters.
+
+        Huber deltas from 1e-4 to 1, mse and mae; without outliers; other conventions of N and of FLOPs where the frame
+        had them (params_all, params_non_embedding, flops).
+
+        Returns
+        -------
+        DataFrame
+            setting, n, the law's numbers, objective (of that setting, not comparable between them), largest_change
+            (relative, of the predictions on the fitted rows; NaN where rows differ), exponent_N (a of N_opt ~ C^a).
+        """
+        self._theta  # noqa: B018  (refuses a fit without numbers)
+        with threadpool_limits(1):
+            return sensitivity_table(self.settings, self.data, self.params)
+
+    def describe(self) -> str:
+        """Say the fit in a few lines: law, numbers, held-out error, flags, what was left out."""
+        lines = [f"{self._law.equation} on {self.n} runs, {self.settings.objective}"]
+        if self.identifiable:
+            names = [
+                f"{name} = {value:.4g}{' (fixed)' * (name in self.settings.fixed)}"
+                for name, value in self.params.items()
+            ]
+            lines.append(", ".join(names))
+        if self.holdout:
+            lines.append(self.holdout.describe())
+        left_out = [f"left out: {'; '.join(self.excluded)}"] if self.excluded else []
+        return "\n".join([*lines, *self.flags, *left_out])
+
+    def to_json(self) -> str:
+        """Write the record with its data; `from_json` gives it back bit for bit."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Fit:
+        """Read what `to_json` wrote; `analysis.fit.replay` does the fit again."""
+        # One NaN, so that equal records compare equal.
+        values: dict[str, Any] = json.loads(
+            text, parse_constant=lambda name: math.nan if name == "NaN" else float(name)
+        )
+        asked: dict[str, Any] = values["settings"]
+        if not isinstance(asked["starts"], int):
+            asked["starts"] = tuple(asked["starts"])
+        held = values["holdout"]
+        parts: dict[str, Any] = {
+            "settings": Settings(**asked),
+            "data": Data(**_tuples(values["data"])),
+            "unseen": Data(**_tuples(values["unseen"])),
+            "minima": tuple(Minimum(**minimum) for minimum in values["minima"]),
+            "holdout": HeldOut(**_tuples(held)) if held else None,
+            "replicates": tuple(tuple(row) for row in values["replicates"]),
+            "flags": tuple(values["flags"]),
+            "excluded": tuple(values["excluded"]),
+        }
+        return Fit(**{**values, **parts})
+
+    def save(self, path: Path) -> Path:
+        """Write the record to a file and return its path."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.to_json())
+        return path
+
+    @staticmethod
+    def load(path: Path) -> Fit:
+        """Read a record that `save` wrote."""
+        return Fit.from_json(path.read_text())
+
+    @property
+    def _law(self) -> Law:
+        return self.settings.make_law()
+
+    @property
+    def _problem(self) -> Problem:
+        return self.data.problem(self.settings)
+
+    @property
+    def _columns(self) -> dict[str, Array]:
+        return {name: self.data.array(name) for name in self._law.inputs}
+
+    @property
+    def _theta(self) -> Array:
+        if not self.identifiable:
+            raise ValueError(f"nothing to predict from: {'; '.join(self.flags)}")
+        return self._law.to_theta(self.params)
+
+    @property
+    def _free(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        lower, upper = self.settings.box()
+        return lower < upper
+
+    def _replicates(self) -> tuple[tuple[float, ...], ...]:
+        self._theta  # noqa: B018  (refuses a fit without numbers)
+        if not self.replicates:
+            raise ValueError(
+                "the fit has no bootstrap replicates: fit with bootstrap=1000, or ask for method='profile'"
+            )
+        return self.replicates
+
+    def _replicated(self) -> Array:
+        """Numbers of each replicate, shape (bootstrap, p)."""
+        return np.array([list(self._law.to_params(np.array(row)).values()) for row in self._replicates()])
+
+    def _quantiles(self, values: Array, level: float) -> list[Array]:
+        """Both ends over the first axis."""
+        tail = intervals.expanded_tail(level, self.n, self.data.num_groups, int(self._free.sum()))
+        return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
+
+    def _allocate(self, params: Mapping[str, float], budgets: Array, rule: Mapping[str, float]) -> dict[str, Array]:
+        size, tokens = self._law.optimal(params, budgets, rule)
+        loss = self._law.predict(params, {"params": size, "tokens": tokens, "unique_tokens": tokens})
+        return {"params": size, "tokens": tokens, "tokens_per_param": tokens / size, "loss": loss}
+
+
+def _choose(method: str, known: tuple[str, ...]) -> None:
+    if method not in known:
+        raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(known)}")
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Turn lists into tuples, also inside mappings."""
+    return {
+        key: _tuples(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        for key, value in values.items()
+    }
