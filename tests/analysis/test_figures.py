@@ -11,6 +11,7 @@ import pytest
 from analysis import style
 from analysis.figures import fit_figure, save_figure, token_scaling_figure
 from analysis.fit import fit_law
+from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 from analysis.report import (
     NOT_EVALUATED,
@@ -97,7 +98,7 @@ def test_variants_and_mixed_studies_are_refused(law_frame):
 
 
 def test_fit_figure_draws_the_law_and_marks_the_held_out(law_frame):
-    fit = fit_law(Chinchilla(), law_frame, metric=BITS, starts=20)
+    fit = fit_law(Chinchilla(), select_loss(law_frame, BITS), holdout=1e6, starts=20)
     figure, points = fit_figure(law_frame, fit)
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 200]
     assert len(curves) == 4
@@ -110,7 +111,7 @@ def test_fit_figure_draws_the_law_and_marks_the_held_out(law_frame):
 
 def test_fit_figure_says_not_identifiable(law_frame):
     few = law_frame[law_frame["params_non_embedding"] > 50_000]
-    figure, _ = fit_figure(few, fit_law(Chinchilla(), few, metric=BITS))
+    figure, _ = fit_figure(few, fit_law(Chinchilla(), select_loss(few, BITS), holdout=1e6))
     assert any("not identifiable: 2 sizes" in text.get_text() for text in figure.texts)
     assert "not identifiable" in figure.axes[0].get_title(loc="left")
 
@@ -130,7 +131,7 @@ def test_whole_study_is_drawn(frame, tmp_path):
     names = {path.name for path in written}
     assert {"token_scaling.png", "token_scaling_tasks.svg"} <= names
     fit = json.loads((tmp_path / "fits" / "chinchilla-heldout-code-bits_per_byte.json").read_text())
-    assert fit["target"] == "heldout/code/bits_per_byte"
+    assert fit["settings"]["metric"] == "heldout/code/bits_per_byte"
     assert draw_study(frame.assign(value=math.nan), tmp_path / "none", tmp_path / "none") == []
 
 
