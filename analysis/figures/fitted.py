@@ -5,27 +5,34 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import style
-from analysis.figures.points import Drawing, Marks, column, model_looks, register, study_name
-from analysis.fit import Fit, select_runs
+from analysis.figures.judged import draw_judged, fit_rows, judge, legend_handles, predict_fresh
+from analysis.figures.points import Drawing, Marks, column, direction, register, size_looks, study_name
+from analysis.fit import Fit
+
+LINE_CHARACTERS = 150
+"""What the caption is wrapped at."""
 
 
 @register
 def fit_figure(frame: pd.DataFrame, fit: Fit) -> Drawing:
-    """Cooled-down points with the fitted law, and the relative error of each beside it.
+    """Measured points with the fitted law, a curve a size, and the relative error of each beside it.
 
-    Runs that the fit did not see are drawn in another colour. Without an identifiable fit the points stand
-    alone and the figure says why.
+    Runs that the fit did not see are hollow, their size's curve dashed. Curves are those of fresh data. With
+    bootstrap replicates a band shows the curve's 95% interval. Without an identifiable fit the points stand alone
+    and the figure says why.
 
     Parameters
     ----------
     frame
-        The frame that was fitted.
+        The frame that was fitted, or the study's tidy frame.
     fit
         What `analysis.fit.fit_law` made of it.
 
@@ -37,68 +44,60 @@ def fit_figure(frame: pd.DataFrame, fit: Fit) -> Drawing:
     Raises
     ------
     ValueError
-        The fit's metric is unknown to the frame.
+        The frame lacks a column, or the fit's metric.
     """
-    runs = select_runs(frame, fit.target)
-    role = np.where(runs[fit.size_column].isin(fit.sizes), "fitted", "held_out")
-    points = runs.assign(role=role)
+    rows = judge(frame, fit) if fit.identifiable else fit_rows(frame, fit)
     marks = Marks()
     with style.house_style():
-        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-        _draw_law(left, points, fit)
-        _draw_errors(right, points, fit)
-        for kind, rows in points.groupby("role"):
-            marks.add_rows(left, rows, x="tokens", y="value", panel=fit.target, role=str(kind))
-        figure.suptitle(f"{study_name(frame)}: {style.metric_label(fit.target)}", x=0.01, ha="left")
-        figure.text(0.01, -0.01, fit.describe(), ha="left", va="top", fontsize=8, color=style.GREY)
-    return figure, marks.points()
-
-
-def _draw_law(axes: Axes, points: pd.DataFrame, fit: Fit) -> None:
-    looks = model_looks(points)
-    tokens = column(points, "tokens")
-    spread = np.geomspace(tokens.min() / 1.1, tokens.max() * 1.1, 200)
-    for model, runs in points.groupby("model", sort=False):
-        color, marker = looks[str(model)]
-        held_out = set(runs["role"]) == {"held_out"}
-        size = float(runs[fit.size_column].iloc[0])
-        if fit.identifiable:
-            curve = fit.predict(np.full_like(spread, size), spread)
-            axes.plot(spread, curve, color=color, linewidth=1.2, linestyle="--" if held_out else "-", zorder=2)
-        axes.errorbar(
-            runs["tokens"],
-            runs["value"],
-            yerr=column(runs, "stderr"),
-            color=color,
-            marker=marker,
-            markersize=6,
-            markeredgecolor=style.HELD_OUT if held_out else "white",
-            markeredgewidth=1.3 if held_out else 0.6,
-            linestyle="none",
-            elinewidth=1.0,
-            label=f"{model}, N = {style.count_label(size)}" + (" (held out)" if held_out else ""),
-            zorder=3,
+        _draw_law(left, rows, fit, marks)
+        _draw_errors(right, rows, fit, marks)
+        figure.suptitle(f"{study_name(rows)}: {style.metric_label(fit.metric)}", x=0.01, ha="left")
+        figure.legend(
+            handles=legend_handles(rows),
+            loc="outside lower left",
+            ncols=6,
+            title=_wrapped(fit.describe()),
+            alignment="left",
+            title_fontsize=7.5,
         )
-    style.token_axis(axes, points["tokens"].tolist())
-    axes.set_ylabel(style.metric_label(fit.target))
+        return figure, marks.points()
+
+
+def _draw_law(axes: Axes, rows: pd.DataFrame, fit: Fit, marks: Marks) -> None:
+    tokens = column(rows, "tokens")
+    spread = np.geomspace(tokens.min() / 1.1, tokens.max() * 1.1, 200)
+    for size, (color, _) in size_looks(rows).items():
+        if fit.identifiable:
+            _draw_curve(axes, fit, size, spread, color)
+    draw_judged(axes, rows, "tokens", "loss", fit.metric, marks, size_looks(rows))
+    style.token_axis(axes, tokens.tolist())
+    axes.set_ylabel(f"{style.metric_label(fit.metric).split(',')[0]} {direction(fit.metric)}")
     axes.set_title("Fitted law" if fit.identifiable else "No fit: not identifiable")
-    axes.legend()
 
 
-def _draw_errors(axes: Axes, points: pd.DataFrame, fit: Fit) -> None:
+def _draw_curve(axes: Axes, fit: Fit, size: float, tokens: np.ndarray[tuple[int]], color: str) -> None:
+    params = np.full(len(tokens), size)
+    dash = "-" if not fit.sizes or size in fit.sizes else "--"
+    axes.plot(tokens, predict_fresh(fit, params, tokens), color=color, linewidth=1.2, linestyle=dash, zorder=2)
+    if fit.replicates:
+        inputs = {"params": params, "tokens": tokens, "unique_tokens": tokens}
+        _, low, high = fit.predict(inputs, 0.95)
+        axes.fill_between(tokens, low, high, color=color, alpha=0.15, linewidth=0, zorder=1)
+
+
+def _draw_errors(axes: Axes, rows: pd.DataFrame, fit: Fit, marks: Marks) -> None:
     if not fit.identifiable:
         axes.set_axis_off()
         return
-    looks = model_looks(points)
-    for model, runs in points.groupby("model", sort=False):
-        color, marker = looks[str(model)]
-        predicted = fit.predict(column(runs, fit.size_column), column(runs, "tokens"))
-        held_out = set(runs["role"]) == {"held_out"}
-        edge = style.HELD_OUT if held_out else "white"
-        error = 100 * (predicted / column(runs, "value") - 1)
-        axes.plot(runs["tokens"], error, marker, color=color, markersize=6, markeredgecolor=edge, markeredgewidth=1.2)
     axes.axhline(0, color=style.GREY, linewidth=0.8)
-    style.token_axis(axes, points["tokens"].tolist())
+    errors = rows.assign(error=100 * np.expm1(column(rows, "residual")))
+    draw_judged(axes, errors, "tokens", "error", "relative error", marks, size_looks(rows))
+    style.token_axis(axes, column(rows, "tokens").tolist())
     axes.set_title("Predicted against measured")
-    axes.set_ylabel("Relative error, % (orange edge: held out)")
+    axes.set_ylabel("Relative error of the prediction, %")
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(part for line in text.splitlines() for part in textwrap.wrap(line, LINE_CHARACTERS))
