@@ -125,13 +125,13 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
 
 OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
 """Between two overrides of a point's name; values may hold commas themselves."""
-_AXES = ("model", "tokens", "seed", "seed_init", "seed_data")
+_AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
 
 
 def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
     """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
 
-    A variant is what a point's overrides say beside model, tokens and seeds, and what all points of a
+    A variant is what a point's overrides say beside model, budget and seeds, and what all points of a
     checkpoint have in common.
 
     Parameters
