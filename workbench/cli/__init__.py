@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.cli import plan, study, tools
+from workbench.cli import imports, plan, study, tools
 
 _OVERRIDES = "Hydra overrides, as experiments=token_scaling model=m0_1,m0_3 seed=range(3); or a study launched before"
 
@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
     add("publish", study.publish, "send to MLflow what it lacks of a study")
     add("report", study.report, "draw a study's figures and print its table again")
+    reference = add(
+        "import", imports.import_results, f"put lm-eval result files of others into MLflow: {imports.USAGE}"
+    )
+    reference.epilog, reference.formatter_class = imports.HELP, argparse.RawDescriptionHelpFormatter
     add("prepare", tools.prepare, "prepare a study's data, as in: workbench prepare data=python")
     add("ui", tools.ui, "open MLflow on the loopback address")
     bench = add("bench", tools.bench, "measure the training speed of each model of a study")

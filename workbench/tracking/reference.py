@@ -1,0 +1,261 @@
+"""Results of others in MLflow: a frame of reference checkpoints becomes runs and logged models like ours.
+
+One run a model, one logged model a checkpoint, so that `analysis.load.load_study` reads them back as it reads a
+study. There is no directory behind them that could be compared later: importing compares the frame with what MLflow
+holds and sends the difference, once each. What MLflow holds beside it (earlier imports of other files) stays; a
+checkpoint whose facts have changed is made anew, with what the frame holds of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.study.layout import Layout
+from workbench.tracking import experiment, spool
+from workbench.tracking.connection import connect, default_uri, hold_lock
+from workbench.tracking.mlflow import MAX_BATCH_METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+SUITE = "lm-eval"
+"""Name of the data set that every imported metric is logged for; its digest is the evaluation id."""
+LARGEST_STORED = 1.7976931348623157e308
+"""MLflow's stand-in for infinity."""
+FACTS = ("params", "params_non_embedding", "unique_tokens", "epochs", "flops", "seed_init", "seed_data")
+TEXTS = ("commit", "data_fingerprint")
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What one import sent; all zero when everything was there."""
+
+    runs: int = 0
+    """MLflow runs made, one a model."""
+    checkpoints: int = 0
+    """Logged models made."""
+    replaced: int = 0
+    """Logged models among them whose facts had changed."""
+    metrics: int = 0
+    """Values and standard errors."""
+    others: int = 0
+    """Checkpoints of earlier imports that the frame does not hold; they stay."""
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """One checkpoint of the frame, as MLflow is to have it."""
+
+    model: str
+    tokens: int
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, tuple[float, str]]
+    """Value and evaluation id by metric, standard errors among them."""
+
+
+def import_reference(
+    layout: Layout, frame: pd.DataFrame, uri: str | None = None, timeout_seconds: float = 20.0
+) -> ImportReport:
+    """Bring MLflow up to a frame of reference results.
+
+    Parameters
+    ----------
+    layout
+        Where the outputs lie.
+    frame
+        As `analysis.reference.load_lm_eval` gives it, of one study; the MLflow experiment is called so.
+    uri
+        MLflow tracking URI; None is SQLite in the outputs' root.
+    timeout_seconds
+        A server that is silent for longer counts as down.
+
+    Raises
+    ------
+    PublishError
+        The server is down, refuses, or is silent. What was sent stays; import again for the rest.
+    ValueError
+        The frame holds several studies, tokens of a checkpoint are not known, two checkpoints of a model have the
+        same, or the study holds trainings.
+    """
+    study = _study_name(frame)
+    checkpoints = _checkpoints(frame)
+    if layout.study_file(study).exists():
+        raise ValueError(f"study {study!r} holds trainings: import under another name, such as reference/{study}")
+    uri = uri or default_uri(layout)
+    with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.root / "import.lock"):
+        location = f"{layout.artifacts.resolve().as_uri()}/{study}" if uri.startswith("sqlite:") else None
+        return _Importer(client, study, location).send(checkpoints)
+
+
+class _Importer:
+    """One comparison of a frame with its MLflow experiment."""
+
+    def __init__(self, client: MlflowClient, study: str, location: str | None) -> None:
+        self.client, self.study = client, study
+        self.experiment = experiment.ensure(client, study, location)
+        self._refuse_trainings()
+        self.runs = experiment.single_runs(client, self.experiment)
+        self.models = experiment.single_models(client, self.experiment, self.runs)
+        self.sent = {"runs": 0, "checkpoints": 0, "replaced": 0, "metrics": 0}
+
+    def send(self, checkpoints: list[_Checkpoint]) -> ImportReport:
+        """Send what is missing, model by model."""
+        wanted: set[tuple[str | None, str]] = set()
+        for label in dict.fromkeys(checkpoint.model for checkpoint in checkpoints):
+            mine = [checkpoint for checkpoint in checkpoints if checkpoint.model == label]
+            run = self._ensure_run(label, mine[0])
+            models = [self._ensure_model(checkpoint, run) for checkpoint in mine]
+            self._link(run, [(model, each.tokens) for model, each in zip(models, mine, strict=True)])
+            for model, checkpoint in zip(models, mine, strict=True):
+                self._send_metrics(model, checkpoint, run)
+                wanted.add((run.info.run_id, str(checkpoint.tokens)))
+        return ImportReport(**self.sent, others=len(set(self.models) - wanted))
+
+    def _refuse_trainings(self) -> None:
+        for run in self.client.search_runs([self.experiment], "tags.kind = 'stage'", max_results=1):
+            if run.data.tags.get("reference") != "true":
+                raise ValueError(
+                    f"study {self.study!r} holds trainings: import under another name, such as reference/{self.study}"
+                )
+
+    def _ensure_run(self, label: str, checkpoint: _Checkpoint) -> Run:
+        parent = self.runs.get("") or self._create_run("", self.study, {"kind": "study"})
+        tags = {key: checkpoint.tags[key] for key in ("kind", "stage", "model", "points", "checkpoint")}
+        tags |= {"kind": "stage", "phase": "reference", "planned": "true", "trajectory": label}
+        tags |= dict.fromkeys(("parent", "commit", "dirty", "host", "cost_owner", "numerics", "error"), "")
+        tags |= {"cost_counted": "false", "mlflow.parentRunId": parent.info.run_id}
+        tags["checkpoint"] = checkpoint.tags["checkpoint"].rsplit("@", 1)[0]
+        # Tags and no params: MLflow refuses to change a param, and a fact may be corrected.
+        tags |= {key: checkpoint.params.get(key, "") for key in ("params", "params_non_embedding")}
+        run = self.runs.get(label)
+        if run is None:
+            self.sent["runs"] += 1
+            return self._create_run(label, f"{label} (reference)", tags)
+        for key, value in tags.items():
+            if run.data.tags.get(key) != value:
+                self.client.set_tag(run.info.run_id, key, value)
+        return run
+
+    def _create_run(self, stage: str, name: str, tags: dict[str, str]) -> Run:
+        tags = {**tags, "study": self.study, "reference": "true"}
+        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
+        self.client.set_terminated(run.info.run_id, "FINISHED")
+        self.runs[stage] = run
+        return run
+
+    def _ensure_model(self, checkpoint: _Checkpoint, run: Run) -> LoggedModel:
+        key = (run.info.run_id, str(checkpoint.tokens))
+        model = self.models.get(key)
+        if model is not None and (model.params != checkpoint.params or str(model.status) != "READY"):
+            # A logged model's params cannot be changed.
+            self.client.delete_logged_model(model.model_id)
+            self.sent["replaced"] += 1
+            model = None
+        if model is None:
+            self.sent["checkpoints"] += 1
+            model = self.client.create_logged_model(
+                self.experiment,
+                name=re.sub(r"[/:.%'\"@]", "_", checkpoint.tags["checkpoint"].rsplit("/", 1)[-1]),
+                source_run_id=run.info.run_id,
+                tags={**checkpoint.tags, "study": self.study, "mlflow.model.isExternal": "true"},
+                params=checkpoint.params,
+                model_type="checkpoint",
+            )
+            self.models[key] = model = self.client.finalize_logged_model(model.model_id, "READY")
+        changed = {name: value for name, value in checkpoint.tags.items() if model.tags.get(name) != value}
+        if changed:
+            self.client.set_logged_model_tags(model.model_id, changed)
+        return model
+
+    def _link(self, run: Run, models: list[tuple[LoggedModel, int]]) -> None:
+        """Name the checkpoints as the run's outputs."""
+        from mlflow.entities import LoggedModelOutput
+
+        outputs = self.client.get_run(run.info.run_id).outputs
+        known = {output.model_id for output in outputs.model_outputs} if outputs else set[str]()
+        lacking = [LoggedModelOutput(model.model_id, step) for model, step in models if model.model_id not in known]
+        if lacking:
+            self.client.log_outputs(run.info.run_id, lacking)
+
+    def _send_metrics(self, model: LoggedModel, checkpoint: _Checkpoint, run: Run) -> None:
+        from mlflow.entities import Metric
+
+        there = sorted(model.metrics or (), key=lambda metric: metric.timestamp)
+        latest = {metric.key: (metric.value, metric.dataset_digest) for metric in there}
+        # The latest counts: what is sent again, since another evaluation came between, must be later than all.
+        now = max(int(time.time() * 1000), there[-1].timestamp + 1 if there else 0)
+        metrics = [
+            Metric(
+                key,
+                value,
+                now,
+                # The axis of MLflow's charts; the steps of others are not known.
+                checkpoint.tokens,
+                model_id=model.model_id,
+                dataset_name=SUITE,
+                dataset_digest=eval_id,
+            )
+            for key, (value, eval_id) in checkpoint.metrics.items()
+            if latest.get(key) != (value, eval_id)
+        ]
+        for start in range(0, len(metrics), MAX_BATCH_METRICS):
+            self.client.log_batch(run.info.run_id, metrics=metrics[start : start + MAX_BATCH_METRICS])
+        self.sent["metrics"] += len(metrics)
+
+
+def _study_name(frame: pd.DataFrame) -> str:
+    names = sorted(set(frame["study"]))
+    if len(names) != 1:
+        raise ValueError(f"an import is one study, and the frame holds {names}")
+    return str(names[0])
+
+
+def _checkpoints(frame: pd.DataFrame) -> list[_Checkpoint]:
+    unknown = frame.loc[frame["tokens"].isna(), "checkpoint"].unique()
+    if len(unknown):
+        raise ValueError(f"tokens of {len(unknown)} checkpoints are not known, such as {unknown[0]}: give a rule")
+    found: dict[tuple[str, int], str] = {}
+    checkpoints: list[_Checkpoint] = []
+    for name, rows in frame.groupby("checkpoint", sort=False):
+        checkpoint = _checkpoint(rows)
+        other = found.setdefault((checkpoint.model, checkpoint.tokens), str(name))
+        if other != name:
+            raise ValueError(
+                f"{other} and {name} are both {checkpoint.model} at {checkpoint.tokens} tokens: name apart"
+            )
+        checkpoints.append(checkpoint)
+    return checkpoints
+
+
+def _checkpoint(rows: pd.DataFrame) -> _Checkpoint:
+    first = rows.iloc[0]
+    tokens, label = int(first["tokens"]), str(first["model"])
+    facts: dict[str, Any] = {key: first[key] for key in FACTS if first[key] is not None and first[key] == first[key]}
+    whole = ("epochs", "flops")
+    params = {key: repr(float(value)) if key in whole else str(int(value)) for key, value in facts.items()}
+    params |= {key: str(first[key]) for key in TEXTS if isinstance(first[key], str)}
+    params |= {"step": str(tokens), "tokens": str(tokens), "annealed": json.dumps(bool(first["annealed"]))}
+    params |= {"stage": label, "trajectory": label}
+    tags = {"kind": "checkpoint", "stage": label, "model": label, "points": label}
+    tags |= {"checkpoint": str(first["checkpoint"])}
+    metrics: dict[str, tuple[float, str]] = {}
+    for row in rows.loc[rows["value"].notna()].to_dict("records"):
+        eval_id = str(row["eval_id"])
+        tags[f"evaluation.{SUITE}.{eval_id}"] = str(row["source"])
+        metrics[row["metric"]] = (_stored(row["value"]), eval_id)
+        if not math.isnan(row["stderr"]):
+            metrics[row["metric"] + spool.STDERR_SUFFIX] = (_stored(row["stderr"]), eval_id)
+    return _Checkpoint(label, tokens, params, tags, metrics)
+
+
+def _stored(value: float) -> float:
+    """Value as MLflow keeps it."""
+    return max(-LARGEST_STORED, min(LARGEST_STORED, float(value)))
