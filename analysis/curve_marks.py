@@ -174,14 +174,12 @@ def say_marks(
     if fall.not_monotone:
         ends = [float(curve.value[curve.tokens == t][0]) for t in (fall.fall_from_tokens, fall.fall_to_tokens)]
         at = [count_label(t) for t in (fall.fall_from_tokens, fall.fall_to_tokens)]
-        words.append(
-            f"not monotone: {ends[0]:.4g} at {at[0]} tokens, {ends[1]:.4g} at {at[1]} ({fall.fall_z:.1f} standard errors)"
-        )
+        where = f"{ends[0]:.4g} at {at[0]} tokens, {ends[1]:.4g} at {at[1]}"
+        words.append(f"not monotone: {where} ({fall.fall_z:.1f} standard errors)")
     if plateau.saturated or plateau.falling:
-        words.append(
-            f"{'saturated' if plateau.saturated else 'falling'}: {plateau.slope:+.2g} ± {plateau.slope_stderr:.2g} a doubling "
-            f"over the last factor of {rules.window:g} in tokens"
-        )
+        slope = f"{plateau.slope:+.2g} ± {plateau.slope_stderr:.2g} a doubling"
+        where = f"over the last factor of {rules.window:g} in tokens"
+        words.append(f"{'saturated' if plateau.saturated else 'falling'}: {slope} {where}")
     if above.at_chance and level is not None:
         words.append(f"at chance ({level.level:.3g}: {level.source})")
     return "; ".join(words)

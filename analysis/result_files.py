@@ -48,7 +48,7 @@ class ResultFile:
     revision: str
     """Revision of it, such as `step1000`; empty where none was given."""
     date: float | None
-    """When it was scored, Unix time in seconds; from the file's name where it holds none, None where neither has one."""
+    """When it was scored, Unix time in seconds: as it says, else as its name says; None is not known."""
     limit: float | None
     """lm-eval's limit of documents a task (a share below 1); None is all of them."""
     shots: Mapping[str, int | None]

@@ -73,7 +73,8 @@ def task_curves(
         A row a curve: study, model, params, params_non_embedding, trajectory, stage, curve, seed_init, seed_data,
         metric, points (judged), tokens_first, tokens_last, value_last, stderr_last; not_monotone, fall (metric's
         unit), fall_z, fall_from_tokens, fall_to_tokens (of the pair that stands out most); saturated, falling,
-        slope (a doubling) and slope_stderr; at_chance, chance and above_chance_from (tokens); and `marks`, the same in words.
+        slope (a doubling) and slope_stderr; at_chance, chance and above_chance_from (tokens); and `marks`, the same
+        in words.
         A judgement that cannot be made is None, and `marks` says why. `attrs["excluded"]` counts what is on no curve.
 
     Raises
