@@ -134,12 +134,16 @@ def _are_ticks(values: Sequence[float]) -> bool:
     return len(distinct) <= 8 and bool((distinct[1:] / distinct[:-1] > 1.4).all())
 
 
-def _number_text(value: float, _position: int | None = None) -> str:
-    if 1e-3 <= abs(value) < 1e4:
-        return f"{value:.4g}"
-    mantissa, exponent = f"{value:.0e}".split("e")
+def power_label(value: float) -> str:
+    """Write a number in two digits and a power of ten, as 4·10^12 in TeX's way."""
+    mantissa, exponent = f"{value:.1e}".split("e")
     power = f"10$^{{{int(exponent)}}}$"
-    return power if mantissa == "1" else f"{mantissa}·{power}"
+    short = f"{float(mantissa):g}"
+    return power if short == "1" else f"{short}·{power}"
+
+
+def _number_text(value: float, _position: int | None = None) -> str:
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 else power_label(value)
 
 
 def _tick_text(value: float, _position: int | None = None) -> str:

@@ -1,12 +1,31 @@
-"""Axes drawn from a frame: these functions take data and never fetch any.
+"""Axes drawn from data: these functions take frames, fits and tables, and never fetch any.
 
-Each returns the figure and the plotted points, every one with the MLflow run it came from; `save_figure`
-writes both side by side.
+Each returns the figure and its plotted points, every mark with the rows of the frame behind it; `save_figure`
+writes both with their lineage. `FIGURES` lists them all.
 """
 
+from analysis.figures.ablation import ablation_figure
+from analysis.figures.continual import continual_figure
+from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
-from analysis.figures.points import POINT_COLUMNS
+from analysis.figures.points import FIGURES, POINT_COLUMNS
+from analysis.figures.repetition import repetition_figure
 from analysis.figures.save import save_figure
+from analysis.figures.surface import loss_surface_figure
+from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 
-__all__ = ["POINT_COLUMNS", "fit_figure", "save_figure", "token_scaling_figure"]
+__all__ = [
+    "FIGURES",
+    "POINT_COLUMNS",
+    "ablation_figure",
+    "continual_figure",
+    "diagnostics_figure",
+    "fit_figure",
+    "loss_surface_figure",
+    "predicted_figure",
+    "repetition_figure",
+    "save_figure",
+    "sweep_figure",
+    "token_scaling_figure",
+]

@@ -147,7 +147,16 @@ def size_looks(frame: pd.DataFrame) -> dict[float, tuple[str, str]]:
 
 
 def model_sizes(frame: pd.DataFrame) -> dict[str, int]:
-    """Parameters without embeddings of each model."""
+    """Parameters without embeddings of each model.
+
+    Raises
+    ------
+    ValueError
+        A model's are not known.
+    """
+    unknown = frame.loc[frame["params_non_embedding"].isna(), "model"]
+    if len(unknown):
+        raise ValueError(f"model {unknown.iloc[0]!r} has no params_non_embedding: give its size")
     return dict(zip(frame["model"].astype(str), frame["params_non_embedding"].astype(int), strict=True))
 
 

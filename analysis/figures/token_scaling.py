@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.figures.overlays import draw_judgements, draw_reference
 from analysis.figures.points import (
     Drawing,
     Marks,
@@ -35,6 +36,7 @@ def token_scaling_figure(
     *,
     title: str | None = None,
     overlay: pd.DataFrame | None = None,
+    judged: pd.DataFrame | None = None,
 ) -> Drawing:
     """Metrics against tokens, a line a model size, a panel a metric.
 
@@ -53,6 +55,9 @@ def token_scaling_figure(
     overlay
         Rows of a reference in the same columns, such as `analysis.reference.tinyllama_milestones()`: drawn in grey
         where they have the metric.
+    judged
+        What `analysis.tasks.task_curves` says of the frame: chance levels are dotted, and falls beyond the noise
+        marked.
 
     Returns
     -------
@@ -72,7 +77,7 @@ def token_scaling_figure(
         figure = Figure(figsize=(1.2 + 4.6 * columns, 0.8 + 3.8 * rows), layout="constrained")
         marks = Marks()
         for place, name in enumerate(metrics, start=1):
-            _draw_panel(figure.add_subplot(rows, columns, place), frame, name, marks, overlay)
+            _draw_panel(figure.add_subplot(rows, columns, place), frame, name, marks, overlay, judged)
         points = marks.points()
         figure.suptitle(title or f"{study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
         figure.legend(
@@ -86,10 +91,17 @@ def token_scaling_figure(
     return figure, points
 
 
-def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, marks: Marks, overlay: pd.DataFrame | None) -> None:
+def _draw_panel(
+    axes: Axes,
+    frame: pd.DataFrame,
+    metric: str,
+    marks: Marks,
+    overlay: pd.DataFrame | None,
+    judged: pd.DataFrame | None,
+) -> None:
     if metric not in set(frame["metric"].dropna()):
         raise ValueError(f"metric {metric!r} is not in the frame; there are: {sorted(set(frame['metric'].dropna()))}")
-    scored = frame.loc[(frame["metric"] == metric) & frame["value"].notna()]
+    scored = frame.loc[(frame["metric"] == metric) & frame["value"].notna() & (frame["tokens"] > 0)]
     if scored.empty:
         raise ValueError(f"metric {metric!r} was evaluated on no checkpoint")
     cooled, trunk = scored.loc[scored["annealed"]], scored.loc[~scored["annealed"]]
@@ -103,26 +115,11 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, metric: str, marks: Marks, over
     for _, runs in cooled.groupby(["model", "tokens"], sort=False):
         mean = float(column(runs, "value").mean())
         marks.add(axes, float(runs["tokens"].iloc[0]), mean, runs, panel=metric, role="cooled_down")
-    laid_over = _draw_overlay(axes, overlay, metric, marks)
+    laid_over = draw_reference(axes, overlay, metric, marks)
+    draw_judgements(axes, judged, scored, metric)
     style.token_axis(axes, [*scored["tokens"].tolist(), *laid_over])
     axes.set_title(style.metric_label(metric))
     axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} {direction(metric)}")
-
-
-def _draw_overlay(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks: Marks) -> list[float]:
-    """Draw a reference's points of one metric; give the tokens they stand at."""
-    if overlay is None:
-        return []
-    known = overlay.loc[(overlay["metric"] == metric) & overlay["value"].notna()]
-    for model, line in known.groupby("model", sort=False):
-        line = line.sort_values("tokens")
-        axes.plot(line["tokens"], line["value"], "x--", color=style.GREY, linewidth=1, markersize=5, zorder=2)
-        end = line.iloc[-1]
-        axes.annotate(
-            str(model), (end["tokens"], end["value"]), (-3, 5), textcoords="offset points", ha="right", fontsize=7
-        )
-    marks.add_rows(axes, known, x="tokens", y="value", panel=metric, role="reference")
-    return known["tokens"].astype(float).tolist()
 
 
 def _draw_trunk(axes: Axes, line: pd.DataFrame, color: str, marker: str) -> None:
@@ -222,4 +219,8 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     missing = len(frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].isna()])
     if missing:
         words.append(f"Not evaluated: {missing}.")
+    asked = frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].notna()]
+    unplaced = len(asked) - int((asked["tokens"] > 0).sum())
+    if unplaced:
+        words.append(f"Not on a log axis, at 0 or unknown tokens: {unplaced}.")
     return " ".join(words)
