@@ -5,6 +5,9 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+import textwrap
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -27,12 +30,11 @@ def draw_reference(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks:
 
 
 def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFrame, metric: str) -> None:
-    """Mark what `analysis.tasks.task_curves` found: the chance level, and falls beyond the noise."""
+    """Mark what `analysis.tasks.task_curves` found: chance, falls beyond the noise, and which curves say little."""
     if judged is None:
         return
-    rows = judged.loc[judged["metric"] == metric].to_dict("records")
-    levels = sorted({float(row["chance"]) for row in rows if not pd.isna(row["chance"])})
-    for level in levels:
+    rows = judged.loc[judged["metric"] == metric]
+    for level in sorted(set(rows["chance"].dropna().astype(float))):
         axes.axhline(level, color=style.GREY, linewidth=0.9, linestyle=":", zorder=1)
         axes.annotate(
             "chance",
@@ -44,25 +46,41 @@ def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFram
             fontsize=7,
             color=style.GREY,
         )
-    for row in rows:
-        if row["not_monotone"] is True or str(row["not_monotone"]) == "True":
+    for row in rows.to_dict("records"):
+        if _is_true(row["not_monotone"]):
             _draw_fall(axes, row, scored)
+    _list_marks(axes, rows, lower_left=style.lower_is_better(metric))
 
 
-def _draw_fall(axes: Axes, row: dict[str, object], scored: pd.DataFrame) -> None:
+def _is_true(mark: object) -> bool:
+    """Whether a judgement is true; a missing one is not."""
+    return mark is not None and str(mark) == "True"
+
+
+def _draw_fall(axes: Axes, row: dict[Any, Any], scored: pd.DataFrame) -> None:
     """Join the two points between which a curve fell most."""
     curve = scored.loc[scored["model"] == row["model"]]
     if row["curve"] == "milestones":
         curve = curve.loc[curve["stage"] == row["stage"]]
-    ends = [float(str(row[f"fall_{end}_tokens"])) for end in ("from", "to")]
+    ends = [float(row[f"fall_{end}_tokens"]) for end in ("from", "to")]
     values = [float(curve.loc[curve["tokens"] == tokens, "value"].mean()) for tokens in ends]
     axes.plot(ends, values, color=style.HELD_OUT, linewidth=4, alpha=0.45, solid_capstyle="round", zorder=1)
-    axes.annotate(
-        f"{row['model']} falls",
-        (ends[1], values[1]),
-        (0, -11),
-        textcoords="offset points",
-        ha="right",
-        fontsize=7,
-        color=style.HELD_OUT,
+
+
+def _list_marks(axes: Axes, rows: pd.DataFrame, *, lower_left: bool) -> None:
+    """Name the marked models where curves that learn leave room: at the left, above those that rise."""
+    texts: list[str] = []
+    names = (
+        ("not_monotone", "falls beyond the noise (orange)"),
+        ("saturated", "saturated"),
+        ("at_chance", "at chance"),
     )
+    for column, words in names:
+        models = list(dict.fromkeys(str(row["model"]) for row in rows.to_dict("records") if _is_true(row[column])))
+        if models:
+            listed = (
+                f"all {len(models)}" if set(models) == set(rows["model"]) and len(models) > 1 else ", ".join(models)
+            )
+            texts.append(textwrap.fill(f"{words}: {listed}", 46, subsequent_indent="  ", break_on_hyphens=False))
+    y, side = (0.03, "bottom") if lower_left else (0.97, "top")
+    axes.text(0.02, y, "\n".join(texts), transform=axes.transAxes, va=side, fontsize=7, color=style.HELD_OUT, zorder=5)

@@ -56,8 +56,8 @@ def token_scaling_figure(
         Rows of a reference in the same columns, such as `analysis.reference.tinyllama_milestones()`: drawn in grey
         where they have the metric.
     judged
-        What `analysis.tasks.task_curves` says of the frame: chance levels are dotted, and falls beyond the noise
-        marked.
+        What `analysis.tasks.task_curves` says of the frame: chance levels are dotted, falls beyond the noise drawn,
+        and curves that fall, are saturated or at chance named.
 
     Returns
     -------
@@ -118,6 +118,11 @@ def _draw_panel(
     laid_over = draw_reference(axes, overlay, metric, marks)
     draw_judgements(axes, judged, scored, metric)
     style.token_axis(axes, [*scored["tokens"].tolist(), *laid_over])
+    values = scored.loc[scored["value"] > 0, "value"]
+    if style.lower_is_better(metric) and values.max() > 30 * values.min():
+        # The perplexity of an untrained model is in the millions.
+        axes.set_yscale("log")
+        style.log_axis(axes.yaxis, values.tolist())
     axes.set_title(style.metric_label(metric))
     axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} {direction(metric)}")
 
