@@ -183,9 +183,8 @@ def _advance(problem: Problem, state: _State, active: NDArray[np.int64], weights
     _take(state, active[taken], s[taken], f[taken], g[taken])
     stuck = active[too_long & give_up]
     state.done[stuck[state.renewed[stuck]]] = True
-    again = stuck[~state.renewed[stuck]]
-    if len(again):
-        _renew(problem, state, again, weights)
+    # A worn inverse Hessian makes a start seem stuck or finished where it is not: only a fresh one may end it.
+    _renew(problem, state, np.concatenate([stuck, active[state.converged[active]]]), weights)
 
 
 def _resize(state: _State, index: NDArray[np.int64]) -> None:
@@ -212,7 +211,8 @@ def _take(state: _State, index: NDArray[np.int64], s: Array, f: Array, g: Array)
 
 
 def _renew(problem: Problem, state: _State, index: NDArray[np.int64], weights: Array | None) -> None:
-    """Begin the inverse Hessian anew, from the Gauss-Newton matrix where the start stands."""
+    """Begin the inverse Hessian anew, from the Gauss-Newton matrix where the start stands, unless it is new."""
+    index = index[~state.renewed[index]]
     if not len(index):
         return
     matrix = problem.curvature(state.x[index], None if weights is None else weights[index])
@@ -247,4 +247,4 @@ def _direct(state: _State, index: NDArray[np.int64]) -> None:
     state.trials[index] = 0
     finished = expected <= TOLERANCE * np.maximum(state.f[index], 1e-6)
     state.converged[index] = finished
-    state.done[index] = finished
+    state.done[index] = finished & state.renewed[index]
