@@ -24,7 +24,10 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { background: var(--panel); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; min-width: 9rem; }
+td { white-space: nowrap; }
+td.text { text-align: left; min-width: 14rem; white-space: normal; }
+th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; }
+td:first-child { background: #fff; max-width: 11rem; white-space: normal; overflow-wrap: anywhere; }
 tbody tr:last-child td { border-bottom: 0; }
 ul.flags { padding-left: 1.1rem; }
 ul.flags li { margin: 4px 0; }

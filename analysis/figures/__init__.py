@@ -8,6 +8,7 @@ from analysis.figures.ablation import ablation_figure
 from analysis.figures.continual import continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
+from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.points import FIGURES, POINT_COLUMNS
 from analysis.figures.repetition import repetition_figure
 from analysis.figures.save import save_figure
@@ -22,6 +23,7 @@ __all__ = [
     "continual_figure",
     "diagnostics_figure",
     "fit_figure",
+    "isoflop_figure",
     "loss_surface_figure",
     "predicted_figure",
     "repetition_figure",

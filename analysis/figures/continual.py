@@ -85,9 +85,14 @@ def branch_labels(frame: pd.DataFrame) -> pd.Series:
         As `analysis.load.load_study` gives it: `m0_3 recipe=continual_code` there is the branch
         `continual_code` of the trunk `m0_3`.
     """
-    model = frame["model"].astype(str)
-    words = model.str.split(" ", n=1).str[1].fillna("").str.replace(r"\S*?=", "", regex=True)
-    return words.where(frame["stage"] != frame["trajectory"], TRUNK).replace("", "branch")
+    rows = zip(frame["model"], frame["stage"], frame["trajectory"], strict=True)
+    names = [TRUNK if stage == trajectory else _branch(str(model)) for model, stage, trajectory in rows]
+    return pd.Series(names, index=frame.index, dtype=object)
+
+
+def _branch(model: str) -> str:
+    """Values of the overrides that tell a variant's label from its model's."""
+    return " ".join(word.split("=", 1)[-1] for word in model.split(" ")[1:]) or "branch"
 
 
 def has_branches(frame: pd.DataFrame) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,9 @@ FRESH_EPOCHS = 1.05
 
 
 @register
-def repetition_figure(frame: pd.DataFrame, *, decay: float | None = None, title: str | None = None) -> Drawing:
+def repetition_figure(
+    frame: pd.DataFrame, *, decay: float | Mapping[float, float] | None = None, title: str | None = None
+) -> Drawing:
     """Loss against epochs and effective against seen tokens, a line a number of distinct tokens.
 
     Dashed lines on the left are fresh data of the same length. On the right a point is the number of fresh tokens
@@ -37,7 +40,8 @@ def repetition_figure(frame: pd.DataFrame, *, decay: float | None = None, title:
         Columns params, tokens, unique_tokens and loss, and those of lineage where they are known, as
         `analysis.frames.select_loss` gives them; of one study.
     decay
-        R_D* in repetitions, as a fit of `analysis.laws.DataConstrained` has it under `R_D`; None draws no curves.
+        R_D* in repetitions, as a fit of `analysis.laws.DataConstrained` has it under `R_D`, one for all or by size N;
+        sizes without one have no curves.
     title
         Heading; None names the study.
 
@@ -61,6 +65,7 @@ def repetition_figure(frame: pd.DataFrame, *, decay: float | None = None, title:
         raise ValueError("no run repeats its data: tokens are unique_tokens everywhere")
     sizes = sorted(set(runs["params"].astype(float)))
     metric, marks = str(frame.attrs.get("metric", "loss")), Marks()
+    decays = dict(decay) if isinstance(decay, Mapping) else dict.fromkeys(sizes, decay) if decay is not None else {}
     with style.house_style():
         figure = Figure(figsize=(10.2, 0.9 + 3.8 * len(sizes)), layout="constrained")
         grid = figure.subplots(len(sizes), 2, squeeze=False)
@@ -68,9 +73,9 @@ def repetition_figure(frame: pd.DataFrame, *, decay: float | None = None, title:
         for (left, right), size in zip(grid, sizes, strict=True):
             rows = runs.loc[runs["params"].astype(float) == size]
             panel = f"N = {style.count_label(size)}"
-            looks = _looks(rows)
-            _draw_epochs(left, rows, panel, looks, marks, decay)
-            beyond += _draw_effective(right, rows, panel, looks, marks, decay)
+            looks, own = _looks(rows), decays.get(size)
+            _draw_epochs(left, rows, panel, looks, marks, own)
+            beyond += _draw_effective(right, rows, panel, looks, marks, own)
             left.set_ylabel(f"{style.metric_label(metric)} (lower is better)")
         figure.suptitle(title or f"{study_name(frame)}: what repeated data are worth", x=0.01, ha="left")
         handles, labels = grid[0, 0].get_legend_handles_labels()
@@ -79,7 +84,7 @@ def repetition_figure(frame: pd.DataFrame, *, decay: float | None = None, title:
             labels,
             loc="outside lower left",
             ncols=4,
-            title=_caption(decay, beyond),
+            title=_caption(decays, beyond),
             alignment="left",
             title_fontsize=7.5,
         )
@@ -206,10 +211,11 @@ def _mark_groups(marks: Marks, axes: Axes, groups: list[Group], panel: str, role
         marks.add(axes, group.x, group.mean, group.rows, panel=panel, role=role)
 
 
-def _caption(decay: float | None, beyond: int) -> str:
+def _caption(decays: Mapping[float, float], beyond: int) -> str:
     words: list[str] = []
-    if decay is not None:
-        words.append(f"Curves on the right: the fitted law, R* = {decay:.3g} repetitions; a bar marks its half-life.")
+    if decays:
+        fitted = ", ".join(f"{value:.3g} repetitions (N = {style.count_label(size)})" for size, value in decays.items())
+        words.append(f"Curves on the right: the fitted law, R* = {fitted}; a bar marks the half-life.")
     if beyond:
         words.append(f"Not on the right, since no fresh run is as good or as bad: {beyond}.")
     return "\n".join(words)

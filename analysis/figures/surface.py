@@ -70,7 +70,13 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
         marks.add_rows(axes, rows, x="tokens", y="params", panel=metric, role="measured")
         _set_axes(axes, sides[1], sides[0])
         figure.suptitle(title or f"{study_name(rows)}: fitted loss over size and tokens", x=0.01, ha="left")
-        figure.legend(loc="outside lower left", ncols=3)
+        handles = axes.get_legend_handles_labels()[0]
+        words = "Dotted: range of the data, beyond which all is extrapolation."
+        if not handles:
+            words += " No size in sight is best for its compute."
+        figure.legend(
+            handles=handles, loc="outside lower left", ncols=3, title=words, alignment="left", title_fontsize=7.5
+        )
         return figure, marks.points()
 
 
