@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.fitting.intervals import SINGULAR
-from analysis.fitting.minima import RIVAL, Search
+from analysis.fitting.minima import RIVAL, Search, has_converged
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Data
 from analysis.law import Array, Law
@@ -59,10 +59,12 @@ def flags_of(problem: Problem, search: Search, covariance: Array, free: NDArray[
         flags.append(_rivals(search))
     if search.minima[0].share < RARE:
         flags.append(f"only {search.minima[0].share:.1%} of the {search.starts} starts found this minimum: try more")
-    if 0.5 * search.gradient_norm**2 > 1e-6 * max(search.value, 1e-6):
+    if not has_converged(np.array([search.value]), np.array([search.gradient_norm]))[0]:
         flags.append(f"not converged: a gradient of {search.gradient_norm:.2g} is left, and the numbers may move")
     if search.unconverged > 0.5:
         flags.append(f"not converged: {search.unconverged:.0%} of the starts were still moving when they were stopped")
+    if search.ran_off > 0.5:
+        flags.append(f"diverging: from {search.ran_off:.0%} of the starts a term ran off to nothing")
     numbers = int(free.sum())
     if problem.n <= 2 * numbers:
         flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")

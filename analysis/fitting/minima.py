@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.fitting.minimise import Ends, minimise, polish
 from analysis.fitting.objectives import Problem
@@ -18,6 +19,8 @@ NEAR_BEST = 1e-3
 """Relative distance from the best objective within which ends tell how far each parameter is determined."""
 RIVAL = 0.01
 """Relative distance within which another minimum makes a fit multimodal."""
+NO_EFFECT = 1e-7
+"""Effect on the predictions, as a share of the strongest coordinate's, below which a coordinate has none."""
 MOST_POLISHED = 30
 """Candidates sharpened, the best first."""
 
@@ -50,6 +53,8 @@ class Search:
     """Its objective in units of scale squared."""
     unconverged: float
     """Share of the starts that had not converged."""
+    ran_off: float
+    """Share of the starts that ended where a term has run off to nothing."""
     spread: dict[str, float]
     """(largest - smallest) / |best| of each parameter among ends within `NEAR_BEST`."""
     starts: int
@@ -74,6 +79,8 @@ def draw_starts(problem: Problem, settings: Settings) -> Array:
 def search_minima(problem: Problem, starts: Array, lower: Array, upper: Array) -> Search:
     """Follow every start, sharpen one end of each group that predicts alike, and compare again.
 
+    An end where a free number has no effect on any row is no minimum: a term has run off to nothing there.
+
     Raises
     ------
     ValueError
@@ -82,32 +89,62 @@ def search_minima(problem: Problem, starts: Array, lower: Array, upper: Array) -
     ends = minimise(problem, starts, lower, upper)
     if not np.isfinite(ends.value).any():
         raise ValueError(f"the law gives no number at any of {len(starts)} starts: give others with starts=[...]")
-    predicted, _ = problem.law.log_predict(ends.theta, problem.inputs)
-    order = np.flatnonzero(ends.converged)[np.argsort(ends.value[ends.converged], kind="stable")]
-    if not len(order):
-        order = np.array([int(np.nanargmin(ends.value))])
-    leaders = _group(predicted[order])
-    unique = order[list(dict.fromkeys(leaders))][:MOST_POLISHED]
-    sharp = [polish(problem, ends.theta[index], lower, upper) for index in unique]
-    ranked = sorted(range(len(sharp)), key=lambda i: (sharp[i][1], i))
-    theta = np.array([sharp[i][0] for i in ranked])
-    same = _group(problem.law.log_predict(theta, problem.inputs)[0])
-    shares = np.zeros(len(theta))
-    counts = {int(leader): leaders.count(leader) for leader in dict.fromkeys(leaders)}
-    for place, i in enumerate(ranked):
-        leader = int(np.flatnonzero(order == unique[i])[0])
-        shares[same[place]] += counts[leader] / len(starts)
-    kept = [place for place in range(len(theta)) if same[place] == place]
-    best = ranked[0]
+    ran_off = ends.converged & _has_run_off(problem, ends.theta, lower, upper)
+    found = _sharpen(problem, ends, ends.converged & ~ran_off, lower, upper)
+    same = _group(problem.law.log_predict(found.theta, problem.inputs)[0])
+    kept = [place for place, leader in enumerate(same) if leader == place]
+    shares = np.array([found.share[np.array(same) == place].sum() for place in kept])
     return Search(
-        theta=theta[kept],
-        minima=_minima(problem, theta[kept], shares[kept]),
-        gradient_norm=sharp[best][2],
-        value=sharp[best][1],
+        theta=found.theta[kept],
+        minima=_minima(problem, found.theta[kept], shares),
+        gradient_norm=float(found.gradient_norm[0]),
+        value=float(found.value[0]),
         unconverged=float((~ends.converged).mean()),
-        spread=_spread(problem.law, ends, theta[0], sharp[best][1]),
+        ran_off=float(ran_off.mean()),
+        spread=_spread(problem.law, ends, found.theta[0], float(found.value[0])),
         starts=len(starts),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sharp:
+    """Sharpened ends, the best first."""
+
+    theta: Array
+    value: Array
+    gradient_norm: Array
+    share: Array
+
+
+def _sharpen(problem: Problem, ends: Ends, proper: NDArray[np.bool_], lower: Array, upper: Array) -> _Sharp:
+    """Group the proper ends by what they predict and sharpen the best of each; the best end of all is always among them."""
+    best = int(np.nanargmin(ends.value))
+    order = np.flatnonzero(proper)[np.argsort(ends.value[proper], kind="stable")]
+    if not len(order) or ends.value[best] < ends.value[order[0]]:
+        order = np.concatenate([[best], order[order != best]])
+    leaders = _group(problem.law.log_predict(ends.theta[order], problem.inputs)[0])
+    firsts = list(dict.fromkeys(leaders))[:MOST_POLISHED]
+    sharp = [polish(problem, ends.theta[order[first]], lower, upper) for first in firsts]
+    value, norm = (np.array([one[place] for one in sharp]) for place in (1, 2))
+    ranked = np.argsort(value, kind="stable")
+    settled = has_converged(value, norm)
+    ranked = np.array([i for place, i in enumerate(ranked) if settled[i] or place == 0])
+    theta = np.array([one[0] for one in sharp])
+    share = np.array([leaders.count(first) / len(ends.value) for first in firsts])
+    return _Sharp(theta[ranked], value[ranked], norm[ranked], share[ranked])
+
+
+def has_converged(value: Array, gradient_norm: Array) -> NDArray[np.bool_]:
+    """Whether a step would gain less than a millionth of the objective."""
+    return 0.5 * gradient_norm**2 <= 1e-6 * np.maximum(value, 1e-6)
+
+
+def _has_run_off(problem: Problem, theta: Array, lower: Array, upper: Array) -> NDArray[np.bool_]:
+    """Whether a coordinate inside its bounds changes no prediction, shape (b,)."""
+    effect = np.sqrt(np.einsum("bii->bi", np.nan_to_num(problem.curvature(theta))))
+    inside = (theta > lower) & (theta < upper)
+    largest = effect.max(axis=1, keepdims=True)
+    return (inside & (effect < NO_EFFECT * largest)).any(axis=1)
 
 
 def _complete(law: Law, start: Mapping[str, float], fixed: Mapping[str, float]) -> Array:
