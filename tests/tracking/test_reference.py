@@ -144,6 +144,41 @@ def test_unclear_checkpoints_are_refused(root, folder):
         import_reference(Layout(root), both)
 
 
+class _CutError(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5, 6, 8, 10])
+def test_an_import_that_was_cut_off_is_completed(root, folder, monkeypatch, calls):
+    """Whichever write was the last, the next import sends the rest, and nothing twice."""
+    from mlflow import MlflowClient
+
+    left = [calls]
+
+    def cut(write):
+        def call(*arguments, **options):
+            if not left[0]:
+                raise _CutError
+            left[0] -= 1
+            return write(*arguments, **options)
+
+        return call
+
+    frame = load(folder)
+    with monkeypatch.context() as patch:
+        for name in ("create_run", "set_terminated", "create_logged_model", "finalize_logged_model", "log_outputs"):
+            patch.setattr(MlflowClient, name, cut(getattr(MlflowClient, name)))
+        patch.setattr(MlflowClient, "log_batch", cut(MlflowClient.log_batch))
+        with pytest.raises(_CutError):
+            import_reference(Layout(root), frame)
+    import_reference(Layout(root), frame)
+    assert same(frame, root)
+    runs = load_runs(STUDY, default_uri(Layout(root)))
+    assert sorted(runs["stage"]) == ["large", "small"]
+    assert set(runs["status"]) == {"FINISHED"}
+    assert import_reference(Layout(root), frame) == ImportReport()
+
+
 def command(capsys, *words):
     from workbench.cli import main
 

@@ -88,7 +88,8 @@ def _rules(given: dict[str, str]) -> dict[str, Any]:
     if "tokens" in given:
         rules["tokens"] = _token_rule(given["tokens"])
     if "facts" in given:
-        rules["facts"] = pd.read_csv(given["facts"])
+        # A revision such as 1000 is a name and no number.
+        rules["facts"] = pd.read_csv(given["facts"], dtype=dict.fromkeys(("model", "revision", "file"), str))
     if "annealed" in given:
         if given["annealed"] not in ("none", "last"):
             raise ValueError(f"annealed={given['annealed']}: give none or last")

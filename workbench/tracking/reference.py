@@ -109,9 +109,10 @@ class _Importer:
     def send(self, checkpoints: list[_Checkpoint]) -> ImportReport:
         """Send what is missing, model by model."""
         wanted: set[tuple[str | None, str]] = set()
+        parent = self._ensure_run("", self.study, {"kind": "study"})
         for label in dict.fromkeys(checkpoint.model for checkpoint in checkpoints):
             mine = [checkpoint for checkpoint in checkpoints if checkpoint.model == label]
-            run = self._ensure_run(label, mine[0])
+            run = self._ensure_run(label, f"{label} (reference)", _run_tags(mine[0], parent.info.run_id))
             models = [self._ensure_model(checkpoint, run) for checkpoint in mine]
             self._link(run, [(model, each.tokens) for model, each in zip(models, mine, strict=True)])
             for model, checkpoint in zip(models, mine, strict=True):
@@ -126,29 +127,17 @@ class _Importer:
                     f"study {self.study!r} holds trainings: import under another name, such as reference/{self.study}"
                 )
 
-    def _ensure_run(self, label: str, checkpoint: _Checkpoint) -> Run:
-        parent = self.runs.get("") or self._create_run("", self.study, {"kind": "study"})
-        tags = {key: checkpoint.tags[key] for key in ("kind", "stage", "model", "points", "checkpoint")}
-        tags |= {"kind": "stage", "phase": "reference", "planned": "true", "trajectory": label}
-        tags |= dict.fromkeys(("parent", "commit", "dirty", "host", "cost_owner", "numerics", "error"), "")
-        tags |= {"cost_counted": "false", "mlflow.parentRunId": parent.info.run_id}
-        tags["checkpoint"] = checkpoint.tags["checkpoint"].rsplit("@", 1)[0]
-        # Tags and no params: MLflow refuses to change a param, and a fact may be corrected.
-        tags |= {key: checkpoint.params.get(key, "") for key in ("params", "params_non_embedding")}
-        run = self.runs.get(label)
+    def _ensure_run(self, stage: str, name: str, tags: dict[str, str]) -> Run:
+        tags = {**tags, "study": self.study, "reference": "true"}
+        run = self.runs.get(stage)
         if run is None:
-            self.sent["runs"] += 1
-            return self._create_run(label, f"{label} (reference)", tags)
+            run = self.client.create_run(self.experiment, run_name=name, tags=tags)
+            self.sent["runs"] += bool(stage)
         for key, value in tags.items():
             if run.data.tags.get(key) != value:
                 self.client.set_tag(run.info.run_id, key, value)
-        return run
-
-    def _create_run(self, stage: str, name: str, tags: dict[str, str]) -> Run:
-        tags = {**tags, "study": self.study, "reference": "true"}
-        run = self.client.create_run(self.experiment, run_name=name, tags=tags)
-        self.client.set_terminated(run.info.run_id, "FINISHED")
-        self.runs[stage] = run
+        if run.info.status != "FINISHED":
+            self.client.set_terminated(run.info.run_id, "FINISHED")
         return run
 
     def _ensure_model(self, checkpoint: _Checkpoint, run: Run) -> LoggedModel:
@@ -209,6 +198,17 @@ class _Importer:
         for start in range(0, len(metrics), MAX_BATCH_METRICS):
             self.client.log_batch(run.info.run_id, metrics=metrics[start : start + MAX_BATCH_METRICS])
         self.sent["metrics"] += len(metrics)
+
+
+def _run_tags(checkpoint: _Checkpoint, parent: str) -> dict[str, str]:
+    """Tags of a model's run: those that `analysis.load` reads of every stage, and what is known of the model."""
+    tags = {key: checkpoint.tags[key] for key in ("stage", "model", "points")}
+    tags |= {"kind": "stage", "phase": "reference", "planned": "true", "trajectory": checkpoint.model}
+    tags |= dict.fromkeys(("parent", "commit", "dirty", "host", "cost_owner"), "")
+    tags |= {"cost_counted": "false", "mlflow.parentRunId": parent}
+    tags["checkpoint"] = checkpoint.tags["checkpoint"].rsplit("@", 1)[0]
+    # Tags and no params: MLflow refuses to change a param, and a fact may be corrected.
+    return tags | {key: checkpoint.params.get(key, "") for key in ("params", "params_non_embedding")}
 
 
 def _study_name(frame: pd.DataFrame) -> str:
