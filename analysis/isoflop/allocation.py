@@ -1,0 +1,193 @@
+"""How the optimal size and tokens grow with compute: the record that approaches 1, 2 and 3 share."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas and scipy are typed in part)
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis.frames import check_frame
+
+Array = NDArray[np.float64]
+
+SCATTER_ALPHA = 0.05
+"""Level of the test whether the optima scatter about their line as their noise says."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """y(C) = y_1 (C / C_1)^exponent, with C_1 the geometric mean of the budgets."""
+
+    exponent: float
+    """d log y / d log C."""
+    low: float
+    """Lower end of its interval; NaN where nothing gives one."""
+    high: float
+    """Upper end."""
+    value: float
+    """y_1."""
+    flops: float
+    """C_1."""
+
+    def predict(self, compute: float) -> float:
+        """Say y at a compute budget in FLOPs."""
+        return self.value * (compute / self.flops) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Compute-optimal parameters and tokens against training FLOPs, by one approach."""
+
+    approach: str
+    """`envelope`, `isoflop parabola`, `isoflop akima` or `law`."""
+    params: Growth
+    """N*(C); its exponent is the a of Hoffmann et al. 2022."""
+    tokens: Growth
+    """D*(C); its exponent is b."""
+    optima: pd.DataFrame = field(compare=False)
+    """The optima behind the lines and those refused, a row each: flops, params, tokens, loss, refused and more."""
+    level: float
+    """Level of the intervals."""
+    interval_from: str
+    """Where the intervals come from, in words."""
+    flags: tuple[str, ...]
+    """What a reader must know, in words."""
+
+    def optimal(self, compute: float) -> tuple[float, float]:
+        """Say parameters and tokens at a compute budget in FLOPs."""
+        return self.params.predict(compute), self.tokens.predict(compute)
+
+    def describe(self) -> str:
+        """Say exponents and flags in a few lines."""
+        lines = [f"{self.approach}: {sum(reason == '' for reason in self.optima['refused'])} optima"]
+        for name, growth in (("N*", self.params), ("D*", self.tokens)):
+            lines.append(f"{name} ~ C^{growth.exponent:.3f} ({self.level:.0%}: {growth.low:.3f} to {growth.high:.3f})")
+        return "\n".join([*lines, f"intervals from {self.interval_from}", *self.flags])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of log loss between runs that differ by their seeds alone."""
+
+    sd: float
+    """In log units."""
+    dof: int
+    """Degrees of freedom behind it; 0 where the caller gave it."""
+    source: str
+    """Where it comes from, in words."""
+
+    def draw(self, count: int, draws: int, rng: np.random.Generator) -> Array:
+        """Draw errors of log loss, shape (count, draws); with few degrees of freedom each draw has its own sd."""
+        scale = np.ones(draws) if self.dof == 0 else np.sqrt(self.dof / rng.chisquare(self.dof, draws))
+        return self.sd * rng.standard_normal((count, draws)) * scale
+
+
+def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows with params, tokens, loss and flops; FLOPs are 6 N D where the frame knows none.
+
+    Raises
+    ------
+    ValueError
+        As `analysis.frames.check_frame`.
+    """
+    rows, excluded = check_frame(frame, ("params", "tokens", "loss"))
+    if "flops" in rows.columns and bool(np.any(rows["flops"].notna().to_numpy())):
+        return check_frame(rows, ("flops",))
+    sizes, tokens = (rows[name].to_numpy(dtype=np.float64) for name in ("params", "tokens"))
+    return rows.assign(flops=6 * sizes * tokens), excluded
+
+
+def repeat_noise(rows: pd.DataFrame, cell: Sequence[str]) -> Noise | None:
+    """Pool the spread of log loss over rows that share a cell; None with fewer than three degrees of freedom."""
+    logs = rows.assign(_log=np.log(rows["loss"].to_numpy(dtype=np.float64)))
+    parts = [part["_log"].to_numpy(dtype=np.float64) for _, part in logs.groupby(list(cell))]
+    dof = sum(len(part) - 1 for part in parts)
+    if dof < 3:
+        return None
+    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
+    return Noise(math.sqrt(squares / dof), dof, f"runs repeated over seeds ({dof} degrees of freedom)")
+
+
+def fit_growth(
+    flops: Array, values: Array, draws: Array | None, *, level: float, spacing: float
+) -> tuple[Growth, str, tuple[str, ...]]:
+    """Draw a line through log optima against log FLOPs.
+
+    Each optimum weighs 1 / (sd^2 + (spacing / 3)^2), with sd its spread over the draws: no optimum is known much
+    better than the grid's spacing, whatever the seeds say. The interval is that of the draws' slopes, made wider
+    by sqrt(chi^2 / (K - 2)) where the K optima scatter about the line more than their noise explains; without
+    draws it is the t interval from that scatter alone.
+
+    Parameters
+    ----------
+    flops, values
+        Budgets and optima, shape (K,), K >= 2.
+    draws
+        Optima under redrawn noise, shape (K, B), NaN where a draw has none; None without noise.
+    level
+        Level of the interval.
+    spacing
+        Mean distance of neighbouring sizes, in log units.
+
+    Returns
+    -------
+    growth, source, flags
+        The line, where its interval comes from, and what a reader must know.
+
+    References
+    ----------
+    Porian et al. 2024, appendix C (weights and their floor); Birge 1932, Physical Review 40, 207 (the widening).
+    """
+    x, y = np.log(flops), np.log(values)
+    spread = np.zeros(len(x)) if draws is None else np.nanstd(np.log(draws), axis=1)
+    weights = 1 / (spread**2 + (spacing / 3) ** 2)
+    middle = float(x @ weights / weights.sum())
+    slope = _slopes(x, y[:, None], weights)[0]
+    level_at = float(y @ weights / weights.sum())
+    free = len(x) - 2
+    residuals = y - level_at - slope * (x - middle)
+    flags: tuple[str, ...] = ()
+    if draws is None:
+        error = (
+            math.sqrt(float(weights @ residuals**2) / free / float(weights @ (x - middle) ** 2)) if free else math.nan
+        )
+        reach = float(stats.t.ppf((1 + level) / 2, free)) * error if free else math.nan
+        low, high, source = slope - reach, slope + reach, f"the scatter of {len(x)} optima about their line"
+    else:
+        slopes = _slopes(x, np.log(draws), weights)
+        tails = np.nanquantile(slopes, [(1 - level) / 2, (1 + level) / 2])
+        wider, flags = _widening(residuals, spread, free)
+        low, high = (slope + wider * (float(end) - slope) for end in tails)
+        source = f"{draws.shape[1]} draws of the noise"
+    return Growth(float(slope), float(low), float(high), math.exp(level_at), math.exp(middle)), source, flags
+
+
+def _slopes(x: Array, y: Array, weights: Array) -> Array:
+    """Weighted slopes of every column of y, shape (B,); a missing optimum is left out of its column's line."""
+    known = ~np.isnan(y)
+    w = np.where(known, weights[:, None], 0.0)
+    total = np.where(known.sum(axis=0) >= 2, w.sum(axis=0), np.nan)
+    filled = np.where(known, y, 0.0)
+    centred = x[:, None] - (w * x[:, None]).sum(axis=0) / total
+    return (w * centred * filled).sum(axis=0) / (w * centred**2).sum(axis=0)
+
+
+def _widening(residuals: Array, spread: Array, free: int) -> tuple[float, tuple[str, ...]]:
+    if free < 1 or not (spread > 0).all():
+        return 1.0, ()
+    excess = float((residuals**2 / spread**2).sum())
+    if stats.chi2.sf(excess, free) >= SCATTER_ALPHA:
+        return 1.0, ()
+    wider = math.sqrt(excess / free)
+    return wider, (
+        f"the optima scatter about their line {wider:.1f} times as much as the noise explains: the interval is made "
+        "wider by that",
+    )

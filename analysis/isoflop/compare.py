@@ -1,0 +1,174 @@
+"""All three approaches on the same points, side by side."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.fit import Fit, fit_law
+from analysis.fitting.intervals import expanded_tail
+from analysis.isoflop.allocation import Allocation, Growth, with_flops
+from analysis.isoflop.budgets import fit_isoflop
+from analysis.isoflop.envelope import fit_envelope
+from analysis.laws import Chinchilla
+
+Array = NDArray[np.float64]
+
+COLUMNS = (
+    "approach",
+    "exponent_params",
+    "exponent_params_low",
+    "exponent_params_high",
+    "exponent_tokens",
+    "exponent_tokens_low",
+    "exponent_tokens_high",
+    "compute",
+    "params",
+    "tokens",
+    "optima",
+    "level",
+    "interval_from",
+    "flags",
+)
+
+
+def compare_approaches(
+    frame: pd.DataFrame,
+    *,
+    compute: float | None = None,
+    fit: Fit | None = None,
+    noise: float | None = None,
+    bootstrap: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Exponents of N*(C) and D*(C), and the optimum at one budget, by approaches 1, 2 (both ways) and 3.
+
+    Parameters
+    ----------
+    frame
+        Columns params, tokens, loss, flops (6 N D where absent) and trajectory where known, of cooled-down points.
+    compute
+        Budget in FLOPs at which optima are compared; None takes ten times the largest in the frame.
+    fit
+        Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame.
+    noise
+        Standard deviation of log loss between seeds; None as in `fit_isoflop` and `fit_envelope`.
+    bootstrap
+        Draws of the noise, and replicates of approach 3.
+    level
+        Level of the intervals.
+    seed
+        Seed of both.
+
+    Returns
+    -------
+    DataFrame
+        A row an approach: `envelope`, `isoflop parabola`, `isoflop akima`, `law`. Columns exponent_params and
+        exponent_tokens with `_low` and `_high`, compute, params and tokens (the optimum there, extrapolated), optima
+        (how many the line goes through; the points for the law), level, interval_from, and flags (joined by "; ").
+        An approach that the points do not allow has NaN, and its flags say why.
+
+    Raises
+    ------
+    ValueError
+        The frame is unfit for any approach, or `fit` has no alpha and beta.
+
+    References
+    ----------
+    Hoffmann et al. 2022, section 3 and table 2.
+    """
+    rows, _ = with_flops(frame)
+    at = 10 * float(np.max(rows["flops"].to_numpy())) if compute is None else compute
+    law = fit if fit is not None else fit_law(Chinchilla(), rows, bootstrap=bootstrap, seed=seed)
+    surface = (law.params["alpha"], law.params["beta"]) if {"alpha", "beta"} <= set(law.params) else None
+
+    def second(method: str) -> Allocation:
+        return fit_isoflop(rows, method, exponents=surface, noise=noise, bootstrap=bootstrap, level=level, seed=seed)
+
+    approaches: dict[str, Callable[[], Allocation]] = {
+        "envelope": lambda: fit_envelope(rows, noise=noise, bootstrap=bootstrap, level=level, seed=seed),
+        "isoflop parabola": lambda: second("parabola"),
+        "isoflop akima": lambda: second("akima"),
+        "law": lambda: allocate_by_law(law, rows, level=level),
+    }
+    table = pd.DataFrame([_row(name, make, at) for name, make in approaches.items()], columns=pd.Index(COLUMNS))
+    table.loc[table["approach"] == "law", "optima"] = law.n
+    return table
+
+
+def allocate_by_law(fit: Fit, rows: pd.DataFrame, *, level: float = 0.95) -> Allocation:
+    """Exponents of a law E + A/N^alpha + B/D^beta along the frame's own FLOPs.
+
+    With C = k N^n D fitted to the rows (n = 1 and k = 6 for 6 N D), N* ~ C^a with a = beta / (alpha + n beta) and
+    D* ~ C^b with b = 1 - n a; Hoffmann et al.'s for n = 1.
+
+    Parameters
+    ----------
+    fit
+        A fit with alpha and beta; its replicates give the intervals.
+    rows
+        The points, with params, tokens and flops.
+    level
+        Level of the intervals.
+
+    Raises
+    ------
+    ValueError
+        The fit has no alpha and beta.
+
+    References
+    ----------
+    Hoffmann et al. 2022, eq. 4.
+    """
+    if not {"alpha", "beta"} <= set(fit.params):
+        raise ValueError(f"the law {fit.law!r} gives no alpha and beta; {'; '.join(fit.flags)}")
+    log_n, log_d, log_c = (np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("params", "tokens", "flops"))
+    power, constant = (float(part) for part in np.polyfit(log_n, log_c - log_d, 1))
+    rule = {"k": math.exp(constant), "n": power, "d": 1.0}
+    middle = math.exp(float(log_c.mean()))
+    best = fit.optimal(middle, flops=rule).to_dict("records")[0]
+    a = _exponent(fit.params["alpha"], fit.params["beta"], power)
+    low, high = _interval(fit, power, level)
+    params = Growth(a, low, high, float(best["params"]), middle)
+    tokens = Growth(1 - power * a, 1 - power * high, 1 - power * low, float(best["tokens"]), middle)
+    optima = pd.DataFrame({"flops": [middle], "params": [best["params"]], "tokens": [best["tokens"]], "refused": [""]})
+    source = f"{len(fit.replicates)} bootstrap replicates of the fit" if fit.replicates else "nothing"
+    return Allocation("law", params, tokens, optima, level, source, (*fit.excluded, *fit.flags))
+
+
+def _exponent(alpha: float, beta: float, power: float) -> float:
+    return beta / (alpha + power * beta)
+
+
+def _interval(fit: Fit, power: float, level: float) -> tuple[float, float]:
+    """Take expanded percentiles over the replicates, as the fit's own intervals do."""
+    if not fit.replicates:
+        return math.nan, math.nan
+    law = fit.settings.make_law()
+    drawn = [law.to_params(np.array(row)) for row in fit.replicates]
+    exponents = [_exponent(one["alpha"], one["beta"], power) for one in drawn]
+    tail = expanded_tail(level, fit.n, fit.data.num_groups, len(fit.params) - len(fit.settings.fixed))
+    low, high = np.quantile(exponents, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _row(name: str, make: Callable[[], Allocation], compute: float) -> dict[str, object]:
+    try:
+        found = make()
+    except ValueError as reason:
+        # What the points do not allow is a row that says so, not the end of the comparison.
+        return {"approach": name, "compute": compute, "optima": 0, "flags": str(reason)}
+    row: dict[str, object] = {"approach": name, "compute": compute, "level": found.level}
+    for column, growth in (("params", found.params), ("tokens", found.tokens)):
+        row |= {f"exponent_{column}": growth.exponent, f"exponent_{column}_low": growth.low}
+        row |= {f"exponent_{column}_high": growth.high, column: growth.predict(compute)}
+    optima = sum(reason == "" for reason in found.optima["refused"])
+    return row | {"optima": optima, "interval_from": found.interval_from, "flags": "; ".join(found.flags)}
