@@ -27,7 +27,7 @@ RATE = "optimizer.learning_rate"
 BATCH = "recipe.batch_sequences"
 
 
-def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str = BATCH) -> pd.DataFrame:
+def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str | None = BATCH) -> pd.DataFrame:
     """Best learning rate of each size and batch: the lowest point of the parabola through the lowest three rates.
 
     Parameters
@@ -38,12 +38,12 @@ def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str
     metric
         The loss, such as `heldout/prose/bits_per_byte`.
     rate, batch
-        Overrides that were swept.
+        Overrides that were swept; None for a batch that was not.
 
     Returns
     -------
     DataFrame
-        A row a size and batch: model, params (without embeddings), batch_sequences, best_rate (NaN where the lowest of
+        A row a size and batch: model, params (without embeddings), batch_sequences (0 where not swept), best_rate (NaN where the lowest of
         the rates tried is the first or the last: the best lies beyond), loss (the parabola's lowest, in the metric's
         unit), lowest_rate (of those tried), rates (number tried), seeds (fewest of a rate), note (in words, empty where
         there is nothing to say).
@@ -56,7 +56,7 @@ def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str
     runs, _ = check_frame(select_loss(frame, metric), ("params", "loss"))
     runs = runs.assign(
         rate=override_of(runs, rate).astype(float),
-        batch_sequences=override_of(runs, batch).astype(int),
+        batch_sequences=override_of(runs, batch).astype(int) if batch else 0,
         model=runs["model"].astype(str).str.split(" ").str[0],
     )
     rows: list[dict[str, object]] = []

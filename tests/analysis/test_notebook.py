@@ -1,16 +1,41 @@
+"""Every study's notebook: calls alone, and each runs on a small made-up study of its own kind."""
+
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "experiments" / "token_scaling.ipynb"
+SPEC = importlib.util.spec_from_file_location("made_sweep", Path(__file__).with_name("made_sweep.py"))
+made_sweep = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(made_sweep)
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SMALLER = {
+    "ablation": ["variant=base,no_positions,more_code", "optimizer.learning_rate=0.004,0.008", "seed=range(3)"],
+    "continual": ["seed=0"],
+    "isoflop": ["model=m0_015,m0_03,m0_06,m0_1,m0_2", "flops=1e12,2e12,4e12"],
+    "learning_rate": ["model=m0_03,m0_1,m0_3"],
+    "repetition": ["data.unique_tokens=64000,256000,null", "tokens=128000,512000,2048000"],
+    "seeds": ["seed_init=range(2)", "seed_data=range(2)"],
+    "token_scaling": ["tokens=250000,1000000,4000000"],
+}
+"""Fewer points than a study has, enough for every cell of its notebook."""
 
 
-def test_notebook_holds_calls_alone():
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+def test_every_study_has_its_three_siblings():
+    studies = {path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_tiny")}
+    assert studies == {path.stem for path in NOTEBOOKS} == {path.stem for path in FOLDER.glob("*.md")} == set(SMALLER)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_holds_calls_alone(notebook):
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
     source = "\n".join(line for cell in cells for line in cell["source"])
     assert "def " not in source
     assert "lambda" not in source
@@ -18,9 +43,14 @@ def test_notebook_holds_calls_alone():
 
 
 @pytest.mark.slow
-def test_notebook_runs(published, tmp_path):
-    made, uri = published
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "WORKBENCH_STUDY": made.study}
-    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", str(NOTEBOOK)]
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(notebook, empty_database, tmp_path):
+    from workbench.tracking.mlflow import default_uri, publish_study
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    layout, study = made_sweep.make_sweep(tmp_path, [f"experiments={notebook.stem}", *SMALLER[notebook.stem]])
+    publish_study(layout, study)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": default_uri(layout), "WORKBENCH_STUDY": study}
+    command = [sys.executable, "-m", "pytest", "--nbmake", "-q", "-p", "no:cacheprovider", str(notebook)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout

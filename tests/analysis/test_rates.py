@@ -67,3 +67,11 @@ def test_batches_are_not_mixed():
     best = best_rates(sweep(lambda n, _: 0.005, batches=(8, 32)), METRIC)
     with pytest.raises(ValueError, match=r"\[8, 32\]"):
         rate_rule(best)
+
+
+def test_a_batch_that_was_not_swept_need_not_be_named():
+    frame = sweep(lambda n, _: 0.005)
+    frame["point"] = frame["point"].str.replace("recipe.batch_sequences=8,", "")
+    assert best_rates(frame, METRIC, batch=None)["best_rate"].tolist() == pytest.approx([0.005] * 4)
+    with pytest.raises(ValueError, match=r"recipe\.batch_sequences"):
+        best_rates(frame, METRIC)
