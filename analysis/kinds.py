@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -21,6 +22,7 @@ from analysis.figures.continual import branch_labels, continual_figure, has_bran
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
+from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data, repetition_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import override_values, sweep_figure
@@ -33,7 +35,7 @@ from analysis.loss_laws import TINY
 from analysis.noise import seed_variance
 from analysis.rates import BATCH, RATE, best_rates
 from analysis.results import Results
-from analysis.tables import choose_metrics, headline_metrics
+from analysis.tables import BITS_PER_BYTE, choose_metrics, headline_metrics
 from analysis.tasks import task_curves
 
 BASELINE = "base"
@@ -202,11 +204,50 @@ def add_ablation(
     variant = partial(override_of, key="variant")
     rate = partial(override_of, key=RATE) if len(_overrides(frame, RATE)) > 1 else None
     make = partial(ablation_table, frame, bits, baseline=BASELINE, variant=variant, rate=rate, curves=curves)
-    table = results.table("ablation", "Variants against the baseline", make)
+    slopes = {metric: curve for metric, curve in (curves or {}).items() if isinstance(curve, float)}
+    words = ", ".join(f"{style.metric_label(metric)} {slope:.3f}" for metric, slope in slopes.items())
+    note = f"Slopes against log tokens that turn differences into tokens: {words}." if slopes else ""
+    table = results.table("ablation", "Variants against the baseline", make, note)
     if table is not None:
         caption = "Differences from the baseline, paired by seed; filled marks stand out of the seed noise."
         draw = partial(ablation_figure, table, frame, variant=variant)
         results.draw("ablation", "Variants against the baseline", caption, draw)
+
+
+def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
+    """Slope of each loss against log tokens, of one model in one study, near the budget of another's runs.
+
+    Taken between the two cooled-down budgets that lie nearest to it, mean over seeds.
+
+    Parameters
+    ----------
+    scaling
+        Tidy frame of a study with several budgets of the model.
+    frame
+        Tidy frame of a study of one model and one budget; its model's label begins with the model's name.
+
+    Returns
+    -------
+    dict
+        By metric, in the metric's unit a factor e of tokens.
+
+    Raises
+    ------
+    ValueError
+        The first study has fewer than two budgets of the model with a value.
+    """
+    cooled = frame.loc[frame["annealed"]]
+    model, tokens = str(cooled["model"].iloc[0]).split(" ")[0], float(cooled["tokens"].iloc[0])
+    slopes: dict[str, float] = {}
+    for metric in (name for name in scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")):
+        known = scaling.loc[(scaling["metric"] == metric) & scaling["annealed"] & scaling["value"].notna()]
+        groups = group_by(known.loc[known["model"] == model], "tokens")
+        nearest = sorted(groups, key=lambda group: abs(math.log(group.x / tokens)))[:2]
+        if len(nearest) < 2:
+            raise ValueError(f"{len(groups)} budgets of {model} with {metric} in {study_name(scaling)}: two are needed")
+        first, second = nearest
+        slopes[metric] = (second.mean - first.mean) / math.log(second.x / first.x)
+    return slopes
 
 
 def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:

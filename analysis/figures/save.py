@@ -37,6 +37,8 @@ def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str
     paths = [directory / f"{name}.{kind}" for kind in ("svg", "png", "csv")]
     with style.house_style():
         figure.savefig(paths[0], metadata={"Date": None})
+        # The layout is worked out once: it takes a third of the time of writing a figure.
+        figure.set_layout_engine("none")
         figure.savefig(paths[1])
     points.to_csv(paths[2], index=False)
     return [*paths, write_lineage(points, directory / f"{name}.lineage.json")]

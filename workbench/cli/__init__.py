@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("cancel", study.cancel, "end a study's jobs on the cluster; the same launch goes on later")
     add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
     add("publish", study.publish, "send to MLflow what it lacks of a study")
-    add("report", study.report, "draw a study's figures and print its table again")
+    add("report", study.report, "draw a study's figures, write its page and print its table again")
     reference = add(
         "import", imports.import_results, f"put lm-eval result files of others into MLflow: {imports.USAGE}"
     )

@@ -1,19 +1,27 @@
-"""What a study shows when it is done: table, crossings, figures."""
+"""What a study shows when it is done: table, crossings, figures, and the report page."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.results import Results
     from workbench.launch.planning import Facts
+
+SLOPE_STUDY = "token_scaling"
+"""Study whose curves say what an ablation's differences are worth in training tokens, where MLflow has it."""
 
 
 def show_results(facts: Facts) -> None:
-    """Draw the figures, print the table, and say where everything is; or say why that cannot be."""
+    """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be."""
+    from analysis.kinds import is_plain
     from analysis.load import load_study
-    from analysis.report import compression_rows, draw_study, format_table, summary_table
+    from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
     from workbench.tracking.connection import connect
-    from workbench.tracking.mlflow import PublishError, default_uri, log_figures
+    from workbench.tracking.mlflow import PublishError, default_uri
 
     study, layout, tracking = facts.plan.study, facts.layout, facts.config.tracking
     uri = tracking.uri or default_uri(layout)
@@ -23,18 +31,98 @@ def show_results(facts: Facts) -> None:
     except (PublishError, ValueError) as error:
         print(f"no table and no figures: {error}; after `workbench publish {study}`, `workbench report` draws them")
         return
-    print(f"\n{format_table(summary_table(frame, compression_rows(_heldout_sizes(facts))))}")
-    _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
+    compressors = compression_rows(_heldout_sizes(facts))
+    print(f"\n{format_table(summary_table(frame, compressors))}")
+    if is_plain(frame):
+        _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
     _print_missing(facts, set(frame.loc[frame["annealed"], "stage"]))
-    files = draw_study(frame, layout.figures(study), layout.fits(study))
-    for path in files:
-        print(path)
+    results = analyse_study(frame, curves=_slopes(frame, uri))
+    for note in results.notes:
+        print(note)
+    page = layout.figures(study) / "report.html"
+    files = results.save(layout.figures(study), layout.fits(study))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(page_of(results, frame, baselines=compressors, question=_question(study)))
+    _print_files(files, page)
     if tracking.publish:
-        try:
-            log_figures(layout, study, files, tracking.uri, tracking.timeout_seconds)
-        except PublishError as error:
-            print(f"figures not published: {error}")
+        _log(facts, results, [*files, page])
     print(f"MLflow: workbench ui   (tracking URI {uri})")
+
+
+def show_reference(study: str, uri: str, directory: Path) -> None:
+    """Draw the figures of results that were imported, and write their page."""
+    from analysis.load import load_study
+    from analysis.report import analyse_study, page_of
+
+    frame = load_study(study, uri)
+    results = analyse_study(frame)
+    for note in results.notes:
+        print(note)
+    page = directory / "report.html"
+    files = results.save(directory)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(page_of(results, frame))
+    _print_files(files, page)
+
+
+def _print_files(files: list[Path], page: Path) -> None:
+    """Say how many files lie where, and the page's name."""
+    for folder in dict.fromkeys(path.parent for path in files):
+        print(f"{sum(path.parent == folder for path in files)} files in {folder}")
+    print(f"report: {page}")
+
+
+def _slopes(frame: pd.DataFrame, uri: str) -> dict[str, float]:
+    """Loss against log tokens near an ablation's budget, from the study of token scaling where it has the model."""
+    from analysis.kinds import is_ablation, slopes_near
+    from analysis.load import load_study
+
+    if not is_ablation(frame):
+        return {}
+    try:
+        return slopes_near(load_study(SLOPE_STUDY, uri), frame)
+    except ValueError as error:
+        print(f"differences are not said in training tokens: {error}")
+        return {}
+
+
+def _log(facts: Facts, results: Results, files: list[Path]) -> None:
+    from workbench.tracking.mlflow import PublishError, log_figures
+
+    study, tracking = facts.plan.study, facts.config.tracking
+    numbers = {
+        f"fit/{one.fit.metric}/{one.fit.law}/{name}": value
+        for one in results.fits
+        for name, value in one.fit.params.items()
+    }
+    try:
+        log_figures(
+            facts.layout,
+            study,
+            files,
+            tracking.uri,
+            tracking.timeout_seconds,
+            description=_description(study, results),
+            numbers=numbers,
+        )
+    except PublishError as error:
+        print(f"figures not published: {error}")
+
+
+def _description(study: str, results: Results) -> str:
+    """Markdown for the study's page in MLflow."""
+    lines = [_question(study) or study, "", "`report.html` among the artifacts shows figures, fits and tables."]
+    lines += [f"- {one.title}: {line}" for one in results.fits for line in one.fit.describe().splitlines()[:3]]
+    lines += [f"- missing: {note}" for note in results.notes]
+    return "\n".join(lines)
+
+
+def _question(study: str) -> str:
+    """Heading of the study's text, which is its question; empty where there is none."""
+    from workbench.config.compose import PROJECT_ROOT
+
+    path = PROJECT_ROOT / "experiments" / f"{study}.md"
+    return path.read_text().splitlines()[0].lstrip("# ") if path.exists() else ""
 
 
 def _print_missing(facts: Facts, trained: set[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.cli.results import show_results
+from workbench.cli.results import show_reference, show_results
 from workbench.cli.shared import default_layout, make_study_facts, named_study, submits
 from workbench.study.files import is_held
 from workbench.study.record import read_record, recorded_points
@@ -199,6 +200,14 @@ def _publish_study(layout: Layout, study: str, tracking: TrackingConfig) -> int:
 
 
 def report(parsed: argparse.Namespace) -> int:
-    """Draw figures and print the table again."""
+    """Draw figures, write the report page and print the table again; of results that were imported, by their name."""
+    study = named_study(parsed)
+    layout = default_layout()
+    if study is not None and not layout.study_file(study).exists():
+        from workbench.tracking.mlflow import default_uri
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(layout)
+        show_reference(study, uri, layout.figures(study))
+        return 0
     show_results(make_study_facts(parsed))
     return 0

@@ -14,6 +14,7 @@ MLflow is imported inside functions: it takes over a second, and training must n
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,33 @@ def publish_study(layout: Layout, study: str, uri: str | None = None, timeout_se
 
 
 def log_figures(
-    layout: Layout, study: str, files: list[Path], uri: str | None = None, timeout_seconds: float = 20.0
+    layout: Layout,
+    study: str,
+    files: list[Path],
+    uri: str | None = None,
+    timeout_seconds: float = 20.0,
+    *,
+    description: str = "",
+    numbers: dict[str, float] | None = None,
 ) -> None:
-    """Store figures, tables and fits with the study's own run, under `figures/`.
+    """Store what a study comes to with its own run: figures, tables and fits in folders of their names, the page on top.
+
+    Parameters
+    ----------
+    layout
+        Where the outputs lie.
+    study
+        Name of the study.
+    files
+        Figures, tables (`.table.csv`), fits (`.json` beside no figure) and a page (`.html`).
+    uri
+        MLflow tracking URI; None is SQLite in the outputs' root.
+    timeout_seconds
+        A server that is silent for longer counts as down.
+    description
+        Markdown that MLflow shows on the run's page; empty leaves what is there.
+    numbers
+        Metrics of the run, such as `fit/heldout/prose/bits_per_byte/chinchilla/alpha`; sent where they have changed.
 
     Raises
     ------
@@ -93,7 +118,19 @@ def log_figures(
         publisher = _Publisher(client, uri, layout, records.read_study(layout, study))
         run_id = publisher.ensure_study_run()
         for file in files:
-            client.log_artifact(run_id, str(file), "figures")
+            client.log_artifact(run_id, str(file), _artifact_folder(file))
+        if description:
+            client.set_tag(run_id, "mlflow.note.content", description)
+        publisher.send_numbers(numbers or {})
+
+
+def _artifact_folder(file: Path) -> str | None:
+    """Folder in the study's run for one file of its results."""
+    if file.suffix == ".html":
+        return None
+    if file.name.endswith(".table.csv"):
+        return "tables"
+    return "fits" if file.suffix == ".json" and not file.name.endswith(".lineage.json") else "figures"
 
 
 class _Publisher:
@@ -139,6 +176,17 @@ class _Publisher:
             self.runs[""] = run
         self._store_artifacts(run, ((self.record.file, ""),))
         return run.info.run_id
+
+    def send_numbers(self, numbers: dict[str, float]) -> None:
+        """Log metrics of the study's own run that it lacks or has otherwise."""
+        from mlflow.entities import Metric
+
+        run = self.client.get_run(self.runs[""].info.run_id)
+        now = int(time.time() * 1000)
+        changed = {key: value for key, value in numbers.items() if run.data.metrics.get(key) != value}
+        metrics = [Metric(key, value, now, 0) for key, value in changed.items()]
+        for start in range(0, len(metrics), MAX_BATCH_METRICS):
+            self.client.log_batch(run.info.run_id, metrics=metrics[start : start + MAX_BATCH_METRICS])
 
     def _ensure_run(self, stage: records.StageRecord, parent: str) -> Run:
         tags = {**stage.tags, "planned": "true"}
