@@ -93,7 +93,9 @@ def test_a_corrected_file_and_a_corrected_fact_are_sent(root, folder):
     assert import_reference(Layout(root), corrected) == ImportReport()
 
 
-def test_the_last_import_counts_whatever_came_between(root, folder, tmp_path):
+def test_the_last_import_counts_whatever_came_between(root, folder, tmp_path, monkeypatch):
+    # A clock that stands still, or was set back, must not make the older import the later one.
+    monkeypatch.setattr("workbench.tracking.reference.time.time", lambda: 1_700_000_000.0)
     first = load(folder)
     other = trees.old(1, 0.9)
     other["versions"] = {"piqa": 7}
