@@ -34,11 +34,11 @@ class Component:
     variance: float
     """Estimate by the method of moments, in the metric's unit squared; below 0 where the rest outweighs it."""
     low: float
-    """Lower end of the interval, 0 at least; NaN for the sum."""
+    """Lower end of the interval, 0 at least."""
     high: float
-    """Upper end; NaN for the sum."""
-    dof: int
-    """Degrees of freedom of its mean square; 0 for the sum."""
+    """Upper end."""
+    dof: float
+    """Degrees of freedom of its mean square; of the sum, Satterthwaite's."""
 
     @property
     def sd(self) -> float:
@@ -52,7 +52,8 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     Two-way layout y_ij = mu + I_i + D_j + e_ij, one run a cell, a initialisations times b data orders. Equating
     mean squares with their expectations, var(e) = MS_e, var(I) = (MS_I - MS_e) / b and
     var(D) = (MS_D - MS_e) / a. What interacts is in e and cannot be told from what no seed fixes.
-    The interval of var(I) is Williams' and Tukey's, that of var(e) a chi-square one.
+    The interval of var(I) is Williams' and Tukey's, that of var(e) a chi-square one, and that of their sum a
+    chi-square one with Satterthwaite's degrees of freedom.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     References
     ----------
     Searle, Casella and McCulloch 1992, "Variance Components", section 4.3; Williams 1962, Biometrika 49, 278
-    (interval of a between-groups variance).
+    (interval of a between-groups variance); Satterthwaite 1946, Biometrics Bulletin 2, 110.
     """
     points, _ = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False)
     cell = known_columns(points, (*RECIPE, *POINT))
@@ -94,7 +95,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     return _split(values, level)
 
 
-def variance_interval(variance: float, dof: int, level: float = 0.95) -> tuple[float, float]:
+def variance_interval(variance: float, dof: float, level: float = 0.95) -> tuple[float, float]:
     """Chi-square interval of a variance: (s^2 dof / chi^2_high, s^2 dof / chi^2_low); NaN for dof below 1.
 
     Parameters
@@ -126,27 +127,59 @@ def refuse_repeats(points: pd.DataFrame, cell: Sequence[str]) -> None:
         raise ValueError(f"{len(again)} rows share their seeds with another of the same point ({where}): keep one")
 
 
-def _split(grid: Array, level: float) -> tuple[Component, ...]:
-    """Equate mean squares with their expectations, for a two-way layout of shape (initialisations, data orders)."""
+def mean_squares(grid: Array) -> tuple[float, float, float]:
+    """Mean squares of initialisations, data orders and the rest, for runs of shape (initialisations, data orders)."""
     inits, orders = grid.shape
-    mean = grid.mean()
-    rest = grid - grid.mean(axis=1, keepdims=True) - grid.mean(axis=0, keepdims=True) + mean
+    by_init, by_order = grid.mean(axis=1, keepdims=True), grid.mean(axis=0, keepdims=True)
+    rest = float(((grid - by_init - by_order + grid.mean()) ** 2).sum()) / ((inits - 1) * (orders - 1))
+    return orders * float(by_init.var(ddof=1)), inits * float(by_order.var(ddof=1)), rest
+
+
+def total_variance(squares: tuple[float, float, float], shape: tuple[int, ...]) -> tuple[float, float]:
+    """Variance of a run whose seeds are both drawn anew, from the mean squares of a crossed table.
+
+    var(I) + var(D) + var(e) = MS_I / b + MS_D / a + MS_e (1 - 1/a - 1/b). The plain variance of the a b runs is too
+    small, since they share seeds: it holds a fraction (1 - 1/a) / (1 - 1/(a b)) of var(I) alone.
+
+    Parameters
+    ----------
+    squares
+        As `mean_squares` gives them.
+    shape
+        a and b, the numbers of initialisations and data orders.
+
+    Returns
+    -------
+    variance, dof
+        With Satterthwaite's degrees of freedom, V^2 / sum (part^2 / dof of the part).
+
+    References
+    ----------
+    Satterthwaite 1946, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2, 110.
+    """
+    inits, orders = shape
+    parts = np.array([squares[0] / orders, squares[1] / inits, squares[2] * (1 - 1 / inits - 1 / orders)])
+    freedom = np.array([inits - 1, orders - 1, (inits - 1) * (orders - 1)])
+    variance = float(parts.sum())
+    return variance, variance**2 / float((parts**2 / freedom).sum()) if variance > 0 else float(freedom.sum())
+
+
+def _split(grid: Array, level: float) -> tuple[Component, ...]:
+    inits, orders = grid.shape
+    squares = mean_squares(grid)
     dof_rest = (inits - 1) * (orders - 1)
-    mean_rest = float((rest**2).sum()) / dof_rest
-    rows = _between("initialisation", grid.mean(axis=1), orders, mean_rest, dof_rest, level)
-    columns = _between("data order", grid.mean(axis=0), inits, mean_rest, dof_rest, level)
-    remainder = Component("rest", mean_rest, *variance_interval(mean_rest, dof_rest, level), dof_rest)
-    total = max(rows.variance, 0.0) + max(columns.variance, 0.0) + mean_rest
-    return rows, columns, remainder, Component("both seeds", total, math.nan, math.nan, 0)
+    rows = _between("initialisation", squares[0], inits - 1, orders, squares[2], dof_rest, level)
+    columns = _between("data order", squares[1], orders - 1, inits, squares[2], dof_rest, level)
+    rest = Component("rest", squares[2], *variance_interval(squares[2], dof_rest, level), dof_rest)
+    total, dof = total_variance(squares, (inits, orders))
+    return rows, columns, rest, Component("both seeds", total, *variance_interval(total, dof, level), dof)
 
 
-def _between(source: str, means: Array, repeats: int, mean_rest: float, dof_rest: int, level: float) -> Component:
-    """Variance between means of `repeats` runs each; the interval ends are 0 where the F test says so."""
-    dof = len(means) - 1
-    square = repeats * float(means.var(ddof=1))
+def _between(source: str, square: float, dof: int, repeats: int, rest: float, dof_rest: int, level: float) -> Component:
+    """Variance between means of `repeats` runs each; the interval's ends are 0 where the F test says so."""
     tail = (1 - level) / 2
     f_low, f_high = stats.f.ppf([tail, 1 - tail], dof, dof_rest)
     chi_low, chi_high = stats.chi2.ppf([tail, 1 - tail], dof)
-    low = max(dof * (square - f_high * mean_rest) / (repeats * chi_high), 0.0)
-    high = max(dof * (square - f_low * mean_rest) / (repeats * chi_low), 0.0)
-    return Component(source, (square - mean_rest) / repeats, float(low), float(high), dof)
+    low = max(dof * (square - f_high * rest) / (repeats * chi_high), 0.0)
+    high = max(dof * (square - f_low * rest) / (repeats * chi_low), 0.0)
+    return Component(source, (square - rest) / repeats, float(low), float(high), dof)

@@ -24,8 +24,10 @@ from analysis.crossed import (
     SEEDS,
     Component,
     known_columns,
+    mean_squares,
     refuse_repeats,
     seed_components,
+    total_variance,
     variance_interval,
 )
 from analysis.frames import EXCLUDED, check_frame, select_loss
@@ -68,7 +70,8 @@ def seed_variance(
     s^2 = sum over cells and seeds of (y - mean of the cell)^2 / (sum over cells of (seeds - 1)), where a cell is
     one model, data set and token count. The interval is that of a variance, s^2 dof / chi^2. Cells off one trunk
     share its seeds, so their deviations are counted as one draw: dof is the number of distinct seeds beyond the
-    first of each model, however many token counts each was measured at.
+    first of each model, however many token counts each was measured at. Where both kinds of seeds are crossed, runs
+    share them too, and s^2 is that of a run with both drawn anew (`analysis.crossed.total_variance`).
 
     Parameters
     ----------
@@ -85,8 +88,8 @@ def seed_variance(
     -------
     DataFrame
         A row a value of `by`: the columns of `by`, mean, sd (metric's unit), low and high (its interval), relative
-        (sd over mean), dof, seeds (most in a cell), cells, and `left_out`: what did not enter and why. Rows with
-        fewer than two seeds in every cell have sd NaN and say so.
+        (sd over mean), dof, varied (the kinds of seeds that differ), seeds (most runs in a cell), cells, and
+        `left_out`: what did not enter and why. Rows with fewer than two seeds in every cell have sd NaN and say so.
 
     Raises
     ------
@@ -163,25 +166,44 @@ def noise_trend(table: pd.DataFrame, by: str = "params", *, level: float = 0.95)
 
 def _pooled(group: pd.DataFrame, recipe: list[str], cell: list[str], level: float) -> dict[str, object]:
     """Pooled variance of one value of `by`."""
-    cells = [part for _, part in group.groupby(cell, dropna=False)]
-    several = [part for part in cells if len(part) > 1]
-    alone = len(cells) - len(several)
-    facts: dict[str, object] = {"cells": len(several), "seeds": max(len(part) for part in cells)}
+    sizes = group.groupby(cell, dropna=False)["loss"].transform("size").to_numpy()
+    pooled, alone = group.loc[sizes > 1], int((sizes == 1).sum())
+    facts: dict[str, object] = {"seeds": int(sizes.max()), "cells": len(pooled.drop_duplicates(cell))}
     facts["left_out"] = f"{alone} {'point' if alone == 1 else 'points'} with one seed" if alone else ""
-    if not several:
-        nothing = {"sd": math.nan, "low": math.nan, "high": math.nan, "relative": math.nan, "dof": 0}
+    if pooled.empty:
+        nothing = {"sd": math.nan, "low": math.nan, "high": math.nan, "relative": math.nan, "dof": 0.0, "varied": ""}
         return facts | {"mean": float(np.mean(group["loss"].to_numpy(dtype=np.float64)))} | nothing
-    values = [part["loss"].to_numpy(dtype=np.float64) for part in several]
-    variance = sum(float(((v - v.mean()) ** 2).sum()) for v in values) / sum(len(v) - 1 for v in values)
-    mean, dof = float(np.concatenate(values).mean()), _independent(pd.concat(several), recipe, cell)
+    parts = [_of_recipe(rows, cell) for _, rows in pooled.groupby(recipe, dropna=False)]
+    dof = sum(part[1] for part in parts)
+    variance = sum(part[0] * part[1] for part in parts) / dof
+    mean = float(np.mean(pooled["loss"].to_numpy(dtype=np.float64)))
     low, high = variance_interval(variance, dof, level)
     bounds = {"sd": math.sqrt(variance), "low": math.sqrt(low), "high": math.sqrt(high)}
-    return facts | {"mean": mean} | bounds | {"relative": bounds["sd"] / abs(mean) if mean else math.nan, "dof": dof}
-
-
-def _independent(pooled: pd.DataFrame, recipe: list[str], cell: list[str]) -> int:
-    """Count a seed of a model once, however many of its token counts are there."""
-    return sum(
-        min(len(part.drop_duplicates(list(SEEDS))) - 1, len(part) - len(part.drop_duplicates(cell)))
-        for _, part in pooled.groupby(recipe, dropna=False)
+    varied = " and ".join(seed for seed in SEEDS if len(set(pooled[seed])) > 1)
+    return (
+        facts
+        | {"mean": mean}
+        | bounds
+        | {
+            "relative": bounds["sd"] / abs(mean) if mean else math.nan,
+            "dof": dof,
+            "varied": varied,
+        }
     )
+
+
+def _of_recipe(rows: pd.DataFrame, cell: list[str]) -> tuple[float, float]:
+    """Variance over the seeds of one model and its degrees of freedom, over its token counts together."""
+    grids = [
+        part.pivot(index=SEEDS[0], columns=SEEDS[1], values="loss") for _, part in rows.groupby(cell, dropna=False)
+    ]
+    shapes = {grid.shape for grid in grids}
+    whole = not any(bool(np.isnan(grid.to_numpy()).any()) for grid in grids)
+    if whole and len(shapes) == 1 and min(grids[0].shape) > 1:
+        squares = np.mean([mean_squares(grid.to_numpy(dtype=np.float64)) for grid in grids], axis=0)
+        return total_variance((float(squares[0]), float(squares[1]), float(squares[2])), grids[0].shape)
+    values = [grid.to_numpy(dtype=np.float64) for grid in grids]
+    free = sum(int(np.count_nonzero(~np.isnan(v))) - 1 for v in values)
+    squares_sum = sum(float(np.nansum((v - np.nanmean(v)) ** 2)) for v in values)
+    kinds = [len(set(rows[seed])) - 1 for seed in SEEDS]
+    return squares_sum / free, float(min([free, *(kind for kind in kinds if kind)]))

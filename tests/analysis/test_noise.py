@@ -91,11 +91,39 @@ def test_components_by_hand():
     assert columns.sd == pytest.approx(math.sqrt(8))
 
 
+def test_crossed_seeds_are_no_independent_runs():
+    """Four by four crossed: the variance of a run with both seeds anew, unbiased and covered; 15 dof would be a lie."""
+    rng = np.random.default_rng(6)
+    found, held, plain = [], [], []
+    for _ in range(200):
+        values = rng.normal(0, 0.2, (4, 1)) + rng.normal(0, 0.2, (1, 4)) + rng.normal(0, 0.05, (4, 4))
+        row = seed_variance(crossed(values), LOSS).iloc[0]
+        found.append(row["sd"] ** 2)
+        held.append(row["low"] ** 2 <= 0.0825 <= row["high"] ** 2)
+        plain.append(values.var(ddof=1))
+    assert row["varied"] == "seed_init and seed_data"
+    assert row["dof"] < 9
+    assert np.mean(found) == pytest.approx(0.0825, rel=0.1)
+    assert np.mean(plain) < 0.075
+    assert np.mean(held) == pytest.approx(0.95, abs=0.04)
+    total = seed_components(crossed(values), LOSS)[-1]
+    assert (total.sd, total.dof) == pytest.approx((row["sd"], row["dof"]))
+
+
+def test_kinds_of_seeds_that_vary_are_named():
+    rows = [point("a", 100, 1, s, 7, float(s)) for s in range(3)]
+    table = seed_variance(pd.DataFrame(rows), LOSS)
+    assert table["varied"].tolist() == ["seed_init"]
+    assert table["dof"].tolist() == [2]
+    partly = crossed(np.arange(16.0).reshape(4, 4)).iloc[:-1]
+    assert seed_variance(partly, LOSS)["dof"].tolist() == [3]
+
+
 def test_components_are_unbiased_and_covered():
     """Sizes of four by five, sd 0.2 of initialisation, 0.1 of data order, 0.1 of the rest."""
     rng = np.random.default_rng(1)
     found, held = [], []
-    for _ in range(400):
+    for _ in range(300):
         values = rng.normal(0, 0.2, (4, 1)) + rng.normal(0, 0.1, (1, 5)) + rng.normal(0, 0.1, (4, 5))
         parts = seed_components(crossed(values), LOSS)
         found.append([part.variance for part in parts[:3]])
