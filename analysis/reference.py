@@ -81,6 +81,10 @@ def load_lm_eval(
         no file, `facts` is ambiguous, a task was scored with different numbers of examples, or two files without
         a date disagree.
 
+    References
+    ----------
+    EleutherAI's lm-evaluation-harness 0.4.13, `lm_eval/result_schema.py`; 0.3, `lm_eval/evaluator.py`.
+
     Examples
     --------
     >>> frame = load_lm_eval("evals", tokens=(r"step(\d+)", 2_097_152),

@@ -87,6 +87,11 @@ def task_curves(
     -----
     Standard errors of lm-eval are those of the mean over documents; "N/A" arrives here as NaN, and such points are
     not judged.
+
+    References
+    ----------
+    Dunn 1961, "Multiple Comparisons Among Means" (Bonferroni's correction); the slope is weighted least squares with
+    known variances. Chance levels: the papers in `analysis.chance.CHANCE`.
     """
     rules = Rules(level, gain, window, noise)
     _check(rules)
