@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import ablation_table, detectable_effect, holm, override_of
-from analysis.equivalent import compute_equivalent
+from analysis.equivalent import compute_equivalent, curve_of
+from analysis.fit import fit_law
+from analysis.laws import Chinchilla
 
 LOSS = "heldout/prose/bits_per_byte"
 ACC = "prose_cloze/acc"
@@ -222,6 +224,31 @@ def test_difference_in_tokens_of_training():
         compute_equivalent(0.1, tokens, 0.0)
     with pytest.raises(ValueError, match="the curve is flat"):
         compute_equivalent(0.1, tokens, lambda d: 2.0)
+
+
+def test_a_fit_is_a_curve():
+    """A law fitted to exact points: twice the tokens are found as twice the tokens."""
+    grid = [(n, d) for n in (1e5, 3e5, 1e6, 3e6) for d in (1e6, 3e6, 1e7, 3e7)]
+    frame = pd.DataFrame(grid, columns=["params", "tokens"])
+    frame["loss"] = 1.0 + 50 / frame["params"] ** 0.4 + 40 / frame["tokens"] ** 0.3
+    curve = curve_of(fit_law(Chinchilla(), frame), params=1e6)
+    assert curve(3e6) == pytest.approx(
+        frame["loss"][(frame["params"] == 1e6) & (frame["tokens"] == 3e6)].item(), rel=1e-6
+    )
+    change = 40 / 6e6**0.3 - 40 / 3e6**0.3
+    assert compute_equivalent(change, 3e6, curve) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_duplicate_and_infinite_rows_are_named():
+    frame = runs(EFFECTS)
+    whole = ablation_table(frame, LOSS, baseline="base", variant="variant")
+    twice = ablation_table(pd.concat([frame, frame.iloc[:2]]), LOSS, baseline="base", variant="variant")
+    assert twice.attrs["excluded"] == ("2 duplicate rows",)
+    assert twice["difference"].tolist() == whole["difference"].tolist()
+    diverged = frame.assign(value=frame["value"].where(frame.index != 7, math.inf))
+    table = ablation_table(diverged, LOSS, baseline="base", variant="variant").set_index("variant")
+    assert table.attrs["excluded"] == ("1 row with loss (infinite)",)
+    assert table.loc["worse", "missing"] == "worse: init 2 data 2"
 
 
 def test_table_in_tokens():
