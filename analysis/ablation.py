@@ -110,7 +110,8 @@ def ablation_table(
     chosen = choose_rates(frame, names[0], variant=variant, rate=rate, baseline=baseline)
     layouts = [lay_out(frame, name, chosen, variant=variant, rate=rate, baseline=baseline) for name in names]
     table = pd.DataFrame([row for layout in layouts for row in _compare(layout, level)])
-    table = _mark(table, 1 - level, correction, power)
+    # Rounded: 1 - 0.95 is 0.05 and not 0.05000000000000004.
+    table = _mark(table, round(1 - level, 12), correction, power)
     table = _say_in_tokens(table, curves or {})
     table.attrs[EXCLUDED] = tuple(dict.fromkeys(text for layout in layouts for text in layout.excluded))
     return table

@@ -96,8 +96,10 @@ def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises
     ------
     ValueError
-        As `analysis.frames.check_frame`.
+        A row is not annealed: its loss lies above the one its tokens would give. Or as `analysis.frames.check_frame`.
     """
+    if "annealed" in frame.columns and not bool(np.all(frame["annealed"].to_numpy(dtype=bool))):
+        raise ValueError("rows that are not annealed are in the frame: give cooled-down points, as select_loss does")
     rows, excluded = check_frame(frame, ("params", "tokens", "loss"))
     if "flops" in rows.columns and bool(np.any(rows["flops"].notna().to_numpy())):
         return check_frame(rows, ("flops",))
@@ -147,7 +149,7 @@ def fit_growth(
     Porian et al. 2024, appendix C (weights and their floor); Birge 1932, Physical Review 40, 207 (the widening).
     """
     x, y = np.log(flops), np.log(values)
-    spread = np.zeros(len(x)) if draws is None else np.nanstd(np.log(draws), axis=1)
+    spread = np.zeros(len(x)) if draws is None else _spread(np.log(draws))
     weights = 1 / (spread**2 + (spacing / 3) ** 2)
     middle = float(x @ weights / weights.sum())
     slope = _slopes(x, y[:, None], weights)[0]
@@ -160,14 +162,31 @@ def fit_growth(
             math.sqrt(float(weights @ residuals**2) / free / float(weights @ (x - middle) ** 2)) if free else math.nan
         )
         reach = float(stats.t.ppf((1 + level) / 2, free)) * error if free else math.nan
-        low, high, source = slope - reach, slope + reach, f"the scatter of {len(x)} optima about their line"
+        low, high = slope - reach, slope + reach
+        source = f"the scatter of {len(x)} optima about their line" if free else "nothing: two optima leave no scatter"
     else:
         slopes = _slopes(x, np.log(draws), weights)
-        tails = np.nanquantile(slopes, [(1 - level) / 2, (1 + level) / 2])
         wider, flags = _widening(residuals, spread, free)
-        low, high = (slope + wider * (float(end) - slope) for end in tails)
+        low, high = (slope + wider * (end - slope) for end in known_quantiles(slopes, level))
         source = f"{draws.shape[1]} draws of the noise"
     return Growth(float(slope), float(low), float(high), math.exp(level_at), math.exp(middle)), source, flags
+
+
+def known_quantiles(values: Array, level: float) -> tuple[float, float]:
+    """Take the ends of the middle `level` of the values known, shape (B,); NaN where fewer than two are."""
+    known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _spread(draws: Array) -> Array:
+    """Compute the standard deviation of each row's known draws; ten times the largest where fewer than two are."""
+    known = [row[~np.isnan(row)] for row in draws]
+    spread = np.array([row.std() if len(row) > 1 else np.nan for row in known])
+    rest = spread[~np.isnan(spread)]
+    return np.where(np.isnan(spread), 10 * rest.max(initial=1.0), spread)
 
 
 def _slopes(x: Array, y: Array, weights: Array) -> Array:

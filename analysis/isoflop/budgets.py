@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.fit import fit_law
 from analysis.frames import EXCLUDED
-from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, repeat_noise, with_flops
+from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, known_quantiles, repeat_noise, with_flops
 from analysis.isoflop.curves import isoflop_curve, lowest
 from analysis.isoflop.minima import FEWEST_SIZES, assign_budgets, isoflop_minima, tokens_at
 from analysis.laws import Chinchilla
@@ -174,9 +174,11 @@ def _draw(
 
 def _with_draws(optima: pd.DataFrame, sizes: Array, level: float) -> pd.DataFrame:
     """Add the interval of each optimum and the share of draws that had none."""
-    has = np.array([reason == "" for reason in optima["refused"]])
-    ends = np.full((2, len(optima)), np.nan)
-    ends[:, has] = np.nanquantile(sizes[has], [(1 - level) / 2, (1 + level) / 2], axis=1)
+    reasons = optima["refused"].tolist()
+    unknown = math.nan, math.nan
+    ends = np.array(
+        [unknown if why else known_quantiles(row, level) for why, row in zip(reasons, sizes, strict=True)]
+    ).T
     return optima.assign(params_low=ends[0], params_high=ends[1], refused_share=np.isnan(sizes).mean(axis=1))
 
 

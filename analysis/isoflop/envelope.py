@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import interpolate
 
 from analysis.frames import EXCLUDED
-from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, repeat_noise, with_flops
+from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, known_quantiles, repeat_noise, with_flops
 from analysis.style import count_label
 
 Array = NDArray[np.float64]
@@ -135,7 +135,7 @@ def fit_envelope(
     inverse, source, more = fit_growth(sizes, flops, None, level=level, spacing=1.0)
     if known is not None:
         slopes = _draw_slopes(curves, grid, known, bootstrap, seed)
-        low, high = (float(end) for end in np.nanquantile(slopes, [(1 - level) / 2, (1 + level) / 2]))
+        low, high = known_quantiles(slopes, level)
         inverse = replace(inverse, low=low, high=high)
         source = f"{bootstrap} draws of the noise; noise {known.sd:.2g} in log loss from {known.source}"
         lost = float(np.isnan(slopes).mean())
@@ -158,8 +158,6 @@ def _turn(inverse: Growth, per_token: float, flops_per_token: float) -> tuple[Gr
 
 
 def _curves(frame: pd.DataFrame) -> tuple[list[_Curve], tuple[str, ...]]:
-    if "annealed" in frame.columns and not bool(np.all(frame["annealed"].to_numpy(dtype=bool))):
-        raise ValueError("rows that are not annealed: the envelope is of cooled-down points, see select_loss")
     rows, excluded = with_flops(frame)
     logs = pd.DataFrame({name: np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("flops", "loss", "tokens")})
     logs = logs.assign(params=rows["params"].to_numpy(), point=rows["tokens"].to_numpy())

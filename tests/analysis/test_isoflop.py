@@ -201,6 +201,14 @@ def test_insecure_optimum_is_named():
     assert found.optima["refused_share"][0] < 0.05
 
 
+def test_noise_beyond_all_curves_leaves_no_interval_and_no_warning():
+    found = fit_isoflop(isoflop_grid([1e18, 1e19], width=1.01), exponents=SURFACE, noise=5.0, bootstrap=3, seed=1)
+    assert sum("under" in flag for flag in found.flags) == 2
+    three = fit_isoflop(isoflop_grid([1e18, 1e19], sizes=3), exponents=SURFACE)
+    assert three.interval_from == "nothing: two optima leave no scatter"
+    assert math.isnan(three.params.low)
+
+
 def test_scatter_beyond_the_noise_widens_the_interval():
     frame = isoflop_grid()
     third = np.isclose(6 * frame["params"] * frame["tokens"], 1e19)
@@ -250,8 +258,9 @@ def test_envelope_interval_is_of_the_noise():
 def test_envelope_is_of_cooled_down_points():
     frame = ladder().assign(annealed=True)
     frame.loc[3, "annealed"] = False
-    with pytest.raises(ValueError, match="not annealed"):
-        envelope(frame)
+    for refuses in (envelope, fit_envelope, isoflop_minima, fit_isoflop, compare_approaches):
+        with pytest.raises(ValueError, match="not annealed"):
+            refuses(frame)
     with pytest.raises(ValueError, match="and an envelope needs two"):
         envelope(ladder(sizes=1))
     with pytest.raises(ValueError, match="do not overlap in FLOPs"):
