@@ -127,9 +127,9 @@ def _sharpen(problem: Problem, ends: Ends, proper: NDArray[np.bool_], lower: Arr
     sharp = [polish(problem, ends.theta[order[first]], lower, upper) for first in firsts]
     value, norm = (np.array([one[place] for one in sharp]) for place in (1, 2))
     ranked = np.argsort(value, kind="stable")
-    settled = has_converged(value, norm)
-    ranked = np.array([i for place, i in enumerate(ranked) if settled[i] or place == 0])
     theta = np.array([one[0] for one in sharp])
+    settled = has_converged(value, norm) & ~_has_run_off(problem, theta, lower, upper)
+    ranked = np.array([i for place, i in enumerate(ranked) if settled[i] or place == 0])
     share = np.array([leaders.count(first) / len(ends.value) for first in firsts])
     return _Sharp(theta[ranked], value[ranked], norm[ranked], share[ranked])
 

@@ -69,7 +69,7 @@ def log_likelihood(problem: Problem, value: float) -> tuple[float, float]:
 
 
 def profile_interval(
-    problem: Problem, minima: Array, lower: Array, upper: Array, spread: Array, level: float
+    problem: Problem, minima: Array, lower: Array, upper: Array, covariance: Array, level: float
 ) -> NDArray[np.float64]:
     """Coordinates at which the profile likelihood falls below a level, shape (p, 2).
 
@@ -86,8 +86,8 @@ def profile_interval(
         Coordinates of the distinct minima, the best first, shape (m, p).
     lower, upper
         Box, shape (p,); equal where fixed.
-    spread
-        Standard deviations to start from, shape (p,); NaN where unknown.
+    covariance
+        Of the coordinates, shape (p, p), to tell where to look; NaN where unknown.
     level
         Such as 0.95.
 
@@ -107,12 +107,19 @@ def profile_interval(
     limit = _limit(problem, best, value, len(free), level)
     index, sign = np.repeat(free, 2), np.tile([-1.0, 1.0], len(free))
     edge = np.where(sign < 0, lower[index], upper[index])
-    step = np.where(np.isfinite(spread[index]) & (spread[index] > 0), spread[index], 0.1)
+    variance = np.diag(covariance)[index]
+    known = np.isfinite(variance) & (variance > 0)
+    step = np.where(known, np.sqrt(np.where(known, variance, 0.0)), 0.1)
+    # How the other coordinates go along when one is moved: the valley is curved, and hundreds of times longer than wide.
+    along = np.where(known[:, None], covariance[index] / np.where(known, variance, 1.0)[:, None], 0.0)
     inside, outside = best[index].copy(), np.full(len(index), np.nan)
     guess = np.repeat(minima[:, None], len(index), axis=1)
 
     def too_far(at: Array, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        fall, guess[:, rows] = _fitted_at(problem, guess[:, rows], index[rows], at, lower, upper)
+        move = at - guess[:, rows, index[rows]]
+        fall, guess[:, rows] = _fitted_at(
+            problem, guess[:, rows] + move[:, :, None] * along[rows], index[rows], at, lower, upper
+        )
         return fall > limit
 
     for _ in range(DOUBLINGS):
@@ -154,7 +161,7 @@ def _limit(problem: Problem, best: Array, value: float, numbers: int, level: flo
     if not np.isfinite(problem.corner):
         return value * float(np.exp(2 * fall / count))
     top, tau = log_likelihood(problem, value)
-    pull, steep = robust_scale(problem, best)
+    pull, steep = robust_scale(problem, best, numbers)
     if steep > 0:
         fall *= pull / (tau / problem.scale**2 * steep)
 

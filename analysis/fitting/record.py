@@ -160,7 +160,7 @@ class Fit:
         minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
         box = self.settings.box()
         with threadpool_limits(1):
-            ends = profile.profile_interval(self._problem, minima, *box, np.sqrt(np.diag(spread)), level)
+            ends = profile.profile_interval(self._problem, minima, *box, spread, level)
         return {
             parameter.name: (parameter.to_value(low), parameter.to_value(high))
             for parameter, (low, high) in zip(self._law.parameters, ends.tolist(), strict=True)
