@@ -87,7 +87,9 @@ def _mixed(by_task: dict[str, set[str]], word: str) -> list[str]:
     for task, values in by_task.items():
         if len(values) > 1:
             tasks.setdefault(" and ".join(sorted(values)), []).append(task)
-    return [f"kept, but not comparable: {word} {values} of {', '.join(sorted(names))}" for values, names in tasks.items()]
+    return [
+        f"kept, but not comparable: {word} {values} of {', '.join(sorted(names))}" for values, names in tasks.items()
+    ]
 
 
 def _by_task(files: Iterable[ResultFile], get: Callable[[ResultFile, str], object]) -> dict[str, set[str]]:
