@@ -296,15 +296,26 @@ def test_figures_stand_with_the_study(root):
     from mlflow import MlflowClient
 
     made = make_study(root, **SMALL)
-    figure = root / "a.csv"
-    figure.write_text("x\n1\n")
-    log_figures(made.layout, made.study, [figure])
-    log_figures(made.layout, made.study, [figure])
+    names = ("a.csv", "a.lineage.json", "noise.table.csv", "chinchilla.json", "report.html")
+    for name in names:
+        (root / name).write_text("x\n1\n")
+    for _ in range(2):
+        log_figures(made.layout, made.study, [root / name for name in names], description="what was asked")
     publish_study(made.layout, made.study)
     runs = run_infos(made.layout, made.study)
     assert len(runs) == 7
     client = MlflowClient(tracking_uri=default_uri(made.layout))
-    assert [file.path for file in client.list_artifacts(runs[""].info.run_id, "figures")] == ["figures/a.csv"]
+    run = client.get_run(runs[""].info.run_id)
+    found = {
+        folder: [file.path for file in client.list_artifacts(run.info.run_id, folder)]
+        for folder in (None, "figures", "fits", "tables")
+    }
+    assert found[None] == ["figures", "fits", "report.html", "study.json", "tables"]
+    assert found["figures"] == ["figures/a.csv", "figures/a.lineage.json"]
+    assert found["fits"] == ["fits/chinchilla.json"]
+    assert found["tables"] == ["tables/noise.table.csv"]
+    assert run.data.tags["mlflow.note.content"] == "what was asked"
+    assert (run.data.tags["points"], run.data.tags["stages"], run.data.tags["commit"]) == ("4", "6", "c0ffee")
 
 
 def test_frames_leave_out_what_the_latest_plan_dropped(root):

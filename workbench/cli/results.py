@@ -90,21 +90,9 @@ def _log(facts: Facts, results: Results, files: list[Path]) -> None:
     from workbench.tracking.mlflow import PublishError, log_figures
 
     study, tracking = facts.plan.study, facts.config.tracking
-    numbers = {
-        f"fit/{one.fit.metric}/{one.fit.law}/{name}": value
-        for one in results.fits
-        for name, value in one.fit.params.items()
-    }
     try:
-        log_figures(
-            facts.layout,
-            study,
-            files,
-            tracking.uri,
-            tracking.timeout_seconds,
-            description=_description(study, results),
-            numbers=numbers,
-        )
+        about = _description(study, results)
+        log_figures(facts.layout, study, files, tracking.uri, tracking.timeout_seconds, description=about)
     except PublishError as error:
         print(f"figures not published: {error}")
 

@@ -14,7 +14,6 @@ MLflow is imported inside functions: it takes over a second, and training must n
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +84,6 @@ def log_figures(
     timeout_seconds: float = 20.0,
     *,
     description: str = "",
-    numbers: dict[str, float] | None = None,
 ) -> None:
     """Store what a study comes to with its own run: figures, tables and fits in folders of their names, the page on top.
 
@@ -103,8 +101,6 @@ def log_figures(
         A server that is silent for longer counts as down.
     description
         Markdown that MLflow shows on the run's page; empty leaves what is there.
-    numbers
-        Metrics of the run, such as `fit/heldout/prose/bits_per_byte/chinchilla/alpha`; sent where they have changed.
 
     Raises
     ------
@@ -121,7 +117,6 @@ def log_figures(
             client.log_artifact(run_id, str(file), _artifact_folder(file))
         if description:
             client.set_tag(run_id, "mlflow.note.content", description)
-        publisher.send_numbers(numbers or {})
 
 
 def _artifact_folder(file: Path) -> str | None:
@@ -169,24 +164,13 @@ class _Publisher:
 
     def ensure_study_run(self) -> str:
         """Run id of the study's own run, which its stages' runs are children of; holds `study.json`."""
-        run = self.runs.get("")
+        run, tags = self.runs.get(""), {"kind": "study", "study": self.record.name, **self.record.tags}
         if run is None:
-            tags = {"kind": "study", "study": self.record.name}
             run = self.client.create_run(self.experiment, run_name=self.record.name, tags=tags)
             self.runs[""] = run
+        self._log_facts(run, {}, tags)
         self._store_artifacts(run, ((self.record.file, ""),))
         return run.info.run_id
-
-    def send_numbers(self, numbers: dict[str, float]) -> None:
-        """Log metrics of the study's own run that it lacks or has otherwise."""
-        from mlflow.entities import Metric
-
-        run = self.client.get_run(self.runs[""].info.run_id)
-        now = int(time.time() * 1000)
-        changed = {key: value for key, value in numbers.items() if run.data.metrics.get(key) != value}
-        metrics = [Metric(key, value, now, 0) for key, value in changed.items()]
-        for start in range(0, len(metrics), MAX_BATCH_METRICS):
-            self.client.log_batch(run.info.run_id, metrics=metrics[start : start + MAX_BATCH_METRICS])
 
     def _ensure_run(self, stage: records.StageRecord, parent: str) -> Run:
         tags = {**stage.tags, "planned": "true"}

@@ -102,6 +102,8 @@ class StudyRecord:
     """FINISHED when every planned stage is; else the gravest state among them."""
     stages: tuple[StageRecord, ...]
     """Stages with a directory."""
+    tags: dict[str, str]
+    """What was asked for: commit, how many points and stages, and the command where it is recorded."""
     skipped: tuple[str, ...] = field(default=())
     """Result files that could not be read, each with the reason."""
 
@@ -125,7 +127,10 @@ def read_study(layout: Layout, study: str) -> StudyRecord:
         for stage_id, entry in plan["stages"].items()
         if layout.stage(stage_id).path.exists()
     ]
-    return StudyRecord(study, file, _study_status(plan, stages), tuple(stages), tuple(skipped))
+    asked = {"commit": plan.get("commit", ""), "points": len(plan["points"]), "stages": len(plan["stages"])}
+    asked["command"] = plan.get("command", "")
+    tags = {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in asked.items() if value != ""}
+    return StudyRecord(study, file, _study_status(plan, stages), tuple(stages), tags, tuple(skipped))
 
 
 def read_json(path: Path) -> dict[str, Any]:
