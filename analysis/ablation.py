@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -117,32 +118,51 @@ def ablation_table(
     return table
 
 
+@dataclass(frozen=True)
+class _Pooled:
+    """Noise of one metric, pooled over its variants."""
+
+    squares: float
+    dof: int
+    sd: float
+
+
 def _compare(layout: Layout, level: float) -> list[dict[str, object]]:
     """Rows of one metric, before the correction."""
     squares, dof = residual_squares(layout.values.to_numpy(dtype=np.float64))
-    noise = math.sqrt(squares / dof) if dof > 0 else math.nan
-    reach = float(stats.t.ppf((1 + level) / 2, dof)) if dof > 0 else math.nan
-    base = layout.values.loc[layout.baseline]
-    rows: list[dict[str, object]] = []
-    for label in layout.values.index[1:]:
-        values = layout.values.loc[label]
-        pairs = (values - base).dropna()
-        difference = float(pairs.mean()) if len(pairs) else math.nan
-        stderr = noise * math.sqrt(2 / len(pairs)) if len(pairs) else math.nan
-        choice = layout.choices[label]
-        crossed = (layout.cross_fitted.loc[label] - layout.cross_fitted.loc[layout.baseline]).dropna()
-        rows.append(
-            {"metric": layout.metric, "variant": label, "baseline": layout.baseline}
-            | {"mean": float(values[pairs.index].mean()), "baseline_mean": float(base[pairs.index].mean())}
-            | {"difference": difference, "stderr": stderr}
-            | {"low": difference - reach * stderr, "high": difference + reach * stderr}
-            | {"p": _two_sided(difference, stderr, dof), "noise": noise, "dof": dof, "seeds": len(pairs)}
-            | {"missing": _missing(layout, label), "rate": choice.rate, "rate_at_edge": choice.at_edge}
-            | {"cross_fitted": float(crossed.mean()) if len(crossed) else math.nan}
-            | _ratios(layout, label)
-            | {"note": "; ".join(_notes(layout, label, difference, stderr, float(crossed.mean()), squares, dof))}
-        )
-    return rows
+    noise = _Pooled(squares, dof, math.sqrt(squares / dof) if dof > 0 else math.nan)
+    return [_row(layout, str(label), noise, level) for label in layout.values.index[1:]]
+
+
+def _row(layout: Layout, label: str, noise: _Pooled, level: float) -> dict[str, object]:
+    values, base = layout.values.loc[label], layout.values.loc[layout.baseline]
+    pairs = (values - base).dropna()
+    crossed = (layout.cross_fitted.loc[label] - layout.cross_fitted.loc[layout.baseline]).dropna()
+    difference, cross_fitted = float(pairs.mean()), float(crossed.mean())
+    stderr = noise.sd * math.sqrt(2 / len(pairs)) if len(pairs) else math.nan
+    reach = stderr * float(stats.t.ppf((1 + level) / 2, noise.dof)) if noise.dof > 0 else math.nan
+    notes = _notes(layout, label, noise, abs(cross_fitted - difference) > stderr, cross_fitted)
+    return {
+        "metric": layout.metric,
+        "variant": label,
+        "baseline": layout.baseline,
+        "mean": float(values[pairs.index].mean()),
+        "baseline_mean": float(base[pairs.index].mean()),
+        "difference": difference,
+        "stderr": stderr,
+        "low": difference - reach,
+        "high": difference + reach,
+        "p": _two_sided(difference, stderr, noise.dof),
+        "noise": noise.sd,
+        "dof": noise.dof,
+        "seeds": len(pairs),
+        "missing": _missing(layout, label),
+        "rate": layout.choices[label].rate,
+        "rate_at_edge": layout.choices[label].at_edge,
+        "cross_fitted": cross_fitted,
+        **_ratios(layout, label),
+        "note": "; ".join([*notes, *_scatter_note(layout, label, noise), *_size_note(layout, label)]),
+    }
 
 
 def _two_sided(difference: float, stderr: float, dof: int) -> float:
@@ -171,15 +191,13 @@ def _ratios(layout: Layout, label: str) -> dict[str, float]:
     return ratios | {"tokens": float(base["tokens"])}
 
 
-def _notes(
-    layout: Layout, label: str, difference: float, stderr: float, crossed: float, squares: float, dof: int
-) -> list[str]:
-    """Say in words what a reader of the row must know."""
+def _notes(layout: Layout, label: str, noise: _Pooled, unstable: bool, cross_fitted: float) -> list[str]:
+    """Say in words what is missing, and what the choice of rates did."""
     notes: list[str] = []
     missing = _missing(layout, label)
     if missing:
         notes.append(f"runs missing, their pairs are not counted: {missing}")
-    if dof < 1:
+    if noise.dof < 1:
         notes.append("no noise estimate: it needs two seeds of two variants")
     own, base = layout.choices[label], layout.choices[layout.baseline]
     for name, choice in ((label, own), (layout.baseline, base)):
@@ -191,18 +209,18 @@ def _notes(
         notes.append(
             f"{len(own.tried)} rates tried against {len(base.tried)}: the more, the more the best is flattered"
         )
-    if abs(crossed - difference) > stderr:
-        notes.append(f"{crossed:+.3g} where each seed's rate is chosen by the others: the choice of rate decides")
-    return notes + _scatter_note(layout, label, squares, dof) + _size_note(layout, label)
+    if unstable:
+        notes.append(f"{cross_fitted:+.3g} where each seed's rate is chosen by the others: the choice of rate decides")
+    return notes
 
 
-def _scatter_note(layout: Layout, label: str, squares: float, dof: int) -> list[str]:
+def _scatter_note(layout: Layout, label: str, noise: _Pooled) -> list[str]:
     """F test of what one variant adds to the residuals against those of the others."""
     others, others_dof = residual_squares(layout.values.drop(index=label).to_numpy(dtype=np.float64))
-    own_dof = dof - others_dof
+    own_dof = noise.dof - others_dof
     if others_dof < 1 or own_dof < 1 or others <= 0:
         return []
-    ratio = (squares - others) / own_dof / (others / others_dof)
+    ratio = (noise.squares - others) / own_dof / (others / others_dof)
     p = float(stats.f.sf(ratio, own_dof, others_dof)) * len(layout.values)
     if p >= 0.05:
         return []

@@ -71,6 +71,8 @@ def envelope(frame: pd.DataFrame, *, points: int = 200) -> pd.DataFrame:
     curves, excluded = _curves(frame)
     grid = _budgets(curves, points)
     losses = _losses(curves, grid, [curve.log_loss[:, None] for curve in curves])[:, :, 0]
+    # Two pairs of overlapping curves may leave a gap between them.
+    grid, losses = grid[~np.isnan(losses).all(axis=0)], losses[:, ~np.isnan(losses).all(axis=0)]
     measured = ~np.isnan(losses)
     best = np.nanargmin(losses, axis=0)
     first, last = measured.argmax(axis=0), len(curves) - 1 - measured[::-1].argmax(axis=0)
@@ -226,7 +228,7 @@ def _pairs(losses: Array, grid: Array) -> dict[tuple[int, int], float]:
 
     Only sizes measured on both sides count: a change because a curve begins or ends is no crossing.
     """
-    best = np.nanargmin(losses, axis=0)
+    best = np.where(np.isnan(losses), np.inf, losses).argmin(axis=0)
     found: dict[tuple[int, int], list[float]] = {}
     for left in np.flatnonzero(np.diff(best)):
         before, after = int(best[left]), int(best[left + 1])

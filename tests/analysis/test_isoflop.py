@@ -280,6 +280,20 @@ def test_a_curves_end_is_no_crossing():
         fit_envelope(short)
 
 
+def test_a_gap_between_curves_is_not_bridged():
+    """Two pairs of sizes that overlap in FLOPs each, and nothing measured between the pairs."""
+    small, large = ladder(sizes=2, ratios=6), ladder(sizes=2, ratios=8)
+    large = large.assign(params=large["params"] * 1e3, tokens=large["tokens"] * 1e3)
+    large["loss"] = loss(large["params"], large["tokens"])
+    both = pd.concat([small, large])
+    table = envelope(both, points=100)
+    assert 20 < len(table) < 80
+    assert (table["sizes"] >= 1).all()
+    found = fit_envelope(both)
+    assert len(found.optima) == 2
+    assert found.params.exponent == pytest.approx(EXPONENT, abs=2e-3)
+
+
 def test_unfit_frames_are_refused_and_left_out_rows_named():
     frame = isoflop_grid()
     with pytest.raises(ValueError, match="method='spline': choose one of parabola, akima"):
