@@ -1,0 +1,100 @@
+"""Frames of every kind of study, made of rows that have real files behind them.
+
+A made-up study of one budget list gives runs, checkpoints and evaluations; each kind relabels its rows (variant,
+recipe, rate, budget) as a study of that kind would have them, so that a figure's marks can be walked to files.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import label_variants
+
+BITS = "heldout/prose/bits_per_byte"
+CODE = "heldout/code/bits_per_byte"
+RATES = (0.001, 0.002, 0.004, 0.008)
+BRANCHES = ("continual_prose", "continual_code")
+VARIANTS = ("base", "gelu", "layernorm", "more_code")
+
+
+def _cooled(frame):
+    return frame[frame["annealed"] & frame["metric"].isin([BITS, CODE])].copy()
+
+
+def _number(frame, column):
+    """Place of each value among the column's, from 0."""
+    return frame[column].map({value: place for place, value in enumerate(sorted(frame[column].unique()))})
+
+
+def ablation(frame):
+    """Sizes are variants, budgets are seeds."""
+    rows = _cooled(frame)
+    names, seeds = _number(rows, "params_non_embedding").map(dict(enumerate(VARIANTS))), _number(rows, "tokens")
+    rows["value"] = 2.5 + 0.1 * _number(rows, "params_non_embedding") + 0.01 * np.sin(7.0 * np.arange(len(rows)))
+    rows = rows.assign(
+        seed_init=seeds, seed_data=seeds, tokens=250_000, unique_tokens=250_000, params_non_embedding=100
+    )
+    rows["point"] = [f"variant={name},seed={seed}" for name, seed in zip(names, seeds, strict=True)]
+    return label_variants(rows.assign(model="m0_1"))
+
+
+def sweep(frame):
+    """Budgets are learning rates; the best is the third."""
+    rows = _cooled(frame)
+    place = _number(rows, "tokens")
+    rows["value"] = 2.0 + 0.1 * (place - 2) ** 2 + 0.1 * _number(rows, "params_non_embedding")
+    rate = place.map(dict(enumerate(RATES)))
+    rows["point"] = [
+        f"model={model},optimizer.learning_rate={value},recipe.batch_sequences=8"
+        for model, value in zip(rows["model"], rate, strict=True)
+    ]
+    return label_variants(rows.assign(tokens=250_000, unique_tokens=250_000))
+
+
+def continual(frame):
+    """One size; its milestones are the trunk's, its cooldowns the ends of two branches in turn."""
+    rows = frame[(frame["model"] == "m0_1") & frame["metric"].isin([BITS, CODE])].copy()
+    trunk = rows["stage"] == rows["trajectory"]
+    rows = rows[trunk | (rows["tokens"] > rows.loc[trunk, "tokens"].max() / 2)].copy()
+    trunk = rows["stage"] == rows["trajectory"]
+    place = _number(rows, "tokens")
+    rows["tokens"] = np.where(trunk, 100_000 + 1000 * place, 200_000)
+    branch = [BRANCHES[stage] for stage in _number(rows.assign(stage=rows["stage"]), "stage") % 2]
+    both = " | ".join(f"recipe={name}" for name in BRANCHES)
+    rows["point"] = [both if shared else f"recipe={name}" for shared, name in zip(trunk, branch, strict=True)]
+    return label_variants(rows).drop_duplicates(["model", "tokens", "metric", "stage"])
+
+
+def repetition(frame):
+    """Fresh data at every budget, and half of each budget's rows seen again four times over."""
+    fresh = _cooled(frame)
+    again = fresh[fresh["tokens"] >= 1_000_000].copy()
+    again["unique_tokens"] = 250_000
+    again["epochs"] = again["tokens"] / 250_000
+    again["value"] += 0.02
+    again["point"] = again["point"] + ",data.unique_tokens=250000"
+    fresh["point"] = fresh["point"] + ",data.unique_tokens=null"
+    # A checkpoint has one value: the repeated rows stand for other runs.
+    again["checkpoint"], again["value"] = again["checkpoint"] + "/.", again["value"]
+    return label_variants(pd.concat([fresh, again], ignore_index=True))
+
+
+def isoflop(frame):
+    """Budgets in FLOPs: at each, sizes along a valley whose bottom moves with compute."""
+    rows = _cooled(frame)
+    place, size = _number(rows, "tokens"), _number(rows, "params_non_embedding")
+    rows["flops"] = 1e12 * 2.0**place
+    rows["value"] = 2.5 - 0.2 * place + 0.1 * (size - 1.2 - 0.2 * place) ** 2
+    rows["tokens"] = rows["flops"] / (6 * rows["params_non_embedding"])
+    rows["unique_tokens"] = rows["tokens"]
+    rows["point"] = [f"model={m},flops={f:.0e}" for m, f in zip(rows["model"], rows["flops"], strict=True)]
+    return label_variants(rows)
+
+
+KINDS = {
+    "ablation": ablation,
+    "sweep": sweep,
+    "continual": continual,
+    "repetition": repetition,
+    "isoflop": isoflop,
+    "token_scaling": lambda frame: frame,
+}
