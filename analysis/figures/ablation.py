@@ -5,6 +5,7 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +89,9 @@ def ablation_figure(
 
 
 def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric: str) -> None:
-    detectable = max(float(row["detectable"]) for row in rows)
-    axes.axvspan(-detectable, detectable, color="#ececec", zorder=0)
+    known = [float(row["detectable"]) for row in rows if not pd.isna(row["detectable"])]
+    if known:
+        axes.axvspan(-max(known), max(known), color="#ececec", zorder=0)
     axes.axvline(0, color=style.GREY, linewidth=0.9)
     for row in rows:
         place = order.index(row["variant"])
@@ -141,9 +143,8 @@ def _caption(table: pd.DataFrame) -> str:
         f"Paired over {counts} seeds, {level:.0%} intervals; marks after the correction: {table['correction'].iloc[0]}."
     ]
     words.append(f"Grey: differences too small to be found with probability {power:.0%}.")
-    missing = [str(row["missing"]) for row in table.to_dict("records") if row["missing"]]
-    if missing:
-        words.append(f"Missing: {'; '.join(dict.fromkeys(missing))}.")
+    for note in dict.fromkeys(str(row["note"]) for row in table.to_dict("records") if row["note"]):
+        words += textwrap.wrap(note, 110)
     return "\n".join(words)
 
 
@@ -151,7 +152,7 @@ def _handles() -> list[Line2D]:
     looks = (
         ("variant better, beyond the noise", BETTER, "o", BETTER),
         ("baseline better, beyond the noise", WORSE, "s", WORSE),
-        ("within the noise", WITHIN, "D", "white"),
+        ("within the noise, or noise not known", WITHIN, "D", "white"),
     )
     return [
         Line2D([], [], color=color, marker=marker, markerfacecolor=face, markersize=6, linewidth=1.3, label=label)

@@ -96,9 +96,9 @@ def _branch(model: str) -> str:
 
 
 def has_branches(frame: pd.DataFrame) -> bool:
-    """Whether branches with different recipes share a trunk somewhere in the frame."""
-    labels = zip(frame["trajectory"], branch_labels(frame), strict=True)
-    found = Counter(trajectory for trajectory, label in set(labels) if label != TRUNK)
+    """Whether branches with different recipes leave a trunk that the frame shows."""
+    labels = set(zip(frame["trajectory"], branch_labels(frame), strict=True))
+    found = Counter(trajectory for trajectory, label in labels if label != TRUNK and (trajectory, TRUNK) in labels)
     return max(found.values(), default=0) > 1
 
 

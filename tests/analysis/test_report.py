@@ -1,0 +1,179 @@
+"""A report shows what a study's frame allows, says why the rest is missing, and needs nothing but itself."""
+
+import html.parser
+import importlib.util
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.fit import Fit
+from analysis.kinds import fit_decay, slopes_near
+from analysis.page import Drawn, Section, build_page, figure_block, table_block
+from analysis.report import analyse_study, headline_metrics, page_of
+from analysis.results import Results
+
+if "made_studies" not in sys.modules:
+    spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))
+    sys.modules["made_studies"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["made_studies"])
+made_studies = sys.modules["made_studies"]
+BITS, CODE = made_studies.BITS, made_studies.CODE
+
+EXPECTED = {
+    "ablation": {"ablation"},
+    "sweep": {"sweep"},
+    "continual": {"continual", "token_scaling"},
+    "repetition": {"repetition", "token_scaling"},
+    "isoflop": {"isoflop", "token_scaling", "chinchilla", "surface", "diagnostics", "predicted"},
+    "token_scaling": {"token_scaling", "token_scaling_tasks", "chinchilla", "surface", "diagnostics", "predicted"},
+}
+
+
+@pytest.mark.parametrize("kind", sorted(EXPECTED))
+def test_a_study_gets_the_figures_its_frame_allows(kind, frame):
+    results = analyse_study(made_studies.KINDS[kind](frame))
+    assert {one.name.split("-")[0] for one in results.drawn} == EXPECTED[kind]
+    assert len({one.name for one in results.drawn}) == len(results.drawn)
+    assert results.notes == []
+
+
+class Page(html.parser.HTMLParser):
+    """Gathers what a page loads, its ids, and its links to places in itself."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.ids, self.places, self.marks = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag in ("link", "img", "iframe", "source") or (tag == "script" and "src" in found):
+            self.loads.append((tag, attributes))
+        if "id" in found:
+            self.ids.append(found["id"])
+        reference = found.get("href") or found.get("xlink:href") or ""
+        if reference.startswith("#"):
+            self.places.add(reference[1:])
+        elif reference and not reference.startswith("data:"):
+            self.loads.append((tag, attributes))
+        if found.get("class") == "mark":
+            self.marks.append((found["data-figure"], found["data-mark"], found["id"]))
+
+
+def test_the_page_needs_nothing_but_itself(frame):
+    text = page_of(analyse_study(frame), frame, question="What depends on what?")
+    page = Page(text)
+    assert page.loads == []
+    assert not re.search(r"url\((?!#)", text)
+    assert "What depends on what?" in text
+    assert len(page.ids) == len(set(page.ids))
+    assert page.places <= set(page.ids)
+    data = json.loads(re.search(r'id="lineage-data">(.*?)</script>', text, re.DOTALL)[1].replace("<\\/", "</"))
+    assert len(page.marks) == sum(len(marks) for marks in data["figures"].values()) > 100
+    for figure, mark, _ in page.marks:
+        sources = [data["sources"][place] for place in data["figures"][figure][mark]["sources"]]
+        assert sources
+        assert all(source["run_id"] in set(frame["run_id"]) for source in sources)
+
+
+def test_fits_are_said_in_words(frame):
+    results = analyse_study(frame)
+    text = page_of(results, frame)
+    fit = results.fits[0].fit
+    for name in fit.params:
+        assert f"<td>{name}</td>" in text
+    low, high = fit.interval(0.95)["alpha"]
+    assert f"{low:.4g} to {high:.4g}" in text
+    for flag in fit.flags:
+        assert flag.replace("'", "&#x27;") in text
+    assert "largest runs held out" in text
+    assert "Left out: 16 rows not annealed." in text
+
+
+def test_what_cannot_be_made_is_said(frame):
+    """One kind's failure is named, and keeps nothing else from being drawn."""
+    study = made_studies.ablation(frame)
+    longer = study.assign(tokens=500_000, unique_tokens=500_000, checkpoint=study["checkpoint"] + "/.")
+    both = pd.concat([study, longer], ignore_index=True)
+    results = analyse_study(both)
+    assert [one.name for one in results.drawn] == []
+    assert "Variants against the baseline is not made: " in results.notes[0]
+    assert results.notes[0] in page_of(results, both).replace("&#x27;", "'")
+    nothing = analyse_study(frame.assign(value=math.nan))
+    assert nothing.notes == ["nothing has been evaluated: there is nothing to draw"]
+    page_of(nothing, frame.assign(value=math.nan))
+    with pytest.raises(ValueError, match="holds \\['a', 'synthetic'\\]"):
+        analyse_study(pd.concat([frame, frame.assign(study="a")]))
+
+
+def test_missing_results_are_counted(frame):
+    frame.loc[[0, 1, 2], "value"] = math.nan
+    assert "Not evaluated: 3 results" in page_of(Results("x"), frame)
+
+
+def test_files(frame, tmp_path):
+    results = analyse_study(frame)
+    written = results.save(tmp_path / "figures", tmp_path / "fits")
+    names = {path.name for path in written}
+    for one in results.drawn:
+        assert {f"{one.name}.{kind}" for kind in ("svg", "png", "csv", "lineage.json")} <= names
+    assert "task_curves.table.csv" in names
+    for one in results.fits:
+        assert Fit.load(tmp_path / "fits" / f"{one.name}.json").params == one.fit.params
+    assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_two_figures_do_not_share_ids():
+    """Ids of one SVG would otherwise be taken for another's."""
+
+    def drawn(name):
+        figure = Figure()
+        figure.subplots().plot([1, 2], [1, 2], "o")
+        points = pd.DataFrame(columns=["mark", "panel", "role", "x", "y"])
+        return Drawn(name, name, "", figure, points)
+
+    both = [drawn("a"), drawn("b")]
+    page = Page(build_page("t", "", [Section("Figures", [figure_block(one) for one in both])], both))
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_text_is_escaped():
+    table = pd.DataFrame({"<b>": ["<script>alert(1)</script>"]})
+    page = build_page("<i>", "&", [Section("x", [table_block(table, "<u>", "<s>")])], [])
+    assert "<script>alert" not in page
+    assert all(tag not in page for tag in ("<b>", "<i>", "<u>", "<s>"))
+
+
+def test_parts_of_large_suites_are_left_out_of_figures():
+    names = [f"mmlu_{part}/acc" for part in "abcde"] + ["piqa/acc", "arc_easy/acc", "heldout/prose/bits_per_byte"]
+    frame = pd.DataFrame({"metric": names, "value": 0.5})
+    assert headline_metrics(frame) == ["heldout/prose/bits_per_byte", "arc_easy/acc", "piqa/acc"]
+
+
+def test_slope_near_a_budget(law_frame):
+    """Between the two nearest budgets: (L(500K) - L(250K)) / log 2 at 250K tokens."""
+    import outputs_tree
+
+    study = law_frame[(law_frame["model"] == "m0_1") & (law_frame["tokens"] == 250_000)].assign(model="m0_1 variant=x")
+    first, second = (outputs_tree.bits_per_byte(100_000, tokens) for tokens in (250_000, 500_000))
+    assert slopes_near(law_frame, study) == {BITS: pytest.approx((second - first) / math.log(2))}
+    with pytest.raises(ValueError, match="0 budgets of m9"):
+        slopes_near(law_frame, study.assign(model="m9"))
+
+
+def test_decay_of_one_size_is_found():
+    """R_D of known data, at one size."""
+    tokens = np.repeat([125e3, 250e3, 500e3, 1e6, 2e6, 4e6], 3)
+    unique = np.minimum(tokens, np.tile([125e3, 500e3, 4e6], 6))
+    effective = unique * (1 + 6.0 * (1 - np.exp(-(tokens / unique - 1) / 6.0)))
+    rows = pd.DataFrame({"params": 1e5, "tokens": tokens, "unique_tokens": unique, "loss": 1.5 + 350 / effective**0.44})
+    fit = fit_decay(rows.drop_duplicates())
+    assert fit.params["R_D"] == pytest.approx(6.0, rel=1e-2)
+    assert fit.params["E"] == pytest.approx(1.5, rel=1e-2)
