@@ -3,7 +3,7 @@
 ====================  ================================================================================================
 figure                drawn where
 ====================  ================================================================================================
-token_scaling         a model was cooled down, or has milestones, at two token counts or more
+token_scaling         a model was scored at two token counts or more; no variants, rates or branches
 chinchilla            L(N, D) is fitted: three sizes and three token counts, fresh data, no variants; with it surface,
                       diagnostics and predicted
 isoflop               points name budgets in FLOPs (`flops=`), two or more
@@ -27,7 +27,9 @@ import pandas as pd
 from analysis import kinds
 from analysis.equivalent import Curve
 from analysis.figures.points import study_name
+from analysis.frames import require_columns
 from analysis.kinds import fit_study
+from analysis.load import FRAME_COLUMNS
 from analysis.report_page import page_of
 from analysis.results import Results
 from analysis.tables import (
@@ -74,8 +76,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     Raises
     ------
     ValueError
-        The frame mixes studies.
+        The frame lacks a column, or mixes studies.
     """
+    require_columns(frame, FRAME_COLUMNS)
     results = Results(study_name(frame))
     if frame["value"].dropna().empty:
         results.notes.append("nothing has been evaluated: there is nothing to draw")
@@ -86,13 +89,14 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         kinds.add_ablation(results, frame, bits, curves)
     if swept:
         kinds.add_sweep(results, frame, bits)
-    if kinds.is_continual(frame):
+    branched = kinds.is_continual(frame)
+    if branched:
         kinds.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
         kinds.add_repetition(results, frame, bits)
     if kinds.is_isoflop(frame):
         kinds.add_isoflop(results, frame, bits)
-    if not kinds.is_ablation(frame) and not swept:
+    if not kinds.is_ablation(frame) and not swept and not branched:
         kinds.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         kinds.add_fits(results, frame, bits)

@@ -29,7 +29,7 @@ BITS, CODE = made_studies.BITS, made_studies.CODE
 EXPECTED = {
     "ablation": {"ablation"},
     "sweep": {"sweep"},
-    "continual": {"continual", "token_scaling"},
+    "continual": {"continual"},
     "repetition": {"repetition", "token_scaling"},
     "isoflop": {"isoflop", "token_scaling", "chinchilla", "surface", "diagnostics", "predicted"},
     "token_scaling": {"token_scaling", "token_scaling_tasks", "chinchilla", "surface", "diagnostics", "predicted"},
@@ -111,6 +111,8 @@ def test_what_cannot_be_made_is_said(frame):
     page_of(nothing, frame.assign(value=math.nan))
     with pytest.raises(ValueError, match="holds \\['a', 'synthetic'\\]"):
         analyse_study(pd.concat([frame, frame.assign(study="a")]))
+    with pytest.raises(ValueError, match="lacks the column 'value'"):
+        analyse_study(frame.drop(columns="value"))
 
 
 def test_missing_results_are_counted(frame):
