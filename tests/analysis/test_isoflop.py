@@ -130,10 +130,9 @@ def test_vertex_beyond_the_sizes_is_refused():
     frame = pd.DataFrame({"params": [1e6, 2e6, 4e6, 8e6], "flops": 1e15, "loss": [3.0, 2.5, 2.49, 2.491]})
     frame["tokens"] = frame["flops"] / 6 / frame["params"]
     assert isoflop_minima(frame)["refused"].tolist() == [""]
-    steep = frame.assign(loss=[6.0, 2.60, 2.20, 2.2001])
-    steep["params"] = [1e6, 7e6, 7.5e6, 8e6]
-    steep["tokens"] = steep["flops"] / 6 / steep["params"]
-    reason = isoflop_minima(steep)["refused"][0]
+    reason = isoflop_minima(frame.assign(loss=[3.6, 3.5, 2.8, 2.9]))["refused"][0]
+    assert reason == "the curve has no lowest point within the sizes measured"
+    reason = isoflop_minima(frame.assign(loss=[2.6, 2.8, 2.5, 2.6]))["refused"][0]
     assert reason == "the curve has no lowest point within the sizes measured"
 
 
@@ -216,6 +215,8 @@ def test_scatter_beyond_the_noise_widens_the_interval():
     frame.loc[third, "tokens"] /= 1.6
     found = fit_isoflop(frame, exponents=SURFACE, noise=0.001, bootstrap=200)
     assert any("scatter about their line" in flag for flag in found.flags)
+    calm = fit_isoflop(isoflop_grid(), exponents=SURFACE, noise=0.001, bootstrap=200)
+    assert found.params.high - found.params.low > 5 * (calm.params.high - calm.params.low)
     assert found.params.low < EXPONENT < found.params.high
 
 
@@ -243,6 +244,18 @@ def test_crossings_give_the_exponent_and_the_staircase_does_not():
     table = envelope(ladder(), points=400)
     staircase = np.polyfit(np.log(table["flops"]), np.log(table["params"]), 1)[0]
     assert abs(staircase - EXPONENT) > 0.01
+
+
+def test_envelope_along_the_frames_own_flops():
+    """FLOPs of 3 N^0.8 D: N* ~ C^(beta / (alpha + 0.8 beta)), and D* = C / (3 N*^0.8)."""
+    frame = ladder(ratios=10)
+    frame["flops"] = 3 * frame["params"] ** 0.8 * frame["tokens"]
+    found = fit_envelope(frame)
+    truth = BETA / (ALPHA + 0.8 * BETA)
+    assert found.params.exponent == pytest.approx(truth, abs=2e-3)
+    assert found.tokens.exponent == pytest.approx(1 - 0.8 * truth, abs=2e-3)
+    size, tokens = found.optimal(1e19)
+    assert 3 * size**0.8 * tokens == pytest.approx(1e19, rel=1e-6)
 
 
 def test_envelope_interval_is_of_the_noise():
@@ -325,6 +338,8 @@ def test_three_approaches_side_by_side():
     assert table["exponent_params"].tolist() == pytest.approx([EXPONENT] * 4, abs=0.02)
     assert (table["exponent_params"] + table["exponent_tokens"]).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
     assert table["params"].tolist() == pytest.approx([best_size(1e22)] * 4, rel=0.25)
+    # The same sizes at other budgets are no repeated seeds.
+    assert "the parabolas' residuals" in fit_isoflop(pd.DataFrame(rows), exponents=SURFACE, bootstrap=5).interval_from
     last = table.set_index("approach").loc["law"]
     assert last["exponent_params_low"] < EXPONENT < last["exponent_params_high"]
     assert last["optima"] == len(rows)

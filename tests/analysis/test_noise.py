@@ -91,6 +91,14 @@ def test_components_by_hand():
     assert columns.sd == pytest.approx(math.sqrt(8))
 
 
+def test_interaction_by_hand():
+    """One cell stands out: all mean squares are 4, so that no seed but only the rest explains it."""
+    rows, columns, rest, total = seed_components(crossed(np.array([[0.0, 0.0], [0.0, 4.0]])), LOSS)
+    assert (rows.variance, columns.variance, rest.variance) == pytest.approx((0.0, 0.0, 4.0))
+    assert total.variance == pytest.approx(4.0)
+    assert total.dof == pytest.approx(2.0)
+
+
 def test_crossed_seeds_are_no_independent_runs():
     """Four by four crossed: the variance of a run with both seeds anew, unbiased and covered; 15 dof would be a lie."""
     rng = np.random.default_rng(6)
@@ -154,14 +162,16 @@ def test_missing_cells_and_several_points_are_refused():
 def test_trend_is_recovered():
     """Sd halves with every factor of ten of size; the interval holds that in about 95% of 300 draws."""
     rng = np.random.default_rng(4)
-    truth, held = -math.log10(2), []
+    truth, held, logs = -math.log10(2), [], []
     for _ in range(300):
         sizes = np.array([1e4, 1e5, 1e6, 1e7])
         sd = 0.1 * (sizes / 1e4) ** truth
         draws = [rng.normal(0, s, 6).std(ddof=1) for s in sd]
         trend = noise_trend(pd.DataFrame({"params": sizes, "sd": draws, "dof": 5}))
         held.append(trend.low <= truth <= trend.high)
+        logs.append(math.log(trend.predict(1e4)))
     assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+    assert np.mean(logs) == pytest.approx(math.log(0.1), abs=0.05)  # Without psi it is 0.1 too small.
     exact = noise_trend(pd.DataFrame({"params": sizes, "sd": sd, "dof": 10_000}))
     assert exact.exponent == pytest.approx(truth)
     assert exact.predict(1e8) == pytest.approx(0.1 / 16, rel=1e-3)
