@@ -77,7 +77,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
 
     References
     ----------
-    Searle, Casella and McCulloch 1992, "Variance Components", section 4.3; Williams 1962, Biometrika 49, 278
+    Searle, Casella and McCulloch 1992, "Variance Components", chapter 4; Williams 1962, Biometrika 49, 278
     (interval of a between-groups variance); Satterthwaite 1946, Biometrics Bulletin 2, 110.
     """
     points, _ = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False)

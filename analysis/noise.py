@@ -98,7 +98,7 @@ def seed_variance(
 
     References
     ----------
-    Cochran and Snedecor 1989, "Statistical Methods", section 5.10 (interval of a pooled variance).
+    Snedecor and Cochran 1989, "Statistical Methods" (interval of a pooled variance).
     """
     columns = [by] if isinstance(by, str) else list(by)
     points, excluded = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False, minimum=1)

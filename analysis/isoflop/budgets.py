@@ -76,7 +76,7 @@ def fit_isoflop(
 
     References
     ----------
-    Hoffmann et al. 2022, section 3.2; Porian et al. 2024, section 3 and appendix C (noise added anew);
+    Hoffmann et al. 2022, section 3.2; Porian et al. 2024 (noise added anew);
     Czech et al. 2026 (arXiv 2603.22339; the bias).
     """
     rows, excluded = with_flops(frame)

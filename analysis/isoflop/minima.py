@@ -88,7 +88,7 @@ def isoflop_minima(
 
     References
     ----------
-    Hoffmann et al. 2022, section 3.2 (approach 2); Porian et al. 2024, section 3 (Akima, refused edges);
+    Hoffmann et al. 2022, section 3.2 (approach 2); Porian et al. 2024 (Akima, refused edges);
     Czech et al. 2026, "Problems with Chinchilla Approach 2: Systematic Biases in IsoFLOP Parabola Fits"
     (arXiv 2603.22339).
     """
