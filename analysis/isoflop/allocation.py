@@ -146,7 +146,8 @@ def fit_growth(
 
     References
     ----------
-    Porian et al. 2024 (weights and their floor, in the code they released); Birge 1932, Physical Review 40, 207 (the widening).
+    Porian et al. 2024 (weights and their floor, in the code they released); Birge 1932, Physical Review 40, 207
+    (the widening).
     """
     x, y = np.log(flops), np.log(values)
     spread = np.zeros(len(x)) if draws is None else _spread(np.log(draws))
