@@ -33,7 +33,7 @@ from analysis.isoflop import compare_approaches
 from analysis.laws import Chinchilla, DataConstrained
 from analysis.loss_laws import TINY
 from analysis.noise import seed_variance
-from analysis.rates import BATCH, RATE, best_rates
+from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.results import Results
 from analysis.tables import BITS_PER_BYTE, choose_metrics, headline_metrics
 from analysis.tasks import task_curves
@@ -260,6 +260,8 @@ def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
         results.draw(file_name("sweep", metric), f"Learning rates: {words}", caption, make)
         if panels:
             results.table(file_name("best_rates", metric), f"Best rates: {words}", partial(best_rates, frame, metric))
+            rules = partial(_rules, frame, metric)
+            results.table(file_name("rate_rule", metric), f"Best rate against size: {words}", rules)
 
 
 def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
@@ -293,6 +295,16 @@ def _judge(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     shown = table.loc[:, [*keep, *(name for name in table.columns if name not in keep)]]
     shown.attrs = table.attrs
     return shown
+
+
+def _rules(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    rows: list[dict[str, str]] = []
+    for batch, best in best_rates(frame, metric).groupby("batch_sequences"):
+        if len(best["best_rate"].dropna()) >= 3:
+            rows.append({"batch_sequences": str(batch), "rule": rate_rule(best).describe()})
+    if not rows:
+        raise ValueError("no batch has three sizes with a best rate inside those tried")
+    return pd.DataFrame(rows)
 
 
 def _components(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

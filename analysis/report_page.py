@@ -52,8 +52,8 @@ def page_of(
     sections = [
         Section("Figures", [figure_block(one) for one in results.drawn]),
         Section("Fits", [block for one in results.fits for block in fit_blocks(one)]),
-        Section("Scores", scores),
         Section("Tables", [table_block(_readable(one.table), one.title, one.note) for one in results.tables]),
+        Section("Scores", scores),
         Section("What is missing", [block for block in (list_block(results.notes), _missing(frame)) if block]),
         Section("Where it comes from", [_origin(frame)]),
     ]

@@ -60,9 +60,11 @@ def house_style() -> Generator[None]:
 
 
 def size_colors(count: int) -> list[str]:
-    """Colours of `count` ordered sizes, dark to light."""
-    shades = np.linspace(0.0, 0.82, count) if count > 1 else np.array([0.3])
-    return [colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in shades]
+    """Colours of `count` ordered sizes, dark to light, at equal steps of grey."""
+    shades = [colors.to_hex(mpl.colormaps["viridis"](shade)) for shade in np.linspace(0.0, 0.82, 256)]
+    greys = [grey_level(shade) for shade in shades]
+    wanted = np.linspace(greys[0], greys[-1], count) if count > 1 else [greys[90]]
+    return [shades[int(np.searchsorted(greys, grey - 1e-9))] for grey in wanted]
 
 
 def category_looks(names: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
