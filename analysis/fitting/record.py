@@ -154,7 +154,7 @@ class Fit:
         """
         _choose(method, ("bootstrap", "profile"))
         if method == "bootstrap":
-            low, high = self._quantiles(self._replicated(), level)
+            low, high = self.quantiles(self._replicated(), level)
             return dict(zip(self.params, zip(low.tolist(), high.tolist(), strict=True), strict=True))
         spread = intervals.covariance(self._problem, self._theta, self._free, tuple(range(self.n)))
         minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
@@ -196,7 +196,7 @@ class Fit:
         if interval is None:
             return predicted
         curves = np.exp(law.log_predict(np.array(self._replicates()), inputs)[0])
-        return predicted, *self._quantiles(curves, interval)
+        return predicted, *self.quantiles(curves, interval)
 
     def optimal(self, compute: Any, *, level: float = 0.95, flops: Mapping[str, float] | None = None) -> pd.DataFrame:
         """Least loss at compute budgets, and the N and D that reach it.
@@ -229,7 +229,7 @@ class Fit:
         for name, values in best.items():
             bounds = [np.full(len(budgets), np.nan)] * 2
             if drawn:
-                bounds = self._quantiles(np.array([one[name] for one in drawn]), level)
+                bounds = self.quantiles(np.array([one[name] for one in drawn]), level)
             columns |= {name: values, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
         return pd.DataFrame(columns)
 
@@ -336,8 +336,8 @@ class Fit:
         """Numbers of each replicate, shape (bootstrap, p)."""
         return np.array([list(self._law.to_params(np.array(row)).values()) for row in self._replicates()])
 
-    def _quantiles(self, values: Array, level: float) -> list[Array]:
-        """Both ends over the first axis."""
+    def quantiles(self, values: Array, level: float) -> list[Array]:
+        """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles."""
         tail = intervals.expanded_tail(level, self.n, self.data.num_groups, int(self._free.sum()))
         return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
 

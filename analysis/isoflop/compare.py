@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.fit import Fit, fit_law
-from analysis.fitting.intervals import expanded_tail
 from analysis.isoflop.allocation import Allocation, Growth, with_flops
 from analysis.isoflop.budgets import fit_isoflop
 from analysis.isoflop.envelope import fit_envelope
@@ -154,9 +153,7 @@ def _interval(fit: Fit, power: float, level: float) -> tuple[float, float]:
         return math.nan, math.nan
     law = fit.settings.make_law()
     drawn = [law.to_params(np.array(row)) for row in fit.replicates]
-    exponents = [_exponent(one["alpha"], one["beta"], power) for one in drawn]
-    tail = expanded_tail(level, fit.n, fit.data.num_groups, len(fit.params) - len(fit.settings.fixed))
-    low, high = np.quantile(exponents, [tail, 1 - tail])
+    low, high = fit.quantiles(np.array([_exponent(one["alpha"], one["beta"], power) for one in drawn]), level)
     return float(low), float(high)
 
 
