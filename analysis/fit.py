@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from analysis.fitting.compare import compare_laws
 from analysis.fitting.flags import bootstrap_flags, flags_of, unidentifiable
 from analysis.fitting.holdout import HeldOut, is_held_out, judge_holdout
-from analysis.fitting.intervals import bootstrap_thetas, covariance
+from analysis.fitting.intervals import bootstrap_thetas
 from analysis.fitting.minima import Minimum, draw_starts, search_minima
 from analysis.fitting.record import Fit
 from analysis.fitting.settings import DEFAULT_STARTS, Data, Settings, merge_fixed, read_data
@@ -158,8 +158,7 @@ def _minimum(empty: Fit) -> Fit:
     settings, data = empty.settings, empty.data
     problem, (lower, upper) = data.problem(settings), settings.box()
     search = search_minima(problem, draw_starts(problem, settings), lower, upper)
-    free = lower < upper
-    flags = flags_of(problem, search, covariance(problem, search.theta[0], free, data.groups), free)
+    flags = flags_of(problem, search, data, lower, upper)
     replicates: tuple[tuple[float, ...], ...] = ()
     if settings.bootstrap:
         drawn = bootstrap_thetas(problem, data, search.theta, lower, upper, settings.bootstrap, settings.seed)

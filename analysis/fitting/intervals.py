@@ -14,6 +14,11 @@ from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Data
 from analysis.law import Array
 
+AT_BOUND = 1e-7
+"""Share of a coordinate's box within which it is at the bound."""
+SINGULAR = 1e-11
+"""Least eigenvalue of the normalised information matrix at which a combination of numbers is undetermined."""
+
 
 def bootstrap_thetas(
     problem: Problem, data: Data, minima: Array, lower: Array, upper: Array, count: int, seed: int
@@ -33,23 +38,30 @@ def bootstrap_thetas(
     return np.stack([end.theta for end in ends])[best, np.arange(count)]
 
 
-def expanded_tail(level: float, rows: int, groups: int, numbers: int) -> float:
+def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, groups: int) -> float:
     """Share of replicates to cut off at each end for an interval of a level.
 
-    Percentiles of a bootstrap are too narrow for few data: residuals of a fit with p numbers are too small by
-    sqrt((n - p) / n), and their spread is itself estimated. The tail is that of a normal distribution at the t quantile
-    with min(n - p, groups - 1) degrees of freedom, times sqrt(n / (n - p)).
+    Percentiles of a bootstrap of squares are too narrow for few rows: a fit with p numbers shrinks squared residuals by
+    (n - p) / n, and their mean is itself estimated. So the tail is that of a normal distribution at the t quantile with
+    (n - p) / q degrees of freedom (at most groups - 1 where rows are grouped), times sqrt(n / (n - q p)). Here q is the
+    share of sum psi^2 that comes from rows inside delta: 1 for `mse`; rows beyond delta pull with psi = delta however
+    far they are, so that nothing shrinks, and q is about 0.06 for noise of 5 delta.
 
     References
     ----------
-    Hesterberg 2015, "What Teachers Should Know About the Bootstrap" (expanded percentile intervals), with the degrees of
-    freedom of a regression.
+    Hesterberg 2015, "What Teachers Should Know About the Bootstrap" (expanded percentile intervals); the degrees of
+    freedom and q are ours, checked in `benchmarks/fits.py`.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
-    freedom = max(rows - numbers, 1)
-    quantile = stats.t.ppf(0.5 + level / 2, max(min(freedom, groups - 1), 1))
-    return float(stats.norm.cdf(-quantile * np.sqrt(rows / freedom)))
+    size = np.abs(problem.residuals(theta[None])[0]) / problem.scale
+    pull = problem.weights * np.minimum(size, problem.corner) ** 2
+    total = float(pull.sum())
+    squares = float(pull[size <= problem.corner].sum()) / total if total > 0 else 1.0
+    left = max(problem.n - numbers, 1)
+    freedom = left / max(squares, 1e-6)
+    quantile = stats.t.ppf(0.5 + level / 2, min(freedom, max(groups - 1, 1)) if groups < problem.n else freedom)
+    return float(stats.norm.cdf(-quantile * np.sqrt(problem.n / max(problem.n - squares * numbers, 1))))
 
 
 def robust_scale(problem: Problem, theta: Array, numbers: int) -> tuple[float, float]:
@@ -79,8 +91,14 @@ def robust_scale(problem: Problem, theta: Array, numbers: int) -> tuple[float, f
     return pull, float((weights * inside).sum())
 
 
+def inside_box(theta: Array, lower: Array, upper: Array) -> NDArray[np.bool_]:
+    """Coordinates that are neither fixed nor at a bound, shape (p,)."""
+    margin = AT_BOUND * (upper - lower)
+    return (theta > lower + margin) & (theta < upper - margin)
+
+
 def covariance(problem: Problem, theta: Array, free: NDArray[np.bool_], groups: tuple[int, ...]) -> Array:
-    """Covariance of the coordinates from the curvature, shape (p, p); NaN where it is singular, 0 where fixed.
+    """Covariance of the coordinates from the curvature, shape (p, p); NaN where it is singular, 0 where not free.
 
     H^-1 S H^-1 with H = E[psi'] sum J J^T and S = E[psi^2] sum J J^T, times n / (n - p). Rows of one group
     are not independent: there S is the sum over groups of the squared sums of psi J, times G / (G - 1).
@@ -107,12 +125,8 @@ def covariance(problem: Problem, theta: Array, free: NDArray[np.bool_], groups: 
     else:
         middle = pull * (unit * problem.weights**2) @ unit.T
     spread = inverse @ middle @ inverse / steep**2 * problem.n / max(problem.n - int(free.sum()), 1)
-    result[spot] = spread / (size[:, None] * size[None, :])
+    result[spot] = 0.5 * (spread + spread.T) / (size[:, None] * size[None, :])
     return result
-
-
-SINGULAR = 1e-11
-"""Least eigenvalue of the normalised information matrix at which a combination of numbers is undetermined."""
 
 
 def _group_scores(problem: Problem, theta: Array, unit: Array, groups: tuple[int, ...]) -> Array:

@@ -245,11 +245,27 @@ def _held(x: Array, g: Array, lower: Array, upper: Array) -> NDArray[np.bool_]:
     return ((x <= lower) & (g >= 0)) | ((x >= upper) & (g <= 0))
 
 
+def _conditional(inverse: Array, held: NDArray[np.bool_]) -> Array:
+    """Inverse Hessian of the other coordinates while those held stay: H - H_h (H_hh)^-1 H_h^T, shape (b, p, p).
+
+    Without it a start along a bound creeps: of 50 starts with E at its bound none had converged after 2,000 evaluations.
+    """
+    rows = np.flatnonzero(held.any(axis=1))
+    if not len(rows):
+        return inverse
+    result = inverse.copy()
+    part, mask = inverse[rows], held[rows]
+    columns = np.where(mask[:, None, :], part, 0.0)
+    block = np.where(mask[:, :, None], columns, 0.0) + np.eye(part.shape[1]) * ~mask[:, None, :]
+    result[rows] = part - columns @ np.linalg.solve(block, columns.transpose(0, 2, 1))
+    return result
+
+
 def _direct(state: _State, index: NDArray[np.int64]) -> None:
     """Choose the next direction; a start whose expected decrease is negligible has converged."""
     held = _held(state.x[index], state.g[index], state.lower[index], state.upper[index])
     slope = np.where(held, 0.0, state.g[index])
-    direction = np.where(held, 0.0, -(state.h[index] @ slope[:, :, None])[:, :, 0])
+    direction = np.where(held, 0.0, -(_conditional(state.h[index], held) @ slope[:, :, None])[:, :, 0])
     expected = -(direction * slope).sum(axis=1)
     state.d[index] = direction
     state.step[index], state.short[index], state.long[index] = 1.0, 0.0, np.inf

@@ -58,7 +58,7 @@ def log_likelihood(problem: Problem, value: float) -> tuple[float, float]:
         return -0.5 * count * (np.log(2 * np.pi * tau * unit**2) + 1), tau * unit**2
 
     def negative(log_tau: float) -> float:
-        return count * _log_normaliser(log_tau) + value * np.exp(-log_tau)
+        return count * log_normaliser(log_tau) + value * np.exp(-log_tau)
 
     # The scale of a normal density and that of a Laplace density bracket it.
     guesses = np.log([2 * value / count, value / count])
@@ -172,8 +172,8 @@ def _limit(problem: Problem, best: Array, value: float, numbers: int, level: flo
     return value * float(root)
 
 
-def _log_normaliser(log_tau: float) -> float:
-    """Log of Z for delta = 1."""
+def log_normaliser(log_tau: float) -> float:
+    """Log of Z(tau) for delta = 1."""
     tau = np.exp(log_tau)
     inside = np.sqrt(2 * np.pi * tau) * special.erf(1 / np.sqrt(2 * tau))
     return float(np.log(inside + 2 * tau * np.exp(-0.5 / tau)))

@@ -107,12 +107,13 @@ class Fit:
 
     @property
     def covariance(self) -> pd.DataFrame:
-        """Covariance of the numbers from the curvature at the minimum, shape (p, p); NaN where singular, 0 where fixed.
+        """Covariance of the numbers from the curvature at the minimum, shape (p, p): NaN if singular, 0 if fixed or at a bound.
 
         `analysis.fitting.intervals.covariance` has the equation; numbers fitted as logarithms by the delta method.
         """
         theta, names = self._theta, self._law.param_names
-        spread = intervals.covariance(self._problem, theta, self._free, self.data.groups)
+        inside = intervals.inside_box(theta, *self.settings.box())
+        spread = intervals.covariance(self._problem, theta, inside, self.data.groups)
         logs = [parameter.log for parameter in self._law.parameters]
         slope = np.where(logs, np.exp(np.where(logs, theta, 0.0)), 1.0)
         table = spread * slope[:, None] * slope[None, :]
@@ -156,9 +157,10 @@ class Fit:
         if method == "bootstrap":
             low, high = self.quantiles(self._replicated(), level)
             return dict(zip(self.params, zip(low.tolist(), high.tolist(), strict=True), strict=True))
-        spread = intervals.covariance(self._problem, self._theta, self._free, tuple(range(self.n)))
         minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
         box = self.settings.box()
+        inside = intervals.inside_box(minima[0], *box)
+        spread = intervals.covariance(self._problem, minima[0], inside, tuple(range(self.n)))
         with threadpool_limits(1):
             ends = profile.profile_interval(self._problem, minima, *box, spread, level)
         return {
@@ -338,7 +340,8 @@ class Fit:
 
     def quantiles(self, values: Array, level: float) -> list[Array]:
         """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles."""
-        tail = intervals.expanded_tail(level, self.n, self.data.num_groups, int(self._free.sum()))
+        numbers, groups = int(self._free.sum()), self.data.num_groups
+        tail = intervals.expanded_tail(level, self._problem, self._theta, numbers, groups)
         return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
 
     def _allocate(self, params: Mapping[str, float], budgets: Array, rule: Mapping[str, float]) -> dict[str, Array]:
