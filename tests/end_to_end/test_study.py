@@ -9,7 +9,10 @@ import sys
 import time
 
 import pytest
+import yaml
+from mlflow import MlflowClient
 
+from analysis.lineage import read_lineage
 from analysis.load import load_study
 from workbench.study.files import is_held
 from workbench.study.layout import Layout
@@ -87,8 +90,27 @@ def test_table_figures_and_lineage(root, first):
         assert len(row.commit) == 40
     assert "gzip -9" in output
     assert "xz -9" in output
-    figures = {path.suffix for path in (root / "figures" / "token_scaling_tiny").iterdir()}
-    assert figures == {".svg", ".png", ".csv"}
+    folder = root / "figures" / "token_scaling_tiny"
+    assert {path.suffix for path in folder.iterdir()} == {".svg", ".png", ".csv", ".json", ".html"}
+    for mark in read_lineage(folder / "token_scaling.lineage.json").values():
+        for source in mark.sources:
+            assert verify(type(root)(source.checkpoint))["commit"] == source.commit
+            assert yaml.safe_load(type(root)(source.config).read_text())["id"] == source.stage
+            assert (type(root)(source.data) / "manifest.json").exists()
+
+
+def test_report_writes_the_page_and_logs_it(root, first):
+    page = root / "figures" / "token_scaling_tiny" / "report.html"
+    page.unlink()
+    run = workbench("report", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    assert run.returncode == 0, run.stderr
+    assert f"report: {page}" in run.stdout
+    client = MlflowClient(tracking_uri=default_uri(Layout(root)))
+    experiment = client.get_experiment_by_name("token_scaling_tiny")
+    (study,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    logged = client.download_artifacts(study.info.run_id, "report.html", str(root.parent))
+    assert type(root)(logged).read_text() == page.read_text()
+    assert "report.html" in study.data.tags["mlflow.note.content"]
 
 
 def test_run_again_trains_nothing(root, first):
