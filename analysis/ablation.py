@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.blocks import Layout, VariantOf, choose_rates, lay_out, override_of, residual_squares
+from analysis.blocks import Layout, VariantOf, choose_rates, lay_out, residual_squares
 from analysis.equivalent import Curve, compute_equivalent
 from analysis.frames import EXCLUDED
 from analysis.significance import detectable_effect, holm
 from analysis.style import lower_is_better
 
-__all__ = ["ablation_table", "detectable_effect", "holm", "override_of"]
+__all__ = ["ablation_table", "detectable_effect", "holm"]
 
 CORRECTIONS = ("holm", "none")
 MATCHED = 0.01
@@ -65,7 +65,7 @@ def ablation_table(
         Label of the variant that the others are compared with.
     variant
         Column that holds the label of each row's variant, or a function that gives it, such as
-        `functools.partial(override_of, key="variant")`.
+        `functools.partial(analysis.overrides.override_of, key="variant")`.
     rate
         Column or function of the learning rate; None where each variant has one.
     level

@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.frames import EXCLUDED, check_frame, require_columns, select_loss
-from analysis.load import OVERRIDE
 from analysis.style import lower_is_better
 
 Array = NDArray[np.float64]
@@ -137,37 +136,6 @@ def lay_out(
         facts=at_rate.groupby("_variant")[columns].mean().reindex(order),
         excluded=tuple(points.attrs[EXCLUDED]),
     )
-
-
-def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
-    """Value of one override in each row's `point`, as text: `variant=mha` gives `mha` for the key `variant`.
-
-    Parameters
-    ----------
-    frame
-        With the column `point` (names of the points that share the row's checkpoint, joined by `" | "`).
-    key
-        Name of the override, such as `variant` or `optimizer.base_learning_rate`.
-
-    Raises
-    ------
-    ValueError
-        A row's points lack the override, or give it different values.
-    """
-    require_columns(frame, ("point",))
-    names = [str(name) for name in frame["point"]]
-    values = {name: _value_of(name, key) for name in set(names)}
-    return pd.Series([values[name] for name in names], index=frame.index)
-
-
-def _value_of(points: str, key: str) -> str:
-    found: set[str] = set()
-    for point in points.split(" | "):
-        parts = [part.lstrip("+").split("=", 1) for part in OVERRIDE.split(point) if "=" in part]
-        found |= {value for name, value in parts if name == key} or {""}
-    if len(found) != 1 or found == {""}:
-        raise ValueError(f"point {points!r} gives {key!r} the values {sorted(found)}: one is needed")
-    return found.pop()
 
 
 def residual_squares(values: Array) -> tuple[float, int]:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from analysis import style
 from analysis.ablation import ablation_table
-from analysis.blocks import override_of
 from analysis.crossed import seed_components
 from analysis.equivalent import Curve
 from analysis.figures.ablation import ablation_figure
@@ -25,7 +24,7 @@ from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data, repetition_figure
 from analysis.figures.surface import loss_surface_figure
-from analysis.figures.sweep import override_values, sweep_figure
+from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
 from analysis.frames import select_loss
@@ -33,6 +32,7 @@ from analysis.isoflop import compare_approaches
 from analysis.laws import Chinchilla, DataConstrained
 from analysis.loss_laws import TINY
 from analysis.noise import seed_variance
+from analysis.overrides import override_of, override_values
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.results import Results
 from analysis.tables import BITS_PER_BYTE, choose_metrics, headline_metrics

@@ -33,12 +33,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from analysis.overrides import label_variants
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,39 +122,6 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
     return with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
-
-
-OVERRIDE = re.compile(r",(?=[+~\w./@]+=)")
-"""Between two overrides of a point's name; values may hold commas themselves."""
-_AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
-
-
-def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
-
-    A variant is what a point's overrides say beside model, budget and seeds, and what all points of a
-    checkpoint have in common.
-
-    Parameters
-    ----------
-    frame
-        With the columns `model` and `point` (names of the points, joined by `" | "`).
-    """
-    variants = frame["point"].map(_variant)
-    found: dict[str, set[str]] = {}
-    for model, variant in zip(frame["model"], variants, strict=True):
-        found.setdefault(model, set()).add(variant)
-    labels = [
-        f"{model} {variant}".strip() if len(found[model]) > 1 else model
-        for model, variant in zip(frame["model"], variants, strict=True)
-    ]
-    return frame.assign(model=labels)
-
-
-def _variant(points: str) -> str:
-    sets = [set(OVERRIDE.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
-    common = set.intersection(*sets)
-    return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in _AXES))
 
 
 def load_documents(

@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.blocks import override_of
 from analysis.frames import check_frame, select_loss
 from analysis.isoflop.curves import lowest
+from analysis.overrides import override_of
 
 Array = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str
     Raises
     ------
     ValueError
-        As `analysis.frames.select_loss` and `analysis.blocks.override_of`; a rate or batch that is no number.
+        As `analysis.frames.select_loss` and `analysis.overrides.override_of`; a rate or batch that is no number.
     """
     runs, _ = check_frame(select_loss(frame, metric), ("params", "loss"))
     runs = runs.assign(

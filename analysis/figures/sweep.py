@@ -20,7 +20,7 @@ from analysis.figures.points import (
     register,
     study_name,
 )
-from analysis.load import OVERRIDE
+from analysis.overrides import override_values
 
 
 @register
@@ -75,25 +75,6 @@ def sweep_figure(
         figure.suptitle(title or f"{study_name(frame)}: {setting.split('.')[-1].replace('_', ' ')}", x=0.01, ha="left")
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
         return figure, marks.points()
-
-
-def override_values(frame: pd.DataFrame, name: str) -> pd.Series:
-    """Value of one override in each row's points, as text; missing where they do not name it or do not agree.
-
-    Parameters
-    ----------
-    frame
-        With the column `point`.
-    name
-        Override, without a leading `+`.
-    """
-    return pd.Series([_override(str(points), name) for points in frame["point"]], index=frame.index, dtype=object)
-
-
-def _override(points: str, name: str) -> str | None:
-    sets = [set(OVERRIDE.split(point)) for point in points.split(" | ")]
-    found = {text.split("=", 1)[1] for text in set.intersection(*sets) if text.lstrip("+").startswith(f"{name}=")}
-    return found.pop() if len(found) == 1 else None
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> list[float]:

@@ -7,7 +7,7 @@ recipe, rate, budget) as a study of that kind would have them, so that a figure'
 import numpy as np
 import pandas as pd
 
-from analysis.load import label_variants
+from analysis.overrides import label_variants
 
 BITS = "heldout/prose/bits_per_byte"
 CODE = "heldout/code/bits_per_byte"

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.ablation import ablation_table, detectable_effect, holm, override_of
+from analysis.ablation import ablation_table, detectable_effect, holm
 from analysis.equivalent import compute_equivalent, curve_of
 from analysis.fit import fit_law
 from analysis.laws import Chinchilla
+from analysis.overrides import override_of
 
 LOSS = "heldout/prose/bits_per_byte"
 ACC = "prose_cloze/acc"

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from analysis.ablation import ablation_table
-from analysis.blocks import override_of
 from analysis.figures import (
     ablation_figure,
     continual_figure,
@@ -28,6 +27,7 @@ from analysis.fit import fit_law
 from analysis.frames import select_loss
 from analysis.isoflop import fit_isoflop
 from analysis.laws import Chinchilla
+from analysis.overrides import override_of
 
 if "made_studies" not in sys.modules:
     spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))

@@ -14,12 +14,12 @@ import yaml
 
 import analysis.figures
 from analysis.ablation import ablation_table
-from analysis.blocks import override_of
 from analysis.figures import FIGURES, POINT_COLUMNS, save_figure
 from analysis.fit import fit_law
 from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 from analysis.lineage import read_lineage, source_of, source_table
+from analysis.overrides import override_of
 
 spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))
 made_studies = importlib.util.module_from_spec(spec)

@@ -1,0 +1,96 @@
+"""What a point's name says: the overrides in which it differs from its siblings, as `model=m1,tokens=4000000`.
+
+A checkpoint that several points share names them all, joined by `" | "`.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+# (pandas is typed in part)
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from analysis.frames import require_columns
+
+SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
+"""Between two overrides of a point's name; values may hold commas themselves."""
+AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
+"""Overrides that make no variant of a model."""
+
+
+def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
+    """Value of one override in each row's `point`, as text: `variant=mha` gives `mha` for the key `variant`.
+
+    Parameters
+    ----------
+    frame
+        With the column `point`.
+    key
+        Name of the override without a leading `+`, such as `variant` or `optimizer.base_learning_rate`.
+
+    Raises
+    ------
+    ValueError
+        A row's points lack the override, or give it different values.
+    """
+    values = override_values(frame, key)
+    if values.isna().any():
+        point = str(frame.loc[values.isna(), "point"].iloc[0])
+        found = sorted({_overrides(name).get(key, "") for name in point.split(" | ")})
+        raise ValueError(f"point {point!r} gives {key!r} the values {found}: one is needed")
+    return values
+
+
+def override_values(frame: pd.DataFrame, key: str) -> pd.Series:
+    """As `override_of`, but missing where a row's points do not name the override or do not agree.
+
+    Parameters
+    ----------
+    frame, key
+        As in `override_of`.
+    """
+    require_columns(frame, ("point",))
+    names = [str(name) for name in frame["point"]]
+    values = {name: _shared(name, key) for name in set(names)}
+    return pd.Series([values[name] for name in names], index=frame.index, dtype=object)
+
+
+def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
+
+    A variant is what a point's overrides say beside model, budget and seeds, and what all points of a
+    checkpoint have in common.
+
+    Parameters
+    ----------
+    frame
+        With the columns `model` and `point`.
+    """
+    variants = frame["point"].map(_variant)
+    found: dict[str, set[str]] = {}
+    for model, variant in zip(frame["model"], variants, strict=True):
+        found.setdefault(model, set()).add(variant)
+    labels = [
+        f"{model} {variant}".strip() if len(found[model]) > 1 else model
+        for model, variant in zip(frame["model"], variants, strict=True)
+    ]
+    return frame.assign(model=labels)
+
+
+def _overrides(point: str) -> dict[str, str]:
+    """Values of one point by their names, without a leading `+`."""
+    parts = [part.split("=", 1) for part in SEPARATOR.split(point) if "=" in part]
+    return {name.lstrip("+"): value for name, value in parts}
+
+
+def _shared(points: str, key: str) -> str | None:
+    found = {_overrides(point).get(key) for point in points.split(" | ")}
+    return found.pop() if len(found) == 1 else None
+
+
+def _variant(points: str) -> str:
+    sets = [set(SEPARATOR.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
+    common = set.intersection(*sets)
+    return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in AXES))
