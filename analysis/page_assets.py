@@ -27,7 +27,7 @@ th:first-child, td:first-child { text-align: left; }
 td { white-space: nowrap; }
 td.text { text-align: left; min-width: 14rem; white-space: normal; }
 th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; }
-td:first-child { background: #fff; max-width: 11rem; white-space: normal; overflow-wrap: anywhere; }
+td:first-child { background: #fff; min-width: 7.5rem; max-width: 11rem; white-space: normal; overflow-wrap: anywhere; }
 tbody tr:last-child td { border-bottom: 0; }
 ul.flags { padding-left: 1.1rem; }
 ul.flags li { margin: 4px 0; }
