@@ -23,6 +23,8 @@ LOOSE_LOG, LOOSE = 1.0, 0.5
 """Standard errors beyond which a number is loose: a factor e of a logarithm's, half of any other's value."""
 TOGETHER = 0.95
 """Correlation at which two loose numbers are one combination."""
+FLAT = 1e-3
+"""Relative difference of predictions within one minimum that is worth a word."""
 UNEVEN = 0.01
 """p-value of Glejser's test below which the noise is called uneven."""
 FEW_GROUPS = 10
@@ -59,12 +61,16 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
     flags = [*_at_bounds(law, theta, free), *_loose(law, theta, spread, inside, problem)]
     if search.multimodal:
         flags.append(_rivals(search))
+    if search.flatness > FLAT:
+        flags.append(
+            f"flat minimum: numbers that fit as well within 0.1% predict up to {search.flatness:.1%} differently"
+        )
     if search.minima[0].share < RARE and search.unconverged <= 0.5:
         flags.append(f"only {search.minima[0].share:.1%} of the {search.starts} starts found this minimum: try more")
     if not has_converged(np.array([search.value]), np.array([search.gradient_norm]))[0]:
         flags.append(f"not converged: a gradient of {search.gradient_norm:.2g} is left, and the numbers may move")
     if search.unconverged > 0.5:
-        flags.append(f"not converged: {search.unconverged:.0%} of the starts were still moving when they were stopped")
+        flags.append(f"not converged: {search.unconverged:.0%} of the starts were still moving along a flat valley")
     if search.ran_off > 0.5:
         flags.append(f"diverging: from {search.ran_off:.0%} of the starts a term ran off to nothing")
     numbers = int(free.sum())

@@ -33,6 +33,8 @@ TOLERANCE = 1e-12
 RENEWAL = 10
 """Steps after which the inverse Hessian begins anew, so that curved valleys are followed: a profile of 30 points takes 12
 evaluations an end and not 48. For squares it does so at every step, which is Gauss and Newton's method."""
+WORN, FRESH, EXACT = 0, 1, 2
+"""How an inverse Hessian was made."""
 DAMPING = 1e-6
 """Share of the Gauss-Newton matrix's diagonal added to it, so that it has an inverse."""
 
@@ -99,8 +101,8 @@ def polish(problem: Problem, theta: Array, lower: Array, upper: Array) -> tuple[
         Coordinates (p,), the objective, and the largest component of its gradient in the box, in units of scale squared
         and of the coordinates' own standard deviations.
     """
-    inverse = _inverse(problem.curvature(theta[None]), lower == upper)[0]
-    steps = np.sqrt(np.diag(inverse))
+    matrix = problem.curvature(theta[None])
+    steps = np.sqrt(np.diag(_inverse(matrix, np.einsum("bii->bi", matrix), lower == upper)[0]))
     steps[lower == upper] = 1.0
     middle = theta.copy()
 
@@ -136,8 +138,8 @@ class _State:
     trials: NDArray[np.int64]
     taken: NDArray[np.int64]
     """Steps taken."""
-    renewed: NDArray[np.bool_]
-    """Whether the inverse Hessian was just made anew."""
+    freshness: NDArray[np.int64]
+    """How the inverse Hessian was made: WORN by updates, FRESH from all rows, EXACT from those inside delta."""
     done: NDArray[np.bool_]
     converged: NDArray[np.bool_]
     lower: Array
@@ -159,13 +161,13 @@ class _State:
             long=np.full(count, np.inf),
             trials=np.zeros(count, dtype=np.int64),
             taken=np.zeros(count, dtype=np.int64),
-            renewed=no.copy(),
+            freshness=np.full(count, WORN),
             done=~np.isfinite(f),
             converged=no.copy(),
             lower=np.asarray(lower),
             upper=np.asarray(upper),
         )
-        _renew(problem, state, np.flatnonzero(np.isfinite(f)), weights)
+        _renew(problem, state, np.flatnonzero(np.isfinite(f)), weights, FRESH)
         return state
 
 
@@ -188,12 +190,15 @@ def _advance(problem: Problem, state: _State, active: NDArray[np.int64], weights
     taken = ~too_long & ~too_short
     _take(state, active[taken], s[taken], f[taken], g[taken])
     stuck = active[too_long & give_up]
-    state.done[stuck[state.renewed[stuck]]] = True
+    state.done[stuck[state.freshness[stuck] == EXACT]] = True
     state.taken[active[taken]] += 1
     worn = taken & (state.taken[active] % (RENEWAL if np.isfinite(problem.corner) else 1) == 0)
-    # A worn inverse Hessian makes a start seem stuck or finished where it is not: only a fresh one may end it.
-    again = np.union1d(stuck, active[worn | state.converged[active]])
-    _renew(problem, state, again, weights)
+    _renew(problem, state, active[worn & ~state.converged[active]], weights, FRESH)
+    # A worn inverse Hessian makes a start seem stuck or finished where it is not, and so does one that gives rows beyond
+    # delta a curvature: 200 starts on 24 rows ended in 30 places along one valley. Only the exact one may end a start.
+    doubtful = np.union1d(stuck, active[state.converged[active]])
+    _renew(problem, state, doubtful[state.freshness[doubtful] == FRESH], weights, EXACT)
+    _renew(problem, state, doubtful[state.freshness[doubtful] == WORN], weights, FRESH)
 
 
 def _resize(state: _State, index: NDArray[np.int64]) -> None:
@@ -215,23 +220,28 @@ def _take(state: _State, index: NDArray[np.int64], s: Array, f: Array, g: Array)
     s, y, rho = s[good], y[good], 1 / sy[good, None, None]
     left = np.eye(state.x.shape[1]) - rho * s[:, :, None] * y[:, None, :]
     state.h[curved] = left @ state.h[curved] @ left.transpose(0, 2, 1) + rho * s[:, :, None] * s[:, None, :]
-    state.renewed[index] = False
+    state.freshness[index] = WORN
     _direct(state, index)
 
 
-def _renew(problem: Problem, state: _State, index: NDArray[np.int64], weights: Array | None) -> None:
-    """Begin the inverse Hessian anew, from the Gauss-Newton matrix where the start stands, unless it is new."""
-    index = index[~state.renewed[index]]
+def _renew(problem: Problem, state: _State, index: NDArray[np.int64], weights: Array | None, how: int) -> None:
+    """Begin the inverse Hessian anew, from a Gauss-Newton matrix where the start stands."""
+    index = index[~state.done[index]]
     if not len(index):
         return
-    matrix = problem.curvature(state.x[index], None if weights is None else weights[index])
-    state.h[index] = _inverse(matrix, state.lower[index] == state.upper[index])
-    state.renewed[index] = True
+    row_weights = None if weights is None else weights[index]
+    matrix = problem.curvature(state.x[index], row_weights)
+    size = np.einsum("bii->bi", matrix)
+    if how == EXACT and np.isfinite(problem.corner):
+        matrix = problem.curvature(state.x[index], row_weights, inside=True)
+    state.h[index] = _inverse(matrix, size, state.lower[index] == state.upper[index])
+    # For squares the two are one.
+    state.freshness[index] = how if np.isfinite(problem.corner) else EXACT
     _direct(state, index)
 
 
-def _inverse(matrix: Array, fixed: NDArray[np.bool_]) -> Array:
-    diagonal = np.einsum("bii->bi", matrix)
+def _inverse(matrix: Array, diagonal: Array, fixed: NDArray[np.bool_]) -> Array:
+    """Invert with `DAMPING` of a diagonal, shape (b, p), added."""
     size = np.maximum(diagonal, 1e-30 + 1e-12 * diagonal.max(axis=1, keepdims=True))
     size = np.where(np.isfinite(size), size, 1.0)
     scaled = np.nan_to_num(matrix) / np.sqrt(size[:, :, None] * size[:, None, :])
@@ -272,4 +282,4 @@ def _direct(state: _State, index: NDArray[np.int64]) -> None:
     state.trials[index] = 0
     finished = expected <= TOLERANCE * np.maximum(state.f[index], 1e-6)
     state.converged[index] = finished
-    state.done[index] = finished & state.renewed[index]
+    state.done[index] = finished & (state.freshness[index] == EXACT)

@@ -97,13 +97,17 @@ class Problem:
         parts = [self._evaluate(*part) for part in self._chunks(theta, weights)]
         return np.concatenate([value for value, _ in parts]), np.concatenate([slope for _, slope in parts])
 
-    def curvature(self, theta: Array, weights: Array | None = None) -> Array:
-        """Gauss-Newton matrix with iterated weights rho'(r) / r, shape (b, p, p), in units of scale squared."""
+    def curvature(self, theta: Array, weights: Array | None = None, *, inside: bool = False) -> Array:
+        """Gauss-Newton matrix, shape (b, p, p), in units of scale squared.
+
+        Rows beyond delta count by rho'(r) / r, as iterated reweighting takes them, or, with `inside`, not at all: rho has no
+        curvature there.
+        """
         parts: list[Array] = []
         for coordinates, row_weights in self._chunks(theta, weights):
             scaled, gradient = self._linearise(coordinates)
-            size = np.abs(scaled)
-            pull = row_weights / np.maximum(size, 1.0) if np.isfinite(self.corner) else row_weights + 0 * size
+            size = np.abs(scaled) if np.isfinite(self.corner) else 0 * scaled
+            pull = row_weights * (size <= 1) if inside else row_weights / np.maximum(size, 1.0)
             parts.append((gradient * pull[:, None]) @ gradient.transpose(0, 2, 1))
         return np.concatenate(parts)
 
