@@ -1,47 +1,23 @@
-"""What each kind of study shows, and how its kind is seen from its frame."""
+"""What kind of study a frame holds."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 # (pandas is typed in part)
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
 
 import pandas as pd
 
-from analysis import style
-from analysis.ablation import ablation_table
-from analysis.crossed import seed_components
-from analysis.equivalent import Curve
-from analysis.figures.ablation import ablation_figure
-from analysis.figures.continual import branch_labels, continual_figure, has_branches
-from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
-from analysis.figures.fitted import fit_figure
-from analysis.figures.isoflop import isoflop_figure
+from analysis.figures.continual import has_branches
 from analysis.figures.points import group_by, study_name
-from analysis.figures.repetition import repeats_data, repetition_figure
-from analysis.figures.surface import loss_surface_figure
-from analysis.figures.sweep import sweep_figure
-from analysis.figures.token_scaling import token_scaling_figure
-from analysis.fit import Fit, fit_law
-from analysis.frames import select_loss
-from analysis.isoflop import compare_approaches
-from analysis.laws import Chinchilla, DataConstrained
-from analysis.loss_laws import TINY
-from analysis.noise import seed_variance
-from analysis.overrides import override_of, override_values
-from analysis.rates import BATCH, RATE, best_rates, rate_rule
-from analysis.results import Results
-from analysis.tables import BITS_PER_BYTE, choose_metrics, headline_metrics
-from analysis.tasks import task_curves
+from analysis.figures.repetition import repeats_data
+from analysis.overrides import override_values
+from analysis.rates import RATE
+from analysis.tables import BITS_PER_BYTE, choose_metrics
 
 BASELINE = "base"
 """Name of the variant that the others are compared with."""
-BOOTSTRAP = 200
-"""Replicates of a report's fits: a tenth of a second for twenty points."""
 
 
 def scored_metrics(frame: pd.DataFrame) -> list[str]:
@@ -52,13 +28,13 @@ def scored_metrics(frame: pd.DataFrame) -> list[str]:
 
 def is_ablation(frame: pd.DataFrame) -> bool:
     """Whether points name variants, the baseline among them."""
-    names = _overrides(frame, "variant")
+    names = overrides(frame, "variant")
     return BASELINE in names and len(names) > 1
 
 
 def is_sweep(frame: pd.DataFrame) -> bool:
     """Whether points name three learning rates or more, and no variants."""
-    return len(_overrides(frame, RATE)) >= 3 and not _overrides(frame, "variant")
+    return len(overrides(frame, RATE)) >= 3 and not overrides(frame, "variant")
 
 
 def is_continual(frame: pd.DataFrame) -> bool:
@@ -73,145 +49,12 @@ def is_repetition(frame: pd.DataFrame) -> bool:
 
 def is_isoflop(frame: pd.DataFrame) -> bool:
     """Whether points name two budgets in FLOPs or more."""
-    return len(_overrides(frame, "flops")) >= 2
+    return len(overrides(frame, "flops")) >= 2
 
 
 def is_plain(frame: pd.DataFrame) -> bool:
     """Whether a law of N and D alone can describe the cooled-down points."""
     return not (is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame))
-
-
-def fit_study(frame: pd.DataFrame, metric: str, *, bootstrap: int = 0) -> Fit:
-    """Fit L(N, D) to a study's cooled-down points, the largest size held out where there are others.
-
-    Parameters
-    ----------
-    frame
-        As `analysis.load.load_study` gives it.
-    metric
-        The loss, such as `heldout/prose/bits_per_byte`.
-    bootstrap
-        Replicates for intervals; 0 for none.
-    """
-    rows = select_loss(frame, metric)
-    sizes = {float(size) for size in rows["params"]}
-    return fit_law(Chinchilla(), rows, holdout=max(sizes) if len(sizes) > 1 else None, bootstrap=bootstrap)
-
-
-def add_token_scaling(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Metrics against tokens: bits per byte, and the tasks with what their curves are judged to be."""
-    scored = frame.loc[frame["value"].notna()].drop_duplicates(["model", "tokens"])
-    if not scored["model"].duplicated().to_numpy().any():
-        return
-    tasks = [metric for metric in headline_metrics(frame) if metric not in bits and metric in scored_metrics(frame)]
-    judged = results.table("task_curves", "Curves of the tasks", partial(_judge, frame, tasks)) if tasks else None
-    words = "against training tokens, a line a model; filled marks are cooled down."
-    if bits:
-        make = partial(token_scaling_figure, frame, bits)
-        results.draw("token_scaling", "Held-out loss against tokens", f"Bits per byte {words}", make)
-    if tasks:
-        make = partial(token_scaling_figure, frame, tasks, judged=judged)
-        results.draw("token_scaling_tasks", "Tasks against tokens", f"Scores {words}", make)
-
-
-def add_fits(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """L(N, D) of each loss, the largest size held out: law, surface, residuals, predictions."""
-    for metric in bits:
-        if len(select_loss(frame, metric)) < 2:
-            continue
-        words, name = style.metric_label(metric), file_name("chinchilla", metric)
-        fit = results.fit(name, words, partial(fit_study, frame, metric, bootstrap=BOOTSTRAP))
-        if fit is None:
-            continue
-        results.draw(
-            name, f"Fitted law: {words}", "Measured points and the fitted law.", partial(fit_figure, frame, fit)
-        )
-        if not fit.identifiable:
-            continue
-        for kind, title, caption, draw in (
-            ("surface", "Loss surface", "Lines of equal fitted loss over size and tokens.", loss_surface_figure),
-            ("diagnostics", "Residuals", "What the fitted law leaves.", diagnostics_figure),
-            ("predicted", "Predicted against measured", "Runs that the fit did not see are hollow.", predicted_figure),
-        ):
-            make = partial(draw, frame, fit)
-            results.draw(file_name(kind, metric), f"{title}: {words}", caption, make)
-
-
-def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss at equal compute, and the three approaches side by side."""
-    for metric in bits:
-        rows, words = select_loss(frame, metric), style.metric_label(metric)
-        rows = rows.assign(budget=override_values(rows, "flops").astype(float))
-        rows.attrs = {"metric": metric, **rows.attrs}
-        make = partial(isoflop_figure, rows)
-        caption = "Loss against size at each compute budget, its lowest points, and how they grow with compute."
-        results.draw(file_name("isoflop", metric), f"Loss at equal compute: {words}", caption, make)
-        compare = partial(compare_approaches, rows)
-        results.table(
-            file_name("approaches", metric), f"Compute-optimal exponents by three approaches: {words}", compare
-        )
-
-
-def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against epochs, with the decay of repeated tokens fitted for each size apart."""
-    for metric in bits:
-        rows, words = select_loss(frame, metric), style.metric_label(metric)
-        decays: dict[float, float] = {}
-        for size in sorted({float(size) for size in rows["params"]}):
-            own = rows.loc[rows["params"] == size]
-            own.attrs = rows.attrs
-            label = style.count_label(size)
-            name = f"{file_name('data_constrained', metric)}-{label}"
-            fit = results.fit(name, f"{words}, N = {label}", partial(fit_decay, own))
-            if fit is not None and fit.identifiable:
-                decays[size] = fit.params["R_D"]
-        caption = "Loss against epochs, and the fresh tokens that would give the same loss."
-        make = partial(repetition_figure, rows, decay=decays)
-        results.draw(file_name("repetition", metric), f"Repeated data: {words}", caption, make)
-
-
-def fit_decay(rows: pd.DataFrame) -> Fit:
-    """Fit L(D, U) = E + B / D'^beta, D' = U (1 + R_D (1 - exp(-(D/U - 1) / R_D))), to the runs of one size.
-
-    The term in N is fixed at next to nothing: at one size it is part of E.
-
-    Parameters
-    ----------
-    rows
-        As `analysis.frames.select_loss` gives them, of one size.
-    """
-    return fit_law(
-        DataConstrained(excess_params=False), rows, fixed={"A": 1.001 * TINY, "alpha": 0.0}, bootstrap=BOOTSTRAP
-    )
-
-
-def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Show what branches learn and forget, beside the branch that goes on with the trunk's first domain."""
-    names = sorted(set(branch_labels(frame)))
-    first = bits[0].split("/")[1] if bits else ""
-    baseline = next((name for name in names if name.endswith(first)), None)
-    make = partial(continual_figure, frame, bits, baseline=baseline)
-    caption = (
-        "Held-out loss of each domain against tokens; below, the difference from the branch that goes on as before."
-    )
-    results.draw("continual", "What branches learn and forget", caption, make)
-
-
-def add_ablation(
-    results: Results, frame: pd.DataFrame, bits: Sequence[str], curves: Mapping[str, Curve] | None
-) -> None:
-    """Every variant against the baseline, each at its best learning rate."""
-    variant = partial(override_of, key="variant")
-    rate = partial(override_of, key=RATE) if len(_overrides(frame, RATE)) > 1 else None
-    make = partial(ablation_table, frame, bits, baseline=BASELINE, variant=variant, rate=rate, curves=curves)
-    slopes = {metric: curve for metric, curve in (curves or {}).items() if isinstance(curve, float)}
-    words = ", ".join(f"{style.metric_label(metric)} {slope:.3f}" for metric, slope in slopes.items())
-    note = f"Slopes against log tokens that turn differences into tokens: {words}." if slopes else ""
-    table = results.table("ablation", "Variants against the baseline", make, note)
-    if table is not None:
-        caption = "Differences from the baseline, paired by seed; filled marks stand out of the seed noise."
-        draw = partial(ablation_figure, table, frame, variant=variant)
-        results.draw("ablation", "Variants against the baseline", caption, draw)
 
 
 def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
@@ -250,66 +93,7 @@ def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     return slopes
 
 
-def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against learning rate, a panel a batch, and the best rate of each size."""
-    panels = BATCH if len(_overrides(frame, BATCH)) > 1 else None
-    for metric in bits:
-        words = style.metric_label(metric)
-        make = partial(sweep_figure, frame, metric, RATE, panels=panels)
-        caption = "The best rate of each size is ringed."
-        results.draw(file_name("sweep", metric), f"Learning rates: {words}", caption, make)
-        if panels:
-            results.table(file_name("best_rates", metric), f"Best rates: {words}", partial(best_rates, frame, metric))
-            rules = partial(_rules, frame, metric)
-            results.table(file_name("rate_rule", metric), f"Best rate against size: {words}", rules)
-
-
-def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Spread over seeds by size, where there are several; split by kind of seed where both are crossed."""
-    seeds = {(row["seed_init"], row["seed_data"]) for row in frame.to_dict("records")}
-    if len(seeds) < 2 or is_ablation(frame):
-        return
-    crossed = len(seeds) > max(len({init for init, _ in seeds}), len({data for _, data in seeds}))
-    for metric in bits:
-        words = style.metric_label(metric)
-        make = partial(seed_variance, frame, metric, "params")
-        results.table(file_name("seed_noise", metric), f"Seed noise by size: {words}", make)
-        if crossed:
-            split = partial(_components, frame, metric)
-            results.table(file_name("seed_split", metric), f"Seed noise by kind of seed: {words}", split)
-
-
-def file_name(prefix: str, metric: str) -> str:
-    """File name of one metric's figure: `chinchilla-heldout-prose-bits_per_byte`."""
-    return "-".join([prefix, *metric.split("/")])
-
-
-def _overrides(frame: pd.DataFrame, name: str) -> set[str]:
+def overrides(frame: pd.DataFrame, name: str) -> set[str]:
+    """Give the values that a frame's points have of one override, as text."""
     values = override_values(frame.drop_duplicates("point"), name)
     return {str(value) for value in values if isinstance(value, str)}
-
-
-def _judge(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
-    table = task_curves(frame, list(tasks))
-    keep = ["model", "metric", "curve", "points", "tokens_last", "value_last", "stderr_last", "chance", "marks"]
-    shown = table.loc[:, [*keep, *(name for name in table.columns if name not in keep)]]
-    shown.attrs = table.attrs
-    return shown
-
-
-def _rules(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    rows: list[dict[str, str]] = []
-    for batch, best in best_rates(frame, metric).groupby("batch_sequences"):
-        if len(best["best_rate"].dropna()) >= 3:
-            rows.append({"batch_sequences": str(batch), "rule": rate_rule(best).describe()})
-    if not rows:
-        raise ValueError("no batch has three sizes with a best rate inside those tried")
-    return pd.DataFrame(rows)
-
-
-def _components(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    parts: list[dict[str, object]] = []
-    for model, rows in frame.groupby("model"):
-        for component in seed_components(rows, metric):
-            parts.append({"model": str(model), **dataclasses.asdict(component), "sd": component.sd})
-    return pd.DataFrame(parts)

@@ -24,14 +24,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import kinds
+from analysis import kinds, study_parts
 from analysis.equivalent import Curve
 from analysis.figures.points import study_name
 from analysis.frames import require_columns
-from analysis.kinds import fit_study
 from analysis.load import FRAME_COLUMNS
 from analysis.report_page import page_of
 from analysis.results import Results
+from analysis.study_parts import fit_study
 from analysis.tables import (
     BITS_PER_BYTE,
     NOT_EVALUATED,
@@ -86,21 +86,21 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     bits = [name for name in kinds.scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")]
     swept = kinds.is_sweep(frame)
     if kinds.is_ablation(frame):
-        kinds.add_ablation(results, frame, bits, curves)
+        study_parts.add_ablation(results, frame, bits, curves)
     if swept:
-        kinds.add_sweep(results, frame, bits)
+        study_parts.add_sweep(results, frame, bits)
     branched = kinds.is_continual(frame)
     if branched:
-        kinds.add_continual(results, frame, bits)
+        study_parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
-        kinds.add_repetition(results, frame, bits)
+        study_parts.add_repetition(results, frame, bits)
     if kinds.is_isoflop(frame):
-        kinds.add_isoflop(results, frame, bits)
+        study_parts.add_isoflop(results, frame, bits)
     if not kinds.is_ablation(frame) and not swept and not branched:
-        kinds.add_token_scaling(results, frame, bits)
+        study_parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
-        kinds.add_fits(results, frame, bits)
-    kinds.add_noise(results, frame, bits)
+        study_parts.add_fits(results, frame, bits)
+    study_parts.add_noise(results, frame, bits)
     return results
 
 

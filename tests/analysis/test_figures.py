@@ -112,7 +112,7 @@ def test_fit_figure_draws_the_law_and_marks_the_held_out(law_frame):
 def test_fit_figure_says_not_identifiable(law_frame):
     few = law_frame[law_frame["params_non_embedding"] > 50_000]
     figure, _ = fit_figure(few, fit_law(Chinchilla(), select_loss(few, BITS), holdout=1e6))
-    assert "not identifiable: 2 distinct params" in figure.legends[0].get_title().get_text()
+    assert "not identifiable: 2 sizes" in figure.legends[0].get_title().get_text()
     assert "not identifiable" in figure.axes[0].get_title(loc="left")
 
 
