@@ -95,7 +95,7 @@ def figure_block(drawn: Drawn) -> str:
     width, _ = drawn.figure.get_size_inches()
     # 62 pixels an inch keep letters of 9 points readable at 8 pixels.
     return (
-        f'<figure id="{html.escape(drawn.name)}" style="--narrow: {width * 62:.0f}px">'
+        f'<figure id="{html.escape(drawn.name)}" style="--narrow: {width * 62:.0f}px; --full: {width * 110:.0f}px">'
         f"<h3>{html.escape(drawn.title)}</h3>"
         '<p class="swipe">Swipe the figure sideways; tap a mark for its lineage.</p>'
         f'<div class="wide">{inline_svg(drawn)}</div>'

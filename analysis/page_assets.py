@@ -18,7 +18,7 @@ figure { margin: 16px 0 28px; }
 figcaption { font-size: .88rem; max-width: 46rem; }
 .wide { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line); border-radius: 6px; }
 figure .wide { background: #fff; padding: 8px; }
-figure svg { display: block; width: 100%; height: auto; }
+figure svg { display: block; width: 100%; max-width: var(--full); height: auto; }
 .swipe { display: none; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -52,7 +52,7 @@ summary { cursor: pointer; color: var(--soft); padding: 4px 0; }
 #lineage select { max-width: 100%; font: inherit; padding: 6px; }
 @media (max-width: 640px) {
   main, header { padding-left: 14px; padding-right: 14px; }
-  figure svg { width: auto; min-width: var(--narrow, 620px); }
+  figure svg { width: auto; max-width: none; min-width: var(--narrow, 620px); }
   .swipe { display: block; font-size: .8rem; color: var(--soft); margin: 4px 0; }
   #lineage { left: 0; right: 0; bottom: 0; width: 100%; max-height: 62vh; border-radius: 12px 12px 0 0; }
 }

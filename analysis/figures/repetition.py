@@ -139,23 +139,23 @@ def _draw_epochs(
         axes.plot(xs, [group.mean for group in same], "--", color=color, linewidth=1, marker=".", zorder=2)
         for x, group in zip(xs, same, strict=True):
             marks.add(axes, x, group.mean, group.rows, panel=panel, role="fresh")
-    if decay is not None:
-        half = 1 + decay * math.log(2)
-        axes.axvline(half, color=style.GREY, linestyle=":", linewidth=1)
-        axes.annotate(
-            f"half-life: {half - 1:.3g} repetitions",
-            (half, 0.97),
-            (3, 0),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            va="top",
-            fontsize=7,
-            color=style.GREY,
-        )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(style.COUNTS)
     axes.set_xlabel("Epochs over the distinct tokens")
+    if decay is not None:
+        _mark_half_life(axes, decay)
     axes.set_title(f"{panel}; dashed: fresh data of the same length")
+
+
+def _mark_half_life(axes: Axes, decay: float) -> None:
+    """Draw a line where a further repetition is worth half, or say that it lies beyond the runs."""
+    repetitions, last = decay * math.log(2), axes.get_xlim()[1]
+    words = f"half-life: {repetitions:.3g} repetitions"
+    if 1 + repetitions < last:
+        axes.axvline(1 + repetitions, color=style.GREY, linestyle=":", linewidth=1)
+    else:
+        words += ", beyond the runs"
+    axes.text(0.98, 0.97, words, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=style.GREY)
 
 
 def _draw_effective(
