@@ -14,6 +14,8 @@ from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Data
 from analysis.law import Array
 
+FEW_A_NUMBER = 10
+"""Groups for each fitted number below which counts of a bootstrap are too coarse for absolute residuals."""
 AT_BOUND = 1e-7
 """Share of a coordinate's box within which it is at the bound."""
 SINGULAR = 1e-11
@@ -26,12 +28,23 @@ def bootstrap_thetas(
     """Coordinates fitted to resampled groups, shape (count, p).
 
     Groups are drawn with replacement, as many as there are. Every replicate is restarted from every distinct minimum,
-    and its best end counts.
+    and its best end counts. Where delta cuts residuals off and there are fewer than `FEW_A_NUMBER` groups a number, groups
+    are weighted by exponential variates instead of counts: counts leave a third of the groups out, a fit of absolute
+    residuals then hangs on a few rows, and 95% intervals of 30 rows held the truth in 98 to 99% of draws.
+
+    References
+    ----------
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 9 (rows drawn whole); Rubin 1981, "The Bayesian
+    Bootstrap"; Rao and Zhao 1992, "Approximation to the Distribution of M-Estimates in Linear Models by Randomly
+    Weighted Bootstrap".
     """
     rng = np.random.default_rng([seed, 1])
     codes = np.unique(np.array(data.groups), return_inverse=True)[1]
     groups = data.num_groups
-    drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=count).astype(np.float64)
+    if np.isfinite(problem.corner) and groups < FEW_A_NUMBER * int((lower < upper).sum()):
+        drawn = groups * rng.dirichlet(np.ones(groups), size=count)
+    else:
+        drawn = rng.multinomial(groups, np.full(groups, 1 / groups), size=count).astype(np.float64)
     weights = drawn[:, codes] * problem.weights
     ends = [minimise(problem, np.repeat(theta[None], count, axis=0), lower, upper, weights) for theta in minima]
     best = np.argmin([end.value for end in ends], axis=0)

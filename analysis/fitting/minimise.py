@@ -197,8 +197,10 @@ def _advance(problem: Problem, state: _State, active: NDArray[np.int64], weights
     # A worn inverse Hessian makes a start seem stuck or finished where it is not, and so does one that gives rows beyond
     # delta a curvature: 200 starts on 24 rows ended in 30 places along one valley. Only the exact one may end a start.
     doubtful = np.union1d(stuck, active[state.converged[active]])
-    _renew(problem, state, doubtful[state.freshness[doubtful] == FRESH], weights, EXACT)
+    was_fresh = doubtful[state.freshness[doubtful] == FRESH]
     _renew(problem, state, doubtful[state.freshness[doubtful] == WORN], weights, FRESH)
+    still = doubtful[(state.freshness[doubtful] == FRESH) & state.converged[doubtful]]
+    _renew(problem, state, np.union1d(was_fresh, still), weights, EXACT)
 
 
 def _resize(state: _State, index: NDArray[np.int64]) -> None:
