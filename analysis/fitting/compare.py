@@ -80,7 +80,7 @@ def _row(fit: Fit) -> dict[str, float]:
     aic = 2 * k - 2 * likelihood
     small = 2 * k * (k + 1) / (fit.n - k - 1) if fit.n > k + 1 else np.inf
     target = problem.target
-    left = np.exp(fit.residuals) * target - target
+    left = np.exp(-fit.residuals) * target - target
     return {
         "n": fit.n,
         "k": k,

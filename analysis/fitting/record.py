@@ -97,8 +97,8 @@ class Fit:
 
     @property
     def residuals(self) -> Array:
-        """Log of predicted over measured, shape (n,)."""
-        return np.log(self.predict(self._columns)) - np.log(self.data.array(self.settings.target))
+        """Log of measured over predicted, shape (n,)."""
+        return np.log(self.data.array(self.settings.target)) - np.log(self.predict(self._columns))
 
     @property
     def holdout_error(self) -> float:
@@ -260,10 +260,18 @@ class Fit:
                 for name, value in self.params.items()
             ]
             lines.append(", ".join(names))
+            lines.append(self._minima_text())
         if self.holdout:
             lines.append(self.holdout.describe())
         left_out = [f"left out: {'; '.join(self.excluded)}"] if self.excluded else []
         return "\n".join([*lines, *self.flags, *left_out])
+
+    def _minima_text(self) -> str:
+        best, *others = self.minima
+        found = f"{len(others) + 1} minima" if others else "one minimum"
+        text = f"{found}; {best.share:.0%} of the starts reached the best"
+        rises = [f"{other.objective / best.objective - 1:+.1%}" for other in others if best.objective > 0]
+        return f"{text}, the others' objectives stand at {', '.join(rises)}" if rises else text
 
     def to_json(self) -> str:
         """Write the record with its data; `from_json` gives it back bit for bit."""

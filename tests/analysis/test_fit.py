@@ -36,6 +36,14 @@ def test_known_coefficients_are_recovered(rows):
     assert fit.minima[0].share > 0.3
     assert fit.excluded == ("32 rows not annealed",)
     assert not fit.multimodal
+    assert "one minimum; " in fit.describe()
+
+
+def test_residuals_are_logs_of_measured_over_predicted():
+    frame = make_rows(noise=0)
+    frame.loc[4, "loss"] *= 1.1
+    fit = fit_law(Chinchilla(), frame, starts=20)
+    assert fit.residuals[4] == pytest.approx(np.log(1.1), rel=0.01)
 
 
 def test_outlier_moves_huber_little_and_mse_much(rows):

@@ -126,6 +126,13 @@ def test_task_laws_are_their_equations():
         TaskAccuracy(chance=1.0)
 
 
+@pytest.mark.parametrize("law", LAWS.values())
+def test_each_law_documents_equation_and_source(law):
+    assert "=" in law.__doc__.splitlines()[0]
+    assert "References" in law.__doc__
+    assert law().equation
+
+
 def test_unknown_law_is_refused():
     with pytest.raises(ValueError, match="no law 'kaplan'; there are: chinchilla"):
         make_law("kaplan")
