@@ -30,7 +30,7 @@ from analysis.law import Array, Law
 
 __all__ = ["Fit", "HeldOut", "Minimum", "compare_laws", "fit_law", "replay"]
 
-WEIGHT = "__weight__"
+WEIGHT = "weights"
 GROUP = "trajectory"
 
 

@@ -164,6 +164,7 @@ def test_wrong_arguments_are_refused_in_a_line():
         ({"group": "run"}, "group names the column 'run'"),
         ({"weights": "w"}, "weights names the column 'w'"),
         ({"weights": [1.0]}, "weights holds 1 numbers for 36 rows"),
+        ({"weights": [0.0] * 36}, "weights is 0 in 36 rows"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             fit_law(Chinchilla(), frame, **arguments)
