@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures.points import Array, Drawing, Group, Marks, draw_groups, group_by, register, study_name
@@ -66,6 +67,7 @@ def repetition_figure(
     sizes = sorted(set(runs["params"].astype(float)))
     metric, marks = str(frame.attrs.get("metric", "loss")), Marks()
     decays = dict(decay) if isinstance(decay, Mapping) else dict.fromkeys(sizes, decay) if decay is not None else {}
+    looks = _looks(runs)
     with style.house_style():
         figure = Figure(figsize=(10.2, 0.9 + 3.8 * len(sizes)), layout="constrained")
         grid = figure.subplots(len(sizes), 2, squeeze=False)
@@ -73,15 +75,16 @@ def repetition_figure(
         for (left, right), size in zip(grid, sizes, strict=True):
             rows = runs.loc[runs["params"].astype(float) == size]
             panel = f"N = {style.count_label(size)}"
-            looks, own = _looks(rows), decays.get(size)
+            own = decays.get(size)
             _draw_epochs(left, rows, panel, looks, marks, own)
             beyond += _draw_effective(right, rows, panel, looks, marks, own)
             left.set_ylabel(f"{style.metric_label(metric)} (lower is better)")
         figure.suptitle(title or f"{study_name(frame)}: what repeated data are worth", x=0.01, ha="left")
-        handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
-            handles,
-            labels,
+            handles=[
+                Line2D([], [], color=color, marker=marker, label=f"{style.count_label(pool)} distinct tokens")
+                for pool, (color, marker) in looks.items()
+            ],
             loc="outside lower left",
             ncols=4,
             title=_caption(decays, beyond),
@@ -131,8 +134,9 @@ def _draw_epochs(
     for pool, (color, marker) in looks.items():
         line = rows.loc[(rows["pool"] == pool)]
         groups = group_by(line, "epochs_seen", "loss")
-        label = f"{style.count_label(pool)} distinct tokens"
-        draw_groups(axes, groups, color, marker=marker, markersize=5.5, label=label, zorder=3)
+        if not groups:
+            continue
+        draw_groups(axes, groups, color, marker=marker, markersize=5.5, zorder=3)
         _mark_groups(marks, axes, groups, panel, "repeated")
         same = [group for group in fresh if pool * 0.95 <= group.x <= pool * 1.05 * groups[-1].x]
         xs = [group.x / pool for group in same]

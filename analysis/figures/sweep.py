@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures.points import (
@@ -17,6 +18,7 @@ from analysis.figures.points import (
     draw_groups,
     group_by,
     model_looks,
+    model_sizes,
     register,
     study_name,
 )
@@ -73,7 +75,7 @@ def sweep_figure(
             axes.set_xlabel(setting)
         grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
         figure.suptitle(title or f"{study_name(frame)}: {setting.split('.')[-1].replace('_', ' ')}", x=0.01, ha="left")
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
+        figure.legend(handles=_handles(runs), loc="outside lower left", ncols=4)
         return figure, marks.points()
 
 
@@ -101,8 +103,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, panel: str, 
         if line.empty:
             continue
         groups = group_by(line, "setting")
-        label = f"{model}: {style.count_label(float(line['params_non_embedding'].iloc[0]))}"
-        draw_groups(axes, groups, color, marker=marker, markersize=5.5, markeredgecolor="white", label=label)
+        draw_groups(axes, groups, color, marker=marker, markersize=5.5, markeredgecolor="white")
         best = (min if lower else max)(groups, key=lambda group: group.mean)
         axes.plot([best.x], [best.mean], "o", markersize=11, markerfacecolor="none", markeredgecolor=color, zorder=4)
         for group in groups:
@@ -111,3 +112,11 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, panel: str, 
     axes.set_xscale("log")
     style.log_axis(axes.xaxis, sorted(set(rows["setting"])))
     axes.set_title(panel if panel != metric else style.metric_label(metric))
+
+
+def _handles(runs: pd.DataFrame) -> list[Line2D]:
+    sizes = model_sizes(runs)
+    return [
+        Line2D([], [], color=color, marker=marker, markersize=5.5, label=f"{model}: {style.count_label(sizes[model])}")
+        for model, (color, marker) in model_looks(runs).items()
+    ]

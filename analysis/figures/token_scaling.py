@@ -81,7 +81,7 @@ def token_scaling_figure(
         points = marks.points()
         figure.suptitle(title or f"{study_name(frame)}: held-out scores against training tokens", x=0.01, ha="left")
         figure.legend(
-            handles=_size_handles(points.loc[points["role"] != "reference"]) + _role_handles(points),
+            handles=_size_handles(frame, points.loc[points["role"] != "reference"]) + _role_handles(points),
             loc="outside lower left",
             ncols=min(4, len(set(points["model"]))),
             title=_caption(frame, points, metrics),
@@ -181,8 +181,9 @@ def _refuse_variants(cooled: pd.DataFrame, metric: str) -> None:
         )
 
 
-def _size_handles(points: pd.DataFrame) -> list[Line2D]:
-    sizes = model_sizes(points)
+def _size_handles(frame: pd.DataFrame, points: pd.DataFrame) -> list[Line2D]:
+    """Say what the models drawn look like; looks are those of the whole frame, whatever was evaluated."""
+    sizes, drawn = model_sizes(frame), set(points["model"].astype(str))
     return [
         Line2D(
             [],
@@ -193,7 +194,8 @@ def _size_handles(points: pd.DataFrame) -> list[Line2D]:
             linewidth=1.8,
             label=f"{model}: {style.count_label(sizes[model])} parameters",
         )
-        for model, (color, marker) in model_looks(points).items()
+        for model, (color, marker) in model_looks(frame).items()
+        if model in drawn
     ]
 
 

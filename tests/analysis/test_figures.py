@@ -86,6 +86,18 @@ def test_missing_is_counted_and_not_drawn(law_frame):
         token_scaling_figure(law_frame, BITS)
 
 
+def test_the_legend_shows_what_is_drawn(law_frame):
+    """Also where the study's smallest model was not evaluated yet."""
+    law_frame.loc[law_frame["model"] == "m0_03", "value"] = math.nan
+    figure, _ = token_scaling_figure(law_frame, BITS)
+    handles = figure.legends[0].legend_handles[:3]
+    lines = {line.get_color(): line for line in figure.axes[0].get_lines() if line.get_linewidth() == 1.8}
+    assert [handle.get_label().split(":")[0] for handle in handles] == ["m0_1", "m0_3", "m1"]
+    for handle, params in zip(handles, (100_000, 300_000, 1_000_000), strict=True):
+        truth = [outputs_tree.bits_per_byte(params, tokens) for tokens in outputs_tree.BUDGETS]
+        assert list(lines[handle.get_color()].get_ydata()) == pytest.approx(truth)
+
+
 def test_variants_and_mixed_studies_are_refused(law_frame):
     twice = pd.concat([law_frame, law_frame.assign(stage="other")])
     with pytest.raises(ValueError, match="share model, tokens and seeds"):
