@@ -117,9 +117,10 @@ class TaskAccuracy(Law):
         distance = inputs["loss"] - middle
         share = 0.5 * (1 - np.tanh(0.5 * k * distance))
         accuracy = self.chance + rise * share
+        # Without chance a far tail underflows to 0, which has no logarithm.
+        accuracy = np.where(accuracy > 0, accuracy, np.nan)
         steep = rise * share * (1 - share) / accuracy
-        with np.errstate(divide="ignore"):
-            return np.log(accuracy), np.stack([share / accuracy, -steep * k * distance, steep * k], axis=1)
+        return np.log(accuracy), np.stack([share / accuracy, -steep * k * distance, steep * k], axis=1)
 
     def starts(self, inputs: Inputs, target: Array, count: int, rng: np.random.Generator) -> Array:
         """Draw starts, shape (count, 3): top above the best accuracy, half-way anywhere in the data or below."""

@@ -67,6 +67,7 @@ def test_tied_and_power_laws_recover_their_numbers():
     [
         (TaskError(), {"eps": 0.8, "k": 2.0, "gamma": 0.9}),
         (TaskAccuracy(chance=0.25), {"top": 0.8, "k": 3.0, "L0": 2.7}),
+        (TaskAccuracy(chance=0.0), {"top": 0.9, "k": 8.0, "L0": 2.4}),
     ],
 )
 def test_task_laws_recover_their_numbers(law, truth):
@@ -75,7 +76,7 @@ def test_task_laws_recover_their_numbers(law, truth):
     for objective in ("huber_log", "mse"):
         fit = fit_law(law, rows, target=law.target, objective=objective, starts=100)
         assert fit.params == pytest.approx(truth, rel=1e-3), objective
-    noisy = rows.assign(**{law.target: rows[law.target] + 0.005 * np.random.default_rng(0).normal(size=30)})
+    noisy = rows.assign(**{law.target: rows[law.target] * (1 + 0.005 * np.random.default_rng(0).normal(size=30))})
     fit = fit_law(law, noisy, target=law.target, objective="mse", starts=50)
     np.testing.assert_allclose(fit.predict(rows), rows[law.target], atol=0.01)
 

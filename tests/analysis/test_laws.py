@@ -122,6 +122,8 @@ def test_task_laws_are_their_equations():
     np.testing.assert_allclose(accuracy, 0.25 + 0.55 / (1 + np.exp(3 * (loss - 2.7))), rtol=1e-12)
     none = TaskError().predict({"eps": 0.8, "k": 2.0, "gamma": 0.9}, {"loss": np.array([0.5])})
     assert np.isnan(none[0])
+    far = TaskAccuracy(0.0).predict({"top": 0.9, "k": 500.0, "L0": 2.0}, {"loss": np.array([9.0])})
+    assert np.isnan(far[0])
     with pytest.raises(ValueError, match=r"chance is 1\.0"):
         TaskAccuracy(chance=1.0)
 
