@@ -26,7 +26,7 @@ from analysis.fitting.minima import Minimum, draw_starts, search_minima
 from analysis.fitting.record import Fit
 from analysis.fitting.settings import DEFAULT_STARTS, Data, Settings, merge_fixed, read_data
 from analysis.frames import check_frame
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 __all__ = ["Fit", "HeldOut", "Minimum", "compare_laws", "fit_law", "replay"]
 

@@ -13,7 +13,7 @@ from analysis.fitting.intervals import SINGULAR, covariance, inside_box
 from analysis.fitting.minima import RIVAL, Search, has_converged
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Data
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 RARE = 0.05
 """Share of starts below which a minimum was hardly found."""

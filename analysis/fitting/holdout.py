@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.fitting.settings import Data, Settings
-from analysis.law import Array
+from analysis.laws.base import Array
 
 
 @dataclass(frozen=True)

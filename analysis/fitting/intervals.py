@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.fitting.minimise import minimise
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Data
-from analysis.law import Array
+from analysis.laws.base import Array
 
 FEW_A_NUMBER = 10
 """Groups for each fitted number below which counts of a bootstrap are too coarse for absolute residuals."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.fitting.minimise import Ends, minimise, polish
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import Settings
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 DISTINCT = 1e-4
 """Largest relative difference of predictions on the fitted rows at which two ends are one minimum."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from analysis.fitting.objectives import Problem
-from analysis.law import Array
+from analysis.laws.base import Array
 
 ARMIJO, WOLFE = 1e-4, 0.9
 """Sufficient decrease and curvature of the line search."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 OBJECTIVES = ("huber_log", "mse", "mae")
 """Sum of Huber on log residuals; mean square and mean absolute value of residuals in the target's unit."""

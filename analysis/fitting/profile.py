@@ -27,7 +27,7 @@ from scipy import optimize, special, stats
 from analysis.fitting.intervals import robust_scale
 from analysis.fitting.minimise import minimise
 from analysis.fitting.objectives import Problem
-from analysis.law import Array
+from analysis.laws.base import Array
 
 DOUBLINGS = 12
 """Times an end is moved outward before it counts as open."""

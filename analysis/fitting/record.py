@@ -23,7 +23,7 @@ from analysis.fitting.minima import RIVAL, Minimum
 from analysis.fitting.objectives import Problem
 from analysis.fitting.sensitivity import PLAIN_FLOPS, sensitivity_table
 from analysis.fitting.settings import Data, Settings
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 Columns = pd.DataFrame | Mapping[str, Any]
 """A frame, or arrays by column."""

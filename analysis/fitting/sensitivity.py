@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.fitting.minima import draw_starts, search_minima
 from analysis.fitting.settings import Data, Settings
-from analysis.law import Array, Law
+from analysis.laws.base import Array, Law
 
 DELTAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
 """Huber deltas in log units, from nearly the absolute value to nearly the square."""

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.fitting.objectives import OBJECTIVES, Problem
-from analysis.law import Array, Law
 from analysis.laws import make_law
+from analysis.laws.base import Array, Law
 
 DEFAULT_STARTS = 200
 """99% of them reach the best minimum of the 240 published points of Hoffmann et al. in 0.3 s."""

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from analysis.ablation import ablation_table, detectable_effect, holm
-from analysis.equivalent import compute_equivalent, curve_of
+from analysis.ablation.equivalent import compute_equivalent, curve_of
 from analysis.fit import fit_law
 from analysis.laws import Chinchilla
 from analysis.overrides import override_of

@@ -172,7 +172,7 @@ def test_pythia():
 
 def test_pythia_sizes_are_those_of_the_architecture():
     """12 L d^2 weights, 13 L d biases and norms, 2 d of the last norm; embeddings untied."""
-    from analysis.published import PYTHIA_SIZES
+    from analysis.reference.published import PYTHIA_SIZES
 
     shapes = {"70m": (6, 512), "160m": (12, 768), "410m": (24, 1024), "1b": (16, 2048), "1.4b": (24, 2048)}
     shapes |= {"2.8b": (32, 2560), "6.9b": (32, 4096), "12b": (36, 5120)}

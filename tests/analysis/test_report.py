@@ -14,11 +14,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.fit import Fit
-from analysis.kinds import slopes_near
-from analysis.page import Drawn, Section, build_page, figure_block, table_block
 from analysis.report import analyse_study, headline_metrics, page_of
-from analysis.results import Results
-from analysis.study_parts import fit_decay
+from analysis.report.kinds import slopes_near
+from analysis.report.page import Drawn, Section, build_page, figure_block, table_block
+from analysis.report.parts import fit_decay
+from analysis.report.results import Results
 
 if "made_studies" not in sys.modules:
     spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))

@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.chance import CHANCE, chance_level, is_higher_better
 from analysis.load import FRAME_COLUMNS
 from analysis.reference import load_pythia
 from analysis.tasks import task_curves
+from analysis.tasks.chance import CHANCE, chance_level, is_higher_better
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TOKENS = [1e9 * 2**power for power in range(9)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.results import Results
+    from analysis.report.results import Results
     from workbench.launch.planning import Facts
 
 SLOPE_STUDY = "token_scaling"
@@ -17,9 +17,9 @@ SLOPE_STUDY = "token_scaling"
 
 def show_results(facts: Facts) -> None:
     """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be."""
-    from analysis.kinds import is_plain
     from analysis.load import load_study
     from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
+    from analysis.report.kinds import is_plain
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
 
@@ -74,8 +74,8 @@ def _print_files(files: list[Path], page: Path) -> None:
 
 def _slopes(frame: pd.DataFrame, uri: str) -> dict[str, float]:
     """Loss against log tokens near an ablation's budget, from the study of token scaling where it has the model."""
-    from analysis.kinds import is_ablation, slopes_near
     from analysis.load import load_study
+    from analysis.report.kinds import is_ablation, slopes_near
 
     if not is_ablation(frame):
         return {}

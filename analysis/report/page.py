@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.lineage import Mark, Source, marks_of
-from analysis.page_assets import CSS, SCRIPT
+from analysis.report.assets import CSS, SCRIPT
 
 _TEXT_CELL = 24
 """Cells longer than this are prose and are set to the left."""

@@ -12,9 +12,9 @@ import pandas as pd
 
 from analysis import style
 from analysis.fit import Fit
-from analysis.page import Section, build_page, figure_block, list_block, table_block, text_block
-from analysis.results import NamedFit, Results
-from analysis.tables import headline_metrics, summary_table
+from analysis.report.page import Section, build_page, figure_block, list_block, table_block, text_block
+from analysis.report.results import NamedFit, Results
+from analysis.report.tables import headline_metrics, summary_table
 
 LEVEL = 0.95
 """Of the intervals shown."""
@@ -36,7 +36,7 @@ def page_of(
     frame
         The frame they were made from.
     baselines
-        Rows below the scores, as `analysis.tables.compression_rows` gives them.
+        Rows below the scores, as `analysis.report.tables.compression_rows` gives them.
     question
         What the study asks, a line.
 

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.blocks import Layout, VariantOf, choose_rates, lay_out, residual_squares
-from analysis.equivalent import Curve, compute_equivalent
+from analysis.ablation.blocks import Layout, VariantOf, choose_rates, lay_out, residual_squares
+from analysis.ablation.equivalent import Curve, compute_equivalent
+from analysis.ablation.significance import detectable_effect, holm
 from analysis.frames import EXCLUDED
-from analysis.significance import detectable_effect, holm
 from analysis.style import lower_is_better
 
 __all__ = ["ablation_table", "detectable_effect", "holm"]
@@ -76,7 +76,7 @@ def ablation_table(
         Probability with which a difference of the size `detectable` is marked.
     curves
         By metric, the baseline's value against its training tokens (a function), or the slope of the value
-        against log tokens there: turns differences into tokens of training (`analysis.equivalent`).
+        against log tokens there: turns differences into tokens of training (`analysis.ablation.equivalent`).
 
     Returns
     -------

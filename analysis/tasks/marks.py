@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.chance import Chance, is_higher_better
 from analysis.style import count_label
+from analysis.tasks.chance import Chance, is_higher_better
 
 Array = NDArray[np.float64]
 MIN_SLOPE_POINTS = 3

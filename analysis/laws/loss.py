@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from analysis.law import Array, Inputs, Law, Parameter, log_sum_exp
+from analysis.laws.base import Array, Inputs, Law, Parameter, log_sum_exp
 
 # Magnitudes beyond which a loss of any language model lies: exp(-12) nats to exp(6), N^3 of 1e9 parameters.
 TINY, LARGE, HUGE = float(np.exp(-12)), float(np.exp(6)), float(np.exp(60))

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from analysis.crossed import (
+from analysis.frames import EXCLUDED, check_frame, select_loss
+from analysis.noise.crossed import (
     POINT,
     RECIPE,
     SEEDS,
@@ -30,7 +31,6 @@ from analysis.crossed import (
     total_variance,
     variance_interval,
 )
-from analysis.frames import EXCLUDED, check_frame, select_loss
 
 __all__ = ["Component", "Trend", "noise_trend", "seed_components", "seed_variance", "variance_interval"]
 
@@ -71,7 +71,7 @@ def seed_variance(
     one model, data set and token count. The interval is that of a variance, s^2 dof / chi^2. Cells off one trunk
     share its seeds, so their deviations are counted as one draw: dof is the number of distinct seeds beyond the
     first of each model, however many token counts each was measured at. Where both kinds of seeds are crossed, runs
-    share them too, and s^2 is that of a run with both drawn anew (`analysis.crossed.total_variance`).
+    share them too, and s^2 is that of a run with both drawn anew (`analysis.noise.crossed.total_variance`).
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from analysis.law import Array, Inputs, Law, Parameter
+from analysis.laws.base import Array, Inputs, Law, Parameter
 
 # Slopes between "a nat changes nothing" and "a hundredth of a nat changes everything".
 SLOPE_LOW, SLOPE_HIGH = 1e-3, 1e3

@@ -18,9 +18,9 @@ import pandas as pd
 
 from analysis.frames import EXCLUDED
 from analysis.load import with_missing
-from analysis.published import PYTHIA_SIZES, PYTHIA_TOKENS_PER_STEP, tinyllama_milestones
-from analysis.reference_facts import REFERENCE_COLUMNS, Checkpoints, Facts, ModelRule, Row, TokenRule, read_facts
-from analysis.result_folder import latest_rows, mixed_notes, read_folder, refuse_mixed_shots, with_shots
+from analysis.reference.facts import REFERENCE_COLUMNS, Checkpoints, Facts, ModelRule, Row, TokenRule, read_facts
+from analysis.reference.folder import latest_rows, mixed_notes, read_folder, refuse_mixed_shots, with_shots
+from analysis.reference.published import PYTHIA_SIZES, PYTHIA_TOKENS_PER_STEP, tinyllama_milestones
 
 __all__ = ["load_lm_eval", "load_pythia", "tinyllama_milestones"]
 

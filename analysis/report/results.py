@@ -15,7 +15,7 @@ from analysis.figures.points import Drawing
 from analysis.figures.save import save_figure
 from analysis.fit import Fit
 from analysis.frames import EXCLUDED
-from analysis.page import Drawn
+from analysis.report.page import Drawn
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.chance import chance_level, is_higher_better
-from analysis.curve_marks import Plateau, Rules, find_chance, find_fall, find_plateau, make_curve, say_marks
 from analysis.frames import EXCLUDED
+from analysis.tasks.chance import chance_level, is_higher_better
+from analysis.tasks.marks import Plateau, Rules, find_chance, find_fall, find_plateau, make_curve, say_marks
 
 CURVE = ["study", "model", "trajectory", "stage", "curve", "seed_init", "seed_data", "metric"]
 FACTS = ["params", "params_non_embedding"]
@@ -55,7 +55,7 @@ def task_curves(
     metrics
         Names of metrics; None takes all whose better direction is known.
     chance
-        Levels of the user's own by metric or task, as in `analysis.chance.chance_level`.
+        Levels of the user's own by metric or task, as in `analysis.tasks.chance.chance_level`.
     noise
         Standard deviation over seeds in the metric's unit, one for all or by metric, as
         `analysis.noise.seed_variance` measures it; None counts the documents' noise alone.
@@ -91,7 +91,7 @@ def task_curves(
     References
     ----------
     Dunn 1961, "Multiple Comparisons Among Means" (Bonferroni's correction); the slope is weighted least squares with
-    known variances. Chance levels: the papers in `analysis.chance.CHANCE`.
+    known variances. Chance levels: the papers in `analysis.tasks.chance.CHANCE`.
     """
     rules = Rules(level, gain, window, noise)
     _check(rules)

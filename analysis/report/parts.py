@@ -13,8 +13,7 @@ import pandas as pd
 
 from analysis import style
 from analysis.ablation import ablation_table
-from analysis.crossed import seed_components
-from analysis.equivalent import Curve
+from analysis.ablation.equivalent import Curve
 from analysis.figures.ablation import ablation_figure
 from analysis.figures.continual import branch_labels, continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
@@ -27,14 +26,15 @@ from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
 from analysis.frames import select_loss
 from analysis.isoflop import compare_approaches
-from analysis.kinds import BASELINE, is_ablation, overrides, scored_metrics
 from analysis.laws import Chinchilla, DataConstrained
-from analysis.loss_laws import TINY
+from analysis.laws.loss import TINY
 from analysis.noise import seed_variance
+from analysis.noise.crossed import seed_components
 from analysis.overrides import override_of, override_values
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
-from analysis.results import Results
-from analysis.tables import headline_metrics
+from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metrics
+from analysis.report.results import Results
+from analysis.report.tables import headline_metrics
 from analysis.tasks import task_curves
 
 BOOTSTRAP = 200

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.law import Array, Inputs, Law, Parameter
-from analysis.loss_laws import Chinchilla, DataConstrained, PowerLaw
-from analysis.task_laws import TaskAccuracy, TaskError
+from analysis.laws.base import Array, Inputs, Law, Parameter
+from analysis.laws.loss import Chinchilla, DataConstrained, PowerLaw
+from analysis.laws.task import TaskAccuracy, TaskError
 
 __all__ = [
     "LAWS",

@@ -14,7 +14,7 @@ from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data
 from analysis.overrides import override_values
 from analysis.rates import RATE
-from analysis.tables import BITS_PER_BYTE, choose_metrics
+from analysis.report.tables import BITS_PER_BYTE, choose_metrics
 
 BASELINE = "base"
 """Name of the variant that the others are compared with."""

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import FRAME_COLUMNS
-from analysis.result_files import ResultFile
+from analysis.reference.files import ResultFile
 
 REFERENCE_COLUMNS = (*FRAME_COLUMNS, "source")
 KEY_COLUMNS = ("model", "revision", "file")

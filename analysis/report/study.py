@@ -24,15 +24,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import kinds, study_parts
-from analysis.equivalent import Curve
+from analysis.ablation.equivalent import Curve
 from analysis.figures.points import study_name
 from analysis.frames import require_columns
 from analysis.load import FRAME_COLUMNS
-from analysis.report_page import page_of
-from analysis.results import Results
-from analysis.study_parts import fit_study
-from analysis.tables import (
+from analysis.report import kinds, parts
+from analysis.report.parts import fit_study
+from analysis.report.results import Results
+from analysis.report.summary import page_of
+from analysis.report.tables import (
     BITS_PER_BYTE,
     NOT_EVALUATED,
     choose_metrics,
@@ -86,21 +86,21 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     bits = [name for name in kinds.scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")]
     swept = kinds.is_sweep(frame)
     if kinds.is_ablation(frame):
-        study_parts.add_ablation(results, frame, bits, curves)
+        parts.add_ablation(results, frame, bits, curves)
     if swept:
-        study_parts.add_sweep(results, frame, bits)
+        parts.add_sweep(results, frame, bits)
     branched = kinds.is_continual(frame)
     if branched:
-        study_parts.add_continual(results, frame, bits)
+        parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
-        study_parts.add_repetition(results, frame, bits)
+        parts.add_repetition(results, frame, bits)
     if kinds.is_isoflop(frame):
-        study_parts.add_isoflop(results, frame, bits)
+        parts.add_isoflop(results, frame, bits)
     if not kinds.is_ablation(frame) and not swept and not branched:
-        study_parts.add_token_scaling(results, frame, bits)
+        parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
-        study_parts.add_fits(results, frame, bits)
-    study_parts.add_noise(results, frame, bits)
+        parts.add_fits(results, frame, bits)
+    parts.add_noise(results, frame, bits)
     return results
 
 

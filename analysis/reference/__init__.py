@@ -1,0 +1,9 @@
+"""Results of others as frames like ours: lm-eval result files from any folder, and published tables."""
+
+from analysis.reference.load import load_lm_eval, load_pythia, tinyllama_milestones
+
+__all__ = [
+    "load_lm_eval",
+    "load_pythia",
+    "tinyllama_milestones",
+]
