@@ -1,6 +1,7 @@
 """The ladder in `conf/model`: sizes, shapes, and counts against models on the meta device."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ LADDER = {
     "m100": 100e6,
     "m300": 300e6,
 }
+BETWEEN = {"m0_015": 0.015e6, "m0_06": 0.06e6, "m0_2": 0.2e6, "m0_6": 0.6e6}
+"""Rungs of `isoflop` between the ladder's."""
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -35,7 +38,7 @@ def load_config(name: str) -> ModelConfig:
 
 
 def test_every_rung_has_a_file():
-    assert set(NAMES) == {*LADDER, "tinyllama_1b"}
+    assert set(NAMES) == {*LADDER, *BETWEEN, "m0_1_gqa", "tinyllama_1b"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,6 +65,20 @@ def test_rungs_have_their_names_size_and_the_ladders_shape(name):
         assert config.num_kv_heads < config.num_heads
     else:
         assert config.num_kv_heads == config.num_heads
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_rungs_between_have_their_names_size(name):
+    config = load_config(name)
+    assert abs(count_parameters(config).non_embedding / BETWEEN[name] - 1) < 0.1
+    assert config.is_llama
+    assert config.num_kv_heads == config.num_heads
+
+
+def test_the_ablations_baseline_is_m0_1_with_grouped_queries():
+    plain, grouped = load_config("m0_1"), load_config("m0_1_gqa")
+    assert grouped == replace(plain, name="m0_1_gqa", num_heads=4, num_kv_heads=2)
+    assert count_parameters(grouped).non_embedding == 92_480
 
 
 def test_tinyllama():

@@ -8,7 +8,7 @@ from workbench.study.identity import model_identity
 
 VARIANTS = sorted(path.stem for path in (CONFIG_DIR / "variant").glob("*.yaml") if path.stem != "base")
 BASES = (
-    ["model=m0_1", "model.num_heads=4", "model.num_kv_heads=2"],
+    ["model=m0_1_gqa"],
     ["model=m30"],
     ["model=tinyllama_1b", "tokenizer=llama2", "tokenizer.path=tokenizer.model"],
 )
@@ -26,6 +26,15 @@ def test_a_variant_is_matched_and_changes_one_factor(compose, variant, base):
     differing = {name for name in before if before[name] != after[name]} - {"mlp_width"}
     weights = [{name: s.weight for name, s in c.data.sources.items()} for c in (plain, changed)]
     assert len(differing) + (weights[0] != weights[1]) == 1
+
+
+@pytest.mark.parametrize("name", ["m100", "tinyllama_1b"])
+def test_the_ablation_takes_any_models_own_heads(compose, name):
+    llama2 = ["tokenizer=llama2", "tokenizer.path=tokenizer.model"]
+    [(_, plain)] = compose([f"model={name}", *llama2])
+    scaled = ["recipe.warmup_tokens=1000", "variant=base", "seed=0", "optimizer.learning_rate=0.001"]
+    [(_, base)] = compose(["experiments=ablation", f"model={name}", *llama2, *scaled])
+    assert base.model == plain.model
 
 
 def test_unmatched_it_keeps_the_width(compose):
