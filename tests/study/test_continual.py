@@ -1,11 +1,9 @@
 """The continual study: one trunk a seed, three domain branches off its end, cooldown by batch."""
 
-import shlex
 from fractions import Fraction
 
 import pytest
 
-from workbench.config.compose import PROJECT_ROOT
 from workbench.data.mixture import Mixture
 from workbench.study.chain import is_annealed
 from workbench.study.plan import plan_study
@@ -82,17 +80,3 @@ def test_the_branches_are_scored_along_their_way(plan):
         assert len(continual.milestones) >= 5
         assert continual.start_tokens < continual.milestones[0] < ramp_end < continual.milestones[1]
         assert len(cooldown.milestones) >= 2
-
-
-def test_the_command_at_full_scale_composes(compose):
-    text = (PROJECT_ROOT / "experiments" / "continual.md").read_text()
-    [command] = [part for part in text.split("\n\n") if "model=tinyllama_1b" in part]
-    program, verb, *overrides = shlex.split(command.replace("\\\n", " "))
-    assert (program, verb) == ("workbench", "plan")
-    points = [config for _, config in compose(overrides)]
-    assert [config.recipe.name for config in points] == list(BRANCHES)
-    plan = plan_study([(config.recipe.name, config) for config in points], ["f" * 16] * len(points))
-    for point in plan.points:
-        basic, continual, cooldown = chain_stages(plan, point)
-        lengths = [basic.end_tokens, continual.end_tokens - basic.end_tokens, cooldown.end_tokens]
-        assert lengths == pytest.approx([1.5e12, 3.5e11, 2e12], rel=1e-4)
