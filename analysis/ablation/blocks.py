@@ -158,11 +158,11 @@ def residual_squares(values: Array) -> tuple[float, int]:
 def _runs(frame: pd.DataFrame, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
     """Cooled-down rows, scored or not: what should be in the table."""
     require_columns(frame, ("annealed",))
-    return _label(frame.loc[frame["annealed"].astype(bool)], variant, rate)
+    return label_runs(frame.loc[frame["annealed"].astype(bool)], variant, rate)
 
 
 def _points(frame: pd.DataFrame, metric: str, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
-    points = _label(check_frame(select_loss(frame, metric), ("loss",), positive=False, minimum=1)[0], variant, rate)
+    points = label_runs(check_frame(select_loss(frame, metric), ("loss",), positive=False, minimum=1)[0], variant, rate)
     counts = sorted({int(tokens) for tokens in points["tokens"]})
     if len(counts) > 1:
         raise ValueError(f"token counts {counts}: an ablation is read at one, choose the rows")
@@ -176,7 +176,19 @@ def _points(frame: pd.DataFrame, metric: str, variant: VariantOf, rate: VariantO
     return points
 
 
-def _label(frame: pd.DataFrame, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
+def label_runs(frame: pd.DataFrame, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
+    """Add what each row is in an ablation: columns _variant (text), _rate (`ANY_RATE` without one) and _seed (text).
+
+    Parameters
+    ----------
+    frame, variant, rate
+        As in `analysis.ablation.ablation_table`.
+
+    Raises
+    ------
+    ValueError
+        The frame lacks a column.
+    """
     require_columns(frame, [name for name in (variant, rate, "seed_init", "seed_data") if isinstance(name, str)])
     seeds = [f"init {i} data {d}" for i, d in zip(frame["seed_init"], frame["seed_data"], strict=True)]
     labels = [str(label) for label in _column(frame, variant)]

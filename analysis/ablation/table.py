@@ -83,8 +83,8 @@ def ablation_table(
     DataFrame
         A row a metric and variant: metric, variant, baseline, mean (of the paired seeds), baseline_mean,
         difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise (sigma), dof,
-        seeds (paired), missing (seeds that are not there, by name; empty where none), rate, rate_at_edge,
-        cross_fitted, params_ratio and flops_ratio (variant over baseline, NaN where not known), tokens, note (what
+        seeds (paired), missing (seeds that are not there, by name; empty where none), rate, baseline_rate (those
+        chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio (variant over baseline, NaN where not known), tokens, note (what
         a reader must know, in words), p_adjusted, correction (with the number of comparisons), alpha, mark
         (`beyond` or `within` the noise, missing without a p), better (`variant` or `baseline`, missing where
         within), detectable (smallest difference found with `power` at alpha, corrected as the smallest p must be),
@@ -158,6 +158,7 @@ def _row(layout: Layout, label: str, noise: _Pooled, level: float) -> dict[str, 
         "seeds": len(pairs),
         "missing": _missing(layout, label),
         "rate": layout.choices[label].rate,
+        "baseline_rate": layout.choices[layout.baseline].rate,
         "rate_at_edge": layout.choices[label].at_edge,
         "cross_fitted": cross_fitted,
         **_ratios(layout, label),

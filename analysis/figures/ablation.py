@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.ablation.blocks import ANY_RATE, VariantOf, label_runs
 from analysis.figures.points import Drawing, Marks, register, study_name
 
 BETTER, WORSE, WITHIN = "#004488", "#bb5566", style.GREY
@@ -26,7 +26,8 @@ def ablation_figure(
     table: pd.DataFrame,
     frame: pd.DataFrame,
     *,
-    variant: str | Callable[[pd.DataFrame], pd.Series] = "model",
+    variant: VariantOf = "model",
+    rate: VariantOf | None = None,
     title: str | None = None,
 ) -> Drawing:
     """Forest plot of an ablation table: differences from the baseline with their intervals, a panel a metric.
@@ -40,9 +41,10 @@ def ablation_figure(
     table
         As `analysis.ablation.ablation_table` gives it.
     frame
-        The tidy frame it was made from; every mark leads to the runs of its variant and of the baseline.
-    variant
-        Column or function that labels the variants, as given to `ablation_table`.
+        The tidy frame it was made from; every mark leads to the runs its difference is the mean of: the variant's
+        and the baseline's, each at the rate chosen for it, of the seeds that both have.
+    variant, rate
+        Columns or functions of the variants' labels and learning rates, as given to `ablation_table`.
     title
         Heading; None names the study.
 
@@ -54,14 +56,15 @@ def ablation_figure(
     Raises
     ------
     ValueError
-        The table is empty.
+        The table is empty, or was made with a `rate` that is not given here.
     """
     if table.empty:
         raise ValueError("the ablation table is empty: nothing to draw")
+    if rate is None and (table[["rate", "baseline_rate"]] != ANY_RATE).to_numpy().any():
+        raise ValueError("the table chose learning rates: give the rate= that it was made with")
     metrics = list(dict.fromkeys(table["metric"]))
     order = list(dict.fromkeys(table["variant"]))
-    labels = frame[variant] if isinstance(variant, str) else variant(frame)
-    cooled = frame.assign(_variant=labels.astype(str)).loc[frame["annealed"] & frame["value"].notna()]
+    cooled = label_runs(frame.loc[frame["annealed"] & frame["value"].notna()], variant, rate)
     marks = Marks()
     with style.house_style():
         width, height = 2.2 + 3.9 * len(metrics), 1.9 + 0.36 * len(order)
@@ -71,9 +74,8 @@ def ablation_figure(
             rows = table.loc[table["metric"] == metric].to_dict("records")
             _draw_panel(axes, rows, order, metric)
             scored = cooled.loc[cooled["metric"] == metric]
-            for row in rows:
-                behind = scored.loc[scored["_variant"].isin([str(row["variant"]), str(row["baseline"])])]
-                place = float(order.index(row["variant"]))
+            for row in (one for one in rows if one["seeds"]):
+                place, behind = float(order.index(row["variant"])), _behind(scored, row)
                 marks.add(axes, float(row["difference"]), place, behind, panel=metric, role="effect")
         baseline = table["baseline"].iloc[0]
         figure.suptitle(title or f"{study_name(frame)}: difference from {baseline}", x=0.01, ha="left")
@@ -86,6 +88,17 @@ def ablation_figure(
             title_fontsize=7.5,
         )
         return figure, marks.points()
+
+
+def _behind(scored: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
+    """Runs that one difference is the mean of."""
+    own, base = (
+        scored.loc[(scored["_variant"] == str(row[name])) & (scored["_rate"] == row[rate])]
+        for name, rate in (("variant", "rate"), ("baseline", "baseline_rate"))
+    )
+    paired = set(own["_seed"]) & set(base["_seed"])
+    both = pd.concat([own, base])
+    return both.loc[both["_seed"].isin(paired)]
 
 
 def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric: str) -> None:

@@ -154,7 +154,8 @@ def _draw_differences(axes: Axes, scored: pd.DataFrame, metric: str, looks: Look
         color, marker, dash = looks[name]
         draw_groups(axes, groups, color, marker=marker, linestyle=dash, markersize=4.5)
         for group in groups:
-            behind = scored.loc[(scored["tokens"] == group.x) & scored["branch"].isin([name, baseline])]
+            paired = scored["trajectory"].isin(group.rows["trajectory"]) & (scored["tokens"] == group.x)
+            behind = scored.loc[paired & scored["branch"].isin([name, baseline])]
             marks.add(axes, group.x, group.mean, behind, panel=metric, role="difference")
     axes.axhline(0, color=style.GREY, linewidth=0.8)
     axes.set_ylabel(f"Difference from {baseline}")

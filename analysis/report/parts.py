@@ -170,7 +170,7 @@ def add_ablation(
     table = results.table("ablation", "Variants against the baseline", make, note)
     if table is not None:
         caption = "Differences from the baseline, paired by seed; filled marks stand out of the seed noise."
-        draw = partial(ablation_figure, table, frame, variant=variant)
+        draw = partial(ablation_figure, table, frame, variant=variant, rate=rate)
         results.draw("ablation", "Variants against the baseline", caption, draw)
 
 

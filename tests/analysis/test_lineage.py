@@ -144,3 +144,57 @@ def test_sources_as_a_table(frame, tmp_path):
     table = source_table(list(read_lineage(path).values()))
     assert len(table) == 32
     assert set(table["run_id"]) == set(frame["run_id"])
+
+
+def at_rates(study):
+    """Every run of an ablation at three rates; `gelu` is best at the highest, the others at the middle one."""
+    runs = []
+    for place, rate in enumerate(("0.004", "0.008", "0.016")):
+        best = study["point"].str.contains("gelu").map({True: 2, False: 1})
+        more = {name: study[name] + f"/{rate}" for name in ("checkpoint", "run_id")}
+        value = study["value"] + 0.05 * (best - place).abs()
+        runs.append(study.assign(point=study["point"] + f",optimizer.learning_rate={rate}", value=value, **more))
+    return pd.concat(runs, ignore_index=True)
+
+
+def test_behind_a_difference_are_its_own_runs_alone(frame):
+    """Each side at the rate chosen for it, and the seeds that both have: nothing else made the number."""
+    study, rate = at_rates(made_studies.ablation(frame)), partial(override_of, key="optimizer.learning_rate")
+    lost = (VARIANT(study) == "base") & (study["seed_init"] == 3)
+    study = study[~lost]
+    table = ablation_table(study, [BITS], baseline="base", variant=VARIANT, rate=rate)
+    _, points = analysis.figures.ablation_figure(table, study, variant=VARIANT, rate=rate)
+    chosen = {"base": "0.008", "gelu": "0.016", "layernorm": "0.008", "more_code": "0.008"}
+    assert set(table["baseline_rate"]) == {"0.008"}
+    assert dict(zip(table["variant"], table["rate"], strict=True)) == {k: v for k, v in chosen.items() if k != "base"}
+    known = study[study["metric"] == BITS].assign(label=VARIANT(study), rate=rate(study))
+    for place, name in enumerate(table["variant"]):
+        sides = [known[(known["label"] == one) & (known["rate"] == chosen[one])] for one in (name, "base")]
+        wanted = pd.concat(sides)
+        rows = points[points["mark"] == f"p{place}"]
+        assert set(rows["run_id"]) == set(wanted.loc[wanted["seed_init"] != 3, "run_id"])
+        assert len(rows) == 2 * table["seeds"][place] == 6
+        own = VARIANT(rows) == name
+        difference = rows.loc[own, "value"].mean() - rows.loc[~own, "value"].mean()
+        assert rows["x"].iloc[0] == pytest.approx(difference)
+    with pytest.raises(ValueError, match="give the rate="):
+        analysis.figures.ablation_figure(table, study, variant=VARIANT)
+
+
+def test_behind_a_branchs_difference_are_its_pairs_alone(frame):
+    """A branch whose trunk has no baseline makes no part of the difference."""
+    study = made_studies.continual(frame)
+    study = study[study["metric"] == BITS]
+    alone = study.assign(
+        trajectory="other",
+        value=study["value"] + 1,
+        run_id=study["run_id"] + "/2",
+        checkpoint=study["checkpoint"] + "/.",
+    )
+    alone["stage"] = alone["stage"].where(study["stage"] != study["trajectory"], "other")
+    alone = alone[~alone["model"].str.endswith("continual_prose")]
+    both = pd.concat([study, alone], ignore_index=True)
+    _, points = analysis.figures.continual_figure(both, [BITS], baseline="continual_prose")
+    behind = points[points["role"] == "difference"]
+    ends = study[study["annealed"]]
+    assert set(behind["run_id"]) == set(ends["run_id"])
