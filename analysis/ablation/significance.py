@@ -36,7 +36,9 @@ def holm(p: Sequence[float]) -> list[float]:
 def detectable_effect(stderr: float, dof: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Smallest true difference that a two-sided t test finds with a given probability.
 
-    Solves P(|T| > t_alpha) = power for T noncentral t with noncentrality difference / stderr.
+    Solves P(|T| > t_alpha) = power for T noncentral t with noncentrality difference / stderr. With T = (Z + shift) / s,
+    a shift of t_alpha s_q + z_q suffices, for s_q and z_q the quantiles of s and Z at q = sqrt(power): the search
+    starts there.
 
     Parameters
     ----------
@@ -56,13 +58,16 @@ def detectable_effect(stderr: float, dof: int, *, alpha: float = 0.05, power: fl
     if not stderr > 0 or dof < 1:
         return math.nan
     critical = float(stats.t.ppf(1 - alpha / 2, dof))
-    low, high = 0.0, 2 * (critical + float(stats.t.ppf(power, dof)) + 1)
+    q = math.sqrt(power)
+    low, high = 0.0, critical * math.sqrt(float(stats.chi2.ppf(q, dof)) / dof) + float(stats.norm.ppf(q))
 
     def found(shift: float) -> float:
-        return float(stats.nct.sf(critical, dof, shift) + stats.nct.cdf(-critical, dof, shift))
+        # SciPy 1.17 gives NaN for the wrong side where that underflows, as at 2 degrees of freedom and a shift of 8.
+        wrong_side = float(np.nan_to_num(stats.nct.cdf(-critical, dof, shift)))
+        return float(stats.nct.sf(critical, dof, shift)) + wrong_side
 
-    # Bisection: the far tail of the noncentral t underflows in what brentq would try first.
+    # Bisection: the far tail of the noncentral t underflows in what brentq would try first. NaN is not "found".
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if found(middle) < power else (low, middle)
+        low, high = (low, middle) if found(middle) >= power else (middle, high)
     return high * stderr

@@ -114,6 +114,17 @@ def test_detectable_effect_is_found_as_often_as_stated():
     assert math.isnan(detectable_effect(math.nan, 0))
 
 
+@pytest.mark.parametrize("power", [0.8, 0.99])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 4, 0.05 / 24])
+@pytest.mark.parametrize("dof", [1, 2, 4, 32])
+def test_detectable_effect_has_its_power_in_the_far_tail(dof, alpha, power):
+    """P(|Z + effect| > t s) by hand, as the mean over 20,000 quantiles of s^2 = chi^2 / dof."""
+    effect = detectable_effect(1.0, dof, alpha=alpha, power=power)
+    bounds = stats.t.ppf(1 - alpha / 2, dof) * np.sqrt(stats.chi2.ppf((np.arange(20_000) + 0.5) / 20_000, dof) / dof)
+    achieved = (stats.norm.sf(bounds - effect) + stats.norm.cdf(-bounds - effect)).mean()
+    assert achieved == pytest.approx(power, abs=1e-4)
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.02, math.nan, 0.6])[::2] == pytest.approx([0.04, 0.6])
