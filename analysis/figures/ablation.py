@@ -91,14 +91,14 @@ def ablation_figure(
 
 
 def _behind(scored: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
-    """Runs that one difference is the mean of."""
+    """Take the runs that one difference is the mean of."""
     own, base = (
         scored.loc[(scored["_variant"] == str(row[name])) & (scored["_rate"] == row[rate])]
         for name, rate in (("variant", "rate"), ("baseline", "baseline_rate"))
     )
     paired = set(own["_seed"]) & set(base["_seed"])
     both = pd.concat([own, base])
-    return both.loc[both["_seed"].isin(paired)]
+    return both.loc[both["_seed"].isin(list(paired))]
 
 
 def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric: str) -> None:

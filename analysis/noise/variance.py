@@ -68,9 +68,10 @@ def seed_variance(
     """Spread of a metric over seeds, pooled within each value of `by`.
 
     s^2 = sum over cells and seeds of (y - mean of the cell)^2 / (sum over cells of (seeds - 1)), where a cell is
-    one model, data set and token count. The interval is that of a variance, s^2 dof / chi^2. Cells off one trunk
-    share its seeds, so their deviations are counted as one draw: dof is the number of distinct seeds beyond the
-    first of each model, however many token counts each was measured at. Where both kinds of seeds are crossed, runs
+    one model, data set and token count. The interval is that of a variance, s^2 dof / chi^2. Cells off the same trunks
+    (`trajectory`) share their seeds, so their deviations are counted as one draw: dof is the number of distinct seeds
+    beyond the first, however many token counts each was measured at and however many branches leave a trunk. In a
+    frame without trajectories all variants of a size count as one draw. Where both kinds of seeds are crossed, runs
     share them too, and s^2 is that of a run with both drawn anew (`analysis.noise.crossed.total_variance`).
 
     Parameters
@@ -173,7 +174,7 @@ def _pooled(group: pd.DataFrame, recipe: list[str], cell: list[str], level: floa
     if pooled.empty:
         nothing = {"sd": math.nan, "low": math.nan, "high": math.nan, "relative": math.nan, "dof": 0.0, "varied": ""}
         return facts | {"mean": float(np.mean(group["loss"].to_numpy(dtype=np.float64)))} | nothing
-    parts = [_of_recipe(rows, cell) for _, rows in pooled.groupby(recipe, dropna=False)]
+    parts = [_of_draw(rows, cell) for _, rows in pooled.groupby(_draws(pooled, recipe))]
     dof = sum(part[1] for part in parts)
     variance = sum(part[0] * part[1] for part in parts) / dof
     mean = float(np.mean(pooled["loss"].to_numpy(dtype=np.float64)))
@@ -192,8 +193,25 @@ def _pooled(group: pd.DataFrame, recipe: list[str], cell: list[str], level: floa
     )
 
 
-def _of_recipe(rows: pd.DataFrame, cell: list[str]) -> tuple[float, float]:
-    """Variance over the seeds of one model and its degrees of freedom, over its token counts together."""
+def _draws(rows: pd.DataFrame, recipe: list[str]) -> pd.Series:
+    """Give each row the number of its draw of the seeds: recipes that share a trajectory are one, and so is what it joins."""
+    own = [column for column in recipe if column != "model"]
+    if "trajectory" not in rows.columns or bool(np.all(rows["trajectory"].isna().to_numpy())):
+        names = rows["model"].astype(str).str.split(" ").str[0] if "model" in recipe else pd.Series(0, rows.index)
+        return rows.groupby([names, *own], dropna=False).ngroup()
+    labels = rows.groupby(recipe, dropna=False).ngroup()
+    # A row without a trajectory shares none.
+    trunks = rows["trajectory"].fillna(pd.Series([f"row {index}" for index in rows.index], index=rows.index))
+    draws = labels
+    while True:
+        joined = draws.groupby(trunks).transform("min").groupby(labels).transform("min")
+        if joined.equals(draws):
+            return draws
+        draws = joined
+
+
+def _of_draw(rows: pd.DataFrame, cell: list[str]) -> tuple[float, float]:
+    """Variance over the seeds of one draw and its degrees of freedom, over its cells together."""
     grids = [
         part.pivot(index=SEEDS[0], columns=SEEDS[1], values="loss") for _, part in rows.groupby(cell, dropna=False)
     ]

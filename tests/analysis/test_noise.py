@@ -45,6 +45,24 @@ def test_token_counts_off_one_trunk_are_one_draw():
     assert (table["low"][0], table["high"][0]) == pytest.approx((math.sqrt(low), math.sqrt(high)))
 
 
+def test_branches_off_one_trunk_are_one_draw():
+    """Three branches of two seeds leave two trunks: one degree of freedom, not three."""
+    branches = ("m recipe=a", "m recipe=b", "m recipe=c")
+    rows = [point(b, 100, 1, s, s, s + 5.0 * i, trajectory=f"t{s}") for i, b in enumerate(branches) for s in range(2)]
+    table = seed_variance(pd.DataFrame(rows), LOSS)
+    assert table["dof"].tolist() == [1]
+    assert table["sd"].tolist() == [pytest.approx(math.sqrt(0.5))]
+    assert table["cells"].tolist() == [3]
+    unknown = seed_variance(pd.DataFrame(rows).drop(columns="trajectory"), LOSS)
+    assert unknown["dof"].tolist() == [1]
+    # Trunks of their own are draws of their own, and one branch with a foot on both joins them.
+    apart = [{**row, "trajectory": f"{row['model']} {row['seed_init']}"} for row in rows]
+    assert seed_variance(pd.DataFrame(apart), LOSS)["dof"].tolist() == [3]
+    joined = [*apart, point("m recipe=d", 100, 1, 0, 0, 1.0, trajectory=apart[0]["trajectory"])]
+    joined += [point("m recipe=d", 100, 1, 1, 1, 2.0, trajectory=apart[3]["trajectory"])]
+    assert seed_variance(pd.DataFrame(joined), LOSS)["dof"].tolist() == [2]
+
+
 def test_interval_covers_the_truth():
     """Of 2,000 draws of five normal seeds, 95% of the intervals hold the variance."""
     rng = np.random.default_rng(0)
