@@ -12,7 +12,7 @@ from scipy import stats
 from analysis.fitting.intervals import SINGULAR, covariance, inside_box
 from analysis.fitting.minima import RIVAL, Search, has_converged
 from analysis.fitting.objectives import Problem
-from analysis.fitting.settings import Data
+from analysis.fitting.settings import DATA_SET, Data
 from analysis.laws.base import Array, Law
 
 RARE = 0.05
@@ -76,7 +76,7 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
     numbers = int(free.sum())
     if problem.n <= 2 * numbers:
         flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
-    return (*flags, *_uneven(problem, theta, numbers))
+    return (*flags, *_several_data_sets(law, data), *_uneven(problem, theta, numbers))
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
@@ -89,6 +89,27 @@ def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, dat
         if share > AT_BOUND_OFTEN:
             flags.append(f"{name} runs to a bound in {share:.0%} of the bootstrap replicates: its interval ends there")
     return tuple(flags)
+
+
+def _several_data_sets(law: Law, data: Data) -> list[str]:
+    """Say that rows differ in what a law of N and D does not know: their data, or how often they saw them."""
+    if not set(COUNTED) & set(law.inputs):
+        return []
+    flags: list[str] = []
+    sets = set(data.columns.get(DATA_SET, ()))
+    if len(sets) > 1:
+        flags.append(f"the rows are of {len(sets)} data sets (data_fingerprint): the law takes them for one")
+    if "unique_tokens" in data.columns and "unique_tokens" not in law.inputs:
+        points = list(zip(*(data.columns[name] for name in law.inputs), strict=True))
+        told = dict(zip(points, data.columns["unique_tokens"], strict=True))
+        differ = {p for p, unique in zip(points, data.columns["unique_tokens"], strict=True) if told[p] != unique}
+        count = sum(point in differ for point in points)
+        if count:
+            flags.append(
+                f"{count} rows agree in {_and(list(law.inputs))} and differ in unique_tokens: the law takes repeated "
+                "tokens for fresh ones"
+            )
+    return flags
 
 
 def _at_bounds(law: Law, theta: Array, free: NDArray[np.bool_]) -> list[str]:

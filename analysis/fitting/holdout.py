@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fitting.settings import Data, Settings
+from analysis.fitting.settings import DATA_SET, Data, Settings
 from analysis.laws.base import Array
 
 
@@ -35,7 +35,7 @@ class HeldOut:
     baselines: dict[str, tuple[float, float]]
     """By name, the same two errors of a prediction without the law."""
     seed_noise: float | None
-    """Relative standard deviation of runs that agree in all inputs; None where no run was repeated."""
+    """Relative standard deviation of runs that agree in all inputs and their data; None where no run was repeated."""
 
     @property
     def relative_errors(self) -> tuple[float, ...]:
@@ -100,11 +100,15 @@ def judge_holdout(settings: Settings, seen: Data, unseen: Data, predicted: Array
 
 
 def seed_noise(*parts: Data, names: tuple[str, ...], target: str) -> float | None:
-    """Pooled standard deviation of the log target among rows that agree in all inputs; None without such rows."""
+    """Pooled standard deviation of the log target among rows that agree in all inputs; None without such rows.
+
+    Rows of other data, or of other distinct tokens among as many, are no repeats.
+    """
     runs: dict[tuple[float, ...], list[float]] = {}
     for data in parts:
+        same = [*names, *(name for name in (DATA_SET, "unique_tokens") if name in data.columns)]
         for row, value in zip(
-            zip(*(data.columns[name] for name in names), strict=True), data.array(target), strict=True
+            zip(*(data.columns[name] for name in same), strict=True), data.array(target), strict=True
         ):
             runs.setdefault(row, []).append(float(np.log(value)))
     squares = sum(float(((np.array(values) - np.mean(values)) ** 2).sum()) for values in runs.values())

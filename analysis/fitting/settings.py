@@ -19,8 +19,10 @@ from analysis.laws.base import Array, Law
 
 DEFAULT_STARTS = 200
 """99% of them reach the best minimum of the 240 published points of Hoffmann et al. in 0.3 s."""
-EXTRA_COLUMNS = ("params", "tokens", "params_all", "params_non_embedding", "flops")
-"""Columns kept beside a law's own: other conventions of N and of FLOPs, for `Fit.sensitivity`."""
+EXTRA_COLUMNS = ("params", "tokens", "params_all", "params_non_embedding", "flops", "unique_tokens")
+"""Columns kept beside a law's own: other conventions of N and of FLOPs, for `Fit.sensitivity`, and what repeats."""
+DATA_SET = "data_set"
+"""Column with the number of each row's data set, from 1, by the frame's `data_fingerprint`."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def read_data(rows: pd.DataFrame, law: Law, target: str, group: str, weights: Ar
         for name in dict.fromkeys(names)
         if name in (*law.inputs, target) or _is_known(rows[name].tolist())
     }
+    if "data_fingerprint" in rows and bool(np.any(rows["data_fingerprint"].notna().to_numpy())):
+        codes, _ = pd.factorize(rows["data_fingerprint"], use_na_sentinel=False)
+        columns[DATA_SET] = tuple(float(code) + 1 for code in codes)
     return Data(columns, _groups(rows, group), tuple(float(weight) for weight in weights))
 
 

@@ -78,6 +78,21 @@ def test_seed_noise_is_measured_where_runs_are_repeated():
     assert "seed noise not known" in alone.describe()
 
 
+def test_other_data_are_no_seeds():
+    """The same sizes and budgets once more on other text, 10% worse, and on text repeated four times, 5% worse."""
+    frame = make_rows().assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
+    other = frame.assign(loss=frame["loss"] * 1.1, data_fingerprint="b")
+    repeated = frame.assign(loss=frame["loss"] * 1.05, unique_tokens=frame["tokens"] / 4)
+    fit = fit_law(Chinchilla(), pd.concat([frame, other]), holdout=1e10, starts=20)
+    assert fit.holdout.seed_noise is None
+    assert any(flag.startswith("the rows are of 2 data sets (data_fingerprint)") for flag in fit.flags)
+    assert replay(fit) == fit
+    fit = fit_law(Chinchilla(), pd.concat([frame, repeated]), holdout=1e10, starts=20)
+    assert fit.holdout.seed_noise is None
+    assert any("rows agree in params and tokens and differ in unique_tokens" in flag for flag in fit.flags)
+    assert "data" not in " ".join(fit_law(Chinchilla(), frame, starts=20).flags)
+
+
 def test_holdout_by_another_column_and_wrong_ones():
     frame = make_rows()
     fit = fit_law(Chinchilla(), frame, holdout={"tokens": 2e11}, starts=20)
