@@ -9,7 +9,7 @@ import pytest
 from workbench.cli.plan import print_plan
 from workbench.config.schema import BudgetConfig
 from workbench.launch.cost import check_cluster_budget, cluster_work
-from workbench.launch.planning import make_facts
+from workbench.launch.planning import make_facts, prepare_data
 from workbench.launch.study import check_before_start
 
 # Ten tokens a second: a stage of 8,192 tokens takes 819.2 s, and one of 2,048 a quarter of that.
@@ -120,3 +120,21 @@ def test_plan_for_scripts(plan):
     assert set(values["cluster"]["stages"]) == {stage["id"] for stage in values["stages"]}
     assert all(stage["minutes"] > 0 and stage["nodes"] == 1 for stage in values["cluster"]["stages"].values())
     assert json.loads(plan(json=True))["cluster"] is None
+
+
+def test_distinct_tokens_beyond_the_store_are_refused_before_training(facts_of, plan):
+    beyond = ["data.unique_tokens=100000000"]
+    with pytest.raises(ValueError, match=r"unique_tokens=100000000 gives source 'code' 30000000 .* the store has \d+:"):
+        prepare_data(facts_of(*beyond), print)
+    assert "the store has" in plan(*beyond)
+    [code, prose] = json.loads(plan(*beyond, json=True))["notes"]
+    assert prose.startswith("source 'prose'")
+    assert code.startswith("source 'code'")
+
+
+def test_a_sources_own_distinct_tokens_are_the_most_and_plan_says_so(facts_of, plan):
+    most = "data.sources.prose.unique_tokens=100000000"
+    prepare_data(facts_of(most), print)
+    [note] = json.loads(plan(most, json=True))["notes"]
+    assert note.startswith("source 'prose'")
+    assert json.loads(plan("data.sources.prose.unique_tokens=3200", json=True))["notes"] == []

@@ -84,6 +84,17 @@ def test_distinct_tokens_are_divided_by_weight(compose):
         }
 
 
+def test_distinct_tokens_need_one_mixture_and_a_weight_for_every_source(compose):
+    with pytest.raises(ValueError, match=r"unique_tokens=128000 .* recipe phase 'continual'"):
+        chain_of(compose, "data.unique_tokens=128000", "recipe=three_stage")
+    with pytest.raises(ValueError, match=r"unique_tokens=128000 .* \['code'\]"):
+        chain_of(compose, "data.unique_tokens=128000", "data.sources.code.weight=0")
+    with pytest.raises(ValueError, match=r"unique_tokens=128000 .* \['code'\]"):
+        chain_of(compose, "data.unique_tokens=128000", "+variant.mixture={prose: 1}")
+    _, chain = chain_of(compose, "data.unique_tokens=128000", "variant=more_code")
+    assert {source.unique_tokens for source in chain[0].stream.sources.values()} == {64000}
+
+
 def test_distinct_tokens_that_leave_a_source_nothing_are_refused(compose):
     with pytest.raises(ValueError, match="unique_tokens=300 leaves a source"):
         chain_of(compose, "data.unique_tokens=300")

@@ -32,6 +32,8 @@ def print_plan(parsed: argparse.Namespace) -> int:
         _print_local(values, here)
     else:
         _print_cluster(facts, values, work)
+    for note in values["notes"]:
+        print(note)
     return 0
 
 

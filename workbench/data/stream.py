@@ -65,6 +65,7 @@ class _Source:
                 f"source {name!r}: unique_tokens={config.unique_tokens} is less than a context of {context}"
             )
         self.name, self.tokens, self.config, self.context = name, tokens, config, context
+        self.stored, self.wanted = stored, wanted
         self.windows = min(stored, wanted)
         self._key = f"{stream.seed}|{name}"
         self._base = Permutation(stored, f"{self._key}|base")
@@ -157,6 +158,11 @@ class Stream:
             )
             for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True)
         }
+
+    def shortages(self) -> dict[str, tuple[int, int]]:
+        """Distinct tokens asked for and there, of each source whose `unique_tokens` exceed what the store has."""
+        context = self.config.context_tokens
+        return {s.name: (s.wanted * context, s.stored * context) for s in self._sources if s.wanted > s.stored}
 
     def check(self, stop: int) -> None:
         """Refuse sequences [0, stop) if they repeat a source more than allowed.

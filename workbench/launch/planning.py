@@ -71,7 +71,8 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
     Raises
     ------
     ValueError
-        A stage asks for more tokens than exist without allowing repetition; both numbers are named.
+        A stage asks for more tokens than exist without allowing repetition, or `data.unique_tokens` for more
+        distinct ones than exist; both numbers are named.
     """
     for fingerprint, config in stores(facts.plan).items():
         if not (facts.layout.data(fingerprint) / "manifest.json").exists():
@@ -80,6 +81,19 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
     for node in facts.plan.nodes.values():
         stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
         stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)
+    for point in facts.plan.points:
+        _check_unique_tokens(facts, point)
+
+
+def _check_unique_tokens(facts: Facts, point: Point) -> None:
+    """Refuse a point whose `data.unique_tokens` its store lacks: it would be another point's twin."""
+    asked = point.config.data.unique_tokens
+    stream = None if asked is None else _stream(facts, point)
+    for name, (wanted, stored) in (stream.shortages() if stream else {}).items():
+        raise ValueError(
+            f"data.unique_tokens={asked} gives source {name!r} {wanted} tokens, but the store has {stored}: "
+            f"raise data.sources.{name}.max_bytes, or lower data.unique_tokens"
+        )
 
 
 def stores(plan: Plan) -> dict[str, Config]:
@@ -93,11 +107,27 @@ def _open(layout: Layout, stage: Stage) -> Prepared:
 
 def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
     """Count what a point draws from each source, exactly; None while its data is not prepared."""
+    stream = _stream(facts, point)
+    return None if stream is None else stream.counts(point.tokens // stream.config.context_tokens)
+
+
+def _stream(facts: Facts, point: Point) -> Stream | None:
+    """Stream of a point's whole chain; None while its data is not prepared."""
     stage = facts.plan.nodes[point.chain[-1][0]].stage
     if not (facts.layout.data(stage.stream.data_fingerprint) / "manifest.json").exists():
         return None
-    stream = Stream(_open(facts.layout, stage), stage.stream)
-    return stream.counts(point.tokens // stage.stream.context_tokens)
+    return Stream(_open(facts.layout, stage), stage.stream)
+
+
+def unique_token_notes(facts: Facts) -> list[str]:
+    """Lines on sources whose `unique_tokens` exceed what the prepared stores have, so that all of them are used."""
+    streams = [stream for point in facts.plan.points if (stream := _stream(facts, point)) is not None]
+    notes = [
+        f"source {name!r}: unique_tokens={wanted} exceed what the store has: all of its {stored} tokens count"
+        for stream in streams
+        for name, (wanted, stored) in stream.shortages().items()
+    ]
+    return list(dict.fromkeys(notes))
 
 
 @dataclass(frozen=True)
@@ -223,6 +253,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "hours": work.hours,
         "disk_bytes": work.disk_bytes,
         "workers": work.workers,
+        "notes": unique_token_notes(facts),
     }
 
 

@@ -124,7 +124,10 @@ def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]
 
 
 def _divide(unique_tokens: int | None, weights: dict[str, float], context_tokens: int) -> dict[str, int]:
-    """Distinct tokens of each source, whole sequences, in the ratio in which the mixture draws them."""
+    """Distinct tokens of each source, whole sequences, in the ratio of the weights.
+
+    That is the ratio in which they are drawn: `Config` refuses `data.unique_tokens` beside phases that set a mixture.
+    """
     if unique_tokens is None:
         return {}
     shares = exact_weights(weights)

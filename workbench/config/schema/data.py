@@ -35,7 +35,8 @@ class SourceConfig:
     heldout_bytes: int = 200_000
     """Held-out text aimed at, in UTF-8 bytes; it does not depend on `max_bytes`."""
     unique_tokens: int | None = None
-    """Distinct training tokens used at the most; None uses all. Smaller budgets are nested in larger."""
+    """Distinct training tokens used at the most; None uses all, and `plan` says where all are fewer. Smaller
+    budgets are nested in larger."""
     max_epochs: float | None = 1.0
     """How often a token may be seen; None allows any repetition."""
 
@@ -65,7 +66,8 @@ class DataConfig:
     """Documents shorter than this are dropped."""
     unique_tokens: int | None = None
     """Distinct training tokens of all sources together, divided among them by their weights, so that all are
-    repeated alike; None leaves each source its own. Smaller budgets are nested in larger."""
+    repeated alike; None leaves each source its own. Smaller budgets are nested in larger. Refused beside phases that
+    set a mixture, with a weight of 0, and (before training) where a store holds fewer."""
     overlap_lines: int = 5
     """Training text loses every run of this many non-blank lines (white space folded) that occurs in a
     held-out document."""

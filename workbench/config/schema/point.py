@@ -106,3 +106,22 @@ class Config:
                 raise ValueError(
                     f"{where} mixes in {sorted(unknown)}, but data.sources are {sorted(self.data.sources)}"
                 )
+        if self.data.unique_tokens is not None:
+            self._check_unique_tokens(self.data.unique_tokens)
+
+    def _check_unique_tokens(self, unique_tokens: int) -> None:
+        """Refuse to divide distinct tokens by weights that are not those of the whole training."""
+        own = "set data.sources.<source>.unique_tokens instead"
+        phases = [phase.name for phase in self.recipe.phases if phase.mixture is not None]
+        if phases:
+            raise ValueError(
+                f"data.unique_tokens={unique_tokens} is divided by one mixture, but recipe phase {phases[0]!r} sets "
+                f"another: {own}"
+            )
+        weights = self.variant.mixture or {name: source.weight for name, source in self.data.sources.items()}
+        without = sorted(name for name in self.data.sources if not weights.get(name))
+        if without:
+            raise ValueError(
+                f"data.unique_tokens={unique_tokens} gives nothing to {without}, whose weight is 0: take them out of "
+                f"data.sources, or {own}"
+            )
