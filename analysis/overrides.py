@@ -9,6 +9,7 @@ A checkpoint that several points share names them all, joined by `" | "`.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import pandas as pd
 
@@ -77,6 +78,41 @@ def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
         for model, variant in zip(frame["model"], variants, strict=True)
     ]
     return frame.assign(model=labels)
+
+
+def base_models(frame: pd.DataFrame) -> pd.Series:
+    """Models without what `label_variants` added.
+
+    Parameters
+    ----------
+    frame
+        With the column `model`.
+    """
+    return frame["model"].astype(str).str.split(" ").str[0]
+
+
+def refuse_pooled(frame: pd.DataFrame, known: Collection[str], what: str) -> None:
+    """Raise `ValueError` where rows that are to be one differ by an override beside model, budget, seeds and `known`.
+
+    Parameters
+    ----------
+    frame
+        With the columns point and model; rows of one model.
+    known
+        Names of overrides that may differ.
+    what
+        What the rows are to be, such as `a line of learning rates`, for the message.
+    """
+    names = {name for points in set(frame["point"].astype(str)) for name in _names(points)}
+    for name in sorted(names - {*AXES, *known}):
+        values = sorted({str(value) for value in override_values(frame, name) if isinstance(value, str)})
+        if len(values) > 1:
+            model = str(frame["model"].iloc[0]).split(" ")[0]
+            raise ValueError(f"{what} of {model} would pool {name}={', '.join(values)}: choose the rows of one")
+
+
+def _names(points: str) -> set[str]:
+    return {name for point in points.split(" | ") for name in _overrides(point)}
 
 
 def _overrides(point: str) -> dict[str, str]:

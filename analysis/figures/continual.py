@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures.points import Drawing, Marks, direction, draw_groups, group_by, register, study_name
+from analysis.overrides import base_models, refuse_pooled
 
 TRUNK = "trunk"
 """The part of the chain that all branches share."""
@@ -51,9 +52,14 @@ def continual_figure(
     Raises
     ------
     ValueError
-        Fewer than two branches share a trunk, a metric was evaluated on no checkpoint, or there is no such branch.
+        Fewer than two branches share a trunk, there are several models or trunks that differ by more than seeds, a
+        metric was evaluated on no checkpoint, or there is no such branch.
     """
+    models = sorted(set(base_models(frame)))
+    if len(models) > 1:
+        raise ValueError(f"the frame holds the models {', '.join(models)}: choose the rows of one")
     runs = frame.assign(branch=branch_labels(frame))
+    refuse_pooled(runs.loc[runs["branch"] == TRUNK], (), "the trunk")
     names = sorted(set(runs["branch"]) - {TRUNK})
     if len(names) < 2:
         raise ValueError(f"branches {names}: two or more that share a trunk are needed")
