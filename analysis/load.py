@@ -23,6 +23,7 @@ eval_id               evaluation that gave the value; None where there is none
 checkpoint            directory of the checkpoint
 commit                git commit that trained it
 data_fingerprint      prepared data it was trained on
+mixture               weights of its sources, JSON as in `stage.yaml`
 ====================  =====================================================================================
 """
 
@@ -33,7 +34,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ FRAME_COLUMNS = (
     "checkpoint",
     "commit",
     "data_fingerprint",
+    "mixture",
 )
 LARGEST_STORED = 1.7976931348623157e308
 """MLflow's stand-in for infinity."""
@@ -116,8 +118,10 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     """
     client, experiment = _open_study(name, tracking_uri)
     rows: list[dict[str, Any]] = []
-    for model in _checkpoints(client, experiment):
+    runs = {run.info.run_id: run.data.params for run in _stage_runs(client, experiment)}
+    for model in _checkpoints(client, experiment, runs):
         facts = _checkpoint_facts(name, model)
+        facts["mixture"] = runs[str(model.source_run_id)].get("stream.mixture")
         results = _latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
@@ -158,7 +162,8 @@ def load_documents(
     task = "_".join(metric.split("/")[:-1])
     wanted = None if models is None else set(models)
     parts: list[pd.DataFrame] = []
-    for model in _checkpoints(client, experiment):
+    runs = {run.info.run_id for run in _stage_runs(client, experiment)}
+    for model in _checkpoints(client, experiment, runs):
         facts = _checkpoint_facts(name, model)
         result = _latest_results(model).get(metric)
         if result is None or (wanted is not None and facts["model"] not in wanted):
@@ -284,9 +289,8 @@ def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]
     return client, experiment.experiment_id
 
 
-def _checkpoints(client: MlflowClient, experiment: str) -> list[LoggedModel]:
-    """Checkpoints of the stages in the study's latest plan."""
-    runs = {run.info.run_id for run in _stage_runs(client, experiment)}
+def _checkpoints(client: MlflowClient, experiment: str, runs: Collection[str]) -> list[LoggedModel]:
+    """Checkpoints that these runs made."""
     found: list[LoggedModel] = []
     token = None
     while True:

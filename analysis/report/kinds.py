@@ -5,16 +5,18 @@
 # (pandas is typed in part)
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
 
-from analysis.figures.continual import has_branches
+from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data
 from analysis.overrides import override_values
 from analysis.rates import RATE
 from analysis.report.tables import BITS_PER_BYTE, choose_metrics
+from analysis.style import count_label
 
 BASELINE = "base"
 """Name of the variant that the others are compared with."""
@@ -38,8 +40,27 @@ def is_sweep(frame: pd.DataFrame) -> bool:
 
 
 def is_continual(frame: pd.DataFrame) -> bool:
-    """Whether branches of different recipes share a trunk."""
-    return has_branches(frame)
+    """Whether branches that share a trunk are trained on different data; where that is not known they are not."""
+    return has_branches(frame) and _data_differs(frame)
+
+
+def _data_differs(frame: pd.DataFrame) -> bool:
+    """Whether two branches off one trunk draw from other prepared data, or with other weights."""
+    branches = frame.assign(branch=branch_labels(frame)).loc[frame["stage"] != frame["trajectory"]]
+    for _, rows in branches.groupby("trajectory"):
+        data = [_weights(*pair) for pair in zip(rows["data_fingerprint"], rows["mixture"], strict=True)]
+        found = rows.assign(data=data).groupby("branch")["data"].agg(frozenset)
+        if len(set(found)) > 1:
+            return True
+    return False
+
+
+def _weights(data: object, mixture: object) -> str:
+    """Say what is drawn, whenever it begins: shares of the sources of each part of a mixture."""
+    parts = json.loads(mixture) if isinstance(mixture, str) else []
+    weights: list[dict[str, float]] = [part["weights"] for part in parts]
+    shares = [{name: round(one[name] / sum(one.values()), 9) for name in sorted(one)} for one in weights]
+    return f"{data} {shares}"
 
 
 def is_repetition(frame: pd.DataFrame) -> bool:
@@ -53,8 +74,23 @@ def is_isoflop(frame: pd.DataFrame) -> bool:
 
 
 def is_plain(frame: pd.DataFrame) -> bool:
-    """Whether a law of N and D alone can describe the cooled-down points."""
-    return not (is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame))
+    """Whether a law of N and D alone can describe the cooled-down points: one variant of each size, fresh data."""
+    return not (is_special(frame) or pooled_variants(frame))
+
+
+def is_special(frame: pd.DataFrame) -> bool:
+    """Whether a study is of something else than N and D, so that no law of them is looked for."""
+    return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame)
+
+
+def pooled_variants(frame: pd.DataFrame) -> str:
+    """Name the first size that several variants share, which one law would pool; empty where there is none."""
+    cooled = frame.loc[frame["annealed"].astype(bool) & frame["value"].notna()]
+    for size, rows in cooled.groupby("params_non_embedding"):
+        labels = sorted(set(rows["model"].astype(str)))
+        if len(labels) > 1:
+            return f"N = {count_label(float(str(size)))} is {len(labels)} variants ({', '.join(labels)})"
+    return ""
 
 
 def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:

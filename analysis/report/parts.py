@@ -30,7 +30,7 @@ from analysis.laws import Chinchilla, DataConstrained
 from analysis.laws.loss import TINY
 from analysis.noise import seed_variance
 from analysis.noise.crossed import seed_components
-from analysis.overrides import override_of, override_values
+from analysis.overrides import base_models, override_of, override_values
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metrics
 from analysis.report.results import Results
@@ -86,8 +86,6 @@ def add_fits(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None
         results.draw(
             name, f"Fitted law: {words}", "Measured points and the fitted law.", partial(fit_figure, frame, fit)
         )
-        if not fit.identifiable:
-            continue
         for kind, title, caption, draw in (
             ("surface", "Loss surface", "Lines of equal fitted loss over size and tokens.", loss_surface_figure),
             ("diagnostics", "Residuals", "What the fitted law leaves.", diagnostics_figure),
@@ -123,7 +121,7 @@ def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -
             label = style.count_label(size)
             name = f"{file_name('data_constrained', metric)}-{label}"
             fit = results.fit(name, f"{words}, N = {label}", partial(fit_decay, own))
-            if fit is not None and fit.identifiable:
+            if fit is not None:
                 decays[size] = fit.params["R_D"]
         caption = "Loss against epochs, and the fresh tokens that would give the same loss."
         make = partial(repetition_figure, rows, decay=decays)
@@ -147,14 +145,18 @@ def fit_decay(rows: pd.DataFrame) -> Fit:
 
 def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
     """Show what branches learn and forget, beside the branch that goes on with the trunk's first domain."""
-    names = sorted(set(branch_labels(frame)))
+    models = base_models(frame)
     first = bits[0].split("/")[1] if bits else ""
-    baseline = next((name for name in names if name.endswith(first)), None)
-    make = partial(continual_figure, frame, bits, baseline=baseline)
-    caption = (
-        "Held-out loss of each domain against tokens; below, the difference from the branch that goes on as before."
-    )
-    results.draw("continual", "What branches learn and forget", caption, make)
+    for model in sorted(set(models)):
+        rows = frame.loc[models == model]
+        names = sorted(set(branch_labels(rows)))
+        baseline = next((name for name in names if name.endswith(first)), None) if first else None
+        make = partial(continual_figure, rows, bits, baseline=baseline)
+        caption = "Held-out loss of each domain against tokens"
+        caption += "; below, the difference from the branch that goes on as before." if baseline else "."
+        alone = models.nunique() == 1
+        name, title = "continual" if alone else f"continual-{model}", "What branches learn and forget"
+        results.draw(name, title if alone else f"{title}: {model}", caption, make)
 
 
 def add_ablation(

@@ -72,11 +72,14 @@ class Results:
         self.drawn.append(Drawn(name, title, caption, figure, points))
 
     def fit(self, name: str, title: str, make: Callable[[], Fit]) -> Fit | None:
-        """Add a fit, or the reason why there is none."""
+        """Add a fit, or the reason why there is none: a record without numbers is a reason, too."""
         try:
             fit = make()
         except ValueError as error:
             self.notes.append(f"{title} is not fitted: {error}")
+            return None
+        if not fit.identifiable:
+            self.notes.append(f"{title} is not fitted: {'; '.join(fit.flags)}")
             return None
         self.fits.append(NamedFit(name, title, fit))
         return fit

@@ -4,11 +4,11 @@
 figure                drawn where
 ====================  ================================================================================================
 token_scaling         a model was scored at two token counts or more; no variants, rates or branches
-chinchilla            L(N, D) is fitted: three sizes and three token counts, fresh data, no variants; with it surface,
-                      diagnostics and predicted
-isoflop               points name budgets in FLOPs (`flops=`), two or more
+chinchilla            L(N, D) is fitted: three sizes and three token counts, fresh data, one variant of each size; with
+                      it surface, diagnostics and predicted
+isoflop               points name budgets in FLOPs (`flops=`), two or more, of one variant of each size
 repetition            a cooled-down run saw its data more than once
-continual             branches of different recipes share a trunk
+continual             branches that share a trunk are trained on different mixtures or data
 ablation              points name variants (`variant=`), `base` among them
 sweep                 points name three learning rates or more, and no variants
 ====================  ================================================================================================
@@ -94,7 +94,10 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
         parts.add_repetition(results, frame, bits)
-    if kinds.is_isoflop(frame):
+    pooled = kinds.pooled_variants(frame)
+    if pooled and (kinds.is_isoflop(frame) or not kinds.is_special(frame)):
+        results.notes.append(f"No law of size and tokens is fitted: {pooled}, and it describes one of each size")
+    if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
     if not kinds.is_ablation(frame) and not swept and not branched:
         parts.add_token_scaling(results, frame, bits)

@@ -4,6 +4,8 @@ A made-up study of one budget list gives runs, checkpoints and evaluations; each
 recipe, rate, budget) as a study of that kind would have them, so that a figure's marks can be walked to files.
 """
 
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -59,6 +61,10 @@ def continual(frame):
     place = _number(rows, "tokens")
     rows["tokens"] = np.where(trunk, 100_000 + 1000 * place, 200_000)
     branch = [BRANCHES[stage] for stage in _number(rows.assign(stage=rows["stage"]), "stage") % 2]
+    shares = [{"prose": 1.0} if name == BRANCHES[0] else {"prose": 0.5, "code": 0.5} for name in branch]
+    trunk_only = [{"start_sequence": 0, "weights": {"prose": 1.0}, "ramp_sequences": 0}]
+    mixed = [[*trunk_only, {"start_sequence": 50, "weights": share, "ramp_sequences": 8}] for share in shares]
+    rows["mixture"] = [json.dumps(trunk_only if t else m) for t, m in zip(trunk, mixed, strict=True)]
     both = " | ".join(f"recipe={name}" for name in BRANCHES)
     rows["point"] = [both if shared else f"recipe={name}" for shared, name in zip(trunk, branch, strict=True)]
     return label_variants(rows).drop_duplicates(["model", "tokens", "metric", "stage"])

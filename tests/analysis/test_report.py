@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from analysis.figures.continual import continual_figure
 from analysis.fit import Fit
 from analysis.report import analyse_study, headline_metrics, page_of
-from analysis.report.kinds import slopes_near
+from analysis.report.kinds import is_continual, is_plain, slopes_near
 from analysis.report.page import Drawn, Section, build_page, figure_block, table_block
 from analysis.report.parts import fit_decay
 from analysis.report.results import Results
@@ -199,3 +200,72 @@ def test_decay_of_one_size_is_found():
     fit = fit_decay(rows.drop_duplicates())
     assert fit.params["R_D"] == pytest.approx(6.0, rel=1e-2)
     assert fit.params["E"] == pytest.approx(1.5, rel=1e-2)
+
+
+def test_variants_of_one_size_are_not_pooled_into_a_law(frame):
+    """A sweep of weight decay has two losses at each size and budget: no law of N and D describes both."""
+    from analysis.overrides import label_variants
+
+    rows = frame[frame["metric"] == BITS]
+    copies = [
+        rows.assign(point=rows["point"] + f",optimizer.weight_decay={value}", checkpoint=rows["checkpoint"] + path)
+        for value, path in (("0.1", ""), ("0.2", "/."))
+    ]
+    both = label_variants(pd.concat(copies, ignore_index=True))
+    results = analyse_study(both)
+    assert not is_plain(both)
+    assert results.fits == []
+    assert "is 2 variants (" in results.notes[0]
+    assert "optimizer.weight_decay=0.2" in results.notes[0]
+    compute = made_studies.isoflop(frame)
+    pooled = pd.concat(
+        [compute, compute.assign(model=compute["model"] + " x=1", checkpoint=compute["checkpoint"] + "/.")]
+    )
+    assert not [one for one in analyse_study(pooled).drawn if one.name.startswith("isoflop")]
+
+
+def test_other_schedules_are_not_other_data(frame):
+    """Branches with the mixture of their trunk learn no new domain."""
+    study = made_studies.continual(frame)
+    schedules = study.assign(
+        mixture=study.loc[study["stage"] == study["trajectory"], "mixture"].iloc[0],
+        point=study["point"].str.replace("continual_prose", "wsd").str.replace("continual_code", "wsd_linear"),
+    )
+    assert is_continual(study)
+    assert not is_continual(schedules)
+    assert is_continual(schedules.assign(data_fingerprint=study["model"]))
+    assert not is_continual(study.assign(mixture=None))
+    results = analyse_study(schedules)
+    assert "continual" not in {one.name for one in results.drawn}
+    assert "is 2 variants" in results.notes[0]
+
+
+def test_branches_of_two_models_are_two_figures(frame):
+    study = made_studies.continual(frame)
+    ids = {name: study[name] + "-2" for name in ("trajectory", "stage", "run_id", "checkpoint")}
+    larger = study.assign(model=study["model"].str.replace("m0_1", "m9"), params_non_embedding=9, **ids)
+    both = pd.concat([study, larger], ignore_index=True)
+    results = analyse_study(both)
+    assert [one.name for one in results.drawn] == ["continual-m0_1", "continual-m9"]
+    with pytest.raises(ValueError, match="the models m0_1, m9: choose the rows of one"):
+        continual_figure(both, [BITS])
+
+
+def test_a_branch_that_goes_on_is_spoken_of_where_there_is_one(frame):
+    study = made_studies.continual(frame)
+    (drawn,) = analyse_study(study).drawn
+    assert "below, the difference from the branch" in drawn.caption
+    named = {"continual_prose": "first", "continual_code": "second"}
+    other = study.replace({"model": {f"m0_1 recipe={a}": f"m0_1 recipe={b}" for a, b in named.items()}})
+    (drawn,) = analyse_study(other).drawn
+    assert drawn.caption == "Held-out loss of each domain against tokens."
+
+
+def test_a_fit_without_numbers_is_missing(frame):
+    """Two sizes at two budgets cannot tell five numbers apart: a note with the reason, and no empty figure."""
+    few = frame[(frame["metric"] == BITS) & frame["model"].isin(["m0_1", "m1"])]
+    few = few[few["tokens"].isin(sorted(set(few.loc[few["annealed"], "tokens"]))[:2])]
+    results = analyse_study(few)
+    assert results.fits == []
+    assert not [one for one in results.drawn if one.name.startswith("chinchilla")]
+    assert any(" is not fitted: " in note for note in results.notes)
