@@ -107,10 +107,24 @@ def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return rows.assign(flops=6 * sizes * tokens), excluded
 
 
+def several_data_sets(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Say that points differ in their data, or at one size and token count in how many of the tokens are distinct."""
+    flags: list[str] = []
+    sets = set(rows["data_fingerprint"].dropna()) if "data_fingerprint" in rows.columns else set()
+    if len(sets) > 1:
+        flags.append(f"the points are of {len(sets)} data sets (data_fingerprint)")
+    if "unique_tokens" in rows.columns:
+        counts = rows.groupby(["params", "tokens"])["unique_tokens"].nunique().to_numpy()
+        if np.any(counts > 1):
+            flags.append("points of one size and token count differ in unique_tokens")
+    return tuple(flags)
+
+
 def repeat_noise(rows: pd.DataFrame, cell: Sequence[str]) -> Noise | None:
-    """Pool the spread of log loss over rows that share a cell; None with fewer than three degrees of freedom."""
+    """Pool the spread of log loss over rows that share a cell and their data; None with fewer than three dof."""
     logs = rows.assign(_log=np.log(rows["loss"].to_numpy(dtype=np.float64)))
-    parts = [part["_log"].to_numpy(dtype=np.float64) for _, part in logs.groupby(list(cell))]
+    same = [*cell, *(name for name in ("data_fingerprint", "unique_tokens") if name in rows.columns)]
+    parts = [part["_log"].to_numpy(dtype=np.float64) for _, part in logs.groupby(same, dropna=False)]
     dof = sum(len(part) - 1 for part in parts)
     if dof < 3:
         return None

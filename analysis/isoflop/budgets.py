@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from analysis.fit import fit_law
 from analysis.frames import EXCLUDED
-from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, known_quantiles, repeat_noise, with_flops
+from analysis.isoflop.allocation import (
+    Allocation,
+    Growth,
+    Noise,
+    fit_growth,
+    known_quantiles,
+    repeat_noise,
+    several_data_sets,
+    with_flops,
+)
 from analysis.isoflop.curves import isoflop_curve, lowest
 from analysis.isoflop.minima import FEWEST_SIZES, assign_budgets, isoflop_minima, tokens_at
 from analysis.laws import Chinchilla
@@ -83,7 +92,8 @@ def fit_isoflop(
     surface = exponents or _surface(rows)
     optima = isoflop_minima(rows, method, exponents=surface)
     found = np.array([reason == "" for reason in optima["refused"]])
-    flags = [*_refusals(optima), *_uneven(optima)]
+    mixed = [f"{words}: the curves go through all of them" for words in several_data_sets(rows)]
+    flags = [*mixed, *_refusals(optima), *_uneven(optima)]
     if found.sum() < 2:
         raise ValueError(f"budgets with an optimum: {found.sum()}, and exponents need two; {'; '.join(flags)}")
     numbers = assign_budgets(rows)

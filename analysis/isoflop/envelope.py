@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from scipy import interpolate
 
 from analysis.frames import EXCLUDED
-from analysis.isoflop.allocation import Allocation, Growth, Noise, fit_growth, known_quantiles, repeat_noise, with_flops
+from analysis.isoflop.allocation import (
+    Allocation,
+    Growth,
+    Noise,
+    fit_growth,
+    known_quantiles,
+    repeat_noise,
+    several_data_sets,
+    with_flops,
+)
 from analysis.style import count_label
 
 Array = NDArray[np.float64]
@@ -62,7 +71,8 @@ def envelope(frame: pd.DataFrame, *, points: int = 200) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Fewer than two sizes are measured at the same budget, a row is not annealed, or the frame is unfit.
+        Fewer than two sizes are measured at the same budget, the points are of several data sets, a row is not
+        annealed, or the frame is unfit.
 
     References
     ----------
@@ -161,6 +171,9 @@ def _turn(inverse: Growth, per_token: float, flops_per_token: float) -> tuple[Gr
 
 def _curves(frame: pd.DataFrame) -> tuple[list[_Curve], tuple[str, ...]]:
     rows, excluded = with_flops(frame)
+    mixed = several_data_sets(rows)
+    if mixed:
+        raise ValueError(f"{'; '.join(mixed)}: an envelope is of one data set, choose the rows of one")
     logs = pd.DataFrame({name: np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("flops", "loss", "tokens")})
     logs = logs.assign(params=rows["params"].to_numpy(), point=rows["tokens"].to_numpy())
     curves: list[_Curve] = []

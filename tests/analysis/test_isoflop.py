@@ -193,6 +193,32 @@ def test_noise_comes_from_seeds_where_there_are_some():
     assert again.params == found.params
 
 
+def test_other_data_are_no_seeds():
+    """The same points once more on other text, and on text repeated four times: no seed noise, and it is said."""
+    frame = isoflop_grid(noise=0.004).assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
+    other = frame.assign(loss=frame["loss"] * 1.1, data_fingerprint="b")
+    repeated = frame.assign(loss=frame["loss"] * 1.1, unique_tokens=frame["tokens"] / 4)
+    for second, words in ((other, "2 data sets (data_fingerprint)"), (repeated, "differ in unique_tokens")):
+        found = fit_isoflop(pd.concat([frame, second]), exponents=SURFACE, bootstrap=50)
+        assert "repeated over seeds" not in found.interval_from
+        assert any(words in flag for flag in found.flags)
+    assert not any("data" in flag for flag in fit_isoflop(frame, exponents=SURFACE, bootstrap=50).flags)
+    # Unknown data are no reason to lose the seeds.
+    twice = isoflop_grid(noise=0.004, seeds=2).assign(data_fingerprint="a", unique_tokens=math.nan)
+    twice.loc[:9, "data_fingerprint"] = None
+    assert "runs repeated over seeds (35 degrees" in fit_isoflop(twice, exponents=SURFACE, bootstrap=50).interval_from
+
+
+def test_an_envelope_is_of_one_data_set():
+    frame = ladder().assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
+    repeated = frame.assign(loss=frame["loss"] * 1.1, unique_tokens=frame["tokens"] / 4)
+    for second, words in ((frame.assign(data_fingerprint="b"), "2 data sets"), (repeated, "differ in unique_tokens")):
+        for refuses in (envelope, fit_envelope):
+            with pytest.raises(ValueError, match=f"{words}.*choose the rows of one"):
+                refuses(pd.concat([frame, second]))
+    assert fit_envelope(frame).params.exponent == pytest.approx(EXPONENT, abs=1e-3)
+
+
 def test_insecure_optimum_is_named():
     frame = pd.concat([isoflop_grid([1e17, 1e18]), isoflop_grid([1e19], width=1.3)])
     found = fit_isoflop(frame, exponents=SURFACE, noise=0.01, bootstrap=200)
