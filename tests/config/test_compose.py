@@ -42,6 +42,24 @@ def test_command_line_replaces_an_axis(compose):
     assert points[0][0] == "tokens=40960,seed=0"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "quoted"),
+    [
+        (["variant=more_code", "recipe=three_stage"], ["more_code", "'continual'"]),
+        (["recipe.phases=[{name: a, share: 1.0, mixture: {prose: 1, code: 1}, ramp_tokens: 512}]"], ["'a'", "512"]),
+    ],
+)
+def test_mixtures_that_would_not_count_are_refused(compose, overrides, quoted):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        compose(overrides)
+    assert all(part in str(error.value) for part in quoted)
+
+
+def test_a_first_phases_mixture_and_a_variants_models_compose(compose):
+    compose(["recipe.phases=[{name: a, share: 1.0, mixture: {prose: 1, code: 1}}]"])
+    compose(["variant=gelu", "recipe=three_stage"])
+
+
 def test_seeds_can_be_set_apart(compose):
     [(_, config)] = compose(["seed=3", "seed_data=5"])
     assert (config.seed_init, config.seed_data) == (3, 5)

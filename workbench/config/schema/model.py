@@ -91,7 +91,7 @@ class VariantConfig:
     position: str | None = None
     """As `model.position`."""
     mixture: dict[str, float] = field(default_factory=dict[str, float])
-    """Source weights in place of `data.sources.*.weight`; empty keeps them."""
+    """Source weights in place of `data.sources.*.weight`; empty keeps them. Refused beside phases with a mixture."""
     match_parameters: bool = True
     """Give the feed-forward block the width that keeps the parameters without embeddings within 1%."""
 

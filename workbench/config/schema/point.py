@@ -106,13 +106,18 @@ class Config:
                 raise ValueError(
                     f"{where} mixes in {sorted(unknown)}, but data.sources are {sorted(self.data.sources)}"
                 )
+        phases = [phase.name for phase in self.recipe.phases if phase.mixture is not None]
+        if self.variant.mixture and phases:
+            raise ValueError(
+                f"variant {self.variant.name!r} sets a mixture, but recipe phase {phases[0]!r} sets another in its "
+                "place: take a recipe whose phases set none, or write the mixture into the phases"
+            )
         if self.data.unique_tokens is not None:
-            self._check_unique_tokens(self.data.unique_tokens)
+            self._check_unique_tokens(self.data.unique_tokens, phases)
 
-    def _check_unique_tokens(self, unique_tokens: int) -> None:
+    def _check_unique_tokens(self, unique_tokens: int, phases: list[str]) -> None:
         """Refuse to divide distinct tokens by weights that are not those of the whole training."""
         own = "set data.sources.<source>.unique_tokens instead"
-        phases = [phase.name for phase in self.recipe.phases if phase.mixture is not None]
         if phases:
             raise ValueError(
                 f"data.unique_tokens={unique_tokens} is divided by one mixture, but recipe phase {phases[0]!r} sets "

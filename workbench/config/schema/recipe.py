@@ -30,7 +30,7 @@ class PhaseConfig:
     mixture: dict[str, float] | None = None
     """Source weights from this phase on; None keeps those before."""
     ramp_tokens: int = 0
-    """Tokens over which the weights move linearly from those before to `mixture`."""
+    """Tokens over which the weights move linearly from those before to `mixture`; 0 in the first phase."""
 
     def __post_init__(self) -> None:
         """Refuse shares, shapes and ramps that mean nothing."""
@@ -68,6 +68,12 @@ class RecipeConfig:
         """Refuse chains that do not add up."""
         if not self.phases:
             raise ValueError(f"recipe {self.name!r} has no phases")
+        first = self.phases[0]
+        if first.ramp_tokens:
+            raise ValueError(
+                f"recipe {self.name!r}: phase {first.name!r} is the first, so ramp_tokens={first.ramp_tokens} have no "
+                "mixture to begin from: set them to 0"
+            )
         total = sum(phase.share for phase in self.phases)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"recipe {self.name!r}: the phases' shares sum to {total!r}, not to 1")
