@@ -2,6 +2,7 @@
 
     python benchmarks/fits.py speed ../shared/data/chinchilla_epoch.csv
     python benchmarks/fits.py coverage --draws 400 > docs/fits_coverage.json
+    python benchmarks/fits.py trunks --draws 400
     python benchmarks/fits.py figure docs/fits_coverage.json docs/fits_coverage.png
 
 Times are of the processor, so that other work on the machine counts little.
@@ -24,6 +25,8 @@ from analysis.laws import Chinchilla
 
 TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}
 GRIDS = {30: (6, 5), 120: (12, 10)}
+TRUNKS = {"3 sizes": (3, 1), "6 sizes": (6, 1), "7 sizes": (7, 1), "10 sizes": (10, 1), "4 sizes, 3 seeds": (4, 3)}
+BETWEEN, WITHIN = 0.005, 0.002
 NOISE = 0.005
 LEVEL = 0.95
 
@@ -31,7 +34,7 @@ LEVEL = 0.95
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "coverage", "figure"))
+    parser.add_argument("what", choices=("speed", "coverage", "trunks", "figure"))
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--bootstrap", type=int, default=1000)
@@ -40,6 +43,8 @@ def main() -> None:
         print(json.dumps(measure_speed(read_points(options.paths[0]), options.bootstrap), indent=1))
     elif options.what == "coverage":
         print(json.dumps([row for cell in cells() for row in measure_coverage(*cell, options.draws)], indent=1))
+    elif options.what == "trunks":
+        print(json.dumps([row for name in TRUNKS for row in measure_trunks(name, options.draws)], indent=1))
     else:
         draw_coverage(json.loads(options.paths[0].read_text()), options.paths[1])
 
@@ -141,6 +146,39 @@ def measure_coverage(objective: str, points: int, draws: int) -> list[dict[str, 
         {**cell, **spent, "interval": kind, **{name: count / draws for name, count in counts.items()}}
         for kind, counts in hits.items()
     ]
+
+
+def draw_trunks(name: str, seed: int) -> pd.DataFrame:
+    """Five cooldowns off each trunk: log-normal luck of the trunk (0.5%) and of each cooldown (0.2%)."""
+    sizes, seeds = TRUNKS[name]
+    rng = np.random.default_rng([seed, sizes, seeds])
+    grid = np.meshgrid(np.geomspace(5e7, 1e10, sizes), np.arange(seeds), np.geomspace(1e9, 2e11, 5), indexing="ij")
+    params, run, tokens = (values.ravel() for values in grid)
+    loss = Chinchilla().predict(TRUTH, {"params": params, "tokens": tokens})
+    luck = np.repeat(BETWEEN * rng.normal(size=sizes * seeds), 5) + WITHIN * rng.normal(size=len(loss))
+    trunk = [f"{size:g}-{number}" for size, number in zip(params, run, strict=True)]
+    return pd.DataFrame({"params": params, "tokens": tokens, "loss": loss * np.exp(luck), "trajectory": trunk})
+
+
+def measure_trunks(name: str, draws: int) -> list[dict[str, object]]:
+    """Share of draws whose 95% interval holds the truth where rows share trunks; None where none is given."""
+    rows: list[dict[str, object]] = []
+    for objective in ("huber_log", "mse"):
+        fits = [
+            fit_law(Chinchilla(), draw_trunks(name, seed), objective=objective, starts=15, bootstrap=200, seed=seed)
+            for seed in range(draws)
+        ]
+        for kind in ("bootstrap", "profile"):
+            found = [fit.interval(LEVEL, method=kind) for fit in fits]
+            shares = {number: covered([ends[number] for ends in found], truth) for number, truth in TRUTH.items()}
+            rows.append({"objective": objective, "trunks": name, "draws": draws, "interval": kind, **shares})
+    return rows
+
+
+def covered(ends: list[tuple[float, float]], truth: float) -> float | None:
+    """Share of intervals that hold the truth; None where one is not given."""
+    bounds = np.array(ends)
+    return None if np.isnan(bounds).any() else float(((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).mean())
 
 
 def draw_coverage(rows: list[dict], path: Path) -> None:

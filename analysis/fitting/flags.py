@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.fitting.intervals import SINGULAR, covariance, inside_box
+from analysis.fitting.intervals import FEWEST_GROUPS, SINGULAR, covariance, inside_box, too_few_groups
 from analysis.fitting.minima import RIVAL, Search, has_converged
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import DATA_SET, Data
@@ -82,7 +82,13 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
     """Say what the replicates show: numbers that run to their bounds, too few independent groups."""
     flags: list[str] = []
-    if data.num_groups < min(FEW_GROUPS, data.n):
+    numbers = int((lower < upper).sum())
+    if too_few_groups(data.n, data.num_groups, numbers):
+        flags.append(
+            f"{data.num_groups} independent groups of rows cannot give an interval of {numbers} numbers: at least "
+            f"{max(FEWEST_GROUPS, numbers + 1) + 1} trunks, of other sizes or seeds, are needed"
+        )
+    elif data.num_groups < min(FEW_GROUPS, data.n):
         flags.append(f"the bootstrap draws from {data.num_groups} independent groups: its intervals are rough")
     at_edge = ((replicates <= lower + 1e-9) | (replicates >= upper - 1e-9)) & (lower < upper)
     for name, share in zip(law.param_names, at_edge.mean(axis=0), strict=True):

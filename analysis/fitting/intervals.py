@@ -16,6 +16,9 @@ from analysis.laws.base import Array
 
 FEW_A_NUMBER = 10
 """Groups for each fitted number below which counts of a bootstrap are too coarse for absolute residuals."""
+FEWEST_GROUPS = 5
+"""Groups of rows up to which, or up to one more than the free numbers, no interval is given: with 3, 4 and 6 trunks of five
+rows a 95% interval of Chinchilla's law held the truth in 5 to 67%, 68 to 87% and 90 to 97% of draws."""
 AT_BOUND = 1e-7
 """Share of a coordinate's box within which it is at the bound."""
 SINGULAR = 1e-11
@@ -49,6 +52,11 @@ def bootstrap_thetas(
     ends = [minimise(problem, np.repeat(theta[None], count, axis=0), lower, upper, weights) for theta in minima]
     best = np.argmin([end.value for end in ends], axis=0)
     return np.stack([end.theta for end in ends])[best, np.arange(count)]
+
+
+def too_few_groups(rows: int, groups: int, numbers: int) -> bool:
+    """Whether rows come from too few independent groups for an interval of that many free numbers."""
+    return groups < rows and groups <= max(FEWEST_GROUPS, numbers + 1)
 
 
 def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, groups: int) -> float:

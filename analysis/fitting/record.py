@@ -122,6 +122,8 @@ class Fit:
     def standard_errors(self, method: str = "bootstrap") -> dict[str, float]:
         """Compute the standard error of each number: standard deviation over replicates (`bootstrap`), or of `covariance`.
 
+        That over replicates is NaN where `interval` is.
+
         Raises
         ------
         ValueError
@@ -130,7 +132,9 @@ class Fit:
         if method == "curvature":
             return dict(zip(self.params, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
         _choose(method, ("bootstrap", "curvature"))
-        return dict(zip(self.params, self._replicated().std(axis=0, ddof=1).tolist(), strict=True))
+        drawn = self._replicated().std(axis=0, ddof=1)
+        known = np.where(self._free & self._groups_are_few, np.nan, drawn)
+        return dict(zip(self.params, known.tolist(), strict=True))
 
     def interval(self, level: float = 0.95, method: str = "bootstrap") -> dict[str, tuple[float, float]]:
         """Interval of each number.
@@ -146,7 +150,8 @@ class Fit:
         Returns
         -------
         dict
-            (low, high) by name, in each number's unit; a fixed number has no width.
+            (low, high) by name, in each number's unit; a fixed number has no width. NaN where the rows come from too
+            few trunks (`analysis.fitting.intervals.too_few_groups`), as a flag says.
 
         Raises
         ------
@@ -155,7 +160,9 @@ class Fit:
         """
         _choose(method, ("bootstrap", "profile"))
         if method == "bootstrap":
-            low, high = self.quantiles(self._replicated(), level)
+            drawn = self._replicated()
+            ends = self.quantiles(drawn, level)
+            low, high = (np.where(self._free, end, drawn[0]) for end in ends)
             return dict(zip(self.params, zip(low.tolist(), high.tolist(), strict=True), strict=True))
         minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
         box = self.settings.box()
@@ -334,6 +341,10 @@ class Fit:
         lower, upper = self.settings.box()
         return lower < upper
 
+    @property
+    def _groups_are_few(self) -> bool:
+        return intervals.too_few_groups(self.n, self.data.num_groups, int(self._free.sum()))
+
     def _replicates(self) -> tuple[tuple[float, ...], ...]:
         self._theta  # noqa: B018  (refuses a fit without numbers)
         if not self.replicates:
@@ -347,9 +358,14 @@ class Fit:
         return np.array([list(self._law.to_params(np.array(row)).values()) for row in self._replicates()])
 
     def quantiles(self, values: Array, level: float) -> list[Array]:
-        """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles."""
+        """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles.
+
+        NaN where the rows come from too few groups.
+        """
         numbers, groups = int(self._free.sum()), self.data.num_groups
         tail = intervals.expanded_tail(level, self._problem, self._theta, numbers, groups)
+        if self._groups_are_few:
+            return [np.full(values.shape[1:], np.nan)] * 2
         return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
 
     def _allocate(self, params: Mapping[str, float], budgets: Array, rule: Mapping[str, float]) -> dict[str, Array]:
