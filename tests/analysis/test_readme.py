@@ -1,7 +1,8 @@
-"""The README's Python runs as it stands."""
+"""The Python of the README, and the first of docs/fits.md, runs as it stands."""
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,19 @@ import pytest
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+FITS = re.search(
+    r"(?:^(?:    .*)?\n)+", (README.parent / "docs" / "fits.md").read_text().split("\n", 2)[2], re.MULTILINE
+)
 
 
 def test_there_are_examples():
     assert len(BLOCKS) == 2
+    assert FITS is not None
+    assert "fit_law(" in FITS[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", [*BLOCKS, textwrap.dedent(FITS[0])], ids=["own", "study", "fits"])
 def test_an_example_runs(block, empty_database, tmp_path, monkeypatch, capsys):
     from workbench.tracking.mlflow import default_uri, publish_study
 

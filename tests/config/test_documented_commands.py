@@ -1,0 +1,47 @@
+"""What README and documents tell to type: commands compose and plan, every verb is named, every study has its row."""
+
+import re
+import shlex
+
+import pytest
+
+from workbench.cli import main
+from workbench.config.compose import PROJECT_ROOT
+from workbench.study.chain import build_chain
+
+README = (PROJECT_ROOT / "README.md").read_text()
+TEXTS = [README, *(path.read_text() for path in sorted((PROJECT_ROOT / "docs").glob("*.md")))]
+LINES = [
+    line for text in TEXTS for line in re.findall(r"^    (workbench (?:run|plan) .*)$", text.replace("\\\n", " "), re.M)
+]
+# Alternatives, names to be filled in, and clusters of the reader's own.
+COMMANDS = [line for line in LINES if not re.search(r"\||<|cluster=mine", line)]
+STUDIES = sorted(path for path in (PROJECT_ROOT / "experiments").glob("*.md"))
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_composes_and_plans(compose, command):
+    _, _, *overrides = shlex.split(command, comments=True)
+    for _, config in compose(overrides):
+        assert build_chain(config, "f" * 16)
+
+
+def test_the_readme_names_every_verb(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    verbs = re.search(r"\{([\w,]+)\}", capsys.readouterr().out)
+    assert verbs is not None
+    missing = [
+        verb for verb in verbs[1].split(",") if not re.search(rf"^    (?:\S*/)?workbench {verb}\b", README, re.M)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_readme_says_what_each_study_asks_and_whether_it_has_an_answer(path):
+    [row] = [line for line in README.splitlines() if line.startswith(f"| [{path.stem}](experiments/{path.name}) |")]
+    assert ("no finding yet" in row) == ("\n## Finding" not in path.read_text())
