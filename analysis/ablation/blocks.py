@@ -29,18 +29,23 @@ class Choice:
     rate: object
     """Best mean over seeds."""
     tried: tuple[object, ...]
-    """Rates with values, in order."""
+    """Rates compared, in order."""
     seeds: int
     """Seeds that all of them have: the means are over these."""
     by_seed: Mapping[str, object]
     """By seed, the rate that the other seeds choose; empty with one seed or one rate."""
     unscored: tuple[object, ...]
     """Rates that were run and have no value."""
+    diverged: Mapping[object, tuple[str, ...]]
+    """By rate, the seeds whose value is infinite. Not chosen among, unless every rate is here."""
+    known_seeds: int
+    """Seeds of the variant, at any rate."""
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best rate is the smallest or largest tried: a better one may lie beyond."""
-        return len(self.tried) > 1 and self.rate in (self.tried[0], self.tried[-1])
+        """Whether the best rate is the smallest or largest run: a better one may lie beyond."""
+        run = _in_order(list({*self.tried, *self.diverged}))
+        return len(run) > 1 and self.rate in (run[0], run[-1])
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def choose_rates(
 ) -> dict[str, Choice]:
     """Choose each variant's learning rate by the mean of a metric over the seeds that all its rates have.
 
+    A rate at which a seed diverged (an infinite value) is not chosen: its mean would be that of the survivors.
+
     Parameters
     ----------
     frame, variant, rate, baseline
@@ -92,8 +99,8 @@ def choose_rates(
         label: _choose(
             label,
             points.loc[points["_variant"] == label],
-            set(runs.loc[runs["_variant"] == label, "_rate"]),
-            lower_is_better(metric),
+            runs.loc[runs["_variant"] == label],
+            metric,
         )
         for label in known
     }
@@ -202,18 +209,26 @@ def _column(frame: pd.DataFrame, name: VariantOf) -> list[object]:
     return list(frame[name] if isinstance(name, str) else name(frame))
 
 
-def _choose(label: str, points: pd.DataFrame, run: set[object], lower: bool) -> Choice:
+def _choose(label: str, points: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Choice:
     grid = points.pivot(index="_seed", columns="_rate", values="loss")
-    tried = tuple(sorted(grid.columns, key=float)) if len(grid.columns) > 1 else tuple(grid.columns)
-    unscored = tuple(sorted((rate for rate in run if rate not in tried), key=str))
+    infinite = runs.loc[(runs["metric"] == metric) & np.isinf(runs["value"].to_numpy(dtype=np.float64))]
+    diverged = {rate: tuple(sorted(rows["_seed"])) for rate, rows in infinite.groupby("_rate")}
+    tried = _in_order([rate for rate in grid.columns if rate not in diverged] or list(grid.columns))
+    unscored = tuple(sorted(set(runs["_rate"]) - {*grid.columns, *diverged}, key=str))
+    known = len(set(runs["_seed"]))
     if not tried:
-        return Choice(math.nan, (), 0, {}, unscored)
+        return Choice(math.nan, (), 0, {}, unscored, diverged, known)
     full = grid.loc[:, list(tried)].dropna()
     if full.empty:
         raise ValueError(
             f"variant {label!r}: no seed was scored at all of its rates {list(tried)}; run the missing ones"
         )
-    scores = full if lower else -full
+    scores = full if lower_is_better(metric) else -full
     alone = len(tried) == 1 or len(scores) == 1
     by_seed = {} if alone else {str(seed): scores.drop(index=seed).mean().idxmin() for seed in scores.index}
-    return Choice(scores.mean().idxmin(), tried, len(full), by_seed, unscored)
+    return Choice(scores.mean().idxmin(), tried, len(full), by_seed, unscored, diverged, known)
+
+
+def _in_order(rates: list[object]) -> tuple[object, ...]:
+    """Rates by size, which may be text; `ANY_RATE` is alone."""
+    return tuple(sorted(rates, key=lambda rate: float(str(rate)))) if len(rates) > 1 else tuple(rates)

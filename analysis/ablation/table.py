@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.ablation.blocks import Layout, VariantOf, choose_rates, lay_out, residual_squares
+from analysis.ablation.blocks import Choice, Layout, VariantOf, choose_rates, lay_out, residual_squares
 from analysis.ablation.equivalent import Curve, compute_equivalent
 from analysis.ablation.significance import detectable_effect, holm
 from analysis.frames import EXCLUDED
@@ -204,14 +204,31 @@ def _notes(layout: Layout, label: str, noise: _Pooled, unstable: bool, cross_fit
     for name, choice in ((label, own), (layout.baseline, base)):
         if choice.at_edge:
             notes.append(f"{name}'s best rate {choice.rate} is at the edge of those tried: a better one may lie beyond")
-        if choice.unscored:
-            notes.append(f"{name} has no value at rate {', '.join(map(str, choice.unscored))}")
+        notes += _choice_notes(name, choice)
     if len(own.tried) != len(base.tried):
         notes.append(
             f"{len(own.tried)} rates tried against {len(base.tried)}: the more, the more the best is flattered"
         )
     if unstable:
         notes.append(f"{cross_fitted:+.3g} where each seed's rate is chosen by the others: the choice of rate decides")
+    return notes
+
+
+def _choice_notes(name: str, choice: Choice) -> list[str]:
+    """Say what the choice of one variant's rate could not count."""
+    notes: list[str] = []
+    if choice.unscored:
+        notes.append(f"{name} has no value at rate {', '.join(map(str, choice.unscored))}")
+    then = (
+        "every rate did, and the seeds left choose" if set(choice.tried) <= set(choice.diverged) else "it is not chosen"
+    )
+    if len({*choice.tried, *choice.diverged}) > 1:
+        for rate, seeds in choice.diverged.items():
+            notes.append(f"{name} diverged at rate {rate} for {', '.join(seeds)}: {then}")
+    if len(choice.tried) > 1 and choice.seeds < choice.known_seeds:
+        notes.append(
+            f"{name}'s rates are compared over {choice.seeds} of {choice.known_seeds} seeds, those that all have"
+        )
     return notes
 
 

@@ -212,6 +212,34 @@ def test_unequal_tuning_and_unstable_choice_are_named():
     assert "the choice of rate decides" in table.loc["same", "note"]
 
 
+def test_a_rate_that_diverged_is_not_chosen_and_said():
+    """At 0.016 all but seed 2 diverge, and seed 2 alone prefers 0.004: all five seeds choose, of the other rates."""
+    rates = (0.004, 0.008, 0.016)
+    frame = runs({"base": 0.0, "x": 0.0}, rates=rates, rate_cost=lambda _, rate: 0.05 * abs(math.log2(rate / 0.008)))
+    own = frame["variant"] == "x"
+    lost = own & (frame["learning_rate"] == 0.016) & (frame["seed_init"] != 2)
+    lucky = own & (frame["learning_rate"] == 0.004) & (frame["seed_init"] == 2)
+    diverged = frame.assign(value=frame["value"].mask(lost, math.inf) - 0.2 * lucky)
+    table = ablation_table(diverged, LOSS, baseline="base", variant="variant", rate="learning_rate")
+    row = table.set_index("variant").loc["x"]
+    assert row["rate"] == 0.008
+    assert not row["rate_at_edge"]
+    assert row["seeds"] == 5
+    note = "x diverged at rate 0.016 for init 0 data 0, init 1 data 1, init 3 data 3, init 4 data 4: it is not chosen"
+    assert note in row["note"]
+    absent = ablation_table(diverged.loc[~lost], LOSS, baseline="base", variant="variant", rate="learning_rate")
+    assert "x's rates are compared over 1 of 5 seeds, those that all have" in absent["note"][0]
+    everywhere = own & (frame["seed_init"] == 0)
+    nowhere = frame.assign(value=frame["value"].mask(everywhere, math.inf))
+    row = ablation_table(nowhere, LOSS, baseline="base", variant="variant", rate="learning_rate").iloc[0]
+    assert (row["rate"], row["seeds"]) == (0.008, 4)
+    assert "x diverged at rate 0.004 for init 0 data 0: every rate did, and the seeds left choose" in row["note"]
+    gone = frame.assign(value=frame["value"].mask(own & (frame["learning_rate"] == 0.016), math.inf))
+    row = ablation_table(gone, LOSS, baseline="base", variant="variant", rate="learning_rate").iloc[0]
+    assert not row["rate_at_edge"]
+    assert "has no value" not in row["note"]
+
+
 def test_variant_that_scatters_otherwise_is_named():
     frame = runs(EFFECTS)
     jumps = np.where(frame["seed_init"] % 2, 0.3, -0.3)
