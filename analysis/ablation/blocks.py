@@ -169,7 +169,8 @@ def _runs(frame: pd.DataFrame, variant: VariantOf, rate: VariantOf | None) -> pd
 
 
 def _points(frame: pd.DataFrame, metric: str, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
-    points = label_runs(check_frame(select_loss(frame, metric), ("loss",), positive=False, minimum=1)[0], variant, rate)
+    rows, _ = check_frame(select_loss(frame, metric), ("loss", "tokens"), positive=False, minimum=1)
+    points = label_runs(rows, variant, rate)
     counts = sorted({int(tokens) for tokens in points["tokens"]})
     if len(counts) > 1:
         raise ValueError(f"token counts {counts}: an ablation is read at one, choose the rows")

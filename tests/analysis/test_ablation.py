@@ -240,6 +240,15 @@ def test_a_rate_that_diverged_is_not_chosen_and_said():
     assert "has no value" not in row["note"]
 
 
+def test_tokens_that_are_not_known_are_named():
+    frame = runs(EFFECTS)
+    table = ablation_table(
+        frame.assign(tokens=frame["tokens"].mask(frame.index == 7)), LOSS, baseline="base", variant="variant"
+    )
+    assert table.attrs["excluded"] == ("1 row without tokens (NaN)",)
+    assert table.set_index("variant").loc["worse", "missing"] == "worse: init 2 data 2"
+
+
 def test_variant_that_scatters_otherwise_is_named():
     frame = runs(EFFECTS)
     jumps = np.where(frame["seed_init"] % 2, 0.3, -0.3)
