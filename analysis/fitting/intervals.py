@@ -150,6 +150,25 @@ def covariance(problem: Problem, theta: Array, free: NDArray[np.bool_], groups: 
     return result
 
 
+def group_inflation(problem: Problem, theta: Array, free: NDArray[np.bool_], groups: tuple[int, ...]) -> Array:
+    """Variance of each coordinate with rows grouped over that with rows independent, shape (p,).
+
+    1 where no rows share a group. A coordinate without a variance (at a bound, undetermined) takes the largest of the
+    others'; NaN where none has one.
+    """
+    if len(set(groups)) == problem.n:
+        return np.ones(len(theta))
+    grouped = np.diag(covariance(problem, theta, free, groups))
+    plain = np.diag(covariance(problem, theta, free, tuple(range(problem.n))))
+    known = np.isfinite(plain) & (plain > 0)
+    if not known.any():
+        return np.full(len(theta), np.nan)
+    ratio = grouped[known] / plain[known]
+    result = np.full(len(theta), ratio.max())
+    result[known] = ratio
+    return result
+
+
 def _group_scores(problem: Problem, theta: Array, unit: Array, groups: tuple[int, ...]) -> Array:
     """Sum of psi J by group, shape (p, G)."""
     scaled = problem.residuals(theta[None])[0] / problem.scale

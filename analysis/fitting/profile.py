@@ -69,14 +69,22 @@ def log_likelihood(problem: Problem, value: float) -> tuple[float, float]:
 
 
 def profile_interval(
-    problem: Problem, minima: Array, lower: Array, upper: Array, covariance: Array, level: float
+    problem: Problem,
+    minima: Array,
+    lower: Array,
+    upper: Array,
+    covariance: Array,
+    level: float,
+    inflation: Array,
+    groups: int,
 ) -> NDArray[np.float64]:
     """Coordinates at which the profile likelihood falls below a level, shape (p, 2).
 
     Each coordinate is held at a value while the others are fitted again, from every distinct minimum; its interval ends
     where twice the fall of the log-likelihood reaches n log(1 + t^2 / (n - p)), exact for a linear law with normal
-    noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). An end
-    that is not reached within the box is the box's. Rows are taken as independent.
+    noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). Where rows are
+    grouped, it is scaled by each coordinate's `inflation`, and t has no more than groups - 1 degrees of freedom. An end
+    that is not reached within the box is the box's.
 
     Parameters
     ----------
@@ -90,11 +98,16 @@ def profile_interval(
         Of the coordinates, shape (p, p), to tell where to look; NaN where unknown.
     level
         Such as 0.95.
+    inflation
+        Variance of each coordinate with rows grouped over that with rows independent, shape (p,).
+    groups
+        Independent groups of rows.
 
     References
     ----------
     Bates and Watts 1988, "Nonlinear Regression Analysis", section 6.1.2 (profile t); Heritier and Ronchetti 1994, "Robust
-    Bounded-Influence Tests in General Parametric Models" (the scaling).
+    Bounded-Influence Tests in General Parametric Models" (the scaling); Rotnitzky and Jewell 1990, "Hypothesis Testing of
+    Regression Parameters in Semiparametric Generalized Linear Models for Cluster Correlated Data" (that of groups).
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
@@ -104,7 +117,8 @@ def profile_interval(
     value = float(problem.evaluate(best[None])[0][0])
     if value <= 1e-12:
         return ends
-    limit = _limit(problem, best, value, len(free), level)
+    falls = _fall(problem, best, value, len(free), level, groups) * inflation[free]
+    limit = np.repeat([_limit(problem, value, float(fall)) for fall in falls], 2)
     index, sign = np.repeat(free, 2), np.tile([-1.0, 1.0], len(free))
     edge = np.where(sign < 0, lower[index], upper[index])
     variance = np.diag(covariance)[index]
@@ -120,7 +134,7 @@ def profile_interval(
         fall, guess[:, rows] = _fitted_at(
             problem, guess[:, rows] + move[:, :, None] * along[rows], index[rows], at, lower, upper
         )
-        return fall > limit
+        return fall > limit[rows]
 
     for _ in range(DOUBLINGS):
         rows = np.flatnonzero(np.isnan(outside) & (inside != edge))
@@ -152,18 +166,24 @@ def _fitted_at(
     return np.min([end.value for end in ends], axis=0), np.stack([end.theta for end in ends])
 
 
-def _limit(problem: Problem, best: Array, value: float, numbers: int, level: float) -> float:
-    """Objective in units of scale squared at which the likelihood has fallen too far."""
+def _fall(problem: Problem, best: Array, value: float, numbers: int, level: float, groups: int) -> float:
+    """Fall of the log-likelihood at the ends of an interval, in nats."""
     count = float(problem.weights.sum())
     freedom = max(count - numbers, 1.0)
-    quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
-    fall = 0.5 * count * np.log1p(quantile**2 / freedom)
+    at_most = min(freedom, max(groups - 1, 1)) if groups < problem.n else freedom
+    fall = 0.5 * count * float(np.log1p(stats.t.ppf(0.5 + level / 2, at_most) ** 2 / freedom))
     if not np.isfinite(problem.corner):
-        return value * float(np.exp(2 * fall / count))
-    top, tau = log_likelihood(problem, value)
+        return fall
+    _, tau = log_likelihood(problem, value)
     pull, steep = robust_scale(problem, best, numbers)
-    if steep > 0:
-        fall *= pull / (tau / problem.scale**2 * steep)
+    return fall * pull / (tau / problem.scale**2 * steep) if steep > 0 else fall
+
+
+def _limit(problem: Problem, value: float, fall: float) -> float:
+    """Objective in units of scale squared at which the likelihood has fallen too far."""
+    if not np.isfinite(problem.corner):
+        return value * float(np.exp(2 * fall / float(problem.weights.sum())))
+    top, _ = log_likelihood(problem, value)
 
     def excess(growth: float) -> float:
         return top - log_likelihood(problem, value * growth)[0] - fall

@@ -145,7 +145,7 @@ class Fit:
             Such as 0.95.
         method
             `bootstrap`: expanded percentiles over replicates of resampled groups (`expanded_tail`); `profile`: of the
-            normalised likelihood with a fitted scale (`profile_interval`), which takes rows as independent.
+            normalised likelihood with a fitted scale (`profile_interval`), made wider where rows share trunks.
 
         Returns
         -------
@@ -164,12 +164,7 @@ class Fit:
             ends = self.quantiles(drawn, level)
             low, high = (np.where(self._free, end, drawn[0]) for end in ends)
             return dict(zip(self.params, zip(low.tolist(), high.tolist(), strict=True), strict=True))
-        minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
-        box = self.settings.box()
-        inside = intervals.inside_box(minima[0], *box)
-        spread = intervals.covariance(self._problem, minima[0], inside, tuple(range(self.n)))
-        with threadpool_limits(1):
-            ends = profile.profile_interval(self._problem, minima, *box, spread, level)
+        ends = self._profile_ends(level)
         return {
             parameter.name: (parameter.to_value(low), parameter.to_value(high))
             for parameter, (low, high) in zip(self._law.parameters, ends.tolist(), strict=True)
@@ -352,6 +347,18 @@ class Fit:
                 "the fit has no bootstrap replicates: fit with bootstrap=1000, or ask for method='profile'"
             )
         return self.replicates
+
+    def _profile_ends(self, level: float) -> Array:
+        """Compute the ends of the profile intervals as coordinates, shape (p, 2)."""
+        theta, box, problem = self._theta, self.settings.box(), self._problem
+        minima = np.array([self._law.to_theta(minimum.params) for minimum in self.minima])
+        inside = intervals.inside_box(theta, *box)
+        wider = intervals.group_inflation(problem, theta, inside, self.data.groups)
+        if self._groups_are_few or np.isnan(wider).any():
+            return np.where(self._free, np.nan, theta)[:, None].repeat(2, axis=1)
+        spread = intervals.covariance(problem, theta, inside, tuple(range(self.n)))
+        with threadpool_limits(1):
+            return profile.profile_interval(problem, minima, *box, spread, level, wider, self.data.num_groups)
 
     def _replicated(self) -> Array:
         """Numbers of each replicate, shape (bootstrap, p)."""

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import Fit, fit_law
-from analysis.laws import Chinchilla
+from analysis.fit import Fit, compare_laws, fit_law
+from analysis.laws import Chinchilla, PowerLaw
 
 TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}
 
@@ -44,3 +44,59 @@ def test_enough_trunks_give_intervals():
         fit = fit_law(Chinchilla(), rows, starts=15, bootstrap=50)
         assert np.isfinite(list(fit.interval().values())).all()
         assert "cannot give an interval" not in " ".join(fit.flags)
+
+
+@pytest.mark.parametrize("objective", ["mse", "huber_log"])
+def test_profile_of_copied_rows_is_as_wide_as_that_of_the_rows(objective):
+    """Ten copies of each row are no more evidence: without groups the interval is sqrt(10) times narrower."""
+
+    def width(rows):
+        fit = fit_law(PowerLaw(offset=False), rows, objective=objective, delta=1.0, starts=10)
+        return np.ptp(fit.interval(method="profile")["gamma"])
+
+    tokens, ratios = np.geomspace(1e9, 1e12, 30), []
+    for seed in range(6):
+        loss = PowerLaw(offset=False).predict({"K": 60.0, "gamma": 0.12}, {"tokens": tokens})
+        loss *= np.exp(0.02 * np.random.default_rng(seed).normal(size=30))
+        once = pd.DataFrame({"tokens": tokens, "loss": loss})
+        copies = pd.concat([once.assign(trajectory=range(30), copy=copy) for copy in range(10)], ignore_index=True)
+        ratios.append(width(copies) / width(once))
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.15)
+
+
+def test_profile_of_few_trunks_is_not_given():
+    fit = fit_law(Chinchilla(), trunk_rows(4), starts=15)
+    assert np.isnan(list(fit.interval(method="profile").values())).all()
+
+
+def copied_rows(seed, copies):
+    """A power law without offset, each row there several times but for a hair."""
+    rng = np.random.default_rng(seed)
+    tokens = np.geomspace(1e9, 1e12, 12)
+    loss = PowerLaw(offset=False).predict({"K": 60.0, "gamma": 0.12}, {"tokens": tokens})
+    loss *= np.exp(0.01 * rng.normal(size=12))
+    parts = [
+        pd.DataFrame({"tokens": tokens, "loss": loss * np.exp(1e-4 * rng.normal(size=12)), "trajectory": range(12)})
+        for _ in range(copies)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_copies_are_no_support_for_a_law():
+    """Of 12 draws, each row five times over, an offset that is not there won by 5 and more in two."""
+    leads, inflations = [], []
+    for seed in range(12):
+        rows = copied_rows(seed, 5)
+        fits = [fit_law(PowerLaw(offset=offset), rows, objective="mse", starts=10) for offset in (False, True)]
+        table = compare_laws(*fits).set_index("k")
+        leads.append(table.loc[3, "difference"] - table.loc[4, "difference"])
+        inflations.append(table.loc[3, "inflation"])
+    assert max(leads) < 0
+    assert np.mean(inflations) == pytest.approx(5, rel=0.2)
+
+
+def test_few_trunks_cannot_compare_laws():
+    rows = trunk_rows(4)
+    fits = [fit_law(Chinchilla(tied=tied), rows, starts=15) for tied in (False, True)]
+    with pytest.raises(ValueError, match="4 independent groups of rows cannot tell laws apart"):
+        compare_laws(*fits)
