@@ -19,7 +19,8 @@ from scipy import stats
 
 from analysis.frames import check_frame, select_loss
 from analysis.isoflop.curves import lowest
-from analysis.overrides import override_of
+from analysis.overrides import base_models, override_of, refuse_pooled
+from analysis.style import count_label
 
 Array = NDArray[np.float64]
 
@@ -27,8 +28,25 @@ RATE = "optimizer.learning_rate"
 BATCH = "recipe.batch_sequences"
 
 
-def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str | None = BATCH) -> pd.DataFrame:
-    """Best learning rate of each size and batch: the lowest point of the parabola through the lowest three rates.
+INSECURE = 0.05
+"""Share of the noise's draws without a best rate from which it is said."""
+FEWEST_SIZES = 4
+"""Sizes from which a rule has intervals: three leave one number of scatter, which is near 0 as often as not."""
+
+
+def best_rates(
+    frame: pd.DataFrame,
+    metric: str,
+    *,
+    rate: str = RATE,
+    batch: str | None = BATCH,
+    noise: float | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Best learning rate of each size, batch and token count: the lowest point of a parabola in log rate.
+
+    It goes through the lowest of the rates tried and its neighbours.
 
     Parameters
     ----------
@@ -39,48 +57,82 @@ def best_rates(frame: pd.DataFrame, metric: str, *, rate: str = RATE, batch: str
         The loss, such as `heldout/prose/bits_per_byte`.
     rate, batch
         Overrides that were swept; None for a batch that was not.
+    noise
+        Standard deviation of the loss between seeds, in the metric's unit: the losses are drawn anew with it and the
+        best rates found again. None leaves `spread` unknown.
+    draws
+        Draws of the noise.
+    seed
+        Seed of the draws.
 
     Returns
     -------
     DataFrame
-        A row a size and batch: model, params (without embeddings), batch_sequences (0 where not swept), best_rate (NaN where the lowest of
-        the rates tried is the first or the last: the best lies beyond), loss (the parabola's lowest, in the metric's
-        unit), lowest_rate (of those tried), rates (number tried), seeds (fewest of a rate), note (in words, empty where
-        there is nothing to say).
+        A row a size, batch and token count: model, params (without embeddings), batch_sequences (0 where not swept),
+        tokens, best_rate (NaN where the lowest of the rates tried is the first or the last: the best lies beyond), loss
+        (the parabola's lowest, in the metric's unit), lowest_rate (of those tried), rates (number tried), seeds (fewest
+        of a rate), spread (standard deviation of the log best rate under redrawn noise, NaN without), note (in words,
+        empty where there is nothing to say).
 
     Raises
     ------
     ValueError
-        As `analysis.frames.select_loss` and `analysis.overrides.override_of`; a rate or batch that is no number.
+        As `analysis.frames.select_loss` and `analysis.overrides.override_of`; a rate or batch that is no number; points
+        of one row that differ by another override (it is named), or a noise that is not above 0.
     """
+    if noise is not None and not noise > 0:
+        raise ValueError(f"noise={noise}: a standard deviation is above 0; None where it is not known")
     runs, _ = check_frame(select_loss(frame, metric), ("params", "loss"))
     runs = runs.assign(
         rate=override_of(runs, rate).astype(float),
         batch_sequences=override_of(runs, batch).astype(int) if batch else 0,
-        model=runs["model"].astype(str).str.split(" ").str[0],
+        model=base_models(runs),
     )
     rows: list[dict[str, object]] = []
-    for _, points in runs.groupby(["params", "model", "batch_sequences"]):
-        first = points.iloc[0]
-        facts: dict[str, object] = {name: first[name] for name in ("model", "params", "batch_sequences")}
-        rows.append(facts | _best(points))
-    return pd.DataFrame(rows).sort_values(["batch_sequences", "params"], ignore_index=True)
+    rng = np.random.default_rng(seed)
+    keys = ["model", "params", "batch_sequences", "tokens"]
+    for _, points in runs.groupby(keys):
+        refuse_pooled(points, [name for name in (rate, batch) if name], "the best rate")
+        facts: dict[str, object] = {name: points.iloc[0][name] for name in keys}
+        rows.append(facts | _best(points, noise, draws, rng))
+    return pd.DataFrame(rows).sort_values(["batch_sequences", "tokens", "params"], ignore_index=True)
 
 
-def _best(points: pd.DataFrame) -> dict[str, object]:
+def _best(points: pd.DataFrame, noise: float | None, draws: int, rng: np.random.Generator) -> dict[str, object]:
     tried, losses_tried = (points[name].to_numpy(dtype=np.float64) for name in ("rate", "loss"))
     rates, seeds = np.unique(tried, return_counts=True)
     losses = np.array([losses_tried[tried == rate].mean() for rate in rates])
-    facts: dict[str, object] = {"rates": len(rates), "seeds": int(seeds.min())}
     bottom = int(losses.argmin())
+    facts: dict[str, object] = {"lowest_rate": rates[bottom], "rates": len(rates), "seeds": int(seeds.min())}
     if bottom in (0, len(rates) - 1):
         where = "lowest" if bottom == 0 else "highest"
         note = f"the {where} of {len(rates)} rates is the best: the best of all lies beyond"
-        return {"best_rate": math.nan, "loss": math.nan, "lowest_rate": rates[bottom]} | facts | {"note": note}
-    near = slice(bottom - 1, bottom + 2)
-    place, value = lowest(np.log(rates[near]), losses[near, None], "parabola")
-    found = {"best_rate": float(np.exp(place[0])), "loss": float(value[0]), "lowest_rate": rates[bottom]}
-    return found | facts | {"note": ""}
+        return {"best_rate": math.nan, "loss": math.nan} | facts | {"spread": math.nan, "note": note}
+    place, value = (float(part[0]) for part in _lowest(np.log(rates), losses[:, None]))
+    spread, note = math.nan, "one seed a rate: how far noise moves it is not known" if seeds.min() == 1 else ""
+    if noise is not None:
+        drawn = losses[:, None] + noise / np.sqrt(seeds)[:, None] * rng.standard_normal((len(rates), draws))
+        spread, note = _spread(_lowest(np.log(rates), drawn)[0])
+    return {"best_rate": math.exp(place), "loss": value} | facts | {"spread": spread, "note": note}
+
+
+def _lowest(log_rates: Array, losses: Array) -> tuple[Array, Array]:
+    """Lowest points through the least loss and its neighbours, losses of shape (rates, B); NaN at an edge."""
+    bottoms = losses.argmin(axis=0)
+    places, values = np.full(losses.shape[1], np.nan), np.full(losses.shape[1], np.nan)
+    for bottom in range(1, len(log_rates) - 1):
+        here, near = bottoms == bottom, slice(bottom - 1, bottom + 2)
+        if here.any():
+            places[here], values[here] = lowest(log_rates[near], losses[near][:, here], "parabola")
+    return places, values
+
+
+def _spread(places: Array) -> tuple[float, str]:
+    """Give the standard deviation of redrawn log best rates, and what to say of the draws without one."""
+    known = places[~np.isnan(places)]
+    lost = 1 - len(known) / len(places)
+    note = f"under {lost:.0%} of the noise's draws the best lies beyond the rates tried" if lost > INSECURE else ""
+    return (float(known.std(ddof=1)) if len(known) > 1 else math.nan), note
 
 
 @dataclass(frozen=True)
@@ -92,7 +144,7 @@ class RateRule:
     base: float
     """Learning rate there."""
     base_low: float
-    """Lower end of its interval."""
+    """Lower end of its interval; NaN where there is none."""
     base_high: float
     """Upper end."""
     exponent: float
@@ -106,7 +158,9 @@ class RateRule:
     sizes: tuple[float, ...]
     """N of the best rates it goes through."""
     scatter: float
-    """Standard deviation of the best rates about the rule, in log rate; NaN for two sizes."""
+    """Standard deviation of the best rates about the rule, in log rate."""
+    interval_from: str
+    """Where the intervals come from, or why there are none."""
 
     def rate(self, params: float) -> float:
         """Learning rate for a size.
@@ -121,29 +175,42 @@ class RateRule:
     def describe(self) -> str:
         """Say the rule, with its intervals, in a line."""
         sizes = f"{len(self.sizes)} sizes"
+        if math.isnan(self.exponent_low):
+            rule = f"rate = {self.base:.3g} (N / {self.base_params:.3g})^-{self.exponent:.3f}"
+            return f"{rule}, {sizes}; intervals: {self.interval_from}"
         return (
             f"rate = {self.base:.3g} [{self.base_low:.3g}, {self.base_high:.3g}] (N / {self.base_params:.3g})^-"
-            f"{self.exponent:.3f} [{self.exponent_low:.3f}, {self.exponent_high:.3f}], {self.level:.0%} intervals, {sizes}"
+            f"{self.exponent:.3f} [{self.exponent_low:.3f}, {self.exponent_high:.3f}], {self.level:.0%} intervals from "
+            f"{self.interval_from}, {sizes}"
         )
 
 
 def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.95) -> RateRule:
-    """Fit the rule of size: least squares of log best rate on log N, with Student intervals.
+    """Fit the rule of size: least squares of log best rate on log N.
+
+    With scatter s^2 about the line of K sizes the intervals are Student's, t_(K-2) s sqrt(diag (X'X)^-1). Where every
+    best rate has a `spread` under redrawn noise, those of (X'X)^-1 X' diag(spread^2) X (X'X)^-1 are made as well, with
+    normal quantiles, and the wider of the two counts: few sizes can lie on a line by luck.
 
     Parameters
     ----------
     best
-        Rows of `best_rates` of one batch; sizes without a best rate are left out.
+        Rows of `best_rates` of one batch and one token count a size; sizes without a best rate are left out.
     base_params
         N at which `base` is stated.
     level
         Level of the intervals.
 
+    Returns
+    -------
+    RateRule
+        With fewer than four sizes its intervals are NaN, and `interval_from` says so.
+
     Raises
     ------
     ValueError
-        The rows are of several batches, or fewer than three sizes have a best rate: two leave no scatter to
-        judge the line by.
+        The rows are of several batches, a size has several, or fewer than three sizes have a best rate: two leave no
+        scatter to judge the line by.
 
     References
     ----------
@@ -153,6 +220,9 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
     batches = sorted({int(size) for size in best["batch_sequences"]})
     if len(batches) > 1:
         raise ValueError(f"the rows are of the batches {batches}: a rule holds at one")
+    if best["params"].duplicated().any():
+        counts = ", ".join(count_label(float(count)) for count in sorted(set(best["tokens"])))
+        raise ValueError(f"the rows are of the token counts {counts}: a rule takes one row a size")
     known = best.loc[best["best_rate"].notna()]
     if len(known) < 3:
         raise ValueError(f"{len(known)} of {len(best)} sizes have a best rate inside those tried: a rule needs 3")
@@ -160,10 +230,8 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
     y = np.log(known["best_rate"].to_numpy(dtype=np.float64))
     design = np.stack([np.ones_like(x), x], axis=1)
     (height, slope), _, _, _ = np.linalg.lstsq(design, y)
-    dof = len(x) - 2
-    scatter = math.sqrt(float(((y - design @ [height, slope]) ** 2).sum()) / dof)
-    errors = scatter * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
-    reach = float(stats.t.ppf((1 + level) / 2, dof)) * errors
+    scatter = math.sqrt(float(((y - design @ [height, slope]) ** 2).sum()) / (len(x) - 2))
+    reach, source = _reach(design, scatter, known["spread"].to_numpy(dtype=np.float64), level)
     return RateRule(
         base_params=base_params,
         base=math.exp(height),
@@ -175,4 +243,20 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
         level=level,
         sizes=tuple(float(size) for size in known["params"]),
         scatter=scatter,
+        interval_from=source,
     )
+
+
+def _reach(design: Array, scatter: float, spread: Array, level: float) -> tuple[Array, str]:
+    """Half-widths of the intervals of height and slope, and where they come from."""
+    sizes = len(design)
+    if sizes < FEWEST_SIZES:
+        return np.full(2, np.nan), f"none, they need the scatter of {FEWEST_SIZES} sizes"
+    inverse = np.linalg.inv(design.T @ design)
+    by_scatter = float(stats.t.ppf((1 + level) / 2, sizes - 2)) * scatter * np.sqrt(np.diag(inverse))
+    if np.isnan(spread).any():
+        return by_scatter, "the scatter about the line"
+    covariance = inverse @ design.T @ np.diag(spread**2) @ design @ inverse
+    by_noise = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt(np.diag(covariance))
+    source = "the noise of the losses" if by_noise[1] > by_scatter[1] else "the scatter about the line"
+    return np.maximum(by_scatter, by_noise), source

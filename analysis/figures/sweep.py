@@ -22,7 +22,10 @@ from analysis.figures.points import (
     register,
     study_name,
 )
-from analysis.overrides import override_values
+from analysis.overrides import base_models, override_values, refuse_pooled
+
+SAME_TOKENS = 1.05
+"""Ratio of token counts up to which they are one: batches round a budget to steps of their own."""
 
 
 @register
@@ -30,6 +33,8 @@ def sweep_figure(
     frame: pd.DataFrame, metric: str, setting: str, *, panels: str | None = None, title: str | None = None
 ) -> Drawing:
     """One metric of the cooled-down points against a swept setting, a line a model size, the best of each ringed.
+
+    A best that is the first or last setting of its line has a dashed ring: the best of all lies beyond.
 
     Parameters
     ----------
@@ -47,13 +52,14 @@ def sweep_figure(
     Returns
     -------
     figure, points
-        The plotted points; `role` is cooled_down, or best at the best mean of each line. A mark is the mean of its
-        seeds.
+        The plotted points; `role` is cooled_down, or best at the best mean of each line (edge where that is the first
+        or last of the line). A mark is the mean of its seeds.
 
     Raises
     ------
     ValueError
-        The metric was evaluated on no cooled-down point, or no point names the setting with a number above 0.
+        The metric was evaluated on no cooled-down point, no point names the setting with a number above 0, or points of
+        one line differ by tokens or by another override (it is named).
     """
     scored = frame.loc[(frame["metric"] == metric) & frame["annealed"] & frame["value"].notna()]
     if scored.empty:
@@ -61,8 +67,10 @@ def sweep_figure(
     runs = scored.assign(
         setting=_numbers(scored, setting),
         panel_value=override_values(scored, panels) if panels else "",
-        model=scored["model"].astype(str).str.split(" ").str[0],
+        model=base_models(scored),
     )
+    for _, line in runs.groupby(["model", "panel_value"]):
+        _refuse_pooled(line, setting, panels)
     values = sorted({str(value) for value in runs["panel_value"]}, key=_order)
     marks = Marks()
     with style.house_style():
@@ -75,8 +83,23 @@ def sweep_figure(
             axes.set_xlabel(setting)
         grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
         figure.suptitle(title or f"{study_name(frame)}: {setting.split('.')[-1].replace('_', ' ')}", x=0.01, ha="left")
-        figure.legend(handles=_handles(runs), loc="outside lower left", ncols=4)
+        figure.legend(
+            handles=_handles(runs),
+            loc="outside lower left",
+            ncols=4,
+            title="Ringed: the best of a line; dashed where it is the first or last tried, so that the best lies beyond.",
+            alignment="left",
+            title_fontsize=7.5,
+        )
         return figure, marks.points()
+
+
+def _refuse_pooled(line: pd.DataFrame, setting: str, panels: str | None) -> None:
+    refuse_pooled(line, [name for name in (setting, panels) if name], "a line")
+    tokens = sorted({float(count) for count in line["tokens"]})
+    if setting not in ("tokens", "flops") and tokens[-1] > SAME_TOKENS * tokens[0]:
+        counts = ", ".join(style.count_label(count) for count in tokens)
+        raise ValueError(f"a line of {line['model'].iloc[0]} would pool {counts} tokens: choose the rows of one")
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> list[float]:
@@ -105,9 +128,11 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, panel: str, 
         groups = group_by(line, "setting")
         draw_groups(axes, groups, color, marker=marker, markersize=5.5, markeredgecolor="white")
         best = (min if lower else max)(groups, key=lambda group: group.mean)
-        axes.plot([best.x], [best.mean], "o", markersize=11, markerfacecolor="none", markeredgecolor=color, zorder=4)
+        inside = best not in (groups[0], groups[-1])
+        ring = "-" if inside else (0, (2, 1.5))
+        axes.scatter([best.x], [best.mean], s=121, facecolors="none", edgecolors=color, linestyles=[ring], zorder=4)
         for group in groups:
-            role = "best" if group is best else "cooled_down"
+            role = ("best" if inside else "edge") if group is best else "cooled_down"
             marks.add(axes, group.x, group.mean, group.rows, panel=panel, role=role)
     axes.set_xscale("log")
     style.log_axis(axes.xaxis, sorted(set(rows["setting"])))

@@ -24,7 +24,7 @@ from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
-from analysis.frames import select_loss
+from analysis.frames import EXCLUDED, select_loss
 from analysis.isoflop import compare_approaches
 from analysis.laws import Chinchilla, DataConstrained
 from analysis.laws.loss import TINY
@@ -177,17 +177,33 @@ def add_ablation(
 
 
 def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against learning rate, a panel a batch, and the best rate of each size."""
-    panels = BATCH if len(overrides(frame, BATCH)) > 1 else None
+    """Loss against learning rate, a panel a batch, and the best rate of each size, for each budget apart."""
+    batch = BATCH if len(overrides(frame, BATCH)) > 1 else None
     for metric in bits:
-        words = style.metric_label(metric)
-        make = partial(sweep_figure, frame, metric, RATE, panels=panels)
-        caption = "The best rate of each size is ringed."
-        results.draw(file_name("sweep", metric), f"Learning rates: {words}", caption, make)
-        if panels:
-            results.table(file_name("best_rates", metric), f"Best rates: {words}", partial(best_rates, frame, metric))
-            rules = partial(_rules, frame, metric)
-            results.table(file_name("rate_rule", metric), f"Best rate against size: {words}", rules)
+        for budget, rows in _budgets(frame).items():
+            words, end = style.metric_label(metric), f"-{budget.replace('=', '-')}" if budget else ""
+            words += f", {budget}" if budget else ""
+            make = partial(sweep_figure, rows, metric, RATE, panels=batch)
+            caption = "The best rate of each size is ringed, dashed where the best of those tried is at their edge."
+            results.draw(file_name("sweep", metric) + end, f"Learning rates: {words}", caption, make)
+            rates = partial(_best_rates, rows, metric, batch)
+            results.table(file_name("best_rates", metric) + end, f"Best rates: {words}", rates)
+            rules = partial(_rules, rows, metric, batch)
+            results.table(file_name("rate_rule", metric) + end, f"Best rate against size: {words}", rules)
+
+
+def _budgets(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of each swept budget by its name; one without a name where none was swept."""
+    for key in ("tokens", "flops"):
+        if len(overrides(frame, key)) > 1:
+            values = override_values(frame, key)
+            return {f"{key}={value}": frame.loc[values == value] for value in sorted(overrides(frame, key), key=float)}
+    return {"": frame}
+
+
+def _best_rates(frame: pd.DataFrame, metric: str, batch: str | None) -> pd.DataFrame:
+    best = best_rates(frame, metric, batch=batch)
+    return best if batch else best.drop(columns="batch_sequences")
 
 
 def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
@@ -218,14 +234,21 @@ def _judge(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     return shown
 
 
-def _rules(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _rules(frame: pd.DataFrame, metric: str, batch: str | None) -> pd.DataFrame:
     rows: list[dict[str, str]] = []
-    for batch, best in best_rates(frame, metric).groupby("batch_sequences"):
-        if len(best["best_rate"].dropna()) >= 3:
-            rows.append({"batch_sequences": str(batch), "rule": rate_rule(best).describe()})
+    without: list[str] = []
+    for size, best in best_rates(frame, metric, batch=batch).groupby("batch_sequences"):
+        try:
+            rule = {"rule": rate_rule(best).describe()}
+        except ValueError as error:
+            without.append(f"batch {size}: {error}" if batch else str(error))
+            continue
+        rows.append({"batch_sequences": str(size)} | rule if batch else rule)
     if not rows:
-        raise ValueError("no batch has three sizes with a best rate inside those tried")
-    return pd.DataFrame(rows)
+        raise ValueError("; ".join(without))
+    table = pd.DataFrame(rows)
+    table.attrs[EXCLUDED] = tuple(without)
+    return table
 
 
 def _components(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

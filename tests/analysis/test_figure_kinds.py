@@ -138,6 +138,32 @@ def test_best_of_a_sweep_is_ringed(frame):
         sweep_figure(study, BITS, "optimizer.weight_decay")
 
 
+def test_a_best_at_the_edge_is_not_ringed_as_one(frame):
+    study = made_studies.sweep(frame)
+    worse = (study["model"].str.split(" ").str[0] == "m1") & study["point"].str.contains("rate=0.00[24],")
+    study.loc[worse, "value"] += 1
+    figure, points = sweep_figure(study, BITS, "optimizer.learning_rate")
+    best = points[points["role"] == "best"]
+    assert set(best["x"]) == {made_studies.RATES[2]}
+    assert len(best) == 3
+    assert points.loc[points["role"] == "edge", "x"].tolist() == [made_studies.RATES[3]]
+    rings = [group for group in figure.axes[0].collections if group.get_sizes().tolist() == [121]]
+    assert sum(ring.get_linestyles()[0][1] is not None for ring in rings) == 1
+    assert "dashed" in figure.legends[0].get_title().get_text()
+
+
+def test_a_line_of_a_sweep_pools_nothing(frame):
+    study = made_studies.sweep(frame)
+    longer = study.assign(tokens=500_000, checkpoint=study["checkpoint"] + "/.")
+    with pytest.raises(ValueError, match="would pool 250K, 500K tokens: choose the rows of one"):
+        sweep_figure(pd.concat([study, longer]), BITS, "optimizer.learning_rate")
+    other = study.assign(point=study["point"].str.replace("=8", "=32"), checkpoint=study["checkpoint"] + "/.")
+    both = pd.concat([study, other])
+    with pytest.raises(ValueError, match=r"would pool recipe\.batch_sequences=32, 8"):
+        sweep_figure(both, BITS, "optimizer.learning_rate")
+    sweep_figure(both, BITS, "optimizer.learning_rate", panels="recipe.batch_sequences")
+
+
 def test_isoflop_marks_its_optima(frame):
     rows = select_loss(made_studies.isoflop(frame), BITS)
     allocation = fit_isoflop(rows)

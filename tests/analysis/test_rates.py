@@ -31,7 +31,8 @@ def test_the_parabolas_lowest_point_is_found():
     best = best_rates(sweep(lambda n, batch: 0.005 * (batch / 8) ** 0.5, batches=(8, 32)), METRIC)
     assert best["best_rate"].tolist() == pytest.approx([0.005] * 4 + [0.01] * 4, rel=1e-9)
     assert best["loss"].tolist() == pytest.approx([2.0] * 8, abs=1e-12)
-    assert set(best["note"]) == {""}
+    assert set(best["note"]) == {"one seed a rate: how far noise moves it is not known"}
+    assert best["spread"].isna().all()
 
 
 def test_a_best_rate_beyond_those_tried_is_refused_and_named():
@@ -75,3 +76,74 @@ def test_a_batch_that_was_not_swept_need_not_be_named():
     assert best_rates(frame, METRIC, batch=None)["best_rate"].tolist() == pytest.approx([0.005] * 4)
     with pytest.raises(ValueError, match=r"recipe\.batch_sequences"):
         best_rates(frame, METRIC)
+
+
+def test_three_sizes_make_a_rule_without_intervals():
+    """Three points that happen to lie on a line would claim to know it exactly."""
+    rule = rate_rule(best_rates(sweep(lambda n, _: 0.003 * (n / 1e6) ** -0.4, sizes=(1e5, 3e5, 1e6)), METRIC))
+    assert rule.exponent == pytest.approx(0.4, rel=1e-9)
+    assert all(math.isnan(end) for end in (rule.base_low, rule.base_high, rule.exponent_low, rule.exponent_high))
+    assert rule.describe().endswith("3 sizes; intervals: none, they need the scatter of 4 sizes")
+
+
+def test_redrawn_losses_move_the_best_rate_as_they_should():
+    """Var of (y0 - y2) / (4 a h) is sigma^2 / (8 a^2 h^2), about a best rate that was tried."""
+    best = best_rates(sweep(lambda n, _: 0.004), METRIC, noise=0.001, draws=20_000)
+    assert best["spread"].tolist() == pytest.approx([0.001 / (math.sqrt(8) * 0.1 * math.log(2))] * 4, rel=0.02)
+    assert set(best["note"]) == {""}
+    seeds = pd.concat(
+        [
+            sweep(lambda n, _: 0.004).assign(seed_init=s, checkpoint=lambda f, s=s: f["checkpoint"] + f"-{s}")
+            for s in range(4)
+        ]
+    )
+    averaged = best_rates(seeds, METRIC, noise=0.001, draws=20_000)
+    assert averaged["spread"].tolist() == pytest.approx((best["spread"] / 2).tolist(), rel=0.03)
+    wide = best_rates(sweep(lambda n, _: 0.0021), METRIC, noise=0.05)
+    assert "of the noise's draws the best lies beyond the rates tried" in wide["note"][0]
+    with pytest.raises(ValueError, match="noise=0: a standard deviation is above 0"):
+        best_rates(sweep(lambda n, _: 0.004), METRIC, noise=0)
+
+
+def test_the_wider_interval_counts():
+    """Sizes on a line by luck are not known better than their noise, and scatter beyond the noise counts."""
+    exact = sweep(lambda n, _: 0.004)
+    rule = rate_rule(best_rates(exact, METRIC, noise=0.001, draws=20_000))
+    x = np.log([3e4, 1e5, 3e5, 1e6])
+    half = 1.96 * 0.001 / (math.sqrt(8) * 0.1 * math.log(2)) / math.sqrt(((x - x.mean()) ** 2).sum())
+    assert rule.exponent_high - rule.exponent == pytest.approx(half, rel=0.02)
+    assert "95% intervals from the noise of the losses, 4 sizes" in rule.describe()
+    scattered = sweep(lambda n, _: 0.004, noise=0.01)
+    plain = rate_rule(best_rates(scattered, METRIC))
+    small = rate_rule(best_rates(scattered, METRIC, noise=1e-5))
+    assert (small.exponent_low, small.exponent_high) == (plain.exponent_low, plain.exponent_high)
+    assert small.interval_from == plain.interval_from == "the scatter about the line"
+
+
+def test_intervals_with_noise_hold_the_truth():
+    """At four sizes and known noise, at least 95% of 300 draws."""
+    held = 0
+    for seed in range(300):
+        frame = sweep(lambda n, _: 0.004 * (n / 1e6) ** -0.3)
+        frame["value"] += 0.004 * np.random.default_rng(seed).normal(size=len(frame))
+        rule = rate_rule(best_rates(frame, METRIC, noise=0.004, draws=200))
+        held += rule.exponent_low <= 0.3 <= rule.exponent_high
+    assert held / 300 > 0.95
+
+
+def test_budgets_are_kept_apart_and_other_overrides_refused():
+    short = sweep(lambda n, _: 0.008)
+    long = sweep(lambda n, _: 0.004).assign(tokens=1_000_000, checkpoint=lambda f: f["checkpoint"] + "-long")
+    best = best_rates(pd.concat([short, long]), METRIC)
+    assert best["tokens"].tolist() == [500_000] * 4 + [1_000_000] * 4
+    assert best["best_rate"].tolist() == pytest.approx([0.008] * 4 + [0.004] * 4)
+    with pytest.raises(ValueError, match="token counts 500K, 1M: a rule takes one row a size"):
+        rate_rule(best)
+    decay = [
+        short.assign(point=short["point"] + f",optimizer.weight_decay={w}", checkpoint=short["checkpoint"] + w)
+        for w in ("0", "0.1")
+    ]
+    with pytest.raises(
+        ValueError, match=r"the best rate of m100000 would pool optimizer\.weight_decay=0, 0\.1: choose"
+    ):
+        best_rates(pd.concat(decay), METRIC)

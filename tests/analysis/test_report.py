@@ -269,3 +269,26 @@ def test_a_fit_without_numbers_is_missing(frame):
     assert results.fits == []
     assert not [one for one in results.drawn if one.name.startswith("chinchilla")]
     assert any(" is not fitted: " in note for note in results.notes)
+
+
+def test_rates_of_one_batch_have_their_table_and_rule(frame):
+    study = made_studies.sweep(frame[frame["metric"] == BITS])
+    study["point"] = study["point"].str.replace(",recipe.batch_sequences=8", "")
+    tables = {one.name.split("-")[0]: one.table for one in analyse_study(study).tables}
+    assert len(tables["best_rates"]) == 4
+    assert tables["rate_rule"]["rule"].iloc[0].startswith("rate = 0.004 [")
+
+
+def test_budgets_of_a_sweep_are_figures_of_their_own(frame):
+    study = made_studies.sweep(frame[frame["metric"] == BITS])
+    first = study.assign(point=study["point"] + ",tokens=250000")
+    second = study.assign(
+        point=study["point"] + ",tokens=500000",
+        unique_tokens=500_000,
+        tokens=500_000,
+        checkpoint=study["checkpoint"] + "/.",
+    )
+    results = analyse_study(pd.concat([first, second], ignore_index=True))
+    names = [one.name for one in results.drawn]
+    assert names == [f"sweep-heldout-prose-bits_per_byte-tokens-{count}" for count in (250000, 500000)]
+    assert results.notes == []
