@@ -79,7 +79,7 @@ def fit_law(
     group
         Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory.
     weights
-        Of the rows: a column's name or n numbers; None is 1 each.
+        Of the rows, relative to their mean: a column's name or n numbers; None is 1 each.
     seed
         Of starts and bootstrap.
 

@@ -128,11 +128,12 @@ class Data:
         return Data(columns, tuple(self.groups[i] for i in keep), tuple(self.weights[i] for i in keep))
 
     def problem(self, settings: Settings) -> Problem:
-        """Build what is minimised."""
+        """Build what is minimised; weights count relative to their mean, so that their unit says nothing of n."""
         law = settings.make_law()
         inputs = {name: self.array(name) for name in law.inputs}
         weights = np.array(self.weights, dtype=np.float64)
-        return Problem(law, settings.objective, settings.delta, inputs, self.array(settings.target), weights)
+        relative = weights / weights.mean() if self.n else weights
+        return Problem(law, settings.objective, settings.delta, inputs, self.array(settings.target), relative)
 
 
 def read_data(rows: pd.DataFrame, law: Law, target: str, group: str, weights: Array) -> Data:

@@ -217,3 +217,21 @@ def test_many_starts_at_once_end_where_scipy_ends():
     ]
     assert ends.value.min() <= min(theirs) * (1 + 1e-9)
     assert np.median(ends.value) <= np.median(theirs) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("objective", ["huber_log", "mse"])
+def test_the_unit_of_weights_says_nothing(objective):
+    """Before, weights of 0.01 made profile intervals ten times wider, and laws alike."""
+    rows = line_rows()
+    uneven = np.random.default_rng(0).uniform(0.5, 2.0, len(rows))
+    found = []
+    for unit in (1e-2, 1.0, 1e2):
+        laws = [
+            fit_law(PowerLaw(offset=offset), rows, objective=objective, weights=unit * uneven, starts=10, bootstrap=20)
+            for offset in (False, True)
+        ]
+        table = compare_laws(*laws)
+        shown = [*laws[0].interval()["gamma"], *laws[0].interval(method="profile")["gamma"], laws[0].objective]
+        found.append([*shown, *table["aicc"], *table["weight"]])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[1], rtol=1e-5)
