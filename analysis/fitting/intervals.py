@@ -85,6 +85,19 @@ def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, gr
     return float(stats.norm.cdf(-quantile * np.sqrt(problem.n / max(problem.n - squares * numbers, 1))))
 
 
+def open_quantiles(values: Array, tail: float) -> list[Array]:
+    """Quantiles at `tail` and 1 - `tail` over the first axis, where NaN may lie beyond either end.
+
+    An end is infinite where the tail is not known; both are NaN where nothing is.
+    """
+    unknown = np.isnan(values)
+    if not unknown.any():
+        return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
+    low = np.quantile(np.where(unknown, -np.inf, values), tail, axis=0, method="lower")
+    high = np.quantile(np.where(unknown, np.inf, values), 1 - tail, axis=0, method="higher")
+    return [np.where(unknown.all(axis=0), np.nan, end) for end in (low, high)]
+
+
 def robust_scale(problem: Problem, theta: Array, numbers: int) -> tuple[float, float]:
     """E[psi^2] and E[psi'] of the residuals at theta, psi the slope of Huber's function, in units of scale squared.
 

@@ -21,6 +21,7 @@ from analysis.fitting import intervals, profile
 from analysis.fitting.holdout import HeldOut
 from analysis.fitting.minima import RIVAL, Minimum
 from analysis.fitting.objectives import Problem
+from analysis.fitting.optimum import optimal_table
 from analysis.fitting.sensitivity import PLAIN_FLOPS, sensitivity_table
 from analysis.fitting.settings import Data, Settings
 from analysis.laws.base import Array, Law
@@ -178,7 +179,8 @@ class Fit:
         frame
             With the law's inputs as columns, n rows.
         interval
-            Level, such as 0.95: bounds of the curve (not of a new run, which has noise beside) over the replicates.
+            Level, such as 0.95: bounds of the curve (not of a new run, which has noise beside) over the replicates; one
+            whose equation gives no positive number counts as 0.
 
         Returns
         -------
@@ -200,7 +202,9 @@ class Fit:
         if interval is None:
             return predicted
         curves = np.exp(law.log_predict(np.array(self._replicates()), inputs)[0])
-        return predicted, *self.quantiles(curves, interval)
+        # Where an equation gives no positive number, that of others is at most 0 there.
+        below = np.isnan(curves) & np.isfinite([*inputs.values()]).all(axis=0)
+        return predicted, *self.quantiles(np.where(below, 0.0, curves), interval)
 
     def optimal(self, compute: Any, *, level: float = 0.95, flops: Mapping[str, float] | None = None) -> pd.DataFrame:
         """Least loss at compute budgets, and the N and D that reach it.
@@ -210,32 +214,28 @@ class Fit:
         compute
             Budgets in FLOPs, a number or shape (m,).
         level
-            Of the intervals over the bootstrap replicates; they are NaN where there are none.
+            Of the intervals over the bootstrap replicates; they are NaN where there are none. Replicates without an
+            optimum (an exponent of 0) count as beyond both ends: too many of them leave an end open, 0 or infinite.
         flops
             k, n and d of C = k N^n D^d; None is 6 N D.
 
         Returns
         -------
         DataFrame
-            A row a budget: compute, params, tokens, tokens_per_param, loss, and `_low` and `_high` of each.
+            A row a budget: compute, params, tokens, tokens_per_param, loss, `_low` and `_high` of each, and
+            without_optimum, the share of such replicates (NaN without any).
 
         Raises
         ------
         ValueError
             The law has no optimum, or the fit no numbers.
         """
-        budgets = np.atleast_1d(np.asarray(compute, dtype=np.float64))
-        rule = dict(flops or PLAIN_FLOPS)
         self._theta  # noqa: B018  (refuses a fit without numbers)
-        best = self._allocate(self.params, budgets, rule)
-        columns: dict[str, Array] = {"compute": budgets}
-        drawn = [self._allocate(self._law.to_params(np.array(row)), budgets, rule) for row in self.replicates]
-        for name, values in best.items():
-            bounds = [np.full(len(budgets), np.nan)] * 2
-            if drawn:
-                bounds = self.quantiles(np.array([one[name] for one in drawn]), level)
-            columns |= {name: values, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
-        return pd.DataFrame(columns)
+        budgets = np.atleast_1d(np.asarray(compute, dtype=np.float64))
+        drawn = [self._law.to_params(np.array(row)) for row in self.replicates]
+        return optimal_table(
+            self._law, self.params, drawn, budgets, flops or PLAIN_FLOPS, lambda values: self.quantiles(values, level)
+        )
 
     def sensitivity(self) -> pd.DataFrame:
         """Numbers under other settings, a row each, with the same bounds and fixed parameters.
@@ -367,18 +367,14 @@ class Fit:
     def quantiles(self, values: Array, level: float) -> list[Array]:
         """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles.
 
-        NaN where the rows come from too few groups.
+        NaN where the rows come from too few groups. A replicate that is NaN counts as beyond both ends, so that an end is
+        infinite where more than the tail is unknown.
         """
         numbers, groups = int(self._free.sum()), self.data.num_groups
         tail = intervals.expanded_tail(level, self._problem, self._theta, numbers, groups)
         if self._groups_are_few:
             return [np.full(values.shape[1:], np.nan)] * 2
-        return [np.quantile(values, share, axis=0) for share in (tail, 1 - tail)]
-
-    def _allocate(self, params: Mapping[str, float], budgets: Array, rule: Mapping[str, float]) -> dict[str, Array]:
-        size, tokens = self._law.optimal(params, budgets, rule)
-        loss = self._law.predict(params, {"params": size, "tokens": tokens, "unique_tokens": tokens})
-        return {"params": size, "tokens": tokens, "tokens_per_param": tokens / size, "loss": loss}
+        return intervals.open_quantiles(values, tail)
 
 
 def _choose(method: str, known: tuple[str, ...]) -> None:

@@ -57,7 +57,8 @@ def compare_approaches(
     compute
         Budget in FLOPs at which optima are compared; None takes ten times the largest in the frame.
     fit
-        Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame.
+        Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame. Without both, approach 3's row
+        says why it is empty.
     noise
         Standard deviation of log loss between seeds; None as in `fit_isoflop` and `fit_envelope`.
     bootstrap
@@ -78,7 +79,7 @@ def compare_approaches(
     Raises
     ------
     ValueError
-        The frame is unfit for any approach, or `fit` has no alpha and beta.
+        The frame is unfit for any approach.
 
     References
     ----------
@@ -127,24 +128,37 @@ def allocate_by_law(fit: Fit, rows: pd.DataFrame, *, level: float = 0.95) -> All
     ----------
     Hoffmann et al. 2022, eq. 4.
     """
-    if not {"alpha", "beta"} <= set(fit.params):
-        raise ValueError(f"the law {fit.law!r} gives no alpha and beta; {'; '.join(fit.flags)}")
+    _refuse_without_exponents(fit)
     log_n, log_d, log_c = (np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("params", "tokens", "flops"))
     power, constant = (float(part) for part in np.polyfit(log_n, log_c - log_d, 1))
     rule = {"k": math.exp(constant), "n": power, "d": 1.0}
     middle = math.exp(float(log_c.mean()))
     best = fit.optimal(middle, flops=rule).to_dict("records")[0]
+    unknown = float(best["without_optimum"])
+    flags = (f"{unknown:.1%} of the replicates have an exponent of 0, and no optimum",) if unknown > 0 else ()
     a = _exponent(fit.params["alpha"], fit.params["beta"], power)
     low, high = _interval(fit, power, level)
     params = Growth(a, low, high, float(best["params"]), middle)
     tokens = Growth(1 - power * a, 1 - power * high, 1 - power * low, float(best["tokens"]), middle)
     optima = pd.DataFrame({"flops": [middle], "params": [best["params"]], "tokens": [best["tokens"]], "refused": [""]})
     source = f"{len(fit.replicates)} bootstrap replicates of the fit" if fit.replicates else "nothing"
-    return Allocation("law", params, tokens, optima, level, source, (*fit.excluded, *fit.flags))
+    return Allocation("law", params, tokens, optima, level, source, (*fit.excluded, *fit.flags, *flags))
+
+
+def _refuse_without_exponents(fit: Fit) -> None:
+    if {"alpha", "beta"} <= set(fit.params):
+        return
+    if "alpha" in fit.params:
+        raise ValueError(
+            "the law has one exponent for both terms: how N* and D* share a budget is assumed there, not found; "
+            "fit Chinchilla() without tied"
+        )
+    raise ValueError("; ".join([f"the law {fit.law!r} gives no alpha and beta", *fit.flags]))
 
 
 def _exponent(alpha: float, beta: float, power: float) -> float:
-    return beta / (alpha + power * beta)
+    """Exponent of N*; NaN where both terms are flat."""
+    return beta / (alpha + power * beta) if max(alpha, beta) > 0 else math.nan
 
 
 def _interval(fit: Fit, power: float, level: float) -> tuple[float, float]:

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import integrate, optimize, stats
 
 from analysis.fit import compare_laws, fit_law
+from analysis.fitting.intervals import open_quantiles
 from analysis.fitting.minimise import minimise
 from analysis.fitting.profile import log_likelihood, log_normaliser
 from analysis.laws import Chinchilla, PowerLaw
@@ -179,6 +182,20 @@ def test_optimum_has_intervals_that_hold_the_truth():
         assert (table[f"{name}_low"] < truth).all()
         assert (truth < table[f"{name}_high"]).all()
     assert np.isnan(fit_law(Chinchilla(), chinchilla_rows(), starts=5).optimal(1e20)["params_low"]).all()
+
+
+def test_a_replicate_without_an_optimum_is_counted_and_leaves_the_rest():
+    """An exponent at 0 in one replicate of 200 once ended the call."""
+    fit = fit_law(Chinchilla(), chinchilla_rows(), starts=10, bootstrap=200)
+    flat = list(fit.replicates[0])
+    flat[2] = 0.0
+    one = dataclasses.replace(fit, replicates=(tuple(flat), *fit.replicates[1:])).optimal(1e21)
+    assert one["without_optimum"][0] == pytest.approx(1 / 200)
+    assert one["params_low"][0] == pytest.approx(fit.optimal(1e21)["params_low"][0], rel=0.05)
+    many = dataclasses.replace(fit, replicates=(*[tuple(flat)] * 60, *fit.replicates[60:])).optimal(1e21)
+    assert (many["params_low"][0], many["params_high"][0]) == (0, np.inf)
+    assert fit.optimal(1e21)["without_optimum"][0] == 0
+    assert open_quantiles(np.array([1.0, 2.0, np.nan, 3.0]), 0.4) == [1.0, 3.0]
 
 
 def test_sensitivity_names_every_setting():

@@ -87,3 +87,17 @@ def test_task_curve_at_chance_is_told():
     rows = pd.DataFrame({"loss": loss, "accuracy": 0.25 + noise})
     fit = fit_law(TaskAccuracy(chance=0.25), rows, target="accuracy", objective="mse", starts=50)
     assert fit.flags
+
+
+def test_a_band_beyond_the_equation_reaches_zero():
+    """Below some loss the equation gives no error: one replicate that says so once left the whole band NaN."""
+    loss = np.linspace(2, 4, 12)
+    noise = 1 + 0.05 * np.random.default_rng(1).normal(size=12)
+    error = TaskError().predict({"eps": 0.8, "k": 2.0, "gamma": 0.9}, {"loss": loss}) * noise
+    rows = pd.DataFrame({"loss": loss, "error": error})
+    fit = fit_law(TaskError(), rows, target="error", objective="mse", starts=50, bootstrap=200)
+    predicted, low, high = fit.predict({"loss": [2.5, 1.6, np.nan]}, interval=0.95)
+    assert np.isfinite([low[:2], high[:2]]).all()
+    assert low[1] == 0 < high[1]
+    assert low[0] < predicted[0] < high[0]
+    assert np.isnan([predicted[2], low[2], high[2]]).all()

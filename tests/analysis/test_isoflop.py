@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.fit import fit_law
 from analysis.isoflop import (
     METHODS,
     assign_budgets,
@@ -16,6 +18,7 @@ from analysis.isoflop import (
     isoflop_curve,
     isoflop_minima,
 )
+from analysis.laws import Chinchilla
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
 """Hoffmann et al. 2022, eq. 10."""
@@ -377,6 +380,25 @@ def test_what_the_points_do_not_allow_is_a_row_that_says_so():
     assert math.isnan(table.loc["envelope", "exponent_params"])
     assert "and an envelope needs two" in table.loc["envelope", "flags"]
     assert table.loc["isoflop parabola", "exponent_params"] == pytest.approx(EXPONENT, abs=1e-6)
+
+
+def test_a_law_of_one_exponent_is_a_row_that_says_so():
+    frame = isoflop_grid(noise=0.002)
+    tied = fit_law(Chinchilla(tied=True), frame, starts=10)
+    row = compare_approaches(frame, fit=tied, bootstrap=10).set_index("approach").loc["law"]
+    assert math.isnan(row["exponent_params"])
+    assert row["flags"].startswith("the law has one exponent for both terms")
+
+
+def test_a_flat_replicate_leaves_the_law_its_row():
+    frame = isoflop_grid(noise=0.002)
+    fit = fit_law(Chinchilla(), frame, starts=10, bootstrap=100)
+    flat = list(fit.replicates[0])
+    flat[2] = flat[4] = 0.0
+    changed = dataclasses.replace(fit, replicates=(tuple(flat), *fit.replicates[1:]))
+    row = compare_approaches(frame, fit=changed, bootstrap=10).set_index("approach").loc["law"]
+    assert row["exponent_params_low"] < row["exponent_params"] < row["exponent_params_high"]
+    assert "1.0% of the replicates have an exponent of 0, and no optimum" in row["flags"]
 
 
 def test_law_along_the_frames_own_flops():
