@@ -18,6 +18,8 @@ from matplotlib import colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 
+from analysis.metrics import lower_is_better as lower_is_better
+
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 GREY = "#6b6b6b"
 HELD_OUT = "#d55e00"
@@ -168,8 +170,3 @@ def metric_label(metric: str) -> str:
     if where and where[0] == "heldout":
         where = [f"held-out {where[1]}", *where[2:]]
     return ", ".join([words, *(part.replace("_", " ") for part in where)])
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one."""
-    return metric.split("/")[-1] in ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "loss")

@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.frames import EXCLUDED, check_frame, require_columns, select_loss
-from analysis.style import lower_is_better
 
 Array = NDArray[np.float64]
 VariantOf = str | Callable[[pd.DataFrame], pd.Series]
@@ -69,7 +68,7 @@ class Layout:
 
 
 def choose_rates(
-    frame: pd.DataFrame, metric: str, *, variant: VariantOf, rate: VariantOf | None, baseline: str
+    frame: pd.DataFrame, metric: str, *, lower: bool, variant: VariantOf, rate: VariantOf | None, baseline: str
 ) -> dict[str, Choice]:
     """Choose each variant's learning rate by the mean of a metric over the seeds that all its rates have.
 
@@ -81,6 +80,8 @@ def choose_rates(
         As in `analysis.ablation.ablation_table`.
     metric
         Metric that chooses.
+    lower
+        Whether less of it is better.
 
     Raises
     ------
@@ -101,6 +102,7 @@ def choose_rates(
             points.loc[points["_variant"] == label],
             runs.loc[runs["_variant"] == label],
             metric,
+            lower,
         )
         for label in known
     }
@@ -210,7 +212,7 @@ def _column(frame: pd.DataFrame, name: VariantOf) -> list[object]:
     return list(frame[name] if isinstance(name, str) else name(frame))
 
 
-def _choose(label: str, points: pd.DataFrame, runs: pd.DataFrame, metric: str) -> Choice:
+def _choose(label: str, points: pd.DataFrame, runs: pd.DataFrame, metric: str, lower: bool) -> Choice:
     grid = points.pivot(index="_seed", columns="_rate", values="loss")
     infinite = runs.loc[(runs["metric"] == metric) & np.isinf(runs["value"].to_numpy(dtype=np.float64))]
     diverged = {rate: tuple(sorted(rows["_seed"])) for rate, rows in infinite.groupby("_rate")}
@@ -224,7 +226,7 @@ def _choose(label: str, points: pd.DataFrame, runs: pd.DataFrame, metric: str) -
         raise ValueError(
             f"variant {label!r}: no seed was scored at all of its rates {list(tried)}; run the missing ones"
         )
-    scores = full if lower_is_better(metric) else -full
+    scores = full if lower else -full
     alone = len(tried) == 1 or len(scores) == 1
     by_seed = {} if alone else {str(seed): scores.drop(index=seed).mean().idxmin() for seed in scores.index}
     return Choice(scores.mean().idxmin(), tried, len(full), by_seed, unscored, diverged, known)

@@ -22,7 +22,7 @@ from analysis.ablation.blocks import Choice, Layout, VariantOf, choose_rates, la
 from analysis.ablation.equivalent import Curve, compute_equivalent
 from analysis.ablation.significance import detectable_effect, holm
 from analysis.frames import EXCLUDED
-from analysis.style import lower_is_better
+from analysis.metrics import lower_is_better
 
 __all__ = ["ablation_table", "detectable_effect", "holm"]
 
@@ -42,6 +42,7 @@ def ablation_table(
     correction: str = "holm",
     power: float = 0.8,
     curves: Mapping[str, Curve] | None = None,
+    lower: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
     """Differences of every variant from the baseline, and whether they stand out of the seed noise.
 
@@ -77,11 +78,13 @@ def ablation_table(
     curves
         By metric, the baseline's value against its training tokens (a function), or the slope of the value
         against log tokens there: turns differences into tokens of training (`analysis.ablation.equivalent`).
+    lower
+        By metric, whether less of it is better, for those whose direction `analysis.metrics` does not know.
 
     Returns
     -------
     DataFrame
-        A row a metric and variant: metric, variant, baseline, mean (of the paired seeds), baseline_mean,
+        A row a metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds), baseline_mean,
         difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise (sigma), dof,
         seeds (paired), missing (seeds that are not there, by name; empty where none), rate, baseline_rate (those
         chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio (variant over baseline, NaN where not known), tokens, note (what
@@ -95,7 +98,7 @@ def ablation_table(
     Raises
     ------
     ValueError
-        Unknown metric, column, variant or correction; several token counts; no variant beside the baseline; two
+        Unknown metric, column, variant or correction; a metric whose better direction is not known; several token counts; no variant beside the baseline; two
         runs of one variant, rate and seed; a variant none of whose seeds has a value at all its rates.
 
     References
@@ -108,9 +111,11 @@ def ablation_table(
         raise ValueError(f"correction={correction!r}: choose one of {', '.join(CORRECTIONS)}")
     if not 0 < level < 1 or not 0 < power < 1:
         raise ValueError(f"level={level} and power={power} must lie between 0 and 1")
-    chosen = choose_rates(frame, names[0], variant=variant, rate=rate, baseline=baseline)
+    directions = {name: lower_is_better(name, (lower or {}).get(name)) for name in names}
+    chosen = choose_rates(frame, names[0], lower=directions[names[0]], variant=variant, rate=rate, baseline=baseline)
     layouts = [lay_out(frame, name, chosen, variant=variant, rate=rate, baseline=baseline) for name in names]
     table = pd.DataFrame([row for layout in layouts for row in _compare(layout, level)])
+    table.insert(1, "lower_is_better", table["metric"].map(directions))
     # Rounded: 1 - 0.95 is 0.05 and not 0.05000000000000004.
     table = _mark(table, round(1 - level, 12), correction, power)
     table = _say_in_tokens(table, curves or {})
@@ -259,8 +264,8 @@ def _mark(table: pd.DataFrame, alpha: float, correction: str, power: float) -> p
     single = alpha / max(family, 1) if correction == "holm" else alpha
     beyond = [p < alpha for p in adjusted]
     known = [not math.isnan(p) for p in adjusted]
-    lower = table["metric"].map(lower_is_better)
-    ahead = ["variant" if (d < 0) == low else "baseline" for d, low in zip(table["difference"], lower, strict=True)]
+    signs = zip(table["difference"], table["lower_is_better"], strict=True)
+    ahead = ["variant" if (d < 0) == low else "baseline" for d, low in signs]
     marks = [("beyond" if b else "within") if k else None for b, k in zip(beyond, known, strict=True)]
     return table.assign(
         p_adjusted=adjusted,
@@ -280,7 +285,7 @@ def _say_in_tokens(table: pd.DataFrame, curves: Mapping[str, Curve]) -> pd.DataF
     """Add differences as factors of the baseline's tokens, NaN for metrics without a curve."""
     rows: list[dict[str, float]] = []
     for row in table.to_dict("records"):
-        gain = -row["detectable"] if lower_is_better(row["metric"]) else row["detectable"]
+        gain = -row["detectable"] if row["lower_is_better"] else row["detectable"]
         changes = {"times": row["difference"], "low": row["low"], "high": row["high"], "gain": gain}
         curve = curves.get(row["metric"])
         found = {

@@ -137,7 +137,8 @@ def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_title(style.metric_label(metric))
-    better = "left" if style.lower_is_better(metric) else "right"
+    lower = rows[0]["lower_is_better"]
+    better = "left" if lower else "right"
     axes.set_xlabel(f"Difference ({better} is better)")
 
 

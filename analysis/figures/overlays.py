@@ -49,7 +49,7 @@ def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFram
     for row in rows.to_dict("records"):
         if _is_true(row["not_monotone"]):
             _draw_fall(axes, row, scored)
-    _list_marks(axes, rows, lower_left=style.lower_is_better(metric))
+    _list_marks(axes, rows, lower_left=style.lower_is_better(metric, unknown=False))
 
 
 def _is_true(mark: object) -> bool:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis import style
+from analysis.metrics import is_higher_better
 
 Array = NDArray[np.float64]
 MARK_COLUMNS = ["mark", "panel", "role", "x", "y"]
@@ -180,5 +181,5 @@ def study_name(frame: pd.DataFrame) -> str:
 
 
 def direction(metric: str) -> str:
-    """Say which way is better, in brackets behind an axis' name."""
-    return "(lower is better)" if style.lower_is_better(metric) else "(higher is better)"
+    """Say which way is better, in brackets behind an axis' name; nothing where that is not known."""
+    return {True: "(higher is better)", False: "(lower is better)", None: ""}[is_higher_better(metric)]

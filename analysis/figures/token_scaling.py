@@ -119,7 +119,7 @@ def _draw_panel(
     draw_judgements(axes, judged, scored, metric)
     style.token_axis(axes, [*scored["tokens"].tolist(), *laid_over])
     values = scored.loc[scored["value"] > 0, "value"]
-    if style.lower_is_better(metric) and values.max() > 30 * values.min():
+    if style.lower_is_better(metric, unknown=False) and values.max() > 30 * values.min():
         # The perplexity of an untrained model is in the millions.
         axes.set_yscale("log")
         style.log_axis(axes.yaxis, values.tolist())
@@ -215,7 +215,9 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     keys = zip(cooled["panel"], cooled["model"], cooled["tokens"], strict=True)
     counts = Counter(keys).values()
     seeds, fewest = max(counts, default=1), min(counts, default=1)
-    units = " and ".join(sorted({"documents" if style.lower_is_better(m) else "questions" for m in metrics}))
+    units = " and ".join(
+        sorted({"documents" if style.lower_is_better(m, unknown=False) else "questions" for m in metrics})
+    )
     words = [f"Sizes count parameters without embeddings. Bars: one standard error over {units}; all sizes are"]
     words.append("scored on\nthe same ones, so that differences are known better than bars show.")
     words.append(

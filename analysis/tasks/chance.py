@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-ACCURACIES = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "em", "pass_1")
-"""Metrics that have a chance level."""
-HIGHER_IS_BETTER = (*ACCURACIES, "f1", "mcc", "bleu", "rouge1", "rouge2", "rougeL", "mc1", "mc2")
-LOWER_IS_BETTER = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "loss", "brier_score")
+from analysis.metrics import ACCURACIES, HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -90,20 +87,6 @@ def chance_level(metric: str, chance: Mapping[str, float] | None = None) -> Chan
     if found is not None or not set(metric.split("/")) & set(ACCURACIES):
         return found
     return _longest_match(CHANCE, (_task(metric),))
-
-
-def is_higher_better(metric: str) -> bool | None:
-    """Whether a larger value of a metric is the better one; None where that is not known.
-
-    Parameters
-    ----------
-    metric
-        As `lambada_openai/perplexity` or `gsm8k/exact_match/strict-match`.
-    """
-    parts = metric.split("/")
-    if set(parts) & set(LOWER_IS_BETTER):
-        return False
-    return True if set(parts) & set(HIGHER_IS_BETTER) else None
 
 
 def _task(metric: str) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import EXCLUDED
-from analysis.tasks.chance import chance_level, is_higher_better
+from analysis.metrics import is_higher_better
+from analysis.tasks.chance import chance_level
 from analysis.tasks.marks import Plateau, Rules, find_chance, find_fall, find_plateau, make_curve, say_marks
 
 CURVE = ["study", "model", "trajectory", "stage", "curve", "seed_init", "seed_data", "metric"]

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from analysis.metrics import is_higher_better
 from analysis.style import count_label
-from analysis.tasks.chance import Chance, is_higher_better
+from analysis.tasks.chance import Chance
 
 Array = NDArray[np.float64]
 MIN_SLOPE_POINTS = 3

@@ -352,6 +352,21 @@ def test_wrong_input_is_refused():
         table(frame.assign(study=frame["variant"]))
 
 
+def test_unknown_direction_is_refused_unless_said():
+    """A made-up score: which variant is ahead, and which rate is best, hangs on what the caller says."""
+    frame = runs(EFFECTS, rates=(1e-4, 1e-3, 1e-2), rate_cost=cost, metric="my/score")
+    table = partial(ablation_table, frame, "my/score", baseline="base", variant="variant", rate="learning_rate")
+    with pytest.raises(ValueError, match="metric 'my/score': whether less or more of it is better is not known"):
+        table()
+    less = table(lower={"my/score": True}).set_index("variant")
+    assert less.loc["better", "better"] == "variant"
+    assert less["rate"].tolist() == [1e-3, 1e-3, 1e-2]
+    more = table(lower={"my/score": False}).set_index("variant")
+    assert more["rate"].tolist() == [1e-2, 1e-2, 1e-4]
+    assert more.loc["better", "better"] == "baseline"
+    assert not more["lower_is_better"].any()
+
+
 def test_one_seed_gives_no_noise():
     table = ablation_table(runs(EFFECTS, seeds=1), LOSS, baseline="base", variant="variant")
     assert table["stderr"].isna().all()

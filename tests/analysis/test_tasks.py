@@ -8,7 +8,7 @@ import pytest
 from analysis.load import FRAME_COLUMNS
 from analysis.reference import load_pythia
 from analysis.tasks import task_curves
-from analysis.tasks.chance import CHANCE, chance_level, is_higher_better
+from analysis.tasks.chance import CHANCE, chance_level
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 TOKENS = [1e9 * 2**power for power in range(9)]
@@ -182,15 +182,6 @@ def test_chance_levels():
     assert chance_level("unheard_of/f1", own).level == 0.3
     assert chance_level("piqa/acc", own).source == "2 choices (Bisk et al. 2020)"
     assert all(0 <= chance.level < 1 for chance in CHANCE.values())
-
-
-def test_better_directions_agree_with_the_figures():
-    from analysis.style import lower_is_better
-
-    for metric in ("piqa/acc", "lambada_openai/perplexity", "heldout/prose/bits_per_byte", "wikitext/word_perplexity"):
-        assert is_higher_better(metric) is not lower_is_better(metric)
-    assert is_higher_better("gsm8k/exact_match/strict-match") is True
-    assert is_higher_better("crows_pairs/pct_stereotype") is None
 
 
 @pytest.mark.skipif(not (SHARED / "pythia-lm-eval").exists(), reason="Pythia's result files are not here")
