@@ -25,7 +25,7 @@ from analysis.fitting.intervals import bootstrap_thetas
 from analysis.fitting.minima import Minimum, draw_starts, search_minima
 from analysis.fitting.record import Fit
 from analysis.fitting.settings import DEFAULT_STARTS, Data, Settings, merge_fixed, read_data
-from analysis.frames import check_frame
+from analysis.frames import EXCLUDED, annealed_rows, check_frame, refuse_mixed_metrics
 from analysis.laws.base import Array, Law
 
 __all__ = ["Fit", "HeldOut", "Minimum", "compare_laws", "fit_law", "replay"]
@@ -91,8 +91,9 @@ def fit_law(
     Raises
     ------
     ValueError
-        A column is missing, holds no numbers or a value not above 0; the frame mixes studies or has one run; an argument
-        is none of its choices; the holdout leaves or takes nothing. Rows with NaN and duplicates are left out and named in
+        A column is missing, holds no numbers or a value not above 0; the frame mixes studies or metrics or has one run; an
+        argument is none of its choices; the holdout leaves or takes nothing. Rows with NaN, duplicates, and, by the
+        column `annealed`, rows not cooled down (unless the law predicts from the loss) are left out and named in
         `Fit.excluded`.
 
     References
@@ -117,7 +118,8 @@ def fit_law(
     )
     if group != GROUP and group not in frame:
         raise ValueError(f"group names the column {group!r}, which the frame lacks")
-    weighted = frame.assign(**{WEIGHT: _weights(frame, weights)})
+    refuse_mixed_metrics(frame)
+    weighted = _cooled(frame.assign(**{WEIGHT: _weights(frame, weights)}), law)
     rows, excluded = check_frame(weighted, (*law.inputs, target, WEIGHT))
     data = read_data(rows, law, target, group, rows[WEIGHT].to_numpy(dtype=np.float64))
     return _solve(settings, data, excluded)
@@ -174,6 +176,16 @@ def _minimum(empty: Fit) -> Fit:
         spread=search.spread,
         replicates=replicates,
     )
+
+
+def _cooled(frame: pd.DataFrame, law: Law) -> pd.DataFrame:
+    """Rows cooled down, for a law of size or tokens; what a loss does to a task is the same before."""
+    if "loss" in law.inputs:
+        return frame
+    rows, uncooled = annealed_rows(frame)
+    result = rows.copy()
+    result.attrs = {**frame.attrs, EXCLUDED: (*frame.attrs.get(EXCLUDED, ()), *uncooled)}
+    return result
 
 
 def _starts(starts: int | Sequence[Mapping[str, float]] | None) -> int | tuple[dict[str, float], ...]:

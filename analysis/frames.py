@@ -56,17 +56,29 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
     if metric not in known:
         raise ValueError(f"metric {metric!r} is not in the frame; there are: {', '.join(known) or 'none'}")
     rows = frame.loc[frame["metric"] == metric]
-    annealed = rows["annealed"].astype(bool)
-    cooled = rows.loc[annealed]
+    cooled, uncooled = annealed_rows(rows)
     scored = cooled.loc[cooled["value"].notna()]
     result = scored.assign(params=scored[size], params_all=scored["params"], loss=scored["value"])
     if "unique_tokens" in result and "epochs" not in result:
         result["epochs"] = result["tokens"] / result["unique_tokens"]
     result = result.reset_index(drop=True)
-    counts = ((len(rows) - len(cooled), "not annealed"), (len(cooled) - len(scored), "not evaluated"))
-    excluded = tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
+    unscored = len(cooled) - len(scored)
+    excluded = (*uncooled, f"{unscored} {_plural(unscored, 'row')} not evaluated") if unscored else uncooled
     result.attrs = {EXCLUDED: excluded, "metric": metric, "size": size}
     return result
+
+
+def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows cooled down by their column `annealed`, and what was left out; all where there is no such column.
+
+    A row of which it is not known (NaN) is not taken for cooled down.
+    """
+    if "annealed" not in frame:
+        return frame, ()
+    unknown = frame["annealed"].isna().to_numpy()
+    cooled = np.array([not gap and bool(value) for gap, value in zip(unknown, frame["annealed"], strict=True)], bool)
+    counts = ((int((~cooled & ~unknown).sum()), "not annealed"), (int(unknown.sum()), "without annealed (NaN)"))
+    return frame.loc[cooled], tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
 
 
 def check_frame(
@@ -141,6 +153,15 @@ def refuse_mixed_studies(frame: pd.DataFrame) -> None:
     studies = sorted({str(name) for name in frame["study"].dropna()})
     if len(studies) > 1:
         raise ValueError(f"the frame mixes the studies {', '.join(studies)}; give the rows of one")
+
+
+def refuse_mixed_metrics(frame: pd.DataFrame) -> None:
+    """Raise `ValueError` where the column `metric` names more than one: their values are not one target."""
+    if "metric" not in frame:
+        return
+    metrics = sorted({str(name) for name in frame["metric"].dropna()})
+    if len(metrics) > 1:
+        raise ValueError(f"the frame mixes the metrics {', '.join(metrics)}; give the rows of one, as select_loss does")
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

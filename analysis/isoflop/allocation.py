@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.frames import check_frame
+from analysis.frames import annealed_rows, check_frame, refuse_mixed_metrics
 
 Array = NDArray[np.float64]
 
@@ -96,10 +96,16 @@ def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     Raises
     ------
     ValueError
-        A row is not annealed: its loss lies above the one its tokens would give. Or as `analysis.frames.check_frame`.
+        A row is not annealed, or not known to be: its loss lies above the one its tokens would give. The frame mixes
+        metrics. Or as `analysis.frames.check_frame`.
     """
-    if "annealed" in frame.columns and not bool(np.all(frame["annealed"].to_numpy(dtype=bool))):
-        raise ValueError("rows that are not annealed are in the frame: give cooled-down points, as select_loss does")
+    _, uncooled = annealed_rows(frame)
+    if uncooled:
+        raise ValueError(
+            "rows that are not annealed are in the frame: give cooled-down points, as select_loss does "
+            f"({'; '.join(uncooled)})"
+        )
+    refuse_mixed_metrics(frame)
     rows, excluded = check_frame(frame, ("params", "tokens", "loss"))
     if "flops" in rows.columns and bool(np.any(rows["flops"].notna().to_numpy())):
         return check_frame(rows, ("flops",))

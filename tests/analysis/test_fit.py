@@ -5,7 +5,7 @@ import pytest
 
 from analysis.fit import Fit, fit_law, replay
 from analysis.frames import select_loss
-from analysis.laws import Chinchilla, PowerLaw
+from analysis.laws import Chinchilla, PowerLaw, TaskError
 
 BITS = "heldout/prose/bits_per_byte"
 TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}
@@ -201,6 +201,19 @@ def test_bad_frames_are_refused_or_named():
     assert fit.excluded == ("1 duplicate row", "1 row without loss (NaN)")
     assert fit.n == 35
     assert "left out: 1 duplicate row; 1 row without loss (NaN)" in fit.describe()
+
+
+def test_rows_that_are_not_cooled_down_are_left_out_and_named():
+    """They entered silently where a frame did not come from select_loss."""
+    frame = make_rows()
+    frame["annealed"] = [*[False] * 3, np.nan, *[True] * 32]
+    fit = fit_law(Chinchilla(), frame, starts=5)
+    assert fit.n == 32
+    assert fit.excluded == ("3 rows not annealed", "1 row without annealed (NaN)")
+    curve = pd.DataFrame({"loss": np.linspace(2, 4, 36), "error": np.linspace(0.3, 0.7, 36)})
+    assert fit_law(TaskError(), curve.assign(annealed=False), target="error", starts=5).n == 36
+    with pytest.raises(ValueError, match="the frame mixes the metrics a, b"):
+        fit_law(Chinchilla(), make_rows().assign(metric=["a", *["b"] * 35]), starts=5)
 
 
 def test_prediction_needs_its_columns():

@@ -91,3 +91,11 @@ def test_text_and_two_values_of_a_checkpoint_are_refused(plain):
 def test_mixed_studies_are_refused(plain):
     with pytest.raises(ValueError, match="mixes the studies a, b"):
         check_frame(plain.assign(study=["a", "b", "a"]), COLUMNS)
+
+
+def test_rows_of_which_cooling_is_not_known_are_left_out(law_frame):
+    law_frame["annealed"] = law_frame["annealed"].astype(object)
+    law_frame.loc[law_frame.index[law_frame["annealed"].astype(bool)][:2], "annealed"] = [np.nan, None]
+    rows = select_loss(law_frame, BITS)
+    assert len(rows) == 30
+    assert rows.attrs["excluded"] == ("32 rows not annealed", "2 rows without annealed (NaN)")

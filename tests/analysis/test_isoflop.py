@@ -212,6 +212,15 @@ def test_other_data_are_no_seeds():
     assert "runs repeated over seeds (35 degrees" in fit_isoflop(twice, exponents=SURFACE, bootstrap=50).interval_from
 
 
+def test_rows_of_which_cooling_is_not_known_and_mixed_metrics_are_refused():
+    frame = isoflop_grid()
+    known = [None, *[True] * (len(frame) - 1)]
+    with pytest.raises(ValueError, match=r"rows that are not annealed.*1 row without annealed \(NaN\)"):
+        isoflop_minima(frame.assign(annealed=known))
+    with pytest.raises(ValueError, match="the frame mixes the metrics a, b"):
+        isoflop_minima(frame.assign(metric=["a", *["b"] * (len(frame) - 1)]))
+
+
 def test_an_envelope_is_of_one_data_set():
     frame = ladder().assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
     repeated = frame.assign(loss=frame["loss"] * 1.1, unique_tokens=frame["tokens"] / 4)
