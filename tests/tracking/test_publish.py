@@ -267,6 +267,29 @@ def test_longer_budget_extends_a_trunk_that_is_published(root):
     )
 
 
+def test_runs_say_what_the_study_varies_and_older_ones_keep_their_names(root):
+    from mlflow import MlflowClient
+
+    made = make_study(root, **SMALL)
+    file = made.layout.study_file(made.study)
+    plan = json.loads(file.read_text())
+    for point in plan["points"]:
+        point["name"] += ",variant=gelu,optimizer.learning_rate=0.004"
+        point["config"] = {"variant": {"name": "gelu"}}
+    file.write_text(json.dumps(plan))
+    publish_study(made.layout, made.study)
+    client = MlflowClient(tracking_uri=default_uri(made.layout))
+    stages = {key: run for key, run in run_infos(made.layout, made.study).items() if key}
+    assert {run.data.tags["variant"] for run in stages.values()} == {"gelu"}
+    assert all(" gelu rate 0.004 " in run.info.run_name for run in stages.values())
+    older = next(iter(stages))
+    client.delete_tag(stages[older].info.run_id, "named_by")
+    publish_study(made.layout, made.study)
+    named = {key: run.info.run_name for key, run in run_infos(made.layout, made.study).items() if key}
+    assert named[older] == stages[older].info.run_name.replace(" gelu rate 0.004", "")
+    assert all(named[key] == run.info.run_name for key, run in stages.items() if key != older)
+
+
 def test_damaged_result_is_named_and_the_rest_arrives(root):
     made = make_study(root, **SMALL)
     victim = next(iter(sorted(root.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))))

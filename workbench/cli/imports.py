@@ -110,7 +110,7 @@ def _token_rule(text: str) -> tuple[str, float]:
 
 
 def _print_models(frame: pd.DataFrame) -> None:
-    from workbench.tracking.records import tokens_label
+    from workbench.tracking.names import tokens_label
 
     rows: list[list[str]] = []
     for model, results in frame.groupby("model", sort=False):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_BATCH_METRICS = 1000
 """MLflow's limit for one `log_batch`; 16,000 metrics a second, against 350 sent singly."""
 MAX_BATCH_PARAMS = 100
+NAMED_BY = "named_by"
+"""Tag of runs that are named with what their study varies; those without it, of earlier versions, keep their names."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,11 @@ class _Publisher:
         if run is None:
             first = next(iter(spool.read_rows(stage.path)), None)
             started = int(first[spool.TIME] * 1000) if first else None
-            run = self.client.create_run(self.experiment, started, tags, stage.run_name)
+            run = self.client.create_run(self.experiment, started, {**tags, NAMED_BY: "overrides"}, stage.run_name)
             self.sent["runs"] += 1
-        if run.info.run_name != stage.run_name:
-            self.client.update_run(run.info.run_id, name=stage.run_name)
+        name = stage.run_name if NAMED_BY in run.data.tags else stage.plain_name
+        if run.info.run_name != name:
+            self.client.update_run(run.info.run_id, name=name)
         self._log_facts(run, stage.params, tags)
         self._store_artifacts(run, stage.artifacts)
         return run

@@ -22,6 +22,7 @@ from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
 from workbench.study.results import check_result, documents_path
 from workbench.tracking import spool
+from workbench.tracking.names import plain_name, run_name
 
 MAX_CODE_FILE_BYTES = 10_000_000
 """A larger diff stays in the stage's directory."""
@@ -71,7 +72,9 @@ class StageRecord:
     path: Path
     """Its directory."""
     run_name: str
-    """Readable name."""
+    """Readable name, with what the study varies."""
+    plain_name: str
+    """Readable name without it, which runs keep that were published so."""
     params: dict[str, str]
     """Fields of its identity, flattened."""
     tags: dict[str, str]
@@ -176,14 +179,6 @@ def read_evaluation(path: Path) -> EvaluationRecord:
     return EvaluationRecord(suite, eval_id, values, int(seconds * 1000), (path, documents_path(path)))
 
 
-def tokens_label(tokens: float) -> str:
-    """Tokens for a reader: 500K, 2M, 1.5B."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit}"
-    return f"{tokens:.0f}"
-
-
 def _cost_owners(layout: Layout) -> dict[str, str]:
     """Name the study that each stage's cost is counted in: the first to have been made."""
     plans = [read_json(path) for path in sorted((layout.root / "studies").glob("*/study.json"))]
@@ -215,6 +210,7 @@ def _stage_record(
         "kind": "stage",
         "study": plan["study"],
         "points": _points_tag([point["name"] for point, _ in points]),
+        "variant": _points_tag(sorted({_variant(point) for point, _ in points} - {""})),
         "stage": stage_dir.id,
         "phase": stage.name,
         "model": label,
@@ -235,12 +231,11 @@ def _stage_record(
         for path, manifest in found
         if manifest["tokens"] in entry["wanted"]
     )
-    begin = tokens_label(stage.start_tokens)
-    span = tokens_label(stage.end_tokens) if not stage.parent else f"{begin}-{tokens_label(stage.end_tokens)}"
     return StageRecord(
         id=stage_dir.id,
         path=stage_dir.path,
-        run_name=f"{label} {stage.name or 'stage'} {span} s{stage.stream.seed} {stage_dir.id[:6]}",
+        run_name=run_name(stage, label, stage_dir.id, [point for point, _ in points]),
+        plain_name=plain_name(stage, label, stage_dir.id),
         params=_identity_params(stage),
         tags=tags,
         status=status,
@@ -301,6 +296,11 @@ def _checkpoint_record(
         },
         evaluations=tuple(evaluations),
     )
+
+
+def _variant(point: dict[str, Any]) -> str:
+    """Name of a point's variant; empty in studies planned before there were any."""
+    return str(point.get("config", {}).get("variant", {}).get("name", ""))
 
 
 def _points_tag(names: list[str]) -> str:
