@@ -54,6 +54,7 @@ class Checkpoints:
     ) -> None:
         self.study, self.model, self.tokens, self.facts = study, model, tokens, facts
         self.places: dict[str, tuple[str, int | None]] = {}
+        self.taken: dict[tuple[str, int | None], tuple[str, str]] = {}
         self.sizeless: set[str] = set()
         self.unused = set() if facts.is_catalogue else set(range(len(facts.rows)))
 
@@ -68,12 +69,13 @@ class Checkpoints:
         place = self.places.setdefault(checkpoint, (label, tokens))
         if place != (label, tokens):
             raise ValueError(f"{file.name}: {checkpoint} is {(label, tokens)} here and {place} in another file")
+        self._refuse_taken(file, checkpoint, place)
         if "params" not in known and "params_non_embedding" not in known:
             self.sizeless.add(label)
         facts = dict.fromkeys(REFERENCE_COLUMNS) | {"epochs": math.nan, "flops": math.nan, "annealed": False} | known
         facts |= {"study": self.study, "model": label, "tokens": tokens, "checkpoint": checkpoint}
         facts |= dict.fromkeys(("point", "stage", "trajectory"), label)
-        facts |= {"source": file.name, "eval_id": file.eval_id, "date": file.date}
+        facts |= {"source": file.name, "eval_id": file.eval_id, "date": file.date, "limit": file.limit}
         return [
             {**facts, "metric": metric, "value": score.value, "stderr": score.stderr}
             for metric, score in file.scores.items()
@@ -99,6 +101,18 @@ class Checkpoints:
             keys = ", ".join(f"{key} {value}" for key, value in self.facts.rows[index][0].items())
             notes.append(f"facts of {keys} match no file")
         return notes
+
+    def _refuse_taken(self, file: ResultFile, checkpoint: str, place: tuple[str, int | None]) -> None:
+        """Refuse two checkpoints of one name at the same tokens, such as `small/hf` and `large/hf`.
+
+        Where tokens are unknown, revisions of one model may share a place, and so may what a given rule names alike.
+        """
+        other, model = self.taken.setdefault(place, (checkpoint, file.model))
+        label, tokens = place
+        if other == checkpoint or (tokens is None and (model == file.model or self.model is not None)):
+            return
+        at = "unknown" if tokens is None else str(tokens)
+        raise ValueError(f"{other} and {checkpoint} are both {label!r} at {at} tokens: tell them apart by model=")
 
     def _label(self, file: ResultFile) -> str:
         if callable(self.model):

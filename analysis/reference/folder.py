@@ -104,10 +104,12 @@ def _by_task(files: Iterable[ResultFile], get: Callable[[ResultFile, str], objec
 def latest_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """Keep the latest row of each checkpoint and metric, and name the files of the others.
 
+    A result on a part of the documents (`limit`) never replaces one on all of them, however late it is.
+
     Raises
     ------
     ValueError
-        Two rows differ and one of them has no date.
+        Two rows differ, both on all or both on a part of the documents, and one of them has no date.
     """
     kept: dict[tuple[str, str], Row] = {}
     dropped: dict[tuple[str, str], int] = {}
@@ -124,7 +126,9 @@ def latest_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _newer(first: Row, second: Row) -> tuple[Row, Row]:
-    """Give two rows of one result, the later first."""
+    """Give two rows of one result, the one that counts first: on all documents, then the later."""
+    if (first["limit"] is None) != (second["limit"] is None):
+        return (first, second) if first["limit"] is None else (second, first)
     if first["date"] is None or second["date"] is None:
         if first["value"] != second["value"]:
             raise ValueError(

@@ -39,7 +39,8 @@ def load_lm_eval(
 
     Today's format and the one before 0.4 are read alike, groups among the tasks, metrics named as
     `piqa/acc_norm`. A checkpoint is a model and its revision; its results may be spread over several files. Where
-    two files have the same result, the later counts and the other is named. Patterns are searched in the text
+    two files have the same result, the later counts and the other is named; one on a part of the documents (`limit`)
+    never counts before one on all. Patterns are searched in the text
     `<model>@<revision> <file>`, such as `EleutherAI/pythia-70m@step1000 70m/step1000.json`.
 
     Parameters
@@ -78,7 +79,7 @@ def load_lm_eval(
     ------
     ValueError
         There is no such folder, a file cannot be read (it is named), the folder holds no results, a rule matches
-        no file, `facts` is ambiguous, a task was scored with different numbers of examples, or two files without
+        no file, two checkpoints have one name and the same tokens, `facts` is ambiguous, a task was scored with different numbers of examples, or two files without
         a date disagree.
 
     References

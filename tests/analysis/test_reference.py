@@ -84,6 +84,35 @@ def test_a_part_of_the_documents_is_said(tmp_path):
     assert "kept, but scored on a part of the documents: limit 100" in frame.attrs["excluded"]
 
 
+def test_a_part_never_replaces_the_whole(tmp_path):
+    """A quick look at a hundred documents, later than the full run, or without a date."""
+    whole, part = trees.old(1, 0.5, date=10.0), trees.old(1, 0.9, date=20.0)
+    part["config"]["limit"] = 100
+    for folder, late in (("dated", part), ("undated", {**part, "date": None})):
+        frame = load_lm_eval(trees.write(tmp_path / folder, a=whole, b=late), tokens=STEPS)
+        assert frame["value"].tolist() == [0.5]
+        assert "b.json: 1 results superseded by a.json" in frame.attrs["excluded"]
+        frame = load_lm_eval(trees.write(tmp_path / folder, a=late, b=whole), tokens=STEPS)
+        assert frame["value"].tolist() == [0.5]
+
+
+def test_two_models_of_one_name_are_not_merged(tmp_path):
+    def at(path, acc):
+        return {**trees.old(1, acc), "config": {"model_args": f"pretrained={path}", "num_fewshot": 0}}
+
+    folder = trees.write(tmp_path, a=at("/runs/small/step1000/hf", 0.4), b=at("/runs/large/step1000/hf", 0.6))
+    apart = "are both 'hf' at {} tokens: tell them apart by model="
+    with pytest.raises(ValueError, match=apart.format("1000000")):
+        load_lm_eval(folder, tokens=STEPS)
+    with pytest.raises(ValueError, match=apart.format("unknown")):
+        load_lm_eval(folder)
+    frame = load_lm_eval(folder, model=r"runs/(\w+)/", tokens=STEPS)
+    assert dict(zip(frame["model"], frame["value"], strict=True)) == {"small": 0.4, "large": 0.6}
+    # Steps of one model that are all called hf are that model's checkpoints.
+    steps = trees.write(tmp_path / "one", a=at("/runs/small/step1000/hf", 0.4), b=at("/runs/small/step2000/hf", 0.6))
+    assert load_lm_eval(steps, tokens=STEPS)["tokens"].tolist() == [1_000_000, 2_000_000]
+
+
 def test_facts_by_mapping_and_by_table(tmp_path):
     trees.write(tmp_path, a=trees.old(1, 0.5), b=trees.old(2, 0.6), c=trees.old(3, 0.7, size="large"))
     frame = load_lm_eval(tmp_path, tokens=STEPS, facts={"small": {"params": 10}, "huge": {"params": 99}})
