@@ -5,6 +5,8 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,8 +22,8 @@ from analysis.isoflop.allocation import with_flops
 def isoflop_figure(frame: pd.DataFrame, allocation: Allocation | None = None, *, title: str | None = None) -> Drawing:
     """Loss against size, a curve a compute budget with its lowest point, and those points against compute.
 
-    A ring is an optimum; a budget whose optimum is refused is dashed and has none, and the figure says why. Bars on
-    the right are the optima's intervals under redrawn noise, and the band that of the exponent about the line's
+    A ring is an optimum; a budget whose optimum is refused is dashed and has none, and the figure says why, and what
+    else the allocation's flags say. Bars on the right are the optima's intervals under redrawn noise, and the band that of the exponent about the line's
     middle.
 
     Parameters
@@ -144,4 +146,6 @@ def _caption(allocation: Allocation) -> str:
         for row in allocation.optima.to_dict("records")
         if row["refused"]
     ]
-    return "\n".join([f"Rings: lowest points ({allocation.approach.rsplit(' ', 1)[-1]}).", *refused])
+    flags = [flag for flag in allocation.flags if " refused: " not in flag]
+    lines = [line for flag in flags for line in textwrap.wrap(flag[0].upper() + flag[1:] + ".", 150)]
+    return "\n".join([f"Rings: lowest points ({allocation.approach.rsplit(' ', 1)[-1]}).", *refused, *lines])

@@ -23,10 +23,10 @@ GRID = 160
 
 @register
 def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = None) -> Drawing:
-    """Fitted loss over tokens and parameters: isoloss lines, isoFLOP lines, and the compute-optimal path.
+    """Fitted loss over tokens and parameters: isoloss lines, lines of equal 6 N D, and the path of least loss on them.
 
     Points are the measured runs, coloured by their loss on the lines' scale. The dotted frame is the range of the
-    data; everything outside it is extrapolation.
+    data; everything outside it is extrapolation. 6 N D counts neither head nor attention: small models need more.
 
     Parameters
     ----------
@@ -71,9 +71,10 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
         _set_axes(axes, sides[1], sides[0])
         figure.suptitle(title or f"{study_name(rows)}: fitted loss over size and tokens", x=0.01, ha="left")
         handles = axes.get_legend_handles_labels()[0]
-        words = "Dotted: range of the data, beyond which all is extrapolation."
+        words = "Dotted: range of the data, beyond which all is extrapolation. Grey: equal 6 N D; head and attention are not"
+        words += " counted in it."
         if not handles:
-            words += " No size in sight is best for its compute."
+            words += "\nNo size in sight is best for its 6 N D."
         figure.legend(
             handles=handles, loc="outside lower left", ncols=3, title=words, alignment="left", title_fontsize=7.5
         )
@@ -102,7 +103,7 @@ def _draw_flops(axes: Axes, tokens: Array, params: Array) -> None:
         axes.plot(tokens, line, color="#c9c9c9", linewidth=0.7, zorder=1)
         if params[0] < line[-1] < params[-1]:
             axes.annotate(
-                f"10$^{{{exponent}}}$ FLOPs",
+                f"6ND = 10$^{{{exponent}}}$",
                 (1.0, float(line[-1])),
                 (2, 0),
                 xycoords=("axes fraction", "data"),
@@ -114,7 +115,7 @@ def _draw_flops(axes: Axes, tokens: Array, params: Array) -> None:
 
 
 def _draw_optimal(axes: Axes, fit: Fit, params: Array, tokens: Array) -> None:
-    """Draw the least loss at each compute 6 N D, where it lies inside the figure."""
+    """Draw the least loss at each 6 N D, where it lies inside the figure."""
     path: list[tuple[float, float]] = []
     for budget in np.geomspace(6 * params[0] * tokens[0], 6 * params[-1] * tokens[-1], 60):
         n = np.geomspace(max(params[0], budget / (6 * tokens[-1])), min(params[-1], budget / (6 * tokens[0])), GRID)
@@ -124,7 +125,7 @@ def _draw_optimal(axes: Axes, fit: Fit, params: Array, tokens: Array) -> None:
             path.append((float(d[best]), float(n[best])))
     if path:
         xs, ys = zip(*path, strict=True)
-        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label="least fitted loss at equal compute, 6 N D")
+        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label="least fitted loss at equal 6 N D")
 
 
 def _set_axes(axes: Axes, tokens: Array, params: Array) -> None:

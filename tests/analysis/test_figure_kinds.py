@@ -179,6 +179,9 @@ def test_isoflop_marks_its_optima(frame):
     figure, points = isoflop_figure(rows, type(allocation)(**{**vars(allocation), "optima": refused}))
     assert "optimum" not in set(points["role"])
     assert "has no optimum: no reason." in figure.legends[0].get_title().get_text()
+    warned = type(allocation)(**{**vars(allocation), "flags": ("the method alone is expected to move N* by +20%",)})
+    figure, _ = isoflop_figure(rows, warned)
+    assert "The method alone is expected to move N* by +20%." in figure.legends[0].get_title().get_text()
     with pytest.raises(ValueError, match="budgets and the allocation"):
         isoflop_figure(rows[rows["flops"] < 3e12], allocation)
 
@@ -200,6 +203,11 @@ def test_isoloss_lines_lie_on_the_law(fitted):
             assert loss(params, tokens) == pytest.approx(level, rel=2e-3)
             checked += 1
     assert checked > 50
+    # The lines are of 6 N D, which leaves head and attention out: no FLOPs.
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert any(text.startswith("6ND = 10") for text in texts)
+    assert not any("FLOPs" in text for text in texts)
+    assert "head and attention are not counted" in figure.legends[0].get_title().get_text()
     # The dashed path is the law's own optimum.
     (path,) = [line for line in figure.axes[0].get_lines() if line.get_label().startswith("least fitted loss")]
     for tokens, params in zip(path.get_xdata(), path.get_ydata(), strict=True):
