@@ -43,6 +43,7 @@ def compare_approaches(
     *,
     compute: float | None = None,
     fit: Fit | None = None,
+    allocation: Allocation | None = None,
     noise: float | None = None,
     bootstrap: int = 500,
     level: float = 0.95,
@@ -59,6 +60,8 @@ def compare_approaches(
     fit
         Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame. Without both, approach 3's row
         says why it is empty.
+    allocation
+        Approach 2's, made from the frame already, for the row of its method; None makes it.
     noise
         Standard deviation of log loss between seeds; None as in `fit_isoflop` and `fit_envelope`.
     bootstrap
@@ -91,6 +94,8 @@ def compare_approaches(
     surface = (law.params["alpha"], law.params["beta"]) if {"alpha", "beta"} <= set(law.params) else None
 
     def second(method: str) -> Allocation:
+        if allocation is not None and allocation.approach == f"isoflop {method}":
+            return allocation
         return fit_isoflop(rows, method, exponents=surface, noise=noise, bootstrap=bootstrap, level=level, seed=seed)
 
     approaches: dict[str, Callable[[], Allocation]] = {

@@ -93,17 +93,40 @@ def pooled_variants(frame: pd.DataFrame) -> str:
     return ""
 
 
-def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
-    """Slope of each loss against log tokens, of one model in one study, near the budget of another's runs.
+def baseline_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cooled-down rows of an ablation's baseline; all where points name no variants.
 
-    Taken between the two cooled-down budgets that lie nearest to it, mean over seeds.
+    Parameters
+    ----------
+    frame
+        As `analysis.load.load_study` gives it.
+
+    Raises
+    ------
+    ValueError
+        They are of several sizes or token counts, or there are none.
+    """
+    cooled = frame.loc[frame["annealed"].astype(bool)]
+    variants = override_values(cooled, "variant")
+    rows = cooled.loc[variants == BASELINE] if variants.notna().any() else cooled
+    kinds = rows[["params_non_embedding", "tokens"]].drop_duplicates()
+    if len(kinds) != 1:
+        raise ValueError(f"the baseline has {len(kinds)} sizes and token counts: one is needed")
+    return rows
+
+
+def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
+    """Slope of each loss against log tokens in one study, at the size and near the budget of another's baseline.
+
+    Taken between the two cooled-down budgets that lie nearest to it, mean over seeds, of the model with as many
+    parameters without embeddings: a name says little, since any study may change what is behind it.
 
     Parameters
     ----------
     scaling
-        Tidy frame of a study with several budgets of the model.
+        Tidy frame of a study with several budgets of the size.
     frame
-        Tidy frame of a study of one model and one budget; its model's label begins with the model's name.
+        Tidy frame of a study whose baseline (`baseline_runs`) has one size and one budget.
 
     Returns
     -------
@@ -113,17 +136,23 @@ def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     Raises
     ------
     ValueError
-        The first study has fewer than two budgets of the model with a value.
+        The baseline has several sizes or budgets, or the first study fewer than two budgets of its size with a value,
+        or several variants of it.
     """
-    cooled = frame.loc[frame["annealed"]]
-    model, tokens = str(cooled["model"].iloc[0]).split(" ")[0], float(cooled["tokens"].iloc[0])
+    baseline = baseline_runs(frame)
+    size, tokens = float(baseline["params_non_embedding"].iloc[0]), float(baseline["tokens"].iloc[0])
+    name = f"N = {size:,.0f}"
     slopes: dict[str, float] = {}
     for metric in (name for name in scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")):
         known = scaling.loc[(scaling["metric"] == metric) & scaling["annealed"] & scaling["value"].notna()]
-        groups = group_by(known.loc[known["model"] == model], "tokens")
+        same = known.loc[known["params_non_embedding"] == size]
+        labels = sorted(set(same["model"].astype(str)))
+        if len(labels) > 1:
+            raise ValueError(f"{name} is {len(labels)} variants in {study_name(scaling)} ({', '.join(labels)})")
+        groups = group_by(same, "tokens")
         nearest = sorted(groups, key=lambda group: abs(math.log(group.x / tokens)))[:2]
         if len(nearest) < 2:
-            raise ValueError(f"{len(groups)} budgets of {model} with {metric} in {study_name(scaling)}: two are needed")
+            raise ValueError(f"{len(groups)} budgets of {name} with {metric} in {study_name(scaling)}: two are needed")
         first, second = nearest
         slopes[metric] = (second.mean - first.mean) / math.log(second.x / first.x)
     return slopes

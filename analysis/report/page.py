@@ -75,8 +75,8 @@ def build_page(title: str, lead: str, sections: Sequence[Section], drawn: Sequen
         f'<section><h2 id="{_slug(part.title)}">{html.escape(part.title)}</h2>{"".join(part.blocks)}</section>'
         for part in there
     )
-    # A closing tag inside JSON would end the script element.
-    data = json.dumps(_lineage(drawn)).replace("</", "<\\/")
+    # A tag or a comment inside JSON would end or change the script element.
+    data = json.dumps(_lineage(drawn)).replace("<", "\\u003c")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

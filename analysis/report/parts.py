@@ -25,7 +25,7 @@ from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
 from analysis.frames import EXCLUDED, select_loss
-from analysis.isoflop import compare_approaches
+from analysis.isoflop import compare_approaches, fit_isoflop
 from analysis.laws import Chinchilla, DataConstrained
 from analysis.laws.loss import TINY
 from analysis.noise import seed_variance
@@ -101,10 +101,17 @@ def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> N
         rows, words = select_loss(frame, metric), style.metric_label(metric)
         rows = rows.assign(budget=override_values(rows, "flops").astype(float))
         rows.attrs = {"metric": metric, **rows.attrs}
-        make = partial(isoflop_figure, rows)
-        caption = "Loss against size at each compute budget, its lowest points, and how they grow with compute."
-        results.draw(file_name("isoflop", metric), f"Loss at equal compute: {words}", caption, make)
-        compare = partial(compare_approaches, rows)
+        title = f"Loss at equal compute: {words}"
+        try:
+            allocation = fit_isoflop(rows)
+        except ValueError as error:
+            allocation = None
+            results.notes.append(f"{title} is not drawn: {error}")
+        if allocation is not None:
+            make = partial(isoflop_figure, rows, allocation)
+            caption = "Loss against size at each compute budget, its lowest points, and how they grow with compute."
+            results.draw(file_name("isoflop", metric), title, caption, make)
+        compare = partial(compare_approaches, rows, allocation=allocation)
         results.table(
             file_name("approaches", metric), f"Compute-optimal exponents by three approaches: {words}", compare
         )
@@ -160,7 +167,11 @@ def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) ->
 
 
 def add_ablation(
-    results: Results, frame: pd.DataFrame, bits: Sequence[str], curves: Mapping[str, Curve] | None
+    results: Results,
+    frame: pd.DataFrame,
+    bits: Sequence[str],
+    curves: Mapping[str, Curve] | None,
+    curves_from: str,
 ) -> None:
     """Every variant against the baseline, each at its best learning rate."""
     variant = partial(override_of, key="variant")
@@ -168,7 +179,8 @@ def add_ablation(
     make = partial(ablation_table, frame, bits, baseline=BASELINE, variant=variant, rate=rate, curves=curves)
     slopes = {metric: curve for metric, curve in (curves or {}).items() if isinstance(curve, float)}
     words = ", ".join(f"{style.metric_label(metric)} {slope:.3f}" for metric, slope in slopes.items())
-    note = f"Slopes against log tokens that turn differences into tokens: {words}." if slopes else ""
+    source = f", from {curves_from}" if curves_from else ""
+    note = f"Slopes against log tokens that turn differences into tokens{source}: {words}." if slopes else ""
     table = results.table("ablation", "Variants against the baseline", make, note)
     if table is not None:
         caption = "Differences from the baseline, paired by seed; filled marks stand out of the seed noise."

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = None) -> Results:
+def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = None, curves_from: str = "") -> Results:
     """Make every figure, fit and table that a study's frame allows; the module's docstring says which.
 
     Parameters
@@ -67,6 +67,8 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     curves
         For an ablation: by metric, the baseline's value against tokens or its slope against log tokens, as
         `analysis.ablation.ablation_table` takes them.
+    curves_from
+        Study and size they were taken from, for the table's note.
 
     Returns
     -------
@@ -86,7 +88,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     bits = [name for name in kinds.scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")]
     swept = kinds.is_sweep(frame)
     if kinds.is_ablation(frame):
-        parts.add_ablation(results, frame, bits, curves)
+        parts.add_ablation(results, frame, bits, curves, curves_from)
     if swept:
         parts.add_sweep(results, frame, bits)
     branched = kinds.is_continual(frame)

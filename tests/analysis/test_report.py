@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.continual import continual_figure
 from analysis.fit import Fit
+from analysis.isoflop import fit_isoflop
 from analysis.report import analyse_study, headline_metrics, page_of
 from analysis.report.kinds import is_continual, is_plain, slopes_near
 from analysis.report.page import Drawn, Section, build_page, figure_block, table_block
@@ -187,8 +188,22 @@ def test_slope_near_a_budget(law_frame):
     study = law_frame[(law_frame["model"] == "m0_1") & (law_frame["tokens"] == 250_000)].assign(model="m0_1 variant=x")
     first, second = (outputs_tree.bits_per_byte(100_000, tokens) for tokens in (250_000, 500_000))
     assert slopes_near(law_frame, study) == {BITS: pytest.approx((second - first) / math.log(2))}
-    with pytest.raises(ValueError, match="0 budgets of m9"):
-        slopes_near(law_frame, study.assign(model="m9"))
+    # The name says nothing: what counts is the size.
+    assert slopes_near(law_frame, study.assign(model="m9")) == slopes_near(law_frame, study)
+    with pytest.raises(ValueError, match="0 budgets of N = 99,000"):
+        slopes_near(law_frame, study.assign(params_non_embedding=99_000))
+    twice = law_frame.assign(model=law_frame["model"] + " optimizer.weight_decay=0", checkpoint="other")
+    with pytest.raises(ValueError, match="N = 100,000 is 2 variants in law"):
+        slopes_near(pd.concat([law_frame, twice]), study)
+    larger = study.assign(point="variant=more", params_non_embedding=5)
+    both = pd.concat([study.assign(point="variant=base"), larger])
+    assert slopes_near(law_frame, both) == slopes_near(law_frame, study)
+
+
+def test_the_slopes_source_is_said(frame):
+    study = made_studies.ablation(frame[frame["metric"] == BITS])
+    results = analyse_study(study, curves={BITS: -0.1}, curves_from="token_scaling, N = 101K")
+    assert "into tokens, from token_scaling, N = 101K: " in results.tables[0].note
 
 
 def test_decay_of_one_size_is_found():
@@ -292,3 +307,32 @@ def test_budgets_of_a_sweep_are_figures_of_their_own(frame):
     names = [one.name for one in results.drawn]
     assert names == [f"sweep-heldout-prose-bits_per_byte-tokens-{count}" for count in (250000, 500000)]
     assert results.notes == []
+
+
+def test_lineage_cannot_leave_its_script(frame):
+    """Names are text of the user's: none may open a tag or a comment inside the page's JSON."""
+    from analysis.figures import token_scaling_figure
+
+    name = "a<!--<script>"
+    figure, points = token_scaling_figure(frame.assign(study=name, point=name), [BITS], title="x")
+    drawn = Drawn("x", "x", "", figure, points)
+    page = build_page("t", "", [Section("Figures", [figure_block(drawn)])], [drawn])
+    data = re.search(r'id="lineage-data">(.*?)</script>', page, re.DOTALL)[1]
+    assert "<" not in data
+    assert {source["study"] for source in json.loads(data)["sources"]} == {name}
+
+
+def test_an_isoflop_study_has_one_allocation(frame, monkeypatch):
+    """Figure and table say the same exponent and interval."""
+    from analysis.isoflop import compare
+    from analysis.report import parts
+
+    made = []
+    monkeypatch.setattr(parts, "fit_isoflop", lambda rows: made.append(fit_isoflop(rows, bootstrap=20)) or made[-1])
+    monkeypatch.setattr(compare, "fit_isoflop", lambda *a, **k: fit_isoflop(*a, **{**k, "bootstrap": 20, "noise": 0.9}))
+    results = analyse_study(made_studies.isoflop(frame[frame["metric"] == BITS]))
+    (table,) = [one.table for one in results.tables if one.name.startswith("approaches")]
+    row = table[table["approach"] == "isoflop parabola"].iloc[0]
+    assert len(made) == 1
+    assert row["exponent_params"] == made[0].params.exponent
+    assert row["exponent_params_low"] == made[0].params.low

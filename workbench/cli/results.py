@@ -36,7 +36,9 @@ def show_results(facts: Facts) -> None:
     if is_plain(frame):
         _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
     _print_missing(facts, set(frame.loc[frame["annealed"], "stage"]))
-    results = analyse_study(frame, curves=_slopes(frame, uri))
+    slopes, source, reason = _slopes(frame, uri)
+    results = analyse_study(frame, curves=slopes, curves_from=source)
+    results.notes.extend(reason)
     for note in results.notes:
         print(note)
     page = layout.figures(study) / "report.html"
@@ -72,18 +74,23 @@ def _print_files(files: list[Path], page: Path) -> None:
     print(f"report: {page}")
 
 
-def _slopes(frame: pd.DataFrame, uri: str) -> dict[str, float]:
-    """Loss against log tokens near an ablation's budget, from the study of token scaling where it has the model."""
+def _slopes(frame: pd.DataFrame, uri: str) -> tuple[dict[str, float], str, list[str]]:
+    """Loss against log tokens near an ablation's budget, where that is from, and why there is none.
+
+    Taken from the study of token scaling, where it has a model of the baseline's size.
+    """
     from analysis.load import load_study
-    from analysis.report.kinds import is_ablation, slopes_near
+    from analysis.report.kinds import baseline_runs, is_ablation, slopes_near
+    from analysis.style import count_label
 
     if not is_ablation(frame):
-        return {}
+        return {}, "", []
     try:
-        return slopes_near(load_study(SLOPE_STUDY, uri), frame)
+        slopes = slopes_near(load_study(SLOPE_STUDY, uri), frame)
+        size = float(baseline_runs(frame)["params_non_embedding"].iloc[0])
+        return slopes, f"{SLOPE_STUDY}, N = {count_label(size)}", []
     except ValueError as error:
-        print(f"differences are not said in training tokens: {error}")
-        return {}
+        return {}, "", [f"Differences are not said in training tokens: {error}"]
 
 
 def _log(facts: Facts, results: Results, files: list[Path]) -> None:
