@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,8 @@ class Component:
     """Upper end."""
     dof: float
     """Degrees of freedom of its mean square; of the sum, Satterthwaite's."""
+    left_out: str = ""
+    """Rows that did not enter and why, such as `1 row not evaluated`; empty where all did."""
 
     @property
     def sd(self) -> float:
@@ -80,7 +82,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     Searle, Casella and McCulloch 1992, "Variance Components", chapter 4; Williams 1962, Biometrika 49, 278
     (interval of a between-groups variance); Satterthwaite 1946, Biometrics Bulletin 2, 110.
     """
-    points, _ = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False)
+    points, excluded = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False)
     cell = known_columns(points, (*RECIPE, *POINT))
     if len(points.drop_duplicates(cell)) > 1:
         raise ValueError(f"several of {', '.join(cell)} in the frame: choose the rows of one point first")
@@ -92,7 +94,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     absent = [f"({grid.index[i]}, {grid.columns[d]})" for i, d in np.argwhere(np.isnan(values))]
     if absent:
         raise ValueError(f"(seed_init, seed_data) {', '.join(absent)} missing: run them, or leave their seeds out")
-    return _split(values, level)
+    return tuple(replace(part, left_out="; ".join(excluded)) for part in _split(values, level))
 
 
 def variance_interval(variance: float, dof: float, level: float = 0.95) -> tuple[float, float]:

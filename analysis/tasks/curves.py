@@ -147,7 +147,8 @@ def _scored(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame, list[s
 def _curves(scored: pd.DataFrame, excluded: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Each curve of at least two points with what names it; shorter ones are counted."""
     single = 0
-    milestones = scored.assign(curve="milestones").groupby(["study", "model", "stage", "metric"], sort=False)
+    trunk = ["study", "model", "stage", "metric"]
+    milestones = scored.assign(curve="milestones").groupby(trunk, sort=False, dropna=False)
     annealed = scored.loc[scored["annealed"]].assign(curve="cooled_down")
     seeds = ["study", "model", "seed_init", "seed_data", "metric"]
     for groups, shared in ((milestones, CURVE), (annealed.groupby(seeds, sort=False, dropna=False), seeds)):

@@ -177,6 +177,12 @@ def test_missing_cells_and_several_points_are_refused():
         seed_components(frame.assign(tokens=[1, 1, 1, 2, 2, 2]), LOSS)
 
 
+def test_split_says_what_is_left_out():
+    frame = pd.concat([crossed(np.arange(6.0).reshape(2, 3)), pd.DataFrame([point("a", 100, 1, 5, 5, math.nan)])])
+    assert {part.left_out for part in seed_components(frame, LOSS)} == {"1 row not evaluated"}
+    assert {part.left_out for part in seed_components(frame.iloc[:-1], LOSS)} == {""}
+
+
 def test_trend_is_recovered():
     """Sd halves with every factor of ten of size; the interval holds that in about 95% of 300 draws."""
     rng = np.random.default_rng(4)

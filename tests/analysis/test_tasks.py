@@ -142,6 +142,18 @@ def test_trunks_and_cooldowns_are_different_curves():
     )
 
 
+def test_rows_without_a_stage_are_a_curve():
+    """Result files of others may not say it; a missing key must not lose the rows."""
+    values = RISING.copy()
+    values[6] = values[5] - 0.06
+    found = task_curves(curve(values, stage=None))
+    assert found["points"].tolist() == [9]
+    assert found["not_monotone"].tolist() == [True]
+    assert found.attrs["excluded"] == ()
+    nameless = task_curves(curve(values, study=None, stage=None))
+    assert nameless["points"].tolist() == [9]
+
+
 def test_what_is_left_out_is_said():
     rows = curve([*RISING[:7], math.nan, 0.8], tokens=[*TOKENS[:8], math.nan])
     other = curve(RISING, metric="crows_pairs/likelihood_difference")
