@@ -69,7 +69,7 @@ def fit_law(
     delta
         Huber's delta in log units (relative error); 1e-3 is Hoffmann et al.'s.
     fixed
-        Parameters by name that keep a value.
+        Parameters by name that keep a value, which intervals take as known exactly.
     starts
         How many starting points to draw (200), or the points themselves, numbers by name.
     holdout

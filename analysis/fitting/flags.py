@@ -80,8 +80,13 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
-    """Say what the replicates show: numbers that run to their bounds, too few independent groups."""
+    """Say what the replicates show: numbers held, numbers that run to their bounds, too few independent groups."""
     flags: list[str] = []
+    held = [name for name, low, high in zip(law.param_names, lower, upper, strict=True) if low == high]
+    if held:
+        flags.append(
+            f"intervals take {_and(held)} as known exactly: too narrow if a fit gave them; then fit all numbers together"
+        )
     numbers = int((lower < upper).sum())
     if too_few_groups(data.n, data.num_groups, numbers):
         flags.append(
