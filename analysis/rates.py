@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.frames import check_frame, select_loss
+from analysis.frames import EXCLUDED, check_frame, select_loss
 from analysis.isoflop.curves import lowest
 from analysis.overrides import base_models, override_of, refuse_pooled
 from analysis.style import count_label
@@ -72,7 +72,7 @@ def best_rates(
         tokens, best_rate (NaN where the lowest of the rates tried is the first or the last: the best lies beyond), loss
         (the parabola's lowest, in the metric's unit), lowest_rate (of those tried), rates (number tried), seeds (fewest
         of a rate), spread (standard deviation of the log best rate under redrawn noise, NaN without), note (in words,
-        empty where there is nothing to say).
+        empty where there is nothing to say). `attrs["excluded"]` says what did not enter.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def best_rates(
     """
     if noise is not None and not noise > 0:
         raise ValueError(f"noise={noise}: a standard deviation is above 0; None where it is not known")
-    runs, _ = check_frame(select_loss(frame, metric), ("params", "loss"))
+    runs, excluded = check_frame(select_loss(frame, metric), ("params", "loss"))
     runs = runs.assign(
         rate=override_of(runs, rate).astype(float),
         batch_sequences=override_of(runs, batch).astype(int) if batch else 0,
@@ -95,7 +95,9 @@ def best_rates(
         refuse_pooled(points, [name for name in (rate, batch) if name], "the best rate")
         facts: dict[str, object] = {name: points.iloc[0][name] for name in keys}
         rows.append(facts | _best(points, noise, draws, rng))
-    return pd.DataFrame(rows).sort_values(["batch_sequences", "tokens", "params"], ignore_index=True)
+    best = pd.DataFrame(rows).sort_values(["batch_sequences", "tokens", "params"], ignore_index=True)
+    best.attrs[EXCLUDED] = excluded
+    return best
 
 
 def _best(points: pd.DataFrame, noise: float | None, draws: int, rng: np.random.Generator) -> dict[str, object]:

@@ -42,6 +42,15 @@ def test_a_best_rate_beyond_those_tried_is_refused_and_named():
     assert best["best_rate"].notna().sum() == 3
 
 
+def test_rows_that_do_not_enter_are_named():
+    frame = sweep(lambda n, _: 0.005)
+    frame.loc[frame.index[-1], "value"] = math.inf
+    frame.loc[frame.index[-2], "value"] = math.nan
+    best = best_rates(frame, METRIC)
+    assert best.attrs["excluded"] == ("1 row not evaluated", "1 row with loss (infinite)")
+    assert best["rates"].tolist() == [6, 6, 6, 4]
+
+
 def test_the_rule_is_recovered():
     best = best_rates(sweep(lambda n, _: 0.003 * (n / 1e6) ** -0.4), METRIC)
     rule = rate_rule(best)
