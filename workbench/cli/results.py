@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workbench.study.record import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.report.results import Results
     from workbench.launch.planning import Facts
+    from workbench.study.layout import Layout
 
 SLOPE_STUDY = "token_scaling"
 """Study whose curves say what an ablation's differences are worth in training tokens, where MLflow has it."""
 
 
-def show_results(facts: Facts) -> None:
-    """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be."""
+def show_results(facts: Facts, experiments: Path | None = None) -> None:
+    """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    experiments
+        The user's folder of studies, where one was given: the study's question may stand there.
+    """
     from analysis.load import load_study
     from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
     from analysis.report.kinds import is_plain
@@ -43,11 +56,11 @@ def show_results(facts: Facts) -> None:
         print(note)
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(page_of(results, frame, baselines=compressors, question=_question(study)))
+    question = study_question(layout, study, experiments)
+    write_page(page, page_of(results, frame, baselines=compressors, question=question))
     _print_files(files, page)
     if tracking.publish:
-        _log(facts, results, [*files, page])
+        _log(facts, results, [*files, page], question)
     print(f"MLflow: workbench ui   (tracking URI {uri})")
 
 
@@ -62,9 +75,14 @@ def show_reference(study: str, uri: str, directory: Path) -> None:
         print(note)
     page = directory / "report.html"
     files = results.save(directory)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(page_of(results, frame))
+    write_page(page, page_of(results, frame))
     _print_files(files, page)
+
+
+def write_page(page: Path, text: str) -> None:
+    """Write a report's page in the encoding that it declares, whatever the machine's is."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, encoding="utf-8")
 
 
 def _print_files(files: list[Path], page: Path) -> None:
@@ -93,31 +111,47 @@ def _slopes(frame: pd.DataFrame, uri: str) -> tuple[dict[str, float], str, list[
         return {}, "", [f"Differences are not said in training tokens: {error}"]
 
 
-def _log(facts: Facts, results: Results, files: list[Path]) -> None:
+def _log(facts: Facts, results: Results, files: list[Path], question: str) -> None:
     from workbench.tracking.mlflow import PublishError, log_figures
 
     study, tracking = facts.plan.study, facts.config.tracking
     try:
-        about = _description(study, results)
+        about = _description(question or study, results)
         log_figures(facts.layout, study, files, tracking.uri, tracking.timeout_seconds, description=about)
     except PublishError as error:
         print(f"figures not published: {error}")
 
 
-def _description(study: str, results: Results) -> str:
+def _description(heading: str, results: Results) -> str:
     """Markdown for the study's page in MLflow."""
-    lines = [_question(study) or study, "", "`report.html` among the artifacts shows figures, fits and tables."]
+    lines = [heading, "", "`report.html` among the artifacts shows figures, fits and tables."]
     lines += [f"- {one.title}: {line}" for one in results.fits for line in one.fit.describe().splitlines()[:3]]
     lines += [f"- missing: {note}" for note in results.notes]
     return "\n".join(lines)
 
 
-def _question(study: str) -> str:
-    """Heading of the study's text, which is its question; empty where there is none."""
+def study_question(layout: Layout, study: str, experiments: Path | None = None) -> str:
+    """Heading of a study's text, which is its question; empty where there is none.
+
+    Looked for in `experiments`, in the folder that the study's latest launch was given, and in the project's own.
+    """
     from workbench.config.compose import PROJECT_ROOT
 
-    path = PROJECT_ROOT / "experiments" / f"{study}.md"
-    return path.read_text().splitlines()[0].lstrip("# ") if path.exists() else ""
+    folders = (experiments, _launched_with(layout, study), PROJECT_ROOT / "experiments")
+    texts = (folder.expanduser() / f"{study}.md" for folder in folders if folder is not None)
+    for path in texts:
+        if path.exists():
+            return next(iter(path.read_text(encoding="utf-8").splitlines()), "").lstrip("# ")
+    return ""
+
+
+def _launched_with(layout: Layout, study: str) -> Path | None:
+    """Folder after `--experiments` in the recorded command; None where there is no such record."""
+    try:
+        words = shlex.split(read_record(layout, study).get("command", ""))
+    except ValueError:
+        return None
+    return next((Path(folder) for option, folder in pairwise(words) if option == "--experiments"), None)
 
 
 def _print_missing(facts: Facts, trained: set[str]) -> None:

@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace) -> int:
         else:
             status = 0
     if waits:
-        show_results(facts)
+        show_results(facts, parsed.experiments)
     return _wait_status(facts) if waits and submits else status
 
 
@@ -209,5 +209,5 @@ def report(parsed: argparse.Namespace) -> int:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(layout)
         show_reference(study, uri, layout.figures(study))
         return 0
-    show_results(make_study_facts(parsed))
+    show_results(make_study_facts(parsed), parsed.experiments)
     return 0
