@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.figures.points import Array, Drawing, Marks, column, direction, group_by, register, study_name
+from analysis.frames import EXCLUDED
 from analysis.isoflop import Allocation, assign_budgets, fit_isoflop, isoflop_curve
 from analysis.isoflop.allocation import with_flops
 
@@ -146,6 +147,8 @@ def _caption(allocation: Allocation) -> str:
         for row in allocation.optima.to_dict("records")
         if row["refused"]
     ]
-    flags = [flag for flag in allocation.flags if " refused: " not in flag]
+    left_out = [f"left out: {text}" for text in allocation.optima.attrs.get(EXCLUDED, ())]
+    known = set(allocation.optima.attrs.get(EXCLUDED, ()))
+    flags = left_out + [flag for flag in allocation.flags if " refused: " not in flag and flag not in known]
     lines = [line for flag in flags for line in textwrap.wrap(flag[0].upper() + flag[1:] + ".", 150)]
     return "\n".join([f"Rings: lowest points ({allocation.approach.rsplit(' ', 1)[-1]}).", *refused, *lines])

@@ -5,7 +5,9 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import json
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,11 @@ from analysis.figures.save import save_figure
 from analysis.fit import Fit
 from analysis.frames import EXCLUDED
 from analysis.report.page import Drawn
+
+MANIFEST = "report.files.json"
+"""Beside what a report wrote: the names of its files."""
+FIGURE_FILES = ("svg", "png", "csv", "lineage.json")
+"""Kinds that `save_figure` writes."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,9 @@ class Results:
     def save(self, directory: Path, fit_directory: Path | None = None) -> list[Path]:
         """Write figures (SVG, PNG, CSV, lineage), tables (CSV) and fits (JSON), and give the files.
 
+        What an earlier report wrote there and this one does not is removed: `MANIFEST` in each folder says what that is.
+        Other files stay.
+
         Parameters
         ----------
         directory
@@ -108,12 +118,40 @@ class Results:
         fit_directory
             Of fits, `outputs/fits/<study>`; None writes none.
         """
-        written = [path for one in self.drawn for path in save_figure(one.figure, one.points, directory, one.name)]
-        for one in self.tables:
-            directory.mkdir(parents=True, exist_ok=True)
-            path = directory / f"{one.name}.table.csv"
-            one.table.to_csv(path, index=False)
-            written.append(path)
+        figures = [f"{one.name}.{kind}" for one in self.drawn for kind in FIGURE_FILES]
+        with _replacing(directory, [*figures, *(f"{one.name}.table.csv" for one in self.tables)]):
+            written = [path for one in self.drawn for path in save_figure(one.figure, one.points, directory, one.name)]
+            for one in self.tables:
+                path = directory / f"{one.name}.table.csv"
+                one.table.to_csv(path, index=False)
+                written.append(path)
         if fit_directory is not None:
-            written += [one.fit.save(fit_directory / f"{one.name}.json") for one in self.fits]
+            with _replacing(fit_directory, [f"{one.name}.json" for one in self.fits]):
+                written += [one.fit.save(fit_directory / f"{one.name}.json") for one in self.fits]
         return written
+
+
+@contextlib.contextmanager
+def _replacing(directory: Path, names: list[str]) -> Generator[None]:
+    """Let a report write its files into a folder, and remove those of an earlier one that it does not write."""
+    manifest = directory / MANIFEST
+    earlier = _read_manifest(manifest)
+    if not names and not earlier:
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    # A report that is killed leaves a manifest of both.
+    manifest.write_text(json.dumps({"files": sorted({*earlier, *names})}, indent=1), encoding="utf-8")
+    yield
+    for name in earlier - set(names):
+        (directory / name).unlink(missing_ok=True)
+    manifest.write_text(json.dumps({"files": sorted(names)}, indent=1), encoding="utf-8")
+
+
+def _read_manifest(manifest: Path) -> set[str]:
+    """Files that an earlier report wrote beside its manifest; a damaged manifest names none."""
+    try:
+        files: list[str] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return {name for name in files if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

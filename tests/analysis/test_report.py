@@ -154,6 +154,39 @@ def test_files(results, text, tmp_path):
     assert all(path.stat().st_size > 0 for path in written)
 
 
+def test_what_an_earlier_report_left_is_removed(frame, tmp_path):
+    """A study that became an ablation shows no sweep; files of others stay, whatever they are called."""
+    few = frame[frame["metric"] == BITS]
+    figures, fits = tmp_path / "figures", tmp_path / "fits"
+    figures.mkdir()
+    (figures / "sweep-mine.svg").write_text("mine")
+    first = analyse_study(made_studies.sweep(few)).save(figures, fits)
+    Results("x").save(figures)
+    assert not any(path.exists() for path in first)
+    first = analyse_study(made_studies.sweep(few)).save(figures, fits)
+    second = analyse_study(made_studies.ablation(few)).save(figures, fits)
+    found = {path.name for path in figures.iterdir()}
+    assert found == {path.name for path in second} | {"sweep-mine.svg", "report.files.json"}
+    assert not {path.name for path in first} & found
+    # A manifest that cannot be read, or points elsewhere, removes nothing.
+    outside = tmp_path / "keep.txt"
+    outside.write_text("x")
+    (figures / "report.files.json").write_text('{"files": ["../keep.txt"]}')
+    Results("x").save(figures)
+    (figures / "report.files.json").write_text("{")
+    Results("x").save(figures)
+    assert outside.exists()
+    assert all(path.exists() for path in second)
+
+
+def test_fits_of_an_earlier_report_are_removed(results, tmp_path):
+    fits = tmp_path / "fits"
+    results.save(tmp_path / "figures", fits)
+    (fits / "mine.json").write_text("{}")
+    Results("x").save(tmp_path / "figures", fits)
+    assert {path.name for path in fits.iterdir()} == {"mine.json", "report.files.json"}
+
+
 def test_two_figures_do_not_share_ids():
     """Ids of one SVG would otherwise be taken for another's."""
 

@@ -14,6 +14,8 @@ MLflow is imported inside functions: it takes over a second, and training must n
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 MAX_BATCH_METRICS = 1000
 """MLflow's limit for one `log_batch`; 16,000 metrics a second, against 350 sent singly."""
 MAX_BATCH_PARAMS = 100
+REPORT_FILES = "report.files.json"
+"""Artifact of a study's run that lists what its report stored, so that the next can remove what it does not store."""
 NAMED_BY = "named_by"
 """Tag of runs that are named with what their study varies; those without it, of earlier versions, keep their names."""
 
@@ -89,6 +93,8 @@ def log_figures(
 ) -> None:
     """Store what a study comes to with its own run: figures, tables and fits in folders of their names, the page on top.
 
+    What an earlier call stored there and this one does not is removed; the artifact `REPORT_FILES` says what that is.
+
     Parameters
     ----------
     layout
@@ -115,10 +121,40 @@ def log_figures(
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.study(study) / "publish.lock"):
         publisher = _Publisher(client, uri, layout, records.read_study(layout, study))
         run_id = publisher.ensure_study_run()
+        earlier, paths = _read_report_files(client, run_id), {_artifact_path(file) for file in files}
+        # A call that is killed leaves a list of both.
+        client.log_dict(run_id, {"files": sorted(earlier | paths)}, REPORT_FILES)
         for file in files:
             client.log_artifact(run_id, str(file), _artifact_folder(file))
+        _delete_artifacts(client, run_id, earlier - paths, uri)
+        client.log_dict(run_id, {"files": sorted(paths)}, REPORT_FILES)
         if description:
             client.set_tag(run_id, "mlflow.note.content", description)
+
+
+def _read_report_files(client: MlflowClient, run_id: str) -> set[str]:
+    """Artifacts that an earlier report stored, empty where none is known."""
+    if REPORT_FILES not in {file.path for file in client.list_artifacts(run_id)}:
+        return set()
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run_id, REPORT_FILES, folder)
+        return set(json.loads(Path(path).read_text(encoding="utf-8"))["files"])
+
+
+def _delete_artifacts(client: MlflowClient, run_id: str, paths: set[str], uri: str) -> None:
+    """Remove artifacts of a run, which its client has no call for."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if not paths:
+        return
+    repository = get_artifact_repository(str(client.get_run(run_id).info.artifact_uri), tracking_uri=uri)
+    for path in sorted(paths):
+        repository.delete_artifacts(path)
+
+
+def _artifact_path(file: Path) -> str:
+    """Path of one file of a study's results among its run's artifacts."""
+    return "/".join(part for part in (_artifact_folder(file), file.name) if part)
 
 
 def _artifact_folder(file: Path) -> str | None:
