@@ -25,7 +25,7 @@ from analysis.fitting.intervals import bootstrap_thetas
 from analysis.fitting.minima import Minimum, draw_starts, search_minima
 from analysis.fitting.record import Fit
 from analysis.fitting.settings import DEFAULT_STARTS, Data, Settings, merge_fixed, read_data
-from analysis.frames import EXCLUDED, annealed_rows, check_frame, refuse_mixed_metrics
+from analysis.frames import EXCLUDED, annealed_rows, check_frame, refuse_mixed_metrics, require_columns
 from analysis.laws.base import Array, Law
 
 __all__ = ["Fit", "HeldOut", "Minimum", "compare_laws", "fit_law", "replay"]
@@ -63,7 +63,8 @@ def fit_law(
         A row a run, n rows; `analysis.frames.select_loss` makes one of a study. Columns: the law's inputs (`params` N,
         `tokens` D, `unique_tokens`), the target and, where known, the group.
     target
-        Column to fit, in any unit above 0: `loss` for Chinchilla's law, `error` or `accuracy` (shares of 1) for tasks.
+        Column to fit, in any unit above 0: `loss` for Chinchilla's law, `error` or `accuracy` (shares of 1) for tasks, which
+        may be 0 with `mse` and `mae`.
     objective
         `huber_log`, `mse` or `mae`.
     delta
@@ -120,7 +121,7 @@ def fit_law(
         raise ValueError(f"group names the column {group!r}, which the frame lacks")
     refuse_mixed_metrics(frame)
     weighted = _cooled(frame.assign(**{WEIGHT: _weights(frame, weights)}), law)
-    rows, excluded = check_frame(weighted, (*law.inputs, target, WEIGHT))
+    rows, excluded = _check(weighted, law, target, objective)
     data = read_data(rows, law, target, group, rows[WEIGHT].to_numpy(dtype=np.float64))
     return _solve(settings, data, excluded)
 
@@ -176,6 +177,21 @@ def _minimum(empty: Fit) -> Fit:
         spread=search.spread,
         replicates=replicates,
     )
+
+
+def _check(frame: pd.DataFrame, law: Law, target: str, objective: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows fit for the law; accuracies and errors of 0 only where no logarithm is taken of them."""
+    has_zeros = objective != "huber_log" and "loss" in law.inputs
+    require_columns(frame, (*law.inputs, target))
+    rows, excluded = check_frame(frame, (*law.inputs, *(() if has_zeros else (target,)), WEIGHT))
+    if not has_zeros:
+        return rows, excluded
+    rows, excluded = check_frame(rows, (target,), positive=False)
+    values = rows[target].to_numpy(dtype=np.float64)
+    least, most = float(values.min()), float(values.max())
+    if least < 0 or most == 0:
+        raise ValueError(f"{target} lies between {least:g} and {most:g}: give shares of 1, not all of them 0")
+    return rows, excluded
 
 
 def _cooled(frame: pd.DataFrame, law: Law) -> pd.DataFrame:

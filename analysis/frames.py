@@ -118,6 +118,8 @@ def check_frame(
         excluded.append(f"{twice} duplicate {_plural(twice, 'row')}")
     for column in columns:
         values = _numbers(rows, column)
+        if not _is_plain(rows, column):
+            rows = rows.assign(**{column: values})
         for wrong, reason in ((np.isnan(values), "NaN"), (np.isinf(values), "infinite")):
             count = int(wrong.sum())
             if count:
@@ -147,10 +149,16 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def refuse_mixed_studies(frame: pd.DataFrame) -> None:
-    """Raise `ValueError` where the column `study` names more than one."""
+    """Raise `ValueError` where the column `study` names more than one, or one beside rows that name none."""
     if "study" not in frame:
         return
     studies = sorted({str(name) for name in frame["study"].dropna()})
+    nameless = int(frame["study"].isna().to_numpy().sum())
+    if studies and nameless:
+        raise ValueError(
+            f"the frame mixes the study {studies[0]} with {nameless} {_plural(nameless, 'row')} that name no study; "
+            "give the rows of one"
+        )
     if len(studies) > 1:
         raise ValueError(f"the frame mixes the studies {', '.join(studies)}; give the rows of one")
 
@@ -165,11 +173,26 @@ def refuse_mixed_metrics(frame: pd.DataFrame) -> None:
 
 
 def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    try:
+    """Values of a column, NaN where there is none.
+
+    Raises
+    ------
+    ValueError
+        A value is no number; a number written as text is none.
+    """
+    if _is_plain(frame, column):
         return frame[column].to_numpy(dtype=np.float64)
-    except (TypeError, ValueError):
-        odd = next(value for value in frame[column] if not isinstance(value, (int, float)))
-        raise ValueError(f"{column} holds {odd!r}, which is no number") from None
+    missing = frame[column].isna()
+    odd = next((v for v in frame[column][~missing] if not isinstance(v, (int, float, np.number, np.bool_))), None)
+    if odd is not None:
+        raise ValueError(f"{column} holds {odd!r}, which is no number; give numbers")
+    return np.array([np.nan if gap else float(v) for gap, v in zip(missing, frame[column], strict=True)])
+
+
+def _is_plain(frame: pd.DataFrame, column: str) -> bool:
+    """Whether the values are plain numbers of one kind, neither objects nor with pandas' own missing ones."""
+    kind: object = frame.dtypes[column]
+    return isinstance(kind, np.dtype) and kind.kind in "iufb"
 
 
 def _refuse_two_values(rows: pd.DataFrame) -> None:

@@ -104,7 +104,7 @@ def _row(fit: Fit, inflation: float) -> dict[str, float]:
     left = fit.n / inflation - k - 1
     small = 2 * k * (k + 1) / left if left > 0 else np.inf
     target = problem.target
-    missed = np.exp(-fit.residuals) * target - target
+    missed = fit.predict(problem.inputs) - target
     return {
         "n": fit.n,
         "k": k,

@@ -204,9 +204,7 @@ def _uneven(problem: Problem, theta: Array, numbers: int) -> list[str]:
     ----------
     Glejser 1969, "A New Test for Heteroskedasticity"; Machado and Santos Silva 2000, "Glejser's Test Revisited".
     """
-    residuals = problem.law.log_predict(theta[None], problem.inputs)[0][0] - np.log(problem.target)
-    if not problem.is_log:
-        residuals = problem.residuals(theta[None])[0]
+    residuals = problem.residuals(theta[None])[0]
     logs = [np.log(values) for values in problem.inputs.values() if np.ptp(np.log(values)) > 0]
     if problem.n - numbers < 2 * (len(logs) + 1) or not logs or np.abs(residuals).max() < 1e-12:
         return []

@@ -39,8 +39,8 @@ class HeldOut:
 
     @property
     def relative_errors(self) -> tuple[float, ...]:
-        """(predicted - measured) / measured of each run."""
-        return tuple((p - m) / m for p, m in zip(self.predicted, self.measured, strict=True))
+        """(predicted - measured) / measured of each run; infinite where 0 was measured."""
+        return tuple((p - m) / m if m else np.inf for p, m in zip(self.predicted, self.measured, strict=True))
 
     def describe(self) -> str:
         """Say it in a line."""
@@ -100,7 +100,7 @@ def judge_holdout(settings: Settings, seen: Data, unseen: Data, predicted: Array
 
 
 def seed_noise(*parts: Data, names: tuple[str, ...], target: str) -> float | None:
-    """Pooled standard deviation of the log target among rows that agree in all inputs; None without such rows.
+    """Pooled standard deviation of the log target among rows above 0 that agree in all inputs; None without such rows.
 
     Rows of other data, or of other distinct tokens among as many, are no repeats.
     """
@@ -110,14 +110,16 @@ def seed_noise(*parts: Data, names: tuple[str, ...], target: str) -> float | Non
         for row, value in zip(
             zip(*(data.columns[name] for name in same), strict=True), data.array(target), strict=True
         ):
-            runs.setdefault(row, []).append(float(np.log(value)))
+            if value > 0:
+                runs.setdefault(row, []).append(float(np.log(value)))
     squares = sum(float(((np.array(values) - np.mean(values)) ** 2).sum()) for values in runs.values())
     freedom = sum(len(values) - 1 for values in runs.values())
     return float(np.sqrt(squares / freedom)) if freedom else None
 
 
 def _errors(predicted: Array, measured: Array) -> tuple[float, float]:
-    relative = predicted / measured - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = predicted / measured - 1
     return float(relative.mean()), float(np.abs(relative).max())
 
 
@@ -132,7 +134,9 @@ def _nearest(seen: Data, unseen: Data, names: tuple[str, ...], target: str) -> A
 
 
 def _log_linear(seen: Data, unseen: Data, names: tuple[str, ...], target: str) -> Array:
-    """Power of the inputs without an offset, by least squares of the logarithms."""
+    """Power of the inputs without an offset, by least squares of the logarithms; NaN where a target is 0."""
+    if not seen.array(target).all():
+        return np.full(unseen.n, np.nan)
     design, other = (np.column_stack([np.ones(data.n), _logs(data, names)]) for data in (seen, unseen))
     coefficients = np.linalg.lstsq(design, np.log(seen.array(target)), rcond=None)[0]
     return np.exp(other @ coefficients)

@@ -55,7 +55,9 @@ class Problem:
         """Unit of the scaled residuals: delta, or a share of the target's median."""
         if self.is_log:
             return self.delta
-        return float(np.median(self.target)) * (MSE_SCALE if self.objective == "mse" else MAE_DELTA)
+        # Of the values above 0: accuracies may be 0 in most rows.
+        middle = float(np.median(self.target[self.target > 0]))
+        return middle * (MSE_SCALE if self.objective == "mse" else MAE_DELTA)
 
     @property
     def corner(self) -> float:

@@ -98,8 +98,9 @@ class Fit:
 
     @property
     def residuals(self) -> Array:
-        """Log of measured over predicted, shape (n,)."""
-        return np.log(self.data.array(self.settings.target)) - np.log(self.predict(self._columns))
+        """Log of measured over predicted, shape (n,); minus infinity where 0 was measured."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.data.array(self.settings.target)) - np.log(self.predict(self._columns))
 
     @property
     def holdout_error(self) -> float:

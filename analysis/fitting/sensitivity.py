@@ -35,7 +35,7 @@ def sensitivity_table(
     variants: list[tuple[str, Settings, Data]] = [
         (f"huber_log, delta = {delta:g}", dataclasses.replace(settings, objective="huber_log", delta=delta), data)
         for delta in DELTAS
-        if settings.objective != "huber_log" or delta != settings.delta
+        if (settings.objective != "huber_log" or delta != settings.delta) and (problem.target > 0).all()
     ]
     others = [name for name in ("mse", "mae") if name != settings.objective]
     variants += [(name, dataclasses.replace(settings, objective=name), data) for name in others]
@@ -68,6 +68,8 @@ def _refit(settings: Settings, data: Data, count: int) -> dict[str, float]:
 
 def _without_outliers(settings: Settings, data: Data, params: Mapping[str, float]) -> list[tuple[str, Settings, Data]]:
     problem = data.problem(settings)
+    if not problem.target.all():
+        return []
     residuals = np.log(problem.law.predict(params, problem.inputs)) - np.log(problem.target)
     spread = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
     inside = np.abs(residuals) <= OUTLIER * spread

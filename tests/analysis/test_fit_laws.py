@@ -107,3 +107,21 @@ def test_a_band_beyond_the_equation_reaches_zero():
     assert low[1] == 0 < high[1]
     assert low[0] < predicted[0] < high[0]
     assert np.isnan([predicted[2], low[2], high[2]]).all()
+
+
+def test_accuracies_of_zero_are_fitted_where_no_logarithm_is_taken():
+    loss = np.linspace(2.0, 4.5, 30)
+    truth = TaskAccuracy(chance=0.0).predict({"top": 0.6, "k": 4.0, "L0": 2.8}, {"loss": loss})
+    accuracy = np.where(truth > 0.03, truth, 0.0)
+    rows = pd.DataFrame({"loss": loss, "accuracy": accuracy})
+    for objective in ("mse", "mae"):
+        fit = fit_law(
+            TaskAccuracy(chance=0.0), rows, target="accuracy", objective=objective, starts=30, holdout={"loss": 4.4}
+        )
+        assert fit.params["L0"] == pytest.approx(2.8, abs=0.05)
+        assert fit.holdout.largest_error == np.inf
+        assert (fit.sensitivity()["setting"] == "as fitted").any()
+    with pytest.raises(ValueError, match=r"accuracy is 0 in 1[0-9] rows: logarithms need values above 0"):
+        fit_law(TaskAccuracy(chance=0.0), rows, target="accuracy")
+    with pytest.raises(ValueError, match=r"accuracy lies between -0\.1 and"):
+        fit_law(TaskAccuracy(), rows.assign(accuracy=accuracy - 0.1), target="accuracy", objective="mse")

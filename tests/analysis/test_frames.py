@@ -99,3 +99,22 @@ def test_rows_of_which_cooling_is_not_known_are_left_out(law_frame):
     rows = select_loss(law_frame, BITS)
     assert len(rows) == 30
     assert rows.attrs["excluded"] == ("32 rows not annealed", "2 rows without annealed (NaN)")
+
+
+def test_numbers_as_text_are_refused_and_missing_ones_named(plain):
+    """Text ended in a TypeError, and pandas' own missing values in a StopIteration."""
+    with pytest.raises(ValueError, match=r"params holds '100000\.0', which is no number; give numbers"):
+        check_frame(plain.assign(params=plain["params"].astype(str)), COLUMNS)
+    gap = plain["params"].where(plain.index > 0)
+    for params in (gap.astype("Int64"), gap.astype("Float64"), gap.astype(object).where(plain.index > 0, None)):
+        rows, excluded = check_frame(plain.assign(params=params), COLUMNS)
+        assert excluded == ("1 row without params (NaN)",)
+        assert rows["params"].dtype == np.float64
+    counts = pd.Series([np.int64(1), np.int64(2), 3], dtype=object)
+    assert len(check_frame(plain.assign(params=counts), COLUMNS)[0]) == 3
+
+
+def test_a_study_beside_rows_of_none_is_refused(plain):
+    with pytest.raises(ValueError, match="mixes the study a with 2 rows that name no study"):
+        check_frame(plain.assign(study=["a", None, np.nan]), COLUMNS)
+    assert len(check_frame(plain.assign(study=None), COLUMNS)[0]) == 3
