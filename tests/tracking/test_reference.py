@@ -139,7 +139,7 @@ def test_trainings_are_left_alone(root, folder):
 def test_unclear_checkpoints_are_refused(root, folder):
     with pytest.raises(ValueError, match=r"tokens of 3 checkpoints are not known, such as org/\w+@step\d: give a rule"):
         import_reference(Layout(root), load(folder, tokens=None))
-    with pytest.raises(ValueError, match="are both all at 2000 tokens: name apart"):
+    with pytest.raises(ValueError, match="are both 'all' at 2000 tokens: tell them apart"):
         import_reference(Layout(root), load(folder, model=lambda _: "all"))
     both = pd.concat([load(folder), tinyllama_milestones()])
     with pytest.raises(ValueError, match="an import is one study"):
