@@ -103,16 +103,23 @@ def refuse_pooled(frame: pd.DataFrame, known: Collection[str], what: str) -> Non
     what
         What the rows are to be, such as `a line of learning rates`, for the message.
     """
-    names = {name for points in set(frame["point"].astype(str)) for name in _names(points)}
-    for name in sorted(names - {*AXES, *known}):
+    for name in sorted(override_names(frame) - {*AXES, *known}):
         values = sorted({str(value) for value in override_values(frame, name) if isinstance(value, str)})
         if len(values) > 1:
             model = str(frame["model"].iloc[0]).split(" ")[0]
             raise ValueError(f"{what} of {model} would pool {name}={', '.join(values)}: choose the rows of one")
 
 
-def _names(points: str) -> set[str]:
-    return {name for point in points.split(" | ") for name in _overrides(point)}
+def override_names(frame: pd.DataFrame) -> set[str]:
+    """Names of all overrides that the points of a frame name.
+
+    Parameters
+    ----------
+    frame
+        With the column point.
+    """
+    points = {point for points in set(frame["point"].astype(str)) for point in points.split(" | ")}
+    return {name for point in points for name in _overrides(point)}
 
 
 def _overrides(point: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ from analysis.laws import Chinchilla, DataConstrained
 from analysis.laws.loss import TINY
 from analysis.noise import seed_variance
 from analysis.noise.crossed import seed_components
-from analysis.overrides import base_models, override_of, override_values
+from analysis.overrides import base_models, override_names, override_of, override_values, refuse_pooled
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metrics
 from analysis.report.results import Results
@@ -121,6 +121,11 @@ def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -
     """Loss against epochs, with the decay of repeated tokens fitted for each size apart."""
     for metric in bits:
         rows, words = select_loss(frame, metric), style.metric_label(metric)
+        try:
+            _refuse_other_repetition(rows)
+        except ValueError as error:
+            results.notes.append(f"Repeated data: {words} is neither fitted nor drawn: {error}")
+            continue
         decays: dict[float, float] = {}
         for size in sorted({float(size) for size in rows["params"]}):
             own = rows.loc[rows["params"] == size]
@@ -133,6 +138,13 @@ def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -
         caption = "Loss against epochs, and the fresh tokens that would give the same loss."
         make = partial(repetition_figure, rows, decay=decays)
         results.draw(file_name("repetition", metric), f"Repeated data: {words}", caption, make)
+
+
+def _refuse_other_repetition(rows: pd.DataFrame) -> None:
+    """Refuse runs of one size that differ by more than how often they saw their data."""
+    repeating = [name for name in override_names(rows) if name.endswith(("unique_tokens", "max_epochs"))]
+    for _, own in rows.groupby("params"):
+        refuse_pooled(own, repeating, "repeated data")
 
 
 def fit_decay(rows: pd.DataFrame) -> Fit:

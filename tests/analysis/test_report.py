@@ -309,6 +309,18 @@ def test_a_branch_that_goes_on_is_spoken_of_where_there_is_one(frame):
     assert drawn.caption == "Held-out loss of each domain against tokens."
 
 
+def test_repeated_data_of_two_rates_are_not_pooled(frame):
+    study = made_studies.repetition(frame[frame["metric"] == BITS])
+    decays = [
+        study.assign(point=study["point"] + f",optimizer.weight_decay={w}", checkpoint=study["checkpoint"] + w)
+        for w in ("/.", "/./.")
+    ]
+    results = analyse_study(pd.concat(decays, ignore_index=True))
+    assert results.fits == []
+    assert not [one for one in results.drawn if one.name.startswith("repetition")]
+    assert "neither fitted nor drawn: repeated data of m0_03 would pool optimizer.weight_decay=" in results.notes[0]
+
+
 def test_a_fit_without_numbers_is_missing(frame):
     """Two sizes at two budgets cannot tell five numbers apart: a note with the reason, and no empty figure."""
     few = frame[(frame["metric"] == BITS) & frame["model"].isin(["m0_1", "m1"])]
