@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.fitting.intervals import FEWEST_GROUPS, SINGULAR, covariance, inside_box, too_few_groups
 from analysis.fitting.minima import RIVAL, Search, has_converged
+from analysis.fitting.misfit import misfit_flags
 from analysis.fitting.objectives import Problem
 from analysis.fitting.settings import DATA_SET, Data
 from analysis.laws.base import Array, Law
@@ -76,7 +77,8 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
     numbers = int(free.sum())
     if problem.n <= 2 * numbers:
         flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
-    return (*flags, *_several_data_sets(law, data), *_uneven(problem, theta, numbers))
+    misfit = misfit_flags(problem, theta, data, inside)
+    return (*flags, *_several_data_sets(law, data), *_uneven(problem, theta, numbers), *misfit)
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
