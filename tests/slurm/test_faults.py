@@ -171,7 +171,8 @@ def struck(make, untouched):
         study.launch()
         stages = study.stages()
         jobs = {seed: study.job(stage) for seed, stage in stages.items()}
-        slurm.run(["scontrol", "hold", jobs[NODE]])
+        for seed in (NODE, CONTROLLER):
+            slurm.run(["scontrol", "hold", jobs[seed]])
     study.strike(
         {
             stages[PREEMPTED]: lambda: slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]]),
@@ -179,12 +180,16 @@ def struck(make, untouched):
             stages[KILLED]: lambda: os.kill(ranks(study, jobs[KILLED])[1], signal.SIGKILL),
         }
     )
+    study.wait(jobs[PREEMPTED], jobs[CANCELLED], jobs[KILLED])
+    # What the controller has not written down, it forgets when it is killed; it writes every 5 s.
+    time.sleep(7)
+    slurm.run(["scontrol", "release", jobs[CONTROLLER]])
     study.wait_for_begin(stages[CONTROLLER])
     slurm.kill_controller()
     time.sleep(3)
     slurm.start_controller()
     slurm.run(["scontrol", "release", jobs[NODE]])
-    study.wait(jobs[PREEMPTED], jobs[CONTROLLER])
+    study.wait(jobs[CONTROLLER])
     study.wait_for_begin(stages[NODE])
     # The last of an array to begin has the array's own number: requeued, it must come back alone.
     slurm.run(["scancel", "--signal=USR2", jobs[NODE]])
