@@ -79,15 +79,22 @@ class Noise:
 
     sd: float
     """In log units."""
-    dof: int
+    dof: float
     """Degrees of freedom behind it; 0 where the caller gave it."""
     source: str
     """Where it comes from, in words."""
+    shared: float = 0.0
+    """Share of the variance that the points off one trunk have in common, 0 to 1."""
 
-    def draw(self, count: int, draws: int, rng: np.random.Generator) -> Array:
-        """Draw errors of log loss, shape (count, draws); with few degrees of freedom each draw has its own sd."""
+    def draw(self, groups: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Array:
+        """Draw errors of log loss, shape (n, draws), a part of each common to the points of one of `groups` (n,).
+
+        With few degrees of freedom each draw has its own sd.
+        """
         scale = np.ones(draws) if self.dof == 0 else np.sqrt(self.dof / rng.chisquare(self.dof, draws))
-        return self.sd * rng.standard_normal((count, draws)) * scale
+        own = rng.standard_normal((len(groups), draws))
+        common = rng.standard_normal((int(groups.max()) + 1, draws))[groups]
+        return self.sd * (math.sqrt(1 - self.shared) * own + math.sqrt(self.shared) * common) * scale
 
 
 def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -128,14 +135,52 @@ def several_data_sets(rows: pd.DataFrame) -> tuple[str, ...]:
 
 def repeat_noise(rows: pd.DataFrame, cell: Sequence[str]) -> Noise | None:
     """Pool the spread of log loss over rows that share a cell and their data; None with fewer than three dof."""
-    logs = rows.assign(_log=np.log(rows["loss"].to_numpy(dtype=np.float64)))
+    logs = rows.assign(_log=np.log(rows["loss"].to_numpy(dtype=np.float64)), _trunk=trunk_numbers(rows))
     same = [*cell, *(name for name in ("data_fingerprint", "unique_tokens") if name in rows.columns)]
-    parts = [part["_log"].to_numpy(dtype=np.float64) for _, part in logs.groupby(same, dropna=False)]
+    parts = [part for _, part in logs.groupby(same, dropna=False) if len(part) > 1]
     dof = sum(len(part) - 1 for part in parts)
     if dof < 3:
         return None
-    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in parts)
-    return Noise(math.sqrt(squares / dof), dof, f"runs repeated over seeds ({dof} degrees of freedom)")
+    values = [part["_log"].to_numpy(dtype=np.float64) for part in parts]
+    trunks = np.concatenate([part["_trunk"].to_numpy(dtype=np.int64) for part in parts])
+    return pool_noise(np.concatenate([v - v.mean() for v in values]), trunks, dof, "runs repeated over seeds")
+
+
+def trunk_numbers(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """Give each row the number of its trunk, shape (n,), by the column `trajectory`; where that is missing, its own."""
+    if "trajectory" not in rows.columns:
+        return np.arange(len(rows), dtype=np.int64)
+    codes, known = pd.factorize(rows["trajectory"])
+    return np.where(codes >= 0, codes, len(known) + np.arange(len(rows))).astype(np.int64)
+
+
+def pool_noise(residuals: Array, trunks: NDArray[np.int64], dof: int, source: str) -> Noise:
+    """Say the noise of residuals, and how much of it the points off one trunk share.
+
+    The share is the mean product of pairs off one trunk over the mean square, at least 0 and at most 1. Points that share rho of their variance say less of it: dof / (1 + (m - 1) rho^2) for m of them, which is the
+    variance of a mean square of equally correlated normal numbers.
+
+    Parameters
+    ----------
+    residuals
+        Of log loss, shape (n,).
+    trunks
+        Number of the trunk of each, shape (n,).
+    dof
+        Degrees of freedom of independent ones.
+    source
+        Where they come from, in words.
+    """
+    counts = np.bincount(trunks).astype(np.float64)
+    sums, squares = np.bincount(trunks, residuals), float((residuals**2).sum())
+    pairs = float((counts * (counts - 1)).sum())
+    shared = 0.0
+    if pairs and squares:
+        mean_product = (float((sums**2).sum()) - squares) / pairs
+        shared = float(np.clip(mean_product / (squares / len(residuals)), 0, 1))
+    free = dof / (1 + (float((counts**2).sum()) / len(residuals) - 1) * shared**2)
+    words = f"{source} ({free:.0f} degrees of freedom{f', {shared:.0%} shared by a trunk' if shared >= 0.005 else ''})"
+    return Noise(math.sqrt(squares / dof), free, words, shared)
 
 
 def fit_growth(

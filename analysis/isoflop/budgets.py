@@ -19,8 +19,10 @@ from analysis.isoflop.allocation import (
     Noise,
     fit_growth,
     known_quantiles,
+    pool_noise,
     repeat_noise,
     several_data_sets,
+    trunk_numbers,
     with_flops,
 )
 from analysis.isoflop.curves import isoflop_curve, lowest
@@ -52,7 +54,9 @@ def fit_isoflop(
     """Exponents of N*(C) and D*(C) from isoFLOP minima.
 
     Lines through log N* and log D* against log C. Their intervals come from redrawn noise: each draw moves every
-    loss by an error of the noise's size, finds the minima again and draws the lines again.
+    loss by an error of the noise's size, finds the minima again and draws the lines again. Where the column
+    `trajectory` says which points are off one trunk, a part of the error is common to those, as large as their
+    residuals show: budgets that share their trunks are not independent.
 
     Parameters
     ----------
@@ -97,7 +101,9 @@ def fit_isoflop(
     if found.sum() < 2:
         raise ValueError(f"budgets with an optimum: {found.sum()}, and exponents need two; {'; '.join(flags)}")
     numbers = assign_budgets(rows)
-    known = Noise(noise, 0, "the noise given") if noise is not None else _noise(rows, numbers, optima)
+    known = _noise(rows, numbers, optima)
+    if noise is not None:
+        known = Noise(noise, 0, "the noise given", 0.0 if known is None else known.shared)
     draws = None if known is None else _draw(rows, numbers, method, known, bootstrap, seed)
     spacing = float(np.median(np.log(optima["largest"] / optima["smallest"]) / (optima["sizes"] - 1).clip(lower=1)))
     values = {name: optima[name].to_numpy(dtype=np.float64)[found] for name in ("flops", "params", "tokens", "bias")}
@@ -153,16 +159,19 @@ def _noise(rows: pd.DataFrame, numbers: NDArray[np.int64], optima: pd.DataFrame)
     repeats = repeat_noise(rows, ("params", "tokens"))
     if repeats is not None:
         return repeats
-    squares, dof = 0.0, 0
+    trunks, dof = trunk_numbers(rows), 0
+    residuals: list[Array] = []
+    behind: list[NDArray[np.int64]] = []
     for number, reason in enumerate(optima["refused"]):
         points = rows.loc[numbers == number]
         if reason == "" and len(points) > 3:
             sizes, loss = (points[name].to_numpy(dtype=np.float64) for name in ("params", "loss"))
-            residuals = np.log(loss) - np.log(isoflop_curve(points)(sizes))
-            squares, dof = squares + float((residuals**2).sum()), dof + len(points) - 3
+            residuals.append(np.log(loss) - np.log(isoflop_curve(points)(sizes)))
+            behind.append(trunks[numbers == number])
+            dof += len(points) - 3
     if dof < 1:
         return None
-    return Noise(math.sqrt(squares / dof), dof, f"the parabolas' residuals ({dof} degrees of freedom)")
+    return pool_noise(np.concatenate(residuals), np.concatenate(behind), dof, "the parabolas' residuals")
 
 
 def _draw(
@@ -171,7 +180,7 @@ def _draw(
     """Sizes and tokens of the minima under redrawn noise, shape (budgets, B) each."""
     rng = np.random.default_rng(seed)
     log_n, log_d, log_loss = (np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("params", "tokens", "loss"))
-    loss = np.exp(log_loss[:, None] + noise.draw(len(rows), count, rng))
+    loss = np.exp(log_loss[:, None] + noise.draw(trunk_numbers(rows), count, rng))
     drawn: dict[str, list[Array]] = {"params": [], "tokens": []}
     for number in range(int(numbers.max()) + 1):
         own = numbers == number

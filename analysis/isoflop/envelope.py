@@ -259,7 +259,9 @@ def _repeats(frame: pd.DataFrame) -> Noise | None:
 def _draw_slopes(curves: list[_Curve], grid: Array, noise: Noise, count: int, seed: int) -> Array:
     """Slopes of log C against log N* through the crossings of redrawn curves, shape (B,); NaN for fewer than two."""
     rng = np.random.default_rng(seed)
-    errors = [noise.draw(len(curve.log_c), count, rng) / np.sqrt(curve.repeats)[:, None] for curve in curves]
+    # The points of a size are off its trunks: what those share moves its whole curve.
+    trunks = [np.zeros(len(curve.log_c), dtype=np.int64) for curve in curves]
+    errors = [noise.draw(t, count, rng) / np.sqrt(c.repeats)[:, None] for c, t in zip(curves, trunks, strict=True)]
     losses = _losses(curves, grid, [c.log_loss[:, None] + e for c, e in zip(curves, errors, strict=True)])
     log_n = np.log([curve.size for curve in curves])
     slopes = np.full(count, np.nan)

@@ -13,6 +13,10 @@ outputs_tree = sys.modules.get("outputs_tree") or importlib.util.module_from_spe
 if "outputs_tree" not in sys.modules:
     sys.modules["outputs_tree"] = outputs_tree
     spec.loader.exec_module(outputs_tree)
+if "made_budgets" not in sys.modules:
+    spec = importlib.util.spec_from_file_location("made_budgets", Path(__file__).with_name("made_budgets.py"))
+    sys.modules["made_budgets"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["made_budgets"])
 
 LIBRARY_WARNINGS = (
     # MLflow 3.17 maps its tables with an option that SQLAlchemy 2.1 deprecates.

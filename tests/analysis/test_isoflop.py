@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_budgets import ALPHA, BETA, BUDGETS, EXPONENT, SURFACE, best_size, isoflop_grid, ladder, loss
 
 from analysis.fit import fit_law
 from analysis.isoflop import (
@@ -19,49 +20,6 @@ from analysis.isoflop import (
     isoflop_minima,
 )
 from analysis.laws import Chinchilla
-
-E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
-"""Hoffmann et al. 2022, eq. 10."""
-EXPONENT = BETA / (ALPHA + BETA)
-BUDGETS = (1e17, 1e18, 1e19, 1e20, 1e21)
-SURFACE = (ALPHA, BETA)
-
-
-def loss(params, tokens, surface=SURFACE):
-    return E + A / params ** surface[0] + B / tokens ** surface[1]
-
-
-def best_size(compute, surface=SURFACE):
-    """Where d/dN of E + A N^-alpha + B (6 N / C)^beta is 0."""
-    alpha, beta = surface
-    return (alpha * A / (beta * B) * (compute / 6) ** beta) ** (1 / (alpha + beta))
-
-
-def isoflop_grid(
-    budgets=BUDGETS, *, width=8.0, sizes=7, off=lambda compute: 1.0, noise=0.0, seeds=1, seed=0, surface=SURFACE
-):
-    """Points of each budget, about its optimum times `off`."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for compute in budgets:
-        for params in best_size(compute, surface) * off(compute) * np.geomspace(1 / width, width, sizes):
-            tokens = compute / 6 / params
-            for s in range(seeds):
-                value = loss(params, tokens, surface) * math.exp(noise * rng.normal())
-                rows.append({"params": params, "tokens": tokens, "loss": value, "seed": s})
-    return pd.DataFrame(rows)
-
-
-def ladder(sizes=6, step=2.0, ratios=8, noise=0.0, seeds=1, seed=0):
-    """Each size at the same tokens per parameter."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for params in 1e8 * step ** np.arange(sizes):
-        for tokens in params * 5 * 2.0 ** np.arange(ratios):
-            for s in range(seeds):
-                value = loss(params, tokens) * math.exp(noise * rng.normal())
-                rows.append({"params": params, "tokens": tokens, "loss": value, "seed": s})
-    return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -185,33 +143,6 @@ def test_intervals_cover_the_truth():
     assert np.mean(held) < 1.0
 
 
-def test_noise_comes_from_seeds_where_there_are_some():
-    frame = isoflop_grid(noise=0.004, seeds=3)
-    found = fit_isoflop(frame, exponents=SURFACE, bootstrap=50)
-    assert "runs repeated over seeds (70 degrees of freedom)" in found.interval_from
-    given = fit_isoflop(frame, exponents=SURFACE, bootstrap=50, noise=0.04)
-    assert "the noise given" in given.interval_from
-    assert given.params.high - given.params.low > 3 * (found.params.high - found.params.low)
-    again = fit_isoflop(frame, exponents=SURFACE, bootstrap=50)
-    assert again.params == found.params
-
-
-def test_other_data_are_no_seeds():
-    """The same points once more on other text, and on text repeated four times: no seed noise, and it is said."""
-    frame = isoflop_grid(noise=0.004).assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
-    other = frame.assign(loss=frame["loss"] * 1.1, data_fingerprint="b")
-    repeated = frame.assign(loss=frame["loss"] * 1.1, unique_tokens=frame["tokens"] / 4)
-    for second, words in ((other, "2 data sets (data_fingerprint)"), (repeated, "differ in unique_tokens")):
-        found = fit_isoflop(pd.concat([frame, second]), exponents=SURFACE, bootstrap=50)
-        assert "repeated over seeds" not in found.interval_from
-        assert any(words in flag for flag in found.flags)
-    assert not any("data" in flag for flag in fit_isoflop(frame, exponents=SURFACE, bootstrap=50).flags)
-    # Unknown data are no reason to lose the seeds.
-    twice = isoflop_grid(noise=0.004, seeds=2).assign(data_fingerprint="a", unique_tokens=math.nan)
-    twice.loc[:9, "data_fingerprint"] = None
-    assert "runs repeated over seeds (35 degrees" in fit_isoflop(twice, exponents=SURFACE, bootstrap=50).interval_from
-
-
 def test_rows_of_which_cooling_is_not_known_and_mixed_metrics_are_refused():
     frame = isoflop_grid()
     known = [None, *[True] * (len(frame) - 1)]
@@ -219,43 +150,6 @@ def test_rows_of_which_cooling_is_not_known_and_mixed_metrics_are_refused():
         isoflop_minima(frame.assign(annealed=known))
     with pytest.raises(ValueError, match="the frame mixes the metrics a, b"):
         isoflop_minima(frame.assign(metric=["a", *["b"] * (len(frame) - 1)]))
-
-
-def test_an_envelope_is_of_one_data_set():
-    frame = ladder().assign(data_fingerprint="a", unique_tokens=lambda rows: rows["tokens"])
-    repeated = frame.assign(loss=frame["loss"] * 1.1, unique_tokens=frame["tokens"] / 4)
-    for second, words in ((frame.assign(data_fingerprint="b"), "2 data sets"), (repeated, "differ in unique_tokens")):
-        for refuses in (envelope, fit_envelope):
-            with pytest.raises(ValueError, match=f"{words}.*choose the rows of one"):
-                refuses(pd.concat([frame, second]))
-    assert fit_envelope(frame).params.exponent == pytest.approx(EXPONENT, abs=1e-3)
-
-
-def test_insecure_optimum_is_named():
-    frame = pd.concat([isoflop_grid([1e17, 1e18]), isoflop_grid([1e19], width=1.3)])
-    found = fit_isoflop(frame, exponents=SURFACE, noise=0.01, bootstrap=200)
-    assert any("budget 1e+19 FLOPs: under" in flag for flag in found.flags)
-    assert found.optima["refused_share"][0] < 0.05
-
-
-def test_noise_beyond_all_curves_leaves_no_interval_and_no_warning():
-    found = fit_isoflop(isoflop_grid([1e18, 1e19], width=1.01), exponents=SURFACE, noise=5.0, bootstrap=3, seed=1)
-    assert sum("under" in flag for flag in found.flags) == 2
-    three = fit_isoflop(isoflop_grid([1e18, 1e19], sizes=3), exponents=SURFACE)
-    assert three.interval_from == "nothing: two optima leave no scatter"
-    assert math.isnan(three.params.low)
-
-
-def test_scatter_beyond_the_noise_widens_the_interval():
-    frame = isoflop_grid()
-    third = np.isclose(6 * frame["params"] * frame["tokens"], 1e19)
-    frame.loc[third, "params"] *= 1.6
-    frame.loc[third, "tokens"] /= 1.6
-    found = fit_isoflop(frame, exponents=SURFACE, noise=0.001, bootstrap=200)
-    assert any("scatter about their line" in flag for flag in found.flags)
-    calm = fit_isoflop(isoflop_grid(), exponents=SURFACE, noise=0.001, bootstrap=200)
-    assert found.params.high - found.params.low > 5 * (calm.params.high - calm.params.low)
-    assert found.params.low < EXPONENT < found.params.high
 
 
 def test_envelope_is_the_lowest_loss():
