@@ -9,6 +9,9 @@ import numpy as np
 from analysis.fitting.settings import DATA_SET, Data, Settings
 from analysis.laws.base import Array
 
+TIED = 1e-9
+"""Difference of two distances, in log units, below which they are one."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -128,9 +131,10 @@ def _logs(data: Data, names: tuple[str, ...]) -> Array:
 
 
 def _nearest(seen: Data, unseen: Data, names: tuple[str, ...], target: str) -> Array:
-    """Target of the fitted run nearest in the logarithms of the inputs."""
+    """Target of the fitted run nearest in the logarithms of the inputs, the mean of those equally near."""
     distance = np.abs(_logs(unseen, names)[:, None] - _logs(seen, names)[None]).sum(axis=2)
-    return seen.array(target)[distance.argmin(axis=1)]
+    near = distance <= distance.min(axis=1, keepdims=True) + TIED
+    return near @ seen.array(target) / near.sum(axis=1)
 
 
 def _log_linear(seen: Data, unseen: Data, names: tuple[str, ...], target: str) -> Array:

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from analysis.fitting.intervals import robust_scale
+from analysis.fitting.intervals import AT_BOUND, robust_scale
 from analysis.fitting.minimise import minimise
 from analysis.fitting.objectives import Problem
-from analysis.laws.base import Array
+from analysis.laws.base import Array, Law
 
 DOUBLINGS = 12
 """Times an end is moved outward before it counts as open."""
@@ -84,7 +84,7 @@ def profile_interval(
     where twice the fall of the log-likelihood reaches n log(1 + t^2 / (n - p)), exact for a linear law with normal
     noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). Where rows are
     grouped, it is scaled by each coordinate's `inflation`, and t has no more than groups - 1 degrees of freedom. An end
-    that is not reached within the box is the box's.
+    that is not reached within the box is the box's, and `edge_flags` names it.
 
     Parameters
     ----------
@@ -153,6 +153,20 @@ def profile_interval(
     open_end = np.isnan(outside)
     ends[free] = np.where(open_end, edge, 0.5 * (inside + np.where(open_end, edge, outside))).reshape(-1, 2)
     return ends
+
+
+def edge_flags(law: Law, ends: Array, lower: Array, upper: Array, level: float) -> tuple[str, ...]:
+    """Name the intervals, shape (p, 2), that end at the edge of the box, shape (p,) each."""
+    flags: list[str] = []
+    for parameter, pair, low, high in zip(law.parameters, ends.tolist(), lower.tolist(), upper.tolist(), strict=True):
+        margin = AT_BOUND * (high - low)
+        for which, is_open in (("lower", pair[0] <= low + margin), ("upper", pair[1] >= high - margin)):
+            if is_open and low < high:
+                edge = parameter.to_value(low if which == "lower" else high)
+                flags.append(
+                    f"{parameter.name}: the {level:.0%} profile interval has no {which} end, and stops at the bound {edge:.3g}"
+                )
+    return tuple(flags)
 
 
 def _fitted_at(

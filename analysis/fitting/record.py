@@ -24,6 +24,7 @@ from analysis.fitting.objectives import Problem
 from analysis.fitting.optimum import optimal_table
 from analysis.fitting.sensitivity import PLAIN_FLOPS, sensitivity_table
 from analysis.fitting.settings import Data, Settings
+from analysis.fitting.stored import read_record
 from analysis.laws.base import Array, Law
 
 Columns = pd.DataFrame | Mapping[str, Any]
@@ -153,7 +154,7 @@ class Fit:
         -------
         dict
             (low, high) by name, in each number's unit; a fixed number has no width. NaN where the rows come from too
-            few trunks (`analysis.fitting.intervals.too_few_groups`), as a flag says.
+            few trunks (`analysis.fitting.intervals.too_few_groups`), as a flag says. `interval_flags` names open ends.
 
         Raises
         ------
@@ -171,6 +172,10 @@ class Fit:
             parameter.name: (parameter.to_value(low), parameter.to_value(high))
             for parameter, (low, high) in zip(self._law.parameters, ends.tolist(), strict=True)
         }
+
+    def interval_flags(self, level: float = 0.95) -> tuple[str, ...]:
+        """Say which ends of the profile intervals are the box's: the likelihood never fell far enough before."""
+        return profile.edge_flags(self._law, self._profile_ends(level), *self.settings.box(), level)
 
     def predict(self, frame: Columns, interval: float | None = None) -> Any:
         """Target at a frame's columns.
@@ -283,25 +288,7 @@ class Fit:
     @staticmethod
     def from_json(text: str) -> Fit:
         """Read what `to_json` wrote; `analysis.fit.replay` does the fit again."""
-        # One NaN, so that equal records compare equal.
-        values: dict[str, Any] = json.loads(
-            text, parse_constant=lambda name: math.nan if name == "NaN" else float(name)
-        )
-        asked: dict[str, Any] = values["settings"]
-        if not isinstance(asked["starts"], int):
-            asked["starts"] = tuple(asked["starts"])
-        held = values["holdout"]
-        parts: dict[str, Any] = {
-            "settings": Settings(**asked),
-            "data": Data(**_tuples(values["data"])),
-            "unseen": Data(**_tuples(values["unseen"])),
-            "minima": tuple(Minimum(**minimum) for minimum in values["minima"]),
-            "holdout": HeldOut(**_tuples(held)) if held else None,
-            "replicates": tuple(tuple(row) for row in values["replicates"]),
-            "flags": tuple(values["flags"]),
-            "excluded": tuple(values["excluded"]),
-        }
-        return Fit(**{**values, **parts})
+        return Fit(**read_record(text))
 
     def save(self, path: Path) -> Path:
         """Write the record to a file and return its path."""
@@ -381,11 +368,3 @@ class Fit:
 def _choose(method: str, known: tuple[str, ...]) -> None:
     if method not in known:
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(known)}")
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Turn lists into tuples, also inside mappings."""
-    return {
-        key: _tuples(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-        for key, value in values.items()
-    }

@@ -18,7 +18,7 @@ from analysis.laws import make_law
 from analysis.laws.base import Array, Law
 
 DEFAULT_STARTS = 200
-"""99% of them reach the best minimum of the 240 published points of Hoffmann et al. in 0.3 s."""
+"""All of them reach the best minimum of the 240 published points of Hoffmann et al. (`benchmarks/fits.py speed`)."""
 EXTRA_COLUMNS = ("params", "tokens", "params_all", "params_non_embedding", "flops", "unique_tokens")
 """Columns kept beside a law's own: other conventions of N and of FLOPs, for `Fit.sensitivity`, and what repeats."""
 DATA_SET = "data_set"

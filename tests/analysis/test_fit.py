@@ -93,6 +93,13 @@ def test_other_data_are_no_seeds():
     assert "data" not in " ".join(fit_law(Chinchilla(), frame, starts=20).flags)
 
 
+def test_the_order_of_rows_says_nothing_of_the_nearest_run():
+    """Of repeated runs the first in the frame counted."""
+    frame = make_rows(noise=0.01, seeds=2)
+    found = [fit_law(Chinchilla(), rows, holdout=1e10, starts=5).holdout.baselines for rows in (frame, frame[::-1])]
+    assert found[0]["nearest run"] == pytest.approx(found[1]["nearest run"], rel=1e-12)
+
+
 def test_holdout_by_another_column_and_wrong_ones():
     frame = make_rows()
     fit = fit_law(Chinchilla(), frame, holdout={"tokens": 2e11}, starts=20)

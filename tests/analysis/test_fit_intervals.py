@@ -102,6 +102,15 @@ def test_profile_ends_are_where_the_likelihood_says():
         assert fall == pytest.approx(fit.n * np.log1p(stats.t.ppf(0.975, 115) ** 2 / 115), rel=0.01)
 
 
+def test_profile_intervals_without_an_end_are_named():
+    """Rows of a law without an offset leave it open below: its interval ended at the box's edge without a word."""
+    fit = fit_law(PowerLaw(), line_rows(), starts=20)
+    edge = PowerLaw().parameters[0].low
+    assert fit.interval(method="profile")["E"][0] == pytest.approx(edge)
+    assert fit.interval_flags() == (f"E: the 95% profile interval has no lower end, and stops at the bound {edge:.3g}",)
+    assert fit_law(Chinchilla(), chinchilla_rows(), starts=20).interval_flags() == ()
+
+
 def test_density_is_normalised():
     for tau in (1e-3, 0.3, 1.0, 40.0):
         inside, _ = integrate.quad(lambda r, t=tau: np.exp(-(r**2) / 2 / t), 0, 1, points=[min(1.0, 8 * tau**0.5)])
