@@ -14,13 +14,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.figures.continual import continual_figure
-from analysis.fit import Fit
+from analysis.fit import Fit, fit_law
+from analysis.frames import select_loss
 from analysis.isoflop import fit_isoflop
+from analysis.laws import Chinchilla
 from analysis.report import analyse_study, headline_metrics, page_of
 from analysis.report.kinds import is_continual, is_plain, slopes_near
 from analysis.report.page import Drawn, Section, build_page, figure_block, table_block
 from analysis.report.parts import fit_decay
-from analysis.report.results import Results
+from analysis.report.results import NamedFit, Results
+from analysis.report.summary import fit_blocks
 
 if "made_studies" not in sys.modules:
     spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))
@@ -112,12 +115,21 @@ def test_fits_are_said_in_words(results, text):
     fit = results.fits[0].fit
     for name in fit.params:
         assert f"<td>{name}</td>" in text
-    low, high = fit.interval(0.95)["alpha"]
-    assert f"{low:.4g} to {high:.4g}" in text
+    # Three trunks cannot give an interval of five numbers: the page shows none, and a flag says so.
+    assert math.isnan(fit.interval(0.95)["alpha"][0])
+    assert "nan" not in "".join(fit_blocks(results.fits[0]))
+    assert any("3 independent groups of rows cannot give an interval" in flag for flag in fit.flags)
     for flag in fit.flags:
         assert flag.replace("'", "&#x27;") in text
     assert "largest runs held out" in text
     assert "Left out: 16 rows not annealed." in text
+
+
+def test_intervals_are_shown_where_there_are_any(study):
+    rows = select_loss(study, BITS).drop(columns="trajectory")
+    fit = fit_law(Chinchilla(), rows, bootstrap=20)
+    low, high = fit.interval(0.95)["alpha"]
+    assert f"{low:.4g} to {high:.4g}" in "".join(fit_blocks(NamedFit("x", "x", fit)))
 
 
 def test_what_cannot_be_made_is_said(frame):
