@@ -25,7 +25,7 @@ def compute_equivalent(change: float, tokens: float, curve: Curve) -> float:
     """Tokens that change the baseline by `change`, over the tokens it had.
 
     Solves curve(k tokens) = curve(tokens) + change for k; with a slope s, k = exp(change / s). At a fixed model,
-    k is a factor of training compute as well.
+    k is a factor of training compute as well. The curve or slope is taken as known.
 
     Parameters
     ----------
@@ -70,6 +70,8 @@ def compute_equivalent(change: float, tokens: float, curve: Curve) -> float:
 
 def curve_of(fit: Fit, **columns: float) -> Callable[[float], float]:
     """Take a fitted law as a curve: its prediction against tokens at one model.
+
+    The curve is taken as known: what is read off it leaves out how uncertain the fit is.
 
     Parameters
     ----------

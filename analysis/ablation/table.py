@@ -52,9 +52,9 @@ def ablation_table(
     sigma sqrt(2 / seeds) and its interval d_v -+ t sigma sqrt(2 / seeds).
 
     Where each variant was run at several learning rates, each stands for itself at the rate with the best mean
-    of the first metric over the seeds that all its rates have. The best of several means is flattered by noise,
-    all variants alike if all had as many rates; `cross_fitted` is the difference when each seed's rate is chosen
-    by the other seeds alone, which no noise flatters.
+    of the first metric over the seeds that all its rates have; a rate at which a seed diverged (an infinite value) is
+    not chosen. The best of several means is flattered by noise, all variants alike if all had as many rates;
+    `cross_fitted` is the difference when each seed's rate is chosen by the other seeds alone, which no noise flatters.
 
     Parameters
     ----------
@@ -84,22 +84,24 @@ def ablation_table(
     Returns
     -------
     DataFrame
-        A row a metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds), baseline_mean,
-        difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise (sigma), dof,
-        seeds (paired), missing (seeds that are not there, by name; empty where none), rate, baseline_rate (those
-        chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio (variant over baseline, NaN where not known), tokens, note (what
-        a reader must know, in words), p_adjusted, correction (with the number of comparisons), alpha, mark
-        (`beyond` or `within` the noise, missing without a p), better (`variant` or `baseline`, missing where
-        within), detectable (smallest difference found with `power` at alpha, corrected as the smallest p must be),
-        power; times (tokens that give the baseline the same change, over its tokens; NaN without a curve),
-        times_low, times_high, and detectable_times (a gain of `detectable` in tokens).
-        `attrs["excluded"]` says what did not enter.
+        A row a metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds),
+        baseline_mean, difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise
+        (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none), rate,
+        baseline_rate (those chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio
+        (variant over baseline, NaN where not known), tokens, note (what a reader must know, in words), p_adjusted,
+        correction (with the number of comparisons), alpha, mark (`beyond` or `within` the noise, missing without a
+        p), better (`variant` or `baseline`, missing where within), detectable (smallest difference found with
+        `power` at alpha, corrected as the smallest p must be), power; times (tokens that give the baseline the same
+        change, over its tokens; NaN without a curve), times_low, times_high (the interval's ends, of the seed noise
+        alone: the curve is taken as known, and its own uncertainty is not in them), and detectable_times (a gain of
+        `detectable` in tokens). `attrs["excluded"]` says what did not enter.
 
     Raises
     ------
     ValueError
-        Unknown metric, column, variant or correction; a metric whose better direction is not known; several token counts; no variant beside the baseline; two
-        runs of one variant, rate and seed; a variant none of whose seeds has a value at all its rates.
+        Unknown metric, column, variant or correction; a metric whose better direction is not known; several token
+        counts; no variant beside the baseline; two runs of one variant, rate and seed; a variant none of whose
+        seeds has a value at all its rates.
 
     References
     ----------
@@ -115,7 +117,7 @@ def ablation_table(
     chosen = choose_rates(frame, names[0], lower=directions[names[0]], variant=variant, rate=rate, baseline=baseline)
     layouts = [lay_out(frame, name, chosen, variant=variant, rate=rate, baseline=baseline) for name in names]
     table = pd.DataFrame([row for layout in layouts for row in _compare(layout, level)])
-    table.insert(1, "lower_is_better", table["metric"].map(directions))
+    table.insert(1, "lower_is_better", [directions[str(name)] for name in table["metric"]])
     # Rounded: 1 - 0.95 is 0.05 and not 0.05000000000000004.
     table = _mark(table, round(1 - level, 12), correction, power)
     table = _say_in_tokens(table, curves or {})

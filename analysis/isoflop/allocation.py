@@ -157,8 +157,9 @@ def trunk_numbers(rows: pd.DataFrame) -> NDArray[np.int64]:
 def pool_noise(residuals: Array, trunks: NDArray[np.int64], dof: int, source: str) -> Noise:
     """Say the noise of residuals, and how much of it the points off one trunk share.
 
-    The share is the mean product of pairs off one trunk over the mean square, at least 0 and at most 1. Points that share rho of their variance say less of it: dof / (1 + (m - 1) rho^2) for m of them, which is the
-    variance of a mean square of equally correlated normal numbers.
+    The share is the mean product of pairs off one trunk over the mean square, at least 0 and at most 1. Points that
+    share rho of their variance say less of it: dof / (1 + (m - 1) rho^2) for m of them, which is the variance of a
+    mean square of equally correlated normal numbers.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ def test_budgets_off_shared_trunks_are_not_independent():
 
 
 def test_what_trunks_share_is_measured_and_drawn():
-    """20,000 trunks of two points that share three quarters of their variance, which leaves 2 / (1 + 9 / 16) a trunk."""
+    """20,000 trunks of two points that share three quarters of their variance, which are 2 / (1 + 9 / 16)."""
     rng = np.random.default_rng(0)
     trunks = np.repeat(np.arange(20_000), 2)
     residuals = 0.1 * (math.sqrt(0.75) * rng.normal(size=20_000)[trunks] + 0.5 * rng.normal(size=40_000))
