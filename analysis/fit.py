@@ -1,7 +1,7 @@
 """A law fitted to a frame's rows, as a record with its diagnostics.
 
 rows = select_loss(load_study("token_scaling"), "heldout/prose/bits_per_byte")
-fit = fit_law(Chinchilla(), rows, holdout=1e6, bootstrap=1000)
+fit = fit_law(Chinchilla(), rows, holdout=900_000, bootstrap=1000)
 print(fit.describe(), fit.interval(0.95), fit.sensitivity())
 """
 
