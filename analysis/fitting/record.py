@@ -148,7 +148,8 @@ class Fit:
             Such as 0.95.
         method
             `bootstrap`: expanded percentiles over replicates of resampled groups (`expanded_tail`); `profile`: of the
-            normalised likelihood with a fitted scale (`profile_interval`), made wider where rows share trunks, and with 7 to 12 of them still 88 to 95% for 95.
+            normalised likelihood with a fitted scale (`profile_interval`), made wider where rows share trunks; with 7 to 12
+            trunks it is still narrow (docs/fits.md).
 
         Returns
         -------
