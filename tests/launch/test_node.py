@@ -113,3 +113,17 @@ def test_a_signal_drops_what_may_be_dropped_and_waits_for_the_rest(phase, patien
         os.kill(process.pid, number)
         assert process.stdout.readline() == said + "\n"
         process.wait(timeout=30)
+
+
+def test_the_port_of_the_rendezvous_is_none_that_outgoing_connections_get(job, monkeypatch):
+    """One of those stays taken for a minute after its connection: a job that happens on it would fail."""
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    ports = set()
+    for number in range(200):
+        job.id = f"{number}_3"
+        for turn in range(3):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(turn))
+            assert job._port() == job._port()
+            ports.add(job._port())
+    assert max(ports) < 32768
+    assert len(ports) > 550, "a requeued job must not wait for the port of its turn before"

@@ -99,6 +99,16 @@ class Launched:
             assert time.monotonic() < until, f"{job} {self.queue()}"
             time.sleep(0.5)
 
+    def story(self, stage):
+        """What the jobs of a stage left behind, for whoever reads of a failure."""
+        stage_dir = self.layout.stage(stage)
+        job = self.job(stage)
+        lines = [f"job {job}: {self.slurm.sacct(job, 'JobID,State,ExitCode,Start,End')}"]
+        files = [stage_dir.status, stage_dir.log, *sorted(self.root.glob(f"jobs/*/{job}_*_log.*"))]
+        for path in filter(Path.exists, files):
+            lines += [f"-- {path.name}", *path.read_text(errors="replace").splitlines()[-60:]]
+        return "\n".join(lines)
+
     def final_state(self, stage):
         """Numbers that must not depend on what happened on the way."""
         tokens, path = max(checkpoints_by_tokens(self.layout.stage(stage)).items())
@@ -223,7 +233,7 @@ def test_what_happened_is_told(struck):
 def test_the_end_is_the_untouched_runs(untouched, struck, seed):
     stage = untouched.stages()[seed]
     ours, theirs = struck.final_state(stage), untouched.final_state(stage)
-    assert ours[0] == theirs[0] == 256 * STEPS
+    assert ours[0] == theirs[0] == 256 * STEPS, struck.story(stage)
     assert ours[2] == theirs[2]
     assert [row["step"] for row in ours[2]] == list(range(1, STEPS + 1))
     assert_equal(ours[1], theirs[1])

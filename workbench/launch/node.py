@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ FINISHED, FAILED, STOPPED = 0, 1, 143
 _REQUEUE_SECONDS = 60.0
 _TURNS = 5
 """Turns in the queue without any progress, after which a job fails rather than burn time for ever."""
+_PORTS = (16384, 32767)
 _COLLECTIVE_SECONDS = 1800.0
 """A process that does not come for this long is gone; the longest wait is for rank 0 to hash a large checkpoint."""
 
@@ -129,8 +131,17 @@ class Job:
             "size": environment.world_size,
             "local_rank": environment.local_rank,
             "address": environment.master_addr,
-            "port": environment.master_port,
+            "port": int(os.environ.get("MASTER_PORT", 0)) or self._port(),
         }
+
+    def _port(self) -> int:
+        """Where rank 0 listens: every task computes the same, and another turn in the queue gives another.
+
+        Below the ports that systems give to outgoing connections (Linux: from 32768 on; IANA: from 49152 on): one of
+        those stays taken for a minute after its connection has ended, and Slurm's commands leave hundreds.
+        """
+        turn = f"{self.id} {os.environ.get('SLURM_RESTART_COUNT', '0')}"
+        return random.Random(turn).randint(*_PORTS)
 
     def _submit_evaluation(self, checkpoint: Path) -> None:
         """Where nodes may submit, have a milestone scored now."""
