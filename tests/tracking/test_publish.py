@@ -196,6 +196,8 @@ def test_status_is_true(root):
     assert found[ids[4]].info.status == "FINISHED"
     assert found[ids[4]].info.end_time == int((outputs_tree.START + 1e5) * 1000)
     assert found[ids[0]].data.tags["error"] == "loss is nan at step 7"
+    assert "error" not in found[ids[4]].data.tags
+    assert found[ids[4]].data.tags["mlflow.source.name"] == "workbench"
     assert found[""].info.status == "RUNNING"
 
     path = made.layout.stage(ids[2]).status

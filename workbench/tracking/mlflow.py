@@ -35,6 +35,8 @@ MAX_BATCH_METRICS = 1000
 MAX_BATCH_PARAMS = 100
 REPORT_FILES = "report.files.json"
 """Artifact of a study's run that lists what its report stored, so that the next can remove what it does not store."""
+SOURCE = {"mlflow.source.name": "workbench", "mlflow.source.type": "LOCAL"}
+"""What MLflow's pages show as a run's source, with its commit."""
 NAMED_BY = "named_by"
 """Tag of runs that are named with what their study varies; those without it, of earlier versions, keep their names."""
 
@@ -212,8 +214,10 @@ class _Publisher:
 
     def _ensure_run(self, stage: records.StageRecord, parent: str) -> Run:
         tags = {**stage.tags, "planned": "true"}
-        tags |= {"mlflow.parentRunId": parent, "mlflow.source.git.commit": stage.tags["commit"]}
+        tags |= {"mlflow.parentRunId": parent, **SOURCE, "mlflow.source.git.commit": stage.tags["commit"]}
         run = self.runs.get(stage.id)
+        if not tags["error"] and (run is None or "error" not in run.data.tags):
+            del tags["error"]  # an empty one only ever takes the place of an error that is over
         if run is None:
             first = next(iter(spool.read_rows(stage.path)), None)
             started = int(first[spool.TIME] * 1000) if first else None
