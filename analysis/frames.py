@@ -81,6 +81,37 @@ def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return frame.loc[cooled], tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
 
 
+def upto_lowest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows up to the lowest loss of their trajectory: what laws that only fall with tokens can describe.
+
+    Data repeated too often, or a learning rate too high for long, make the loss rise again. Rows past the lowest say
+    when, and belong in a figure; a law fitted to them too is a compromise.
+
+    Parameters
+    ----------
+    frame
+        Columns tokens, loss and trajectory, as `select_loss` gives them.
+
+    Returns
+    -------
+    DataFrame
+        The rows kept (index renewed), with the number of the others under `attrs["excluded"]`.
+
+    Raises
+    ------
+    ValueError
+        A column is missing.
+    """
+    require_columns(frame, ("tokens", "loss", "trajectory"))
+    lowest = frame.loc[frame.groupby("trajectory")["loss"].idxmin()].set_index("trajectory")["tokens"]
+    past = (frame["tokens"] > frame["trajectory"].map(lowest)).to_numpy(dtype=bool)
+    rows = frame.loc[~past].reset_index(drop=True)
+    count = int(past.sum())
+    words = (f"{count} {_plural(count, 'row')} past the lowest loss of their trajectory",) if count else ()
+    rows.attrs = {**frame.attrs, EXCLUDED: (*frame.attrs.get(EXCLUDED, ()), *words)}
+    return rows
+
+
 def check_frame(
     frame: pd.DataFrame, columns: Sequence[str], *, positive: bool = True, minimum: int = 2
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -80,6 +80,19 @@ def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(model=labels)
 
 
+def label_order(label: str) -> tuple[str, list[tuple[str, int, float, str]]]:
+    """Give a sort key of labels as `label_variants` makes them: numbers by size, then words, `null` last."""
+    model, *variants = label.split(" ")
+    keys: list[tuple[str, int, float, str]] = []
+    for variant in variants:
+        name, _, value = variant.partition("=")
+        try:
+            keys.append((name, 0, float(value), value))
+        except ValueError:
+            keys.append((name, 2 if value == "null" else 1, 0.0, value))
+    return model, keys
+
+
 def base_models(frame: pd.DataFrame) -> pd.Series:
     """Models without what `label_variants` added.
 

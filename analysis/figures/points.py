@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis import style
 from analysis.metrics import is_higher_better
+from analysis.overrides import label_order
 
 Array = NDArray[np.float64]
 MARK_COLUMNS = ["mark", "panel", "role", "x", "y"]
@@ -132,7 +133,7 @@ def draw_groups(axes: Axes, groups: list[Group], color: str, **line: Any) -> Non
 def model_looks(frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Colour and marker of each model, by size."""
     sizes = model_sizes(frame)
-    models = sorted(sizes, key=lambda model: (sizes[model], model))
+    models = sorted(sizes, key=lambda model: (sizes[model], label_order(model)))
     colors = style.size_colors(len(models))
     return {
         model: (color, style.MARKERS[index % len(style.MARKERS)])

@@ -155,11 +155,14 @@ def _mark_half_life(axes: Axes, decay: float) -> None:
     """Draw a line where a further repetition is worth half, or say that it lies beyond the runs."""
     repetitions, last = decay * math.log(2), axes.get_xlim()[1]
     words = f"half-life: {repetitions:.3g} repetitions"
+    place, side = axes.transAxes, "right"
     if 1 + repetitions < last:
         axes.axvline(1 + repetitions, color=style.GREY, linestyle=":", linewidth=1)
+        place, side = axes.get_xaxis_transform(), "left"
     else:
         words += ", beyond the runs"
-    axes.text(0.98, 0.97, words, transform=axes.transAxes, ha="right", va="top", fontsize=7, color=style.GREY)
+    x = 0.98 if side == "right" else (1 + repetitions) * 1.04
+    axes.text(x, 0.97, words, transform=place, ha=side, va="top", fontsize=7, color=style.GREY)
 
 
 def _draw_effective(

@@ -32,6 +32,8 @@ FEW_GROUPS = 10
 """Trajectories below which a bootstrap over them is rough."""
 COUNTED = {"params": "sizes", "tokens": "token counts"}
 """What distinct values of a column are called."""
+RISE = 0.02
+"""Rise of the loss along a trajectory, as a share of its lowest, that is no noise between two budgets."""
 AT_BOUND_OFTEN = 0.1
 """Share of bootstrap replicates at a bound that is worth a word."""
 
@@ -78,7 +80,7 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
     if problem.n <= 2 * numbers:
         flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
     misfit = misfit_flags(problem, theta, data, inside)
-    return (*flags, *_several_data_sets(law, data), *_uneven(problem, theta, numbers), *misfit)
+    return (*flags, *_several_data_sets(law, data), *_rises(problem, data), *_uneven(problem, theta, numbers), *misfit)
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
@@ -123,6 +125,28 @@ def _several_data_sets(law: Law, data: Data) -> list[str]:
                 "tokens for fresh ones"
             )
     return flags
+
+
+def _rises(problem: Problem, data: Data) -> list[str]:
+    """Say that along some trajectories more tokens make the loss worse, which no law of N and D can."""
+    if not set(COUNTED) <= set(problem.inputs):
+        return []
+    rises: list[float] = []
+    for group in sorted(set(data.groups)):
+        own = np.flatnonzero(np.array(data.groups) == group)
+        if len(set(problem.inputs["params"][own])) > 1:
+            continue
+        losses = problem.target[own[np.argsort(problem.inputs["tokens"][own], kind="stable")]]
+        past = losses[int(losses.argmin()) :]
+        rises.append(float(past.max() / past[0]) - 1)
+    worse = [rise for rise in rises if rise > RISE]
+    if not worse:
+        return []
+    return [
+        f"in {len(worse)} of {len(rises)} trajectories the loss rises again with tokens, by {max(worse):.0%} at most: "
+        "this law only falls, so that its numbers are a compromise; leave out what lies past each lowest loss "
+        "(analysis.frames.upto_lowest)"
+    ]
 
 
 def _at_bounds(law: Law, theta: Array, free: NDArray[np.bool_]) -> list[str]:

@@ -24,7 +24,7 @@ from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
-from analysis.frames import EXCLUDED, select_loss
+from analysis.frames import EXCLUDED, select_loss, upto_lowest
 from analysis.isoflop import compare_approaches, fit_isoflop
 from analysis.laws import Chinchilla, DataConstrained
 from analysis.laws.loss import TINY
@@ -118,7 +118,10 @@ def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> N
 
 
 def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against epochs, with the decay of repeated tokens fitted for each size apart."""
+    """Loss against epochs, with the decay of repeated tokens fitted to all sizes and to each apart.
+
+    Fits take each trajectory up to its lowest loss: that more epochs make it worse is in the figure, and in no law.
+    """
     for metric in bits:
         rows, words = select_loss(frame, metric), style.metric_label(metric)
         try:
@@ -127,12 +130,16 @@ def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -
             results.notes.append(f"Repeated data: {words} is neither fitted nor drawn: {error}")
             continue
         decays: dict[float, float] = {}
-        for size in sorted({float(size) for size in rows["params"]}):
+        sizes = sorted({float(size) for size in rows["params"]})
+        if len(sizes) > 1:
+            make = partial(fit_law, DataConstrained(excess_params=False), upto_lowest(rows), bootstrap=BOOTSTRAP)
+            results.fit(file_name("data_constrained", metric), f"{words}, all sizes", make)
+        for size in sizes:
             own = rows.loc[rows["params"] == size]
             own.attrs = rows.attrs
             label = style.count_label(size)
             name = f"{file_name('data_constrained', metric)}-{label}"
-            fit = results.fit(name, f"{words}, N = {label}", partial(fit_decay, own))
+            fit = results.fit(name, f"{words}, N = {label}", partial(fit_decay, upto_lowest(own)))
             if fit is not None:
                 decays[size] = fit.params["R_D"]
         caption = "Loss against epochs, and the fresh tokens that would give the same loss."

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis import style
+from analysis.overrides import label_order
 
 NOT_EVALUATED = "not evaluated"
 BITS_PER_BYTE = "bits_per_byte"
@@ -98,11 +99,16 @@ def summary_table(
     cooled = frame.loc[frame["annealed"]]
     rows: list[dict[str, str]] = []
     keys = ["params_non_embedding", "model", "tokens"]
-    for (size, model, tokens), runs in cooled.groupby(keys):
+    groups: dict[tuple[float, str, float], pd.DataFrame] = {
+        (float(size), str(model), float(tokens)): runs for (size, model, tokens), runs in cooled.groupby(keys)
+    }
+    ordered = sorted((size, label_order(model), model, tokens) for size, model, tokens in groups)
+    for size, _, model, tokens in ordered:
+        runs = groups[size, model, tokens]
         seeds = {(row["seed_init"], row["seed_data"]) for row in runs.to_dict("records")}
-        if runs["stage"].nunique() > len(seeds):
+        if len(set(runs["stage"])) > len(seeds):
             raise ValueError(f"{model} at {tokens} tokens has several variants, which no label tells apart")
-        row = {"model": str(model), "size": style.count_label(float(size)), "tokens": style.count_label(float(tokens))}
+        row = {"model": model, "size": style.count_label(size), "tokens": style.count_label(tokens)}
         row["seeds"] = str(len(seeds))
         for metric in names:
             scored = runs.loc[runs["metric"] == metric]

@@ -4,6 +4,7 @@ import pytest
 
 from analysis.fit import Fit, fit_law
 from analysis.fitting.minima import has_converged
+from analysis.frames import upto_lowest
 from analysis.laws import Chinchilla, PowerLaw
 
 TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}
@@ -146,3 +147,20 @@ def test_one_start_astray_is_told_as_not_converged():
     fit = fit_law(Chinchilla(), rows, starts=[{"E": 2.4, "A": 1e-5, "alpha": 2.9, "B": 1e-5, "beta": 2.9}])
     words = " ".join(fit.flags)
     assert "diverging" in words or "not converged" in words or "bound" in words
+
+
+def test_loss_that_rises_again_is_told():
+    """Data repeated too often make more training worse, which no law of N and D can say."""
+    rows = chinchilla_rows(sizes=6).sort_values(["params", "tokens"], ignore_index=True)
+    rows["trajectory"] = rows["params"].rank(method="dense").astype(int).astype(str)
+    assert not [flag for flag in fit_law(Chinchilla(), rows, starts=20).flags if "rises again" in flag]
+    last = rows.groupby("params")["tokens"].idxmax()
+    rows.loc[last[:2], "loss"] *= [1.3, 1.5]
+    before = rows.groupby("trajectory")["loss"].min().iloc[:2]
+    most = max(rows.loc[last[:2], "loss"].to_numpy() / before.to_numpy()) - 1
+    flags = fit_law(Chinchilla(), rows, starts=20).flags
+    told = [flag for flag in flags if "rises again" in flag]
+    assert len(told) == 1
+    assert told[0].startswith(f"in 2 of 6 trajectories the loss rises again with tokens, by {most:.0%} at most")
+    falling = upto_lowest(rows)
+    assert not [flag for flag in fit_law(Chinchilla(), falling, starts=20).flags if "rises again" in flag]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.frames import check_frame, select_loss
+from analysis.frames import check_frame, select_loss, upto_lowest
 
 BITS = "heldout/prose/bits_per_byte"
 COLUMNS = ("params", "tokens", "loss")
@@ -118,3 +118,24 @@ def test_a_study_beside_rows_of_none_is_refused(plain):
     with pytest.raises(ValueError, match="mixes the study a with 2 rows that name no study"):
         check_frame(plain.assign(study=["a", None, np.nan]), COLUMNS)
     assert len(check_frame(plain.assign(study=None), COLUMNS)[0]) == 3
+
+
+def test_what_lies_past_the_lowest_loss_is_named():
+    frame = pd.DataFrame(
+        {
+            "trajectory": ["a"] * 4 + ["b"] * 2,
+            "tokens": [4e5, 1e5, 2e5, 8e5, 1e5, 2e5],
+            "loss": [2.2, 3.0, 2.1, 2.5, 2.9, 2.0],
+        }
+    )
+    frame.attrs = {"excluded": ("1 row not evaluated",), "metric": BITS}
+    rows = upto_lowest(frame)
+    assert list(zip(rows["trajectory"], rows["tokens"], strict=True)) == [
+        ("a", 1e5), ("a", 2e5), ("b", 1e5), ("b", 2e5),
+    ]  # fmt: skip
+    assert rows.attrs == {
+        "excluded": ("1 row not evaluated", "2 rows past the lowest loss of their trajectory"),
+        "metric": BITS,
+    }
+    with pytest.raises(ValueError, match="lacks the column 'trajectory'"):
+        upto_lowest(frame.drop(columns="trajectory"))
