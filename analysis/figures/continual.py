@@ -139,12 +139,12 @@ def _mark_branch_point(axes: Axes, tokens: float) -> None:
     axes.axvline(tokens, color=style.GREY, linewidth=0.9, linestyle=":")
     axes.annotate(
         f"branch at {style.count_label(tokens)}",
-        (tokens, 0.98),
+        (tokens, 0.02),
         (-3, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         ha="right",
-        va="top",
+        va="bottom",
         rotation=90,
         fontsize=7,
         color=style.GREY,
