@@ -71,14 +71,15 @@ def continual_figure(
     with style.house_style():
         figure = Figure(figsize=(1.0 + 3.6 * len(metrics), 0.9 + 3.0 * rows), layout="constrained")
         grid = figure.subplots(rows, len(metrics), squeeze=False, sharex=True)
+        branch_points: set[float] = set()
         for place, metric in enumerate(metrics):
             scored = _scored(runs, metric)
-            _draw_lines(grid[0, place], scored, metric, looks, marks)
+            branch_points |= _draw_lines(grid[0, place], scored, metric, looks, marks)
             if baseline:
                 _draw_differences(grid[1, place], scored, metric, looks, marks, baseline)
             grid[-1, place].set_xlabel("Tokens trained on")
         figure.suptitle(title or f"{study_name(frame)}: what branches learn and forget", x=0.01, ha="left")
-        figure.legend(handles=_handles(looks), loc="outside lower left", ncols=len(looks) + 2)
+        figure.legend(handles=_handles(looks, branch_points), loc="outside lower left", ncols=len(looks) + 3)
         return figure, marks.points()
 
 
@@ -115,7 +116,8 @@ def _scored(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return scored.sort_values("tokens")
 
 
-def _draw_lines(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, marks: Marks) -> None:
+def _draw_lines(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, marks: Marks) -> set[float]:
+    """Draw trunk and branches; give the tokens at which branches begin, where the trunk was scored there."""
     begin = float(scored.loc[scored["branch"] != TRUNK, "tokens"].min())
     before = [g for g in group_by(scored.loc[scored["branch"] == TRUNK], "tokens") if g.x < begin]
     for name, (color, marker, dash) in looks.items():
@@ -128,27 +130,13 @@ def _draw_lines(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, mar
             axes.plot([group.x], [group.mean], marker, markersize=size, color=color, markerfacecolor=face, zorder=4)
             role = TRUNK if name == TRUNK else "cooled_down" if cooled else "branch"
             marks.add(axes, group.x, group.mean, group.rows, panel=metric, role=role)
-    if before:
-        _mark_branch_point(axes, before[-1].x)
+    branch_points = {group.x for group in before[-1:]}
+    for tokens in branch_points:
+        axes.axvline(tokens, color=style.GREY, linewidth=0.9, linestyle=":")
     axes.xaxis.set_major_formatter(style.COUNTS)
     axes.set_title(style.metric_label(metric))
     axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} {direction(metric)}")
-
-
-def _mark_branch_point(axes: Axes, tokens: float) -> None:
-    axes.axvline(tokens, color=style.GREY, linewidth=0.9, linestyle=":")
-    axes.annotate(
-        f"branch at {style.count_label(tokens)}",
-        (tokens, 0.02),
-        (-3, 0),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        rotation=90,
-        fontsize=7,
-        color=style.GREY,
-    )
+    return branch_points
 
 
 def _draw_differences(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, marks: Marks, baseline: str) -> None:
@@ -167,7 +155,7 @@ def _draw_differences(axes: Axes, scored: pd.DataFrame, metric: str, looks: Look
     axes.set_ylabel(f"Difference from {baseline}")
 
 
-def _handles(looks: Looks) -> list[Line2D]:
+def _handles(looks: Looks, branch_points: set[float]) -> list[Line2D]:
     lines = [
         Line2D([], [], color=color, marker=marker, linestyle=dash, markersize=5, label=name)
         for name, (color, marker, dash) in looks.items()
@@ -178,4 +166,7 @@ def _handles(looks: Looks) -> list[Line2D]:
                 [], [], color=style.GREY, marker="o", linestyle="none", markerfacecolor=face, markersize=5, label=label
             )
         )
+    if branch_points:
+        where = " and ".join(style.count_label(tokens) for tokens in sorted(branch_points))
+        lines.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=0.9, label=f"branches begin: {where}"))
     return lines
