@@ -12,6 +12,7 @@ from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.points import FIGURES, POINT_COLUMNS
 from analysis.figures.repetition import repetition_figure
 from analysis.figures.save import save_figure
+from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
@@ -28,6 +29,7 @@ __all__ = [
     "predicted_figure",
     "repetition_figure",
     "save_figure",
+    "seeds_figure",
     "sweep_figure",
     "token_scaling_figure",
 ]

@@ -20,6 +20,7 @@ from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.repetition import repetition_figure
+from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
@@ -248,6 +249,9 @@ def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
         make = partial(seed_variance, frame, metric, "params")
         results.table(file_name("seed_noise", metric), f"Seed noise by size: {words}", make)
         if crossed:
+            caption = "Each run against its data order's seed, a line an initialisation."
+            draw = partial(seeds_figure, frame, metric)
+            results.draw(file_name("seeds", metric), f"What seeds move: {words}", caption, draw)
             split = partial(_components, frame, metric)
             results.table(file_name("seed_split", metric), f"Seed noise by kind of seed: {words}", split)
 

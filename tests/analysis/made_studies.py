@@ -39,6 +39,24 @@ def ablation(frame):
     return label_variants(rows.assign(model="m0_1"))
 
 
+def seeds(frame):
+    """Sizes are initialisations, budgets are data orders, of one model: a crossed table."""
+    rows = _cooled(frame)
+    init, order = _number(rows, "params_non_embedding"), _number(rows, "tokens")
+    rows["value"] = 2.5 + 0.03 * init - 0.02 * order + 0.005 * np.cos(5.0 * init * order)
+    point = [f"seed_init={i},seed_data={d}" for i, d in zip(init, order, strict=True)]
+    return rows.assign(
+        seed_init=init,
+        seed_data=order,
+        point=point,
+        model="m0_1",
+        params=2_000,
+        params_non_embedding=1_000,
+        tokens=250_000,
+        unique_tokens=250_000,
+    )
+
+
 def sweep(frame):
     """Budgets are learning rates; the best is the third."""
     rows = _cooled(frame)

@@ -19,6 +19,7 @@ from analysis.figures import (
     loss_surface_figure,
     predicted_figure,
     repetition_figure,
+    seeds_figure,
     sweep_figure,
     token_scaling_figure,
 )
@@ -246,3 +247,28 @@ def test_overlay_and_zero_tokens(law_frame):
     figure, points = token_scaling_figure(law_frame, BITS)
     assert len(points) == len(law_frame) - 3
     assert "at 0 or unknown tokens: 3." in figure.legends[0].get_title().get_text()
+
+
+def test_seeds_are_dots_over_their_data_order(frame):
+    """A line an initialisation, its runs in order; the band is the mean and the deviation of both seeds."""
+    from analysis.noise.crossed import seed_components
+
+    study = made_studies.seeds(frame)
+    figure, points = seeds_figure(study, BITS)
+    (axes,) = figure.axes
+    table = study[study["metric"] == BITS].pivot_table(index="seed_init", columns="seed_data", values="value")
+    assert len(points) == table.size
+    for row in points.to_dict("records"):
+        assert (row["x"], row["y"]) == (row["seed_data"], table.loc[row["seed_init"], row["seed_data"]])
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == table.shape[1]]
+    assert [list(line.get_ydata()) for line in lines] == table.to_numpy().tolist()
+    total = {part.source: part for part in seed_components(study, BITS)}["both seeds"]
+    (band,) = axes.patches
+    assert band.get_height() == pytest.approx(2 * total.sd)
+    assert band.get_y() + total.sd == pytest.approx(table.to_numpy().mean())
+    assert f"sd {total.sd:.3f}" in axes.get_title(loc="left")
+    with pytest.raises(ValueError, match="evaluated on no cooled-down checkpoint"):
+        seeds_figure(study, "nothing")
+    lacking = study[~((study["seed_init"] == 0) & (study["seed_data"] == 1))]
+    with pytest.raises(ValueError, match="seed"):
+        seeds_figure(lacking, BITS)

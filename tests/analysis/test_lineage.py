@@ -57,6 +57,7 @@ DRAW = {
     "loss_surface_figure": lambda frame: analysis.figures.loss_surface_figure(*fitted(frame)),
     "predicted_figure": lambda frame: analysis.figures.predicted_figure(*fitted(frame)),
     "repetition_figure": drawn_repetition,
+    "seeds_figure": lambda frame: analysis.figures.seeds_figure(made_studies.seeds(frame), BITS),
     "sweep_figure": lambda frame: analysis.figures.sweep_figure(
         made_studies.sweep(frame), BITS, "optimizer.learning_rate", panels="recipe.batch_sequences"
     ),
