@@ -11,6 +11,7 @@ repetition            a cooled-down run saw its data more than once
 continual             branches that share a trunk are trained on different mixtures or data
 ablation              points name variants (`variant=`), `base` among them
 sweep                 points name three learning rates or more, and no variants
+seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
 """
 
