@@ -85,7 +85,7 @@ def expected_bias(log_n: Array, found: float, alpha: float, beta: float, method:
     found
         Log of the optimum found.
     alpha, beta
-        Exponents of the surface.
+        Exponents of the surface, in N and D for C = 6 N D; for C = k N^n D, beta is n times the exponent in D.
     method
         As in `isoflop_minima`.
 

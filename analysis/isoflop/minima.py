@@ -118,7 +118,11 @@ def _optimum(points: pd.DataFrame, method: str, exponents: tuple[float, float] |
         nothing = dict.fromkeys(("params", "tokens", "loss", "tokens_per_param", "bias"), math.nan)
         return facts | nothing | {"refused": refused}
     params, tokens = math.exp(place), math.exp(float(tokens_at(log_n, log_d, np.array([place]))[0]))
-    bias = math.nan if exponents is None else expected_bias(log_n, place, *exponents, method)
+    bias = math.nan
+    if exponents is not None:
+        # Along C = k N^n D the tokens' term is B (k / C)^beta N^(n beta); n is 1 for 6 N D alone.
+        power = float(np.polyfit(log_n, log_c - log_d, 1)[0])
+        bias = expected_bias(log_n, place, exponents[0], power * exponents[1], method)
     facts |= {"params": params, "tokens": tokens, "loss": value, "tokens_per_param": tokens / params, "bias": bias}
     return facts | {"refused": ""}
 

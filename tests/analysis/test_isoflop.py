@@ -44,6 +44,22 @@ def test_expected_bias_is_the_error_made(method, off):
     assert error.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_expected_bias_takes_the_frames_own_flops(method):
+    """Where the head counts, FLOPs grow as N^n with n below 1, and the tokens' term bends by n beta."""
+    power, constant, compute = 0.6, 500.0, 1e13
+    sizes = np.geomspace(1e4, 1e6, 9)
+    tokens = compute / (constant * sizes**power)
+    frame = pd.DataFrame(
+        {"params": sizes, "tokens": tokens, "flops": compute, "loss": 1.6 + 22 / sizes**0.44 + 6000 / tokens**0.7}
+    )
+    dense = np.geomspace(1e4, 1e6, 100_001)
+    best = dense[(22 / dense**0.44 + 6000 / (compute / (constant * dense**power)) ** 0.7).argmin()]
+    (row,) = isoflop_minima(frame, method, exponents=(0.44, 0.7)).to_dict("records")
+    assert row["refused"] == ""
+    assert row["bias"] == pytest.approx(math.log(row["params"] / best), abs=2e-4)
+
+
 def test_parabola_has_no_bias_on_a_symmetric_surface():
     grid = np.linspace(-2.0, 2.0, 7)
     assert expected_bias(grid, 0.0, 0.3, 0.3) == pytest.approx(0.0, abs=1e-9)
