@@ -81,33 +81,44 @@ def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return frame.loc[cooled], tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
 
 
-def upto_lowest(frame: pd.DataFrame) -> pd.DataFrame:
+def upto_lowest(frame: pd.DataFrame, *, tolerance: float = 0.01) -> pd.DataFrame:
     """Rows up to the lowest loss of their trajectory: what laws that only fall with tokens can describe.
 
     Data repeated too often, or a learning rate too high for long, make the loss rise again. Rows past the lowest say
-    when, and belong in a figure; a law fitted to them too is a compromise.
+    when, and belong in a figure; a law fitted to them too is a compromise. Where to cut is a choice that fits depend on.
 
     Parameters
     ----------
     frame
         Columns tokens, loss and trajectory, as `select_loss` gives them.
+    tolerance
+        Rows stay up to the last whose loss is within this share of the lowest, so that noise does not decide.
 
     Returns
     -------
     DataFrame
-        The rows kept (index renewed), with the number of the others under `attrs["excluded"]`.
+        The rows kept (index renewed), with the number of the others under `attrs["excluded"]`; rows without a loss,
+        tokens or a trajectory (NaN) are left out by name.
 
     Raises
     ------
     ValueError
         A column is missing.
     """
-    require_columns(frame, ("tokens", "loss", "trajectory"))
-    lowest = frame.loc[frame.groupby("trajectory")["loss"].idxmin()].set_index("trajectory")["tokens"]
-    past = (frame["tokens"] > frame["trajectory"].map(lowest)).to_numpy(dtype=bool)
-    rows = frame.loc[~past].reset_index(drop=True)
-    count = int(past.sum())
-    words = (f"{count} {_plural(count, 'row')} past the lowest loss of their trajectory",) if count else ()
+    columns = ("tokens", "loss", "trajectory")
+    require_columns(frame, columns)
+    known = frame[list(columns)].notna().to_numpy().all(axis=1)
+    rows = frame.loc[known].reset_index(drop=True)
+    keep = np.ones(len(rows), dtype=bool)
+    tokens, losses = (rows[name].to_numpy(dtype=np.float64) for name in ("tokens", "loss"))
+    for trajectory in rows["trajectory"].unique():
+        own = (rows["trajectory"] == trajectory).to_numpy(dtype=bool)
+        near = own & (losses <= losses[own].min() * (1 + tolerance))
+        keep &= ~own | (tokens <= tokens[near].max())
+    counts = ((int((~known).sum()), "without tokens, loss or trajectory (NaN)"),)
+    counts += ((int((~keep).sum()), "past the lowest loss of their trajectory"),)
+    words = [f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count]
+    rows = rows.loc[keep].reset_index(drop=True)
     rows.attrs = {**frame.attrs, EXCLUDED: (*frame.attrs.get(EXCLUDED, ()), *words)}
     return rows
 

@@ -222,7 +222,7 @@ def _caption(decays: Mapping[float, float], beyond: int) -> str:
     words: list[str] = []
     if decays:
         fitted = ", ".join(f"{value:.3g} repetitions (N = {style.count_label(size)})" for size, value in decays.items())
-        words.append(f"Curves on the right: the fitted law, R* = {fitted}; a bar marks the half-life.")
+        words.append(f"Curves on the right: the fitted law, R_D* = {fitted}; a bar marks the half-life.")
     if beyond:
         words.append(f"Not on the right, since no fresh run is as good or as bad: {beyond}.")
     return "\n".join(words)

@@ -128,25 +128,40 @@ def _several_data_sets(law: Law, data: Data) -> list[str]:
 
 
 def _rises(problem: Problem, data: Data) -> list[str]:
-    """Say that along some trajectories more tokens make the loss worse, which no law of N and D can."""
-    if not set(COUNTED) <= set(problem.inputs):
+    """Say that along some trajectories more tokens make the loss worse, which no law of tokens can."""
+    if "tokens" not in problem.inputs:
         return []
-    rises: list[float] = []
-    for group in sorted(set(data.groups)):
-        own = np.flatnonzero(np.array(data.groups) == group)
-        if len(set(problem.inputs["params"][own])) > 1:
-            continue
-        losses = problem.target[own[np.argsort(problem.inputs["tokens"][own], kind="stable")]]
-        past = losses[int(losses.argmin()) :]
-        rises.append(float(past.max() / past[0]) - 1)
+    rises = [rise for rows in _lines(problem, data) if (rise := _rise(problem, rows)) is not None]
     worse = [rise for rise in rises if rise > RISE]
     if not worse:
         return []
     return [
         f"in {len(worse)} of {len(rises)} trajectories the loss rises again with tokens, by {max(worse):.0%} at most: "
         "this law only falls, so that its numbers are a compromise; leave out what lies past each lowest loss "
-        "(analysis.frames.upto_lowest)"
+        "(analysis.frames.upto_lowest), and see how much they depend on the cut"
     ]
+
+
+def _lines(problem: Problem, data: Data) -> list[NDArray[np.int64]]:
+    """Rows of each trajectory; where none has two, of each size and number of distinct tokens."""
+    apart = np.array(data.groups, dtype=np.float64)
+    if data.num_groups == data.n:
+        names = [name for name in ("params", "unique_tokens", DATA_SET) if name in data.columns]
+        keys = [data.array(name) for name in names] or [np.zeros(data.n)]
+    else:
+        keys = [apart, *(data.array(name) for name in ("params",) if name in data.columns)]
+    numbers = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)[1].ravel()
+    return [np.flatnonzero(numbers == number) for number in range(int(numbers.max()) + 1)]
+
+
+def _rise(problem: Problem, rows: NDArray[np.int64]) -> float | None:
+    """Largest rise above the lowest loss at more tokens, seeds averaged; None for less than two token counts."""
+    counts, places = np.unique(problem.inputs["tokens"][rows], return_inverse=True)
+    if len(counts) < 2:
+        return None
+    losses = np.bincount(places, problem.target[rows]) / np.bincount(places)
+    past = losses[int(losses.argmin()) :]
+    return float(past.max() / past[0]) - 1
 
 
 def _at_bounds(law: Law, theta: Array, free: NDArray[np.bool_]) -> list[str]:

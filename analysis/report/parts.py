@@ -19,27 +19,22 @@ from analysis.figures.continual import branch_labels, continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
-from analysis.figures.repetition import repetition_figure
 from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.fit import Fit, fit_law
-from analysis.frames import EXCLUDED, select_loss, upto_lowest
+from analysis.frames import EXCLUDED, select_loss
 from analysis.isoflop import compare_approaches, fit_isoflop
-from analysis.laws import Chinchilla, DataConstrained
-from analysis.laws.loss import TINY
+from analysis.laws import Chinchilla
 from analysis.noise import seed_variance
 from analysis.noise.crossed import seed_components
-from analysis.overrides import base_models, override_names, override_of, override_values, refuse_pooled
+from analysis.overrides import base_models, override_of, override_values
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metrics
-from analysis.report.results import Results
+from analysis.report.results import BOOTSTRAP, Results, file_name
 from analysis.report.tables import headline_metrics
 from analysis.tasks import task_curves
-
-BOOTSTRAP = 200
-"""Replicates of a report's fits: a tenth of a second for twenty points."""
 
 
 def fit_study(frame: pd.DataFrame, metric: str, *, bootstrap: int = 0) -> Fit:
@@ -116,58 +111,6 @@ def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> N
         results.table(
             file_name("approaches", metric), f"Compute-optimal exponents by three approaches: {words}", compare
         )
-
-
-def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against epochs, with the decay of repeated tokens fitted to all sizes and to each apart.
-
-    Fits take each trajectory up to its lowest loss: that more epochs make it worse is in the figure, and in no law.
-    """
-    for metric in bits:
-        rows, words = select_loss(frame, metric), style.metric_label(metric)
-        try:
-            _refuse_other_repetition(rows)
-        except ValueError as error:
-            results.notes.append(f"Repeated data: {words} is neither fitted nor drawn: {error}")
-            continue
-        decays: dict[float, float] = {}
-        sizes = sorted({float(size) for size in rows["params"]})
-        if len(sizes) > 1:
-            make = partial(fit_law, DataConstrained(excess_params=False), upto_lowest(rows), bootstrap=BOOTSTRAP)
-            results.fit(file_name("data_constrained", metric), f"{words}, all sizes", make)
-        for size in sizes:
-            own = rows.loc[rows["params"] == size]
-            own.attrs = rows.attrs
-            label = style.count_label(size)
-            name = f"{file_name('data_constrained', metric)}-{label}"
-            fit = results.fit(name, f"{words}, N = {label}", partial(fit_decay, upto_lowest(own)))
-            if fit is not None:
-                decays[size] = fit.params["R_D"]
-        caption = "Loss against epochs, and the fresh tokens that would give the same loss."
-        make = partial(repetition_figure, rows, decay=decays)
-        results.draw(file_name("repetition", metric), f"Repeated data: {words}", caption, make)
-
-
-def _refuse_other_repetition(rows: pd.DataFrame) -> None:
-    """Refuse runs of one size that differ by more than how often they saw their data."""
-    repeating = [name for name in override_names(rows) if name.endswith(("unique_tokens", "max_epochs"))]
-    for _, own in rows.groupby("params"):
-        refuse_pooled(own, repeating, "repeated data")
-
-
-def fit_decay(rows: pd.DataFrame) -> Fit:
-    """Fit L(D, U) = E + B / D'^beta, D' = U (1 + R_D (1 - exp(-(D/U - 1) / R_D))), to the runs of one size.
-
-    The term in N is fixed at next to nothing: at one size it is part of E.
-
-    Parameters
-    ----------
-    rows
-        As `analysis.frames.select_loss` gives them, of one size.
-    """
-    return fit_law(
-        DataConstrained(excess_params=False), rows, fixed={"A": 1.001 * TINY, "alpha": 0.0}, bootstrap=BOOTSTRAP
-    )
 
 
 def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
@@ -254,11 +197,6 @@ def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
             results.draw(file_name("seeds", metric), f"What seeds move: {words}", caption, draw)
             split = partial(_components, frame, metric)
             results.table(file_name("seed_split", metric), f"Seed noise by kind of seed: {words}", split)
-
-
-def file_name(prefix: str, metric: str) -> str:
-    """File name of one metric's figure: `chinchilla-heldout-prose-bits_per_byte`."""
-    return "-".join([prefix, *metric.split("/")])
 
 
 def _judge(frame: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:

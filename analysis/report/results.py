@@ -21,8 +21,15 @@ from analysis.report.page import Drawn
 
 MANIFEST = "report.files.json"
 """Beside what a report wrote: the names of its files."""
+BOOTSTRAP = 200
+"""Replicates of a report's fits: a tenth of a second for twenty points."""
 FIGURE_FILES = ("svg", "png", "csv", "lineage.json")
 """Kinds that `save_figure` writes."""
+
+
+def file_name(prefix: str, metric: str) -> str:
+    """File name of one metric's figure: `chinchilla-heldout-prose-bits_per_byte`."""
+    return "-".join([prefix, *metric.split("/")])
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from analysis.frames import require_columns
 from analysis.load import FRAME_COLUMNS
 from analysis.report import kinds, parts
 from analysis.report.parts import fit_study
+from analysis.report.repetition import add_repetition
 from analysis.report.results import Results
 from analysis.report.summary import page_of
 from analysis.report.tables import (
@@ -96,7 +97,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     if branched:
         parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
-        parts.add_repetition(results, frame, bits)
+        add_repetition(results, frame, bits)
     pooled = kinds.pooled_variants(frame)
     if pooled and (kinds.is_isoflop(frame) or not kinds.is_special(frame)):
         results.notes.append(f"No law of size and tokens is fitted: {pooled}, and it describes one of each size")

@@ -149,18 +149,28 @@ def test_one_start_astray_is_told_as_not_converged():
     assert "diverging" in words or "not converged" in words or "bound" in words
 
 
-def test_loss_that_rises_again_is_told():
+@pytest.mark.parametrize("trajectories", [True, False])
+def test_loss_that_rises_again_is_told(trajectories):
     """Data repeated too often make more training worse, which no law of N and D can say."""
     rows = chinchilla_rows(sizes=6).sort_values(["params", "tokens"], ignore_index=True)
     rows["trajectory"] = rows["params"].rank(method="dense").astype(int).astype(str)
-    assert not [flag for flag in fit_law(Chinchilla(), rows, starts=20).flags if "rises again" in flag]
     last = rows.groupby("params")["tokens"].idxmax()
+    shown = rows if trajectories else rows.drop(columns="trajectory")
+    assert not [flag for flag in fit_law(Chinchilla(), shown, starts=20).flags if "rises again" in flag]
     rows.loc[last[:2], "loss"] *= [1.3, 1.5]
     before = rows.groupby("trajectory")["loss"].min().iloc[:2]
     most = max(rows.loc[last[:2], "loss"].to_numpy() / before.to_numpy()) - 1
-    flags = fit_law(Chinchilla(), rows, starts=20).flags
-    told = [flag for flag in flags if "rises again" in flag]
+    shown = rows if trajectories else rows.drop(columns="trajectory")
+    told = [flag for flag in fit_law(Chinchilla(), shown, starts=20).flags if "rises again" in flag]
     assert len(told) == 1
     assert told[0].startswith(f"in 2 of 6 trajectories the loss rises again with tokens, by {most:.0%} at most")
     falling = upto_lowest(rows)
     assert not [flag for flag in fit_law(Chinchilla(), falling, starts=20).flags if "rises again" in flag]
+
+
+def test_a_rise_is_told_under_a_power_law_of_tokens():
+    tokens = np.geomspace(1e5, 1e7, 8)
+    loss = 2 + 300 / tokens**0.5
+    loss[-1] *= 1.2
+    fit = fit_law(PowerLaw(), pd.DataFrame({"tokens": tokens, "loss": loss}), starts=20)
+    assert any(flag.startswith("in 1 of 1 trajectories the loss rises again") for flag in fit.flags)

@@ -123,19 +123,21 @@ def test_a_study_beside_rows_of_none_is_refused(plain):
 def test_what_lies_past_the_lowest_loss_is_named():
     frame = pd.DataFrame(
         {
-            "trajectory": ["a"] * 4 + ["b"] * 2,
-            "tokens": [4e5, 1e5, 2e5, 8e5, 1e5, 2e5],
-            "loss": [2.2, 3.0, 2.1, 2.5, 2.9, 2.0],
-        }
+            "trajectory": ["a"] * 4 + ["b"] * 2 + ["c", None],
+            "tokens": [4e5, 1e5, 2e5, 8e5, 1e5, 2e5, 1e5, 1e5],
+            "loss": [2.11, 3.0, 2.1, 2.5, 2.9, 2.0, np.nan, 2.0],
+        },
+        index=[0, 0, 1, 1, 2, 2, 3, 3],
     )
     frame.attrs = {"excluded": ("1 row not evaluated",), "metric": BITS}
     rows = upto_lowest(frame)
-    assert list(zip(rows["trajectory"], rows["tokens"], strict=True)) == [
-        ("a", 1e5), ("a", 2e5), ("b", 1e5), ("b", 2e5),
-    ]  # fmt: skip
-    assert rows.attrs == {
-        "excluded": ("1 row not evaluated", "2 rows past the lowest loss of their trajectory"),
-        "metric": BITS,
-    }
+    kept = [("a", 4e5), ("a", 1e5), ("a", 2e5), ("b", 1e5), ("b", 2e5)]
+    assert list(zip(rows["trajectory"], rows["tokens"], strict=True)) == kept
+    assert list(rows.index) == list(range(5))
+    unknown = "2 rows without tokens, loss or trajectory (NaN)"
+    past = "1 row past the lowest loss of their trajectory"
+    assert rows.attrs == {"excluded": ("1 row not evaluated", unknown, past), "metric": BITS}
+    exact = upto_lowest(frame, tolerance=0.0)
+    assert list(zip(exact["trajectory"], exact["tokens"], strict=True)) == kept[1:]
     with pytest.raises(ValueError, match="lacks the column 'trajectory'"):
         upto_lowest(frame.drop(columns="trajectory"))
