@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.ablation.blocks import Choice, Layout, VariantOf, choose_rates, lay_out, residual_squares
@@ -85,7 +86,9 @@ def ablation_table(
     -------
     DataFrame
         A row a metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds),
-        baseline_mean, difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), noise
+        baseline_mean, difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), pair_sd
+        (of this variant's own paired differences: smaller than sigma sqrt(2) where a seed gives both the same initial
+        weights), pair_low, pair_high (interval of a paired t on them alone, with seeds - 1 degrees of freedom), noise
         (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none), rate,
         baseline_rate (those chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio
         (variant over baseline, NaN where not known), tokens, note (what a reader must know, in words), p_adjusted,
@@ -160,6 +163,7 @@ def _row(layout: Layout, label: str, noise: _Pooled, level: float) -> dict[str, 
         "low": difference - reach,
         "high": difference + reach,
         "p": _two_sided(difference, stderr, noise.dof),
+        **_own_pairs(pairs.to_numpy(dtype=np.float64), level),
         "noise": noise.sd,
         "dof": noise.dof,
         "seeds": len(pairs),
@@ -171,6 +175,14 @@ def _row(layout: Layout, label: str, noise: _Pooled, level: float) -> dict[str, 
         **_ratios(layout, label),
         "note": "; ".join([*notes, *_scatter_note(layout, label, noise), *_size_note(layout, label)]),
     }
+
+
+def _own_pairs(pairs: NDArray[np.float64], level: float) -> dict[str, float]:
+    """Scatter of one variant's pairs and the interval of a paired t on them alone."""
+    count, mean = len(pairs), float(pairs.mean()) if len(pairs) else math.nan
+    sd = float(pairs.std(ddof=1)) if count > 1 else math.nan
+    reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * sd / math.sqrt(count) if count > 1 else math.nan
+    return {"pair_sd": sd, "pair_low": mean - reach, "pair_high": mean + reach}
 
 
 def _two_sided(difference: float, stderr: float, dof: int) -> float:

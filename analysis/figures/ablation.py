@@ -157,7 +157,8 @@ def _caption(table: pd.DataFrame) -> str:
         f"Paired over {counts} seeds, {level:.0%} intervals; marks after the correction: {table['correction'].iloc[0]}."
     ]
     words.append(f"Grey: differences too small to be found with probability {power:.0%}.")
-    for note in dict.fromkeys(str(row["note"]) for row in table.to_dict("records") if row["note"]):
+    notes = (note for row in table.to_dict("records") if row["note"] for note in str(row["note"]).split("; "))
+    for note in dict.fromkeys(notes):
         words += textwrap.wrap(note, 110)
     return "\n".join(words)
 

@@ -71,6 +71,18 @@ def test_table_is_the_two_way_analysis():
     assert set(table["note"]) == {""}
 
 
+def test_own_pairs_have_their_own_interval():
+    """A paired t of each variant's differences alone, beside the pooled noise."""
+    frame = runs(EFFECTS)
+    table = ablation_table(frame, LOSS, baseline="base", variant="variant").set_index("variant")
+    grid = frame.pivot(index="variant", columns="seed_init", values="value")
+    for name, row in table.iterrows():
+        pairs = grid.loc[name] - grid.loc["base"]
+        own = stats.ttest_1samp(pairs, 0.0).confidence_interval(0.95)
+        assert row["pair_sd"] == pytest.approx(pairs.std())
+        assert (row["pair_low"], row["pair_high"]) == pytest.approx((own.low, own.high))
+
+
 def test_pairing_removes_what_the_seeds_share():
     """The seeds' own spread is 0.1 here: unpaired, a difference of 0.05 would be lost in it."""
     frame = runs(EFFECTS)
