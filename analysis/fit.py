@@ -78,7 +78,8 @@ def fit_law(
     bootstrap
         Replicates for intervals; 0 for none.
     group
-        Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory.
+        Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory. Rows of which it is not
+        known (NaN), and all where there is no such column, count as independent.
     weights
         Of the rows, relative to their mean: a column's name or n numbers; None is 1 each.
     seed
@@ -120,6 +121,7 @@ def fit_law(
     if group != GROUP and group not in frame:
         raise ValueError(f"group names the column {group!r}, which the frame lacks")
     refuse_mixed_metrics(frame)
+    require_columns(frame, (*law.inputs, target))
     weighted = _cooled(frame.assign(**{WEIGHT: _weights(frame, weights)}), law)
     rows, excluded = _check(weighted, law, target, objective)
     data = read_data(rows, law, target, group, rows[WEIGHT].to_numpy(dtype=np.float64))
@@ -182,7 +184,6 @@ def _minimum(empty: Fit) -> Fit:
 def _check(frame: pd.DataFrame, law: Law, target: str, objective: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows fit for the law; accuracies and errors of 0 only where no logarithm is taken of them."""
     has_zeros = objective != "huber_log" and "loss" in law.inputs
-    require_columns(frame, (*law.inputs, target))
     rows, excluded = check_frame(frame, (*law.inputs, *(() if has_zeros else (target,)), WEIGHT))
     if not has_zeros:
         return rows, excluded
@@ -207,7 +208,7 @@ def _cooled(frame: pd.DataFrame, law: Law) -> pd.DataFrame:
 def _starts(starts: int | Sequence[Mapping[str, float]] | None) -> int | tuple[dict[str, float], ...]:
     if starts is None:
         return DEFAULT_STARTS
-    return int(starts) if isinstance(starts, int) else tuple(merge_fixed(start) for start in starts)
+    return int(starts) if isinstance(starts, (int, np.integer)) else tuple(merge_fixed(start) for start in starts)
 
 
 def _thresholds(holdout: float | Mapping[str, float] | None) -> dict[str, float]:

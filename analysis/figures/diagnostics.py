@@ -61,7 +61,7 @@ def diagnostics_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = Non
             handles=legend_handles(runs),
             loc="outside lower left",
             ncols=6,
-            title="Residual: log(predicted / measured), about the relative error; below 0 the law promised too little loss.",
+            title="Error: log(predicted / measured), about the relative error; below 0 the law promised too little loss.",
             alignment="left",
             title_fontsize=7.5,
         )
@@ -119,7 +119,7 @@ def _draw_residuals(axes: Axes, runs: pd.DataFrame, name: str, words: str, marks
     draw_judged(axes, percent, name, "percent", f"residual against {name}", marks, size_looks(runs))
     axes.set_xscale("log")
     style.log_axis(axes.xaxis, column(runs, name).tolist(), counts=name != "predicted")
-    axes.set(xlabel=words, ylabel="Residual, %")
+    axes.set(xlabel=words, ylabel="Error of the prediction, %")
 
 
 def _draw_quantiles(axes: Axes, runs: pd.DataFrame, marks: Marks) -> None:
@@ -130,7 +130,9 @@ def _draw_quantiles(axes: Axes, runs: pd.DataFrame, marks: Marks) -> None:
     quartiles = np.percentile(column(ordered, "percent"), [25, 75])
     slope = float(quartiles[1] - quartiles[0]) / float(stats.norm.ppf(0.75) - stats.norm.ppf(0.25))
     axes.axline((0, float(quartiles.mean())), slope=slope, color=style.GREY, linewidth=0.9)
-    axes.set(xlabel="Normal quantile", ylabel="Residual, %", title="Quantiles (line: through the quartiles)")
+    axes.set(
+        xlabel="Normal quantile", ylabel="Error of the prediction, %", title="Quantiles (line: through the quartiles)"
+    )
 
 
 def _held_out_text(runs: pd.DataFrame) -> str:

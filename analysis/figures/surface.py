@@ -19,19 +19,22 @@ from analysis.fit import Fit
 
 GRID = 160
 """Points a side of the grid that lines of equal loss are drawn from."""
+SIX = (6.0, 1.0)
+"""k and n of C = 6 N D."""
 
 
 @register
 def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = None) -> Drawing:
-    """Fitted loss over tokens and parameters: isoloss lines, lines of equal 6 N D, and the path of least loss on them.
+    """Fitted loss over tokens and parameters: isoloss lines, lines of equal FLOPs, and the path of least loss on them.
 
     Points are the measured runs, coloured by their loss on the lines' scale. The dotted frame is the range of the
-    data; everything outside it is extrapolation. 6 N D counts neither head nor attention: small models need more.
+    data; everything outside it is extrapolation. FLOPs are k N^n D, fitted to the runs' own where the frame has them
+    (head and attention make n smaller than 1 for small models), and 6 N D elsewhere.
 
     Parameters
     ----------
     frame
-        The frame that was fitted, or the study's tidy frame.
+        The frame that was fitted, or the study's tidy frame; with a column flops where they are known.
     fit
         Of a law of N and D, as `analysis.fit.fit_law` gives it.
     title
@@ -60,8 +63,9 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
         shades = colors.Normalize(levels[0], levels[-1])
         lines = axes.contour(d, n, surface, levels=levels, cmap="viridis", norm=shades, linewidths=1.0)
         axes.clabel(lines, fmt="%.3g", fontsize=7, manual=_label_places(levels, surface, *sides))
-        _draw_flops(axes, sides[1], sides[0])
-        _draw_optimal(axes, fit, *sides)
+        rule = _flops_rule(rows)
+        _draw_flops(axes, rule, sides[1], sides[0])
+        _draw_optimal(axes, fit, rule, *sides)
         low, high = (tokens.min(), params.min()), (tokens.max(), params.max())
         frame_of_data = Rectangle(low, high[0] - low[0], high[1] - low[1], fill=False, linestyle=":", color=style.GREY)
         axes.add_patch(frame_of_data)
@@ -71,10 +75,11 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
         _set_axes(axes, sides[1], sides[0])
         figure.suptitle(title or f"{study_name(rows)}: fitted loss over size and tokens", x=0.01, ha="left")
         handles = axes.get_legend_handles_labels()[0]
-        words = "Dotted: range of the data, beyond which all is extrapolation. Grey: equal 6 N D; head and attention are not"
-        words += " counted in it."
+        words = "Dotted: range of the data, beyond which all is extrapolation. Grey: equal FLOPs, "
+        own = f"{rule[0]:.3g} N^{rule[1]:.2f} D as the runs count them."
+        words += "6 N D; head and attention are not counted." if rule == SIX else own
         if not handles:
-            words += "\nNo size in sight is best for its 6 N D."
+            words += "\nNo size in sight is best for its FLOPs."
         figure.legend(
             handles=handles, loc="outside lower left", ncols=3, title=words, alignment="left", title_fontsize=7.5
         )
@@ -95,15 +100,25 @@ def _label_places(levels: Array, surface: Array, params: Array, tokens: Array) -
     return [(float(np.interp(-level, -surface[row], tokens)), float(params[row])) for level in inside]
 
 
-def _draw_flops(axes: Axes, tokens: Array, params: Array) -> None:
-    """Draw lines of equal 6 N D at powers of ten, named where they leave the figure on the right."""
-    low, high = 6 * tokens[0] * params[0], 6 * tokens[-1] * params[-1]
+def _flops_rule(rows: pd.DataFrame) -> tuple[float, float]:
+    """Give k and n of C = k N^n D: fitted to the runs' FLOPs, or those of 6 N D where they are not known."""
+    if "flops" not in rows or len(set(rows["params"])) < 2 or bool(rows["flops"].isna().to_numpy().any()):
+        return SIX
+    log_n, log_d, log_c = (np.log(column(rows, name)) for name in ("params", "tokens", "flops"))
+    power, constant = (float(part) for part in np.polyfit(log_n, log_c - log_d, 1))
+    return float(np.exp(constant)), power
+
+
+def _draw_flops(axes: Axes, rule: tuple[float, float], tokens: Array, params: Array) -> None:
+    """Draw lines of equal FLOPs at powers of ten, named where they leave the figure on the right."""
+    factor, power = rule
+    low, high = (factor * params[end] ** power * tokens[end] for end in (0, -1))
     for exponent in range(int(np.ceil(np.log10(low))), int(np.log10(high)) + 1):
-        line = 10.0**exponent / (6 * tokens)
+        line = (10.0**exponent / (factor * tokens)) ** (1 / power)
         axes.plot(tokens, line, color="#c9c9c9", linewidth=0.7, zorder=1)
         if params[0] < line[-1] < params[-1]:
             axes.annotate(
-                f"6ND = 10$^{{{exponent}}}$",
+                f"{'6ND' if rule == SIX else 'C'} = 10$^{{{exponent}}}$",
                 (1.0, float(line[-1])),
                 (2, 0),
                 xycoords=("axes fraction", "data"),
@@ -114,18 +129,27 @@ def _draw_flops(axes: Axes, tokens: Array, params: Array) -> None:
             )
 
 
-def _draw_optimal(axes: Axes, fit: Fit, params: Array, tokens: Array) -> None:
-    """Draw the least loss at each 6 N D, where it lies inside the figure."""
+def _draw_optimal(axes: Axes, fit: Fit, rule: tuple[float, float], params: Array, tokens: Array) -> None:
+    """Draw the least loss at each number of FLOPs, where it lies inside the figure."""
+    factor, power = rule
     path: list[tuple[float, float]] = []
-    for budget in np.geomspace(6 * params[0] * tokens[0], 6 * params[-1] * tokens[-1], 60):
-        n = np.geomspace(max(params[0], budget / (6 * tokens[-1])), min(params[-1], budget / (6 * tokens[0])), GRID)
-        d = budget / (6 * n)
-        best = int(predict_fresh(fit, n, d).argmin())
-        if 0 < best < GRID - 1:
-            path.append((float(d[best]), float(n[best])))
+    low, high = (float(factor * params[end] ** power * tokens[end]) for end in (0, -1))
+    for budget in np.geomspace(low, high, 60):
+        ends = [(budget / (factor * tokens[end])) ** (1 / power) for end in (-1, 0)]
+        n = np.geomspace(max(params[0], ends[0]), min(params[-1], ends[1]), GRID)
+        loss = predict_fresh(fit, n, budget / (factor * n**power))
+        best = int(loss.argmin())
+        if not 0 < best < GRID - 1:
+            continue
+        # Between the grid's points: the bottom of the parabola through the lowest and its neighbours.
+        left, middle, right = loss[best - 1 : best + 2]
+        bend = left - 2 * middle + right
+        size = n[best] * (n[1] / n[0]) ** (0.5 * (left - right) / bend if bend > 0 else 0.0)
+        path.append((float(budget / (factor * size**power)), float(size)))
     if path:
         xs, ys = zip(*path, strict=True)
-        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label="least fitted loss at equal 6 N D")
+        name = "6 N D" if rule == SIX else "FLOPs"
+        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label=f"least fitted loss at equal {name}")
 
 
 def _set_axes(axes: Axes, tokens: Array, params: Array) -> None:

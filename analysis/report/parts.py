@@ -85,7 +85,12 @@ def add_fits(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None
         for kind, title, caption, draw in (
             ("surface", "Loss surface", "Lines of equal fitted loss over size and tokens.", loss_surface_figure),
             ("diagnostics", "Residuals", "What the fitted law leaves.", diagnostics_figure),
-            ("predicted", "Predicted against measured", "Runs that the fit did not see are hollow.", predicted_figure),
+            (
+                "predicted",
+                "Predicted against measured",
+                "Runs that the fit did not see are edged in orange.",
+                predicted_figure,
+            ),
         ):
             make = partial(draw, frame, fit)
             results.draw(file_name(kind, metric), f"{title}: {words}", caption, make)

@@ -3,7 +3,7 @@
 ====================  ================================================================================================
 figure                drawn where
 ====================  ================================================================================================
-token_scaling         a model was scored at two token counts or more; no variants, rates or branches
+token_scaling         a model was scored at two token counts or more; no variants, rates, branches or repeated data
 chinchilla            L(N, D) is fitted: three sizes and three token counts, fresh data, one variant of each size; with
                       it surface, diagnostics and predicted
 isoflop               points name budgets in FLOPs (`flops=`), two or more, of one variant of each size
@@ -103,7 +103,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         results.notes.append(f"No law of size and tokens is fitted: {pooled}, and it describes one of each size")
     if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
-    if not kinds.is_ablation(frame) and not swept and not branched:
+    if not kinds.is_ablation(frame) and not swept and not branched and not kinds.is_repetition(frame):
         parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         parts.add_fits(results, frame, bits)

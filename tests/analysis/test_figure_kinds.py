@@ -213,7 +213,21 @@ def test_isoloss_lines_lie_on_the_law(fitted):
     (path,) = [line for line in figure.axes[0].get_lines() if line.get_label().startswith("least fitted loss")]
     for tokens, params in zip(path.get_xdata(), path.get_ydata(), strict=True):
         best = fit.optimal(6 * tokens * params)
-        assert params == pytest.approx(best["params"].iloc[0], rel=0.05)
+        assert params == pytest.approx(best["params"].iloc[0], rel=1e-3)
+
+
+def test_the_surface_counts_flops_as_the_runs_do(fitted):
+    """With a head of its own, FLOPs grow more slowly than N, and the best size at equal FLOPs is another one."""
+    rows, fit = fitted
+    own = rows.assign(flops=500 * rows["params"] ** 0.6 * rows["tokens"])
+    own.attrs = rows.attrs
+    figure, _ = loss_surface_figure(own, fit)
+    assert "500 N^0.60 D as the runs count them" in figure.legends[0].get_title().get_text()
+    (path,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "least fitted loss at equal FLOPs"]
+    assert len(path.get_xdata()) > 10
+    for tokens, params in zip(path.get_xdata(), path.get_ydata(), strict=True):
+        best = fit.optimal(500 * params**0.6 * tokens, flops={"k": 500.0, "n": 0.6, "d": 1.0})
+        assert params == pytest.approx(best["params"].iloc[0], rel=1e-3)
 
 
 def test_residuals_are_those_of_the_fit(fitted):

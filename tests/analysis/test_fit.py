@@ -229,3 +229,13 @@ def test_prediction_needs_its_columns():
         fit.predict({"params": [1.0]})
     with pytest.raises(ValueError, match="no bootstrap replicates: fit with bootstrap=1000"):
         fit.predict({"tokens": [1e9]}, interval=0.95)
+
+
+def test_a_missing_column_is_named_beside_the_frames_own_alone():
+    rows = pd.DataFrame({"params": [1e6, 1e7], "loss": [3.0, 2.0]})
+    with pytest.raises(ValueError, match=r"lacks the column 'tokens'; it has: params, loss$"):
+        fit_law(Chinchilla(), rows)
+
+
+def test_a_number_of_starts_may_be_numpys(rows):
+    assert fit_law(Chinchilla(), rows, starts=np.int64(5)).settings.starts == 5

@@ -36,7 +36,7 @@ EXPECTED = {
     "ablation": {"ablation"},
     "sweep": {"sweep"},
     "continual": {"continual"},
-    "repetition": {"repetition", "token_scaling"},
+    "repetition": {"repetition"},
     "isoflop": {"isoflop", "token_scaling", "chinchilla", "surface", "diagnostics", "predicted"},
     "token_scaling": {"token_scaling", "token_scaling_tasks", "chinchilla", "surface", "diagnostics", "predicted"},
 }
