@@ -25,7 +25,8 @@ th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--li
 th { background: var(--panel); font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td { white-space: nowrap; }
-td.text { text-align: left; min-width: 14rem; white-space: normal; }
+td.text { min-width: 14rem; white-space: normal; }
+th.words, td.words { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; z-index: 1; }
 td:first-child { background: #fff; min-width: 7.5rem; max-width: 11rem; white-space: normal; overflow-wrap: anywhere; }
 tbody tr:last-child td { border-bottom: 0; }

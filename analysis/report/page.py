@@ -21,7 +21,7 @@ from analysis.lineage import Mark, Source, marks_of
 from analysis.report.assets import CSS, SCRIPT
 
 _TEXT_CELL = 24
-"""Cells longer than this are prose and are set to the left."""
+"""Cells longer than this are prose and may wrap."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,16 @@ def inline_svg(drawn: Drawn) -> str:
 
 
 def table_block(table: pd.DataFrame, title: str = "", note: str = "") -> str:
-    """Set a table of texts and numbers; missing cells are empty."""
-    heads = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in table.columns)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.astype(object).to_numpy().tolist())
+    """Set a table of texts and numbers; missing cells are empty. Columns of words stand to the left, others to the right."""
+    cells: list[list[object]] = table.astype(object).to_numpy().tolist()
+    words = [any(_is_word(row[place]) for row in cells) for place in range(len(table.columns))]
+    looks = [" class=words" if word else "" for word in words]
+    heads = "".join(
+        f'<th scope="col"{look}>{html.escape(str(name))}</th>' for name, look in zip(table.columns, looks, strict=True)
+    )
+    rows = "".join(
+        f"<tr>{''.join(_cell(value, word) for value, word in zip(row, words, strict=True))}</tr>" for row in cells
+    )
     heading = f"<h3>{html.escape(title)}</h3>" if title else ""
     below = f'<p class="quiet">{html.escape(note)}</p>' if note else ""
     return (
@@ -152,11 +159,18 @@ def text_block(text: str, *, kind: str = "") -> str:
     return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>"
 
 
-def _cell(value: object) -> str:
+def _is_word(value: object) -> bool:
+    """Whether a cell is words, and no number, with or without its error."""
+    return isinstance(value, str) and value != "" and not re.match(r"[-+]?[\d.(]", value)
+
+
+def _cell(value: object, word: bool) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "<td></td>"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<td{' class=text' if len(text) > _TEXT_CELL else ''}>{html.escape(text)}</td>"
+    kinds = [name for name, is_so in (("text", len(text) > _TEXT_CELL), ("words", word)) if is_so]
+    look = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f"<td{look}>{html.escape(text)}</td>"
 
 
 def _slug(title: str) -> str:
