@@ -5,6 +5,8 @@
 # (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import colors
@@ -110,23 +112,20 @@ def _flops_rule(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _draw_flops(axes: Axes, rule: tuple[float, float], tokens: Array, params: Array) -> None:
-    """Draw lines of equal FLOPs at powers of ten, named where they leave the figure on the right."""
+    """Draw lines of equal FLOPs at powers of ten, named where they leave the figure."""
     factor, power = rule
     low, high = (factor * params[end] ** power * tokens[end] for end in (0, -1))
     for exponent in range(int(np.ceil(np.log10(low))), int(np.log10(high)) + 1):
         line = (10.0**exponent / (factor * tokens)) ** (1 / power)
         axes.plot(tokens, line, color="#c9c9c9", linewidth=0.7, zorder=1)
+        name = f"{'6ND' if rule == SIX else 'C'} = 10$^{{{exponent}}}$"
+        look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "color": style.GREY}
+        bottom = 10.0**exponent / (factor * params[0] ** power)
         if params[0] < line[-1] < params[-1]:
-            axes.annotate(
-                f"{'6ND' if rule == SIX else 'C'} = 10$^{{{exponent}}}$",
-                (1.0, float(line[-1])),
-                (2, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                fontsize=6.5,
-                color=style.GREY,
-            )
+            place = (1.0, float(line[-1]))
+            axes.annotate(name, place, (2, 0), xycoords=("axes fraction", "data"), va="center", **look)
+        elif tokens[0] < bottom < tokens[-1]:
+            axes.annotate(name, (bottom, 0.0), (-2, 3), xycoords=("data", "axes fraction"), ha="right", **look)
 
 
 def _draw_optimal(axes: Axes, fit: Fit, rule: tuple[float, float], params: Array, tokens: Array) -> None:
