@@ -68,7 +68,10 @@ def _draw_fall(axes: Axes, row: dict[Any, Any], scored: pd.DataFrame) -> None:
 
 
 def _list_marks(axes: Axes, rows: pd.DataFrame, *, lower_left: bool) -> None:
-    """Name the marked models where curves that learn leave room: at the left, above those that rise."""
+    """Name the marked models where curves that learn leave room: at the left, above those that rise.
+
+    A fall of any curve names its model; saturated or at chance is a model of which no curve says otherwise.
+    """
     texts: list[str] = []
     names = (
         ("not_monotone", "falls beyond the noise (orange)"),
@@ -76,7 +79,12 @@ def _list_marks(axes: Axes, rows: pd.DataFrame, *, lower_left: bool) -> None:
         ("at_chance", "at chance"),
     )
     for column, words in names:
-        models = list(dict.fromkeys(str(row["model"]) for row in rows.to_dict("records") if _is_true(row[column])))
+        own = {
+            str(model): [_is_true(mark) for mark in curves[column] if mark is not None]
+            for model, curves in rows.groupby("model", sort=False)
+        }
+        agree = any if column == "not_monotone" else all
+        models = [model for model, marks in own.items() if marks and agree(marks)]
         if models:
             listed = (
                 f"all {len(models)}" if set(models) == set(rows["model"]) and len(models) > 1 else ", ".join(models)

@@ -39,6 +39,18 @@ def test_marks_are_drawn_and_named(frame):
     assert len(points) == 27
 
 
+def test_a_model_whose_cooled_down_points_learn_is_not_at_chance(frame):
+    """Its trunk alone may not have left chance yet."""
+    judged = task_curves(frame)
+    tiny = judged[judged["model"] == "tiny"]
+    assert tiny["at_chance"].tolist() == [True]
+    cooled = tiny.assign(curve="cooled_down", at_chance=False)
+    figure, _ = token_scaling_figure(frame, "piqa/acc_norm", judged=pd.concat([judged, cooled]))
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert not [text for text in texts if "at chance" in text]
+    assert [text for text in texts if "saturated: small" in text]
+
+
 def test_nothing_is_marked_without_judgements(frame):
     figure, _ = token_scaling_figure(frame, "piqa/acc_norm")
     assert not figure.axes[0].texts
