@@ -79,7 +79,14 @@ def continual_figure(
                 _draw_differences(grid[1, place], scored, metric, looks, marks, baseline)
             grid[-1, place].set_xlabel("Tokens trained on")
         figure.suptitle(title or f"{study_name(frame)}: what branches learn and forget", x=0.01, ha="left")
-        figure.legend(handles=_handles(looks, branch_points), loc="outside lower left", ncols=len(looks) + 3)
+        figure.legend(
+            handles=_handles(looks, branch_points),
+            loc="outside lower left",
+            ncols=len(looks) + 3,
+            title="Lines: mean over seeds. Bands: from the lowest seed to the highest.",
+            alignment="left",
+            title_fontsize=7.5,
+        )
         return figure, marks.points()
 
 
@@ -152,7 +159,7 @@ def _draw_differences(axes: Axes, scored: pd.DataFrame, metric: str, looks: Look
             behind = scored.loc[paired & scored["branch"].isin([name, baseline])]
             marks.add(axes, group.x, group.mean, behind, panel=metric, role="difference")
     axes.axhline(0, color=style.GREY, linewidth=0.8)
-    axes.set_ylabel(f"Difference from {baseline}")
+    axes.set_ylabel(f"{style.metric_label(metric).split(',')[0]} above {baseline}")
 
 
 def _handles(looks: Looks, branch_points: set[float]) -> list[Line2D]:

@@ -231,5 +231,5 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     asked = frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].notna()]
     unplaced = len(asked) - int((asked["tokens"] > 0).sum())
     if unplaced:
-        words.append(f"Not on a log axis, at 0 or unknown tokens: {unplaced}.")
+        words.append(f"Not drawn, since a log axis has no place for 0 or unknown tokens: {unplaced} scores.")
     return " ".join(words)
