@@ -260,7 +260,7 @@ def test_overlay_and_zero_tokens(law_frame):
     law_frame.loc[law_frame.index[:3], "tokens"] = 0
     figure, points = token_scaling_figure(law_frame, BITS)
     assert len(points) == len(law_frame) - 3
-    assert "at 0 or unknown tokens: 3." in figure.legends[0].get_title().get_text()
+    assert "no place for 0 or unknown tokens: 3 scores." in figure.legends[0].get_title().get_text()
 
 
 def test_seeds_are_dots_over_their_data_order(frame):

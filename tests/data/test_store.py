@@ -342,6 +342,8 @@ def stop(what, done, total):
         time.sleep(5)
 
 if __name__ == "__main__":
+    # A shell starts what is in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     data = DataConfig("x", {"a": SourceConfig("jsonl", path=sys.argv[1], heldout_bytes=4000)}, heldout_percent=5.0)
     prepare(data, TokenizerConfig(vocab_size=300, train_bytes=40_000), Layout(Path(sys.argv[2])), 2, stop)
 """
