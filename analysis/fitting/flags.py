@@ -32,8 +32,10 @@ FEW_GROUPS = 10
 """Trajectories below which a bootstrap over them is rough."""
 COUNTED = {"params": "sizes", "tokens": "token counts"}
 """What distinct values of a column are called."""
-RISE = 0.02
-"""Rise of the loss along a trajectory, as a share of its lowest, that is no noise between two budgets."""
+RISE, RISE_SCATTERS = 0.02, 8.0
+"""Rise of the loss along a trajectory that is worth a word: as a share of its lowest, and in robust standard deviations
+of the residuals, since the lowest of several noisy runs is low by luck too: t at 1% over some 150 pairs of runs, times
+the root of 2, with the 16 degrees of freedom that a median over 48 rows is worth."""
 AT_BOUND_OFTEN = 0.1
 """Share of bootstrap replicates at a bound that is worth a word."""
 
@@ -80,7 +82,13 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
     if problem.n <= 2 * numbers:
         flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
     misfit = misfit_flags(problem, theta, data, inside)
-    return (*flags, *_several_data_sets(law, data), *_rises(problem, data), *_uneven(problem, theta, numbers), *misfit)
+    return (
+        *flags,
+        *_several_data_sets(law, data),
+        *_rises(problem, theta, data),
+        *_uneven(problem, theta, numbers),
+        *misfit,
+    )
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
@@ -127,12 +135,14 @@ def _several_data_sets(law: Law, data: Data) -> list[str]:
     return flags
 
 
-def _rises(problem: Problem, data: Data) -> list[str]:
+def _rises(problem: Problem, theta: Array, data: Data) -> list[str]:
     """Say that along some trajectories more tokens make the loss worse, which no law of tokens can."""
     if "tokens" not in problem.inputs:
         return []
+    predicted = problem.law.log_predict(theta[None], problem.inputs)[0][0]
+    scatter = 1.4826 * float(np.median(np.abs(predicted - np.log(problem.target))))
     rises = [rise for rows in _lines(problem, data) if (rise := _rise(problem, rows)) is not None]
-    worse = [rise for rise in rises if rise > RISE]
+    worse = [rise for rise in rises if rise > max(RISE, np.expm1(RISE_SCATTERS * scatter))]
     if not worse:
         return []
     return [

@@ -174,3 +174,10 @@ def test_a_rise_is_told_under_a_power_law_of_tokens():
     loss[-1] *= 1.2
     fit = fit_law(PowerLaw(), pd.DataFrame({"tokens": tokens, "loss": loss}), starts=20)
     assert any(flag.startswith("in 1 of 1 trajectories the loss rises again") for flag in fit.flags)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_is_no_rise(seed):
+    """Where the law is flat, the last of several noisy runs is often worse than the best before it."""
+    rows = chinchilla_rows(noise=0.02, seed=seed, sizes=6)
+    assert not [flag for flag in fit_law(Chinchilla(), rows, starts=20).flags if "rises again" in flag]
