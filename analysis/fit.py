@@ -5,9 +5,6 @@ fit = fit_law(Chinchilla(), rows, holdout=900_000, bootstrap=1000)
 print(fit.describe(), fit.interval(0.95), fit.sensitivity())
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses

@@ -4,9 +4,6 @@ Frames that enter fits have the columns params, tokens, loss, and where they are
 (rows of one trajectory are not independent) and flops (6 N D where absent).
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 from collections.abc import Sequence

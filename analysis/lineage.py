@@ -10,9 +10,6 @@ A mark is what a reader points at; its sources are the rows of the frame it was 
 point, several for a mean over seeds, a fitted optimum or an effect. What is not known is null.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses

@@ -27,8 +27,6 @@ mixture               weights of its sources, JSON as in `stage.yaml`
 ====================  =====================================================================================
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
-# (pandas and MLflow are typed in part)
 from __future__ import annotations
 
 import json

@@ -4,9 +4,6 @@ What makes a document hard makes it hard for both checkpoints, so the difference
 either score: comparing two error bars would waste that.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

@@ -4,9 +4,6 @@ A rate matters by its ratio: everything here is in log rate. Near its best the l
 above it a run diverges, and far below it has hardly begun, so only the points around the lowest count.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

@@ -4,8 +4,6 @@ Sizes are ordered, so their colours are too: `viridis` without its light end, wh
 and grey printers order alike; every size has its own marker besides.
 """
 
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false
-# (matplotlib is typed in part)
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence

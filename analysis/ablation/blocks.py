@@ -1,8 +1,5 @@
 """Runs of an ablation as a layout of variants by seeds, each variant at its best learning rate."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

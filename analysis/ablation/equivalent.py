@@ -1,8 +1,5 @@
 """A difference said as training: how many times the baseline's tokens would give the same change."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """What a table of several comparisons may claim: Holm's correction, and the smallest difference it could find."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 import math

@@ -5,9 +5,6 @@ table's standard error is one number, from the two-way layout of variants and se
 otherwise is named.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

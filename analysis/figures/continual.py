@@ -1,8 +1,5 @@
 """What a branch learns and what it forgets: held-out loss of each domain, before and after the branch point."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 from collections import Counter

@@ -1,8 +1,5 @@
 """What is left after a fit: residuals and their quantiles, and predicted against measured."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas, scipy and matplotlib are typed in part)
 from __future__ import annotations
 
 import numpy as np

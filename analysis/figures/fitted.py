@@ -1,8 +1,5 @@
 """A fitted law over the points it was fitted to."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import textwrap

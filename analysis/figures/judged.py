@@ -1,8 +1,5 @@
 """Rows beside a fit's predictions, and how the figures of a fit show them."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import numpy as np

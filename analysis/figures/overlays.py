@@ -1,8 +1,5 @@
 """What can be laid over a figure of metrics against tokens: reference points, chance levels, falls."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import textwrap

@@ -1,8 +1,5 @@
 """What is plotted, with where each point came from, and what the figures share."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,8 +1,5 @@
 """What repeated data are worth: loss against epochs, and effective against seen tokens."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import itertools

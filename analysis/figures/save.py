@@ -1,8 +1,5 @@
 """A figure on disk, its plotted points and their lineage beside it."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,5 @@
 """What seeds move: one run a dot, initialisation crossed with data order."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 from typing import Any

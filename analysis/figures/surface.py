@@ -1,8 +1,5 @@
 """The fitted loss over size and tokens, with lines of equal loss."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 from typing import Any

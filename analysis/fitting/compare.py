@@ -1,8 +1,5 @@
 """Laws beside each other, by the likelihood of the same residuals."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import numpy as np

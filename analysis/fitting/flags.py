@@ -1,8 +1,5 @@
 """What a reader must know before using a fit's numbers, in words."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 import numpy as np

@@ -1,8 +1,5 @@
 """How far the data determine a fit's numbers: bootstrap by group, covariance, profile likelihood."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 import numpy as np

@@ -10,9 +10,6 @@ Nocedal and Wright 2006, "Numerical Optimization", eqs. 6.17 and 3.6; Lewis and 
 via quasi-Newton methods" (the line search); Bertsekas 1982, "Projected Newton methods" (the box).
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,8 +1,5 @@
 """Whether what a law leaves is noise: lack of fit against repeated seeds, or runs of one sign along an input."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 from math import comb

@@ -1,8 +1,5 @@
 """Compute-optimal allocation by a fitted law, with intervals over its replicates."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

@@ -13,9 +13,6 @@ Huber 1964, "Robust Estimation of a Location Parameter", eq. 3.6 (the density); 
 Computing Profile-Likelihood-Based Confidence Intervals".
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (scipy is typed in part)
 from __future__ import annotations
 
 from typing import Any

@@ -1,8 +1,5 @@
 """A fit as a record: numbers, diagnostics, and all that is needed to ask it more or to do it again."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses

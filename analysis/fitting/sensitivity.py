@@ -1,8 +1,5 @@
 """What the numbers would be under other settings: objectives, outliers, conventions of N and FLOPs."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses

@@ -1,8 +1,5 @@
 """What a fit was asked for and what it was given: enough to do it again, bit for bit."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

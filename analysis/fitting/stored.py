@@ -1,7 +1,5 @@
 """A fit's record read back from JSON."""
 
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (what a file holds has no type)
 from __future__ import annotations
 
 import json

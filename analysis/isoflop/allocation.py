@@ -1,8 +1,5 @@
 """How the optimal size and tokens grow with compute: the record that approaches 1, 2 and 3 share."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """Approach 2: exponents from the minima of a few isoFLOP budgets, with the noise and the method's own bias."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

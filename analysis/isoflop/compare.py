@@ -1,8 +1,5 @@
 """All three approaches on the same points, side by side."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

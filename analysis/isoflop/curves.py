@@ -1,8 +1,5 @@
 """Loss along an isoFLOP line: its lowest point by parabola or spline, and how far the method alone moves it."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

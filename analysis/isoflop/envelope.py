@@ -1,8 +1,5 @@
 """Approach 1: the envelope of the training curves, from cooled-down points alone."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """Variance between seeds, split into initialisation and data order where the two are crossed."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

@@ -5,9 +5,6 @@ splits it where the seeds of initialisation and of data order are crossed, and `
 with scale.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math

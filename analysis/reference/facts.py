@@ -1,8 +1,5 @@
 """What result files do not say: rules for names and tokens, and tables of facts."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

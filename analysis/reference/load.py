@@ -6,9 +6,6 @@ file or page of each value, so that they can be laid over a study's curves or fi
 (seeds, commit, data) stays missing.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,5 @@
 """A report as one HTML page that needs nothing else: figures, tables and fits, with the lineage of every mark."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import dataclasses

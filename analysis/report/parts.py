@@ -1,8 +1,5 @@
 """What each kind of study shows: figures, fits and tables added to its results."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import dataclasses

@@ -1,8 +1,5 @@
 """Repeated data in a report: the decay of repeated tokens, and how far it depends on which rows are fitted."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

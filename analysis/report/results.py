@@ -1,8 +1,5 @@
 """What a study comes to: its figures, fits and tables, and what was left out of them and why."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and matplotlib are typed in part)
 from __future__ import annotations
 
 import contextlib

@@ -15,9 +15,6 @@ seeds                 seeds of initialisation and data order are crossed, and no
 ====================  ================================================================================================
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,8 +1,5 @@
 """A study's results as one page: scores, figures, fits in plain words, tables, and what is missing."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas is typed in part)
 from __future__ import annotations
 
 import math

@@ -4,9 +4,6 @@ A score near chance, or one that has stopped to move, says nothing about the law
 its noise is a finding, and no reason to drop the point. `task_curves` marks them; it changes no value.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

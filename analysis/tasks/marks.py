@@ -1,8 +1,5 @@
 """What is said of one curve of scores: where it falls, whether it has stopped to rise, whether it has left chance."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (pandas and scipy are typed in part)
 from __future__ import annotations
 
 import math
