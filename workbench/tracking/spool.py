@@ -33,6 +33,8 @@ TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
 TRAIN_MODEL_FLOPS_UTILISATION = "train/model_flops_utilisation"
 """FLOPs done over the device's peak, between 0 and 1; absent where the peak is unknown."""
 TRAIN_MEMORY_BYTES = "train/memory_bytes"
+"""Peak of rank 0 since the stage (or its present attempt) began: resident memory, or on a GPU what PyTorch has allocated;
+absent where the system cannot tell."""
 
 WALL_CLOCK = (TIME, TRAIN_TOKENS_PER_SECOND, TRAIN_MODEL_FLOPS_UTILISATION, TRAIN_MEMORY_BYTES)
 """Columns that two runs of equal numerics may differ in."""

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from workbench.config.schema import Stage
@@ -36,6 +35,7 @@ from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, Progress, StoppedError
 from workbench.train.peak import peak_flops
+from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
@@ -68,6 +68,7 @@ class StageRun:
         stage = self.stage
         self.code = code or _code_version(self.dir)
         self.device = self.world.device or stage_device(stage)
+        self.memory = PeakMemory(self.device)
         self.world.local_range(0, stage.batch_sequences)
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
@@ -211,7 +212,8 @@ class StageRun:
     def _row(self, state: TrainState, result: StepResult, seconds: float) -> dict[str, Any]:
         stage = self.stage
         rate = stage.batch_tokens / seconds
-        peak = peak_flops(self.device.type, stage.precision, stage.numerics.threads) * self.world.size
+        peak = peak_flops(self.device.type, stage.precision, stage.numerics.threads)
+        memory = self.memory.read()
         losses = zip(self.stream.source_names, result.source_losses, strict=True)
         return {
             spool.STEP: state.step,
@@ -224,8 +226,10 @@ class StageRun:
             ),
             spool.TRAIN_GRADIENT_NORM: result.gradient_norm,
             spool.TRAIN_TOKENS_PER_SECOND: rate,
-            spool.TRAIN_MODEL_FLOPS_UTILISATION: rate * self.flops_per_token / peak,
-            spool.TRAIN_MEMORY_BYTES: _memory_bytes(self.device),
+            **_known(
+                spool.TRAIN_MODEL_FLOPS_UTILISATION, peak and rate * self.flops_per_token / peak / self.world.size
+            ),
+            **_known(spool.TRAIN_MEMORY_BYTES, memory),
         }
 
     def _progress(self, state: TrainState, loss: float, rate: float) -> Progress:
@@ -324,7 +328,6 @@ def _open_data(layout: Layout, stage: Stage) -> Prepared:
     return prepared
 
 
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return psutil.Process().memory_info().rss
+def _known(name: str, value: float | None) -> dict[str, float]:
+    """Give a row's column, or nothing where its value is unknown."""
+    return {} if value is None else {name: value}
