@@ -317,7 +317,7 @@ def test_a_tokenizer_from_a_file_with_a_large_vocabulary(two_sources, tmp_path):
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "words.json"))
-    tokenizer = TokenizerConfig("file", 70_000, str(tmp_path / "words.json"))
+    tokenizer = TokenizerConfig("file", 70_000, str(tmp_path / "words.json"), bos="<s>")
     prepared = prepare(two_sources, tokenizer, Layout(tmp_path / "outputs"), workers=1)
     assert prepared.manifest["dtype"] == "<u4"
     assert (prepared.vocab_size, prepared.bos_id, prepared.eos_id) == (70_000, 69_999, None)

@@ -8,6 +8,7 @@ import pytest
 
 from workbench.config.schema import TokenizerConfig
 from workbench.data import tokenizer as tokenizers
+from workbench.data.special_tokens import choose
 
 TEXTS = ["plain words", "  def f(x):\n\treturn x[0]  \n\n", "naïve 东京 🙂 \x00\x7f", "<s> and </s> are text", "12345"]
 
@@ -66,12 +67,10 @@ def test_transformers_loads_the_directory_and_agrees(sample, tmp_path: Path):
         assert theirs(text).input_ids == ours.encode(text, add_special_tokens=False).ids
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory, sample) -> Path:
+def train_sentencepiece(folder: Path, sample: list[str], **changes: int) -> Path:
     """Small, with Llama 2's settings."""
     import sentencepiece
 
-    folder = tmp_path_factory.mktemp("sentencepiece")
     (folder / "text.txt").write_text("\n".join(sample))
     sentencepiece.SentencePieceTrainer.Train(
         input=str(folder / "text.txt"),
@@ -85,8 +84,28 @@ def sentencepiece_model(tmp_path_factory, sample) -> Path:
         split_digits=True,
         allow_whitespace_only_pieces=True,
         minloglevel=2,
+        **changes,
     )
     return folder / "tokenizer.model"
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory, sample) -> Path:
+    return train_sentencepiece(tmp_path_factory.mktemp("sentencepiece"), sample)
+
+
+def test_a_sentencepiece_models_own_ids_are_taken(sample, tmp_path: Path):
+    path = train_sentencepiece(tmp_path, sample, unk_id=0, bos_id=1, eos_id=-1)
+    special = choose(TokenizerConfig("file", 700, str(path)))
+    assert (special.bos, special.bos_from, special.eos) == ("<s>", "sentencepiece model", None)
+
+
+def test_a_sentencepiece_model_that_begins_no_text_is_believed(sample, tmp_path: Path):
+    path = train_sentencepiece(tmp_path, sample, unk_id=0, bos_id=-1, eos_id=1)
+    with pytest.raises(ValueError, match=r"names no token that begins a text: set tokenizer\.bos.* </s>, <unk>"):
+        choose(TokenizerConfig("file", 700, str(path)))
+    special = choose(TokenizerConfig("file", 700, str(path), bos="</s>"))
+    assert (special.bos, special.bos_from, special.eos) == ("</s>", "tokenizer.bos", "</s>")
 
 
 def test_a_sentencepiece_model_gives_sentencepieces_ids(sentencepiece_model: Path, sample, tmp_path: Path):

@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ from workbench.data import tokenizer as tokenizers
 from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes, is_heldout
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item, group_sources
+from workbench.data.special_tokens import choose
 from workbench.data.workers import Pool, Work
 
 Progress = Callable[[str, int, int | None], None]
@@ -195,7 +196,7 @@ def _run(
             take(*result)
     progress("training the tokenizer", 0, None)
     trained = tokenizers.make_tokenizer(tokenizer, (text for i in intakes.values() for text in i.sample))
-    facts = tokenizers.save(trained, directory / "tokenizer")
+    facts = tokenizers.save(trained, directory / "tokenizer", choose(tokenizer))
     dtype = "<u2" if facts.vocab_size <= 65536 else "<u4"
     writer.set_tokenizer(directory / "tokenizer", facts, dtype)
     for reader in readers:
@@ -263,7 +264,12 @@ def _facts(
             "heldout_bytes": sum(len(d.text.encode()) for d in heldout.documents[name]),
         }
     return {
-        "tokenizer": {"vocab_size": facts.vocab_size, "bos_id": facts.bos_id, "eos_id": facts.eos_id},
+        "tokenizer": {
+            "vocab_size": facts.vocab_size,
+            "bos_id": facts.bos_id,
+            "eos_id": facts.eos_id,
+            "special": asdict(facts.special),
+        },
         "dtype": dtype,
         "sources": sources,
         "overlap_before": meter.report(before),

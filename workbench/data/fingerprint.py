@@ -12,6 +12,7 @@ from typing import Any
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
 from workbench.data import python_texts
 from workbench.data.sources import list_paths
+from workbench.data.special_tokens import choose, first_in_vocabulary
 
 RULES = 3
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
@@ -78,7 +79,11 @@ def _describe_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"tokenizer.path={tokenizer.path!r} is not there")
     files = sorted(path.glob("tokenizer.*")) if path.is_dir() else [path]
-    return {"kind": "file", "vocab_size": tokenizer.vocab_size, "files": [hash_file(f) for f in files]}
+    described = {"kind": "file", "vocab_size": tokenizer.vocab_size, "files": [hash_file(f) for f in files]}
+    special = choose(tokenizer)
+    if special.ordinary or (special.bos, special.eos) != first_in_vocabulary(tokenizer):
+        described |= {"bos": special.bos, "eos": special.eos}
+    return described
 
 
 def hash_file(path: Path) -> str:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.data.special_tokens import SpecialTokens
 from workbench.study.layout import Layout
 
 __all__ = [
@@ -203,6 +204,8 @@ def describe(prepared: Prepared) -> str:
     """Lines that say what is in a store and how much held-out text its training text still holds."""
     manifest = prepared.manifest
     lines = [f"data {prepared.fingerprint} in {prepared.directory} (made in {manifest['seconds']:.0f} s)"]
+    if "special" in manifest["tokenizer"]:
+        lines.append(f"  tokens: {SpecialTokens(**manifest['tokenizer']['special'])}")
     for name, source in manifest["sources"].items():
         lines.append(
             f"  {name}: {source['tokens']:,} tokens, {source['documents']:,} documents, {source['bytes'] / 1e6:.1f} MB, "

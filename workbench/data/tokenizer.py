@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from workbench.config.schema import TokenizerConfig
+from workbench.data.special_tokens import OWN, SpecialTokens, choose, find_file
 
 # Llama 2's, with Llama 2's ids.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
-BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]", "<|endoftext|>")
-EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class TokenizerFacts:
     """Put before every document."""
     eos_id: int | None
     """End of sequence, where there is one."""
+    special: SpecialTokens = OWN
+    """The two as text, and what named them."""
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -76,13 +77,7 @@ def load_file(path: Path) -> Tokenizer:
     ValueError
         There is no such file, or it is neither.
     """
-    if path.is_dir():
-        inside = [path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).is_file()]
-        if not inside:
-            raise ValueError(f"tokenizer.path={str(path)!r} holds neither tokenizer.json nor tokenizer.model")
-        path = inside[0]
-    if not path.is_file():
-        raise ValueError(f"tokenizer.path={str(path)!r} is not there")
+    path = find_file(path)
     try:
         return Tokenizer.from_file(str(path)) if path.suffix == ".json" else _convert_sentencepiece(path)
     except Exception as error:
@@ -145,33 +140,33 @@ def make_tokenizer(config: TokenizerConfig, sample: Iterable[str]) -> Tokenizer:
     Raises
     ------
     ValueError
-        The file's vocabulary is not `config.vocab_size`, or it has no beginning-of-sequence token.
+        The file's vocabulary is not `config.vocab_size`, or it has no beginning-of-sequence token; see
+        `workbench.data.special_tokens.choose`.
     """
     if config.kind == "bpe":
         return train_bpe(sample, config.vocab_size)
     assert config.path is not None
-    tokenizer = load_file(Path(config.path))
+    tokenizer = load_file(Path(config.path).expanduser())
+    # As `transformers` does: what begins or ends a text is special, so that text never becomes it.
+    for token in choose(config).ordinary:
+        tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size != config.vocab_size:
         raise ValueError(f"tokenizer.vocab_size={config.vocab_size}, but {config.path} has {size} ids")
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, directory: Path) -> TokenizerFacts:
-    """Write a Hugging Face tokenizer directory."""
+def save(tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN) -> TokenizerFacts:
+    """Write a Hugging Face tokenizer directory, with `special` as its tokens that begin and end a text."""
     directory.mkdir(parents=True, exist_ok=True)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    bos = next((name for name in BOS_NAMES if name in vocabulary), None)
-    if bos is None:
-        raise ValueError(f"the tokenizer has no beginning-of-sequence token; known are {', '.join(BOS_NAMES)}")
-    eos = next((name for name in EOS_NAMES if name in vocabulary), None)
-    special: dict[str, Any] = {"bos_token": bos}
-    if eos:
-        special["eos_token"] = eos
-    if "<unk>" in vocabulary:
-        special["unk_token"] = "<unk>"
+    names: dict[str, Any] = {"bos_token": special.bos}
+    if special.eos:
+        names["eos_token"] = special.eos
+    if any(token.special and token.content == "<unk>" for token in tokenizer.get_added_tokens_decoder().values()):
+        names["unk_token"] = "<unk>"
     settings = {
-        **special,
+        **names,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,  # `<s>` in a text is text
@@ -180,10 +175,13 @@ def save(tokenizer: Tokenizer, directory: Path) -> TokenizerFacts:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.save(str(directory / "tokenizer.json"))
-    for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", special)):
+    for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", names)):
         (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return TokenizerFacts(
-        vocab_size=max(vocabulary.values()) + 1, bos_id=vocabulary[bos], eos_id=vocabulary[eos] if eos else None
+        vocab_size=max(vocabulary.values()) + 1,
+        bos_id=vocabulary[special.bos],
+        eos_id=vocabulary[special.eos] if special.eos else None,
+        special=special,
     )
 
 
@@ -203,12 +201,18 @@ def encode_documents(
     Raises
     ------
     ValueError
-        The tokenizer gave an id outside the vocabulary.
+        The tokenizer gave an id outside the vocabulary, or made a text's own characters the token that begins one.
     """
     parts: list[NDArray[np.int64]] = []
     bos = np.array([facts.bos_id], np.int64)
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        parts += (bos, np.array(encoding.ids, np.int64))
+    for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+        ids = np.array(encoding.ids, np.int64)
+        if (ids == facts.bos_id).any():
+            raise ValueError(
+                f"the tokenizer makes {facts.special.bos!r} of a document's own text ({text[:60]!r}...): documents "
+                "could not be told apart; set tokenizer.bos to a token that no text becomes"
+            )
+        parts += (bos, ids)
     tokens = np.concatenate(parts) if parts else np.empty(0, np.int64)
     if len(tokens) and not 0 <= int(tokens.max()) < facts.vocab_size:
         raise ValueError(f"the tokenizer gave id {int(tokens.max())}, outside its vocabulary of {facts.vocab_size}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.config.schema import BudgetConfig, Config, Stage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.data.special_tokens import choose
 from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources
@@ -77,6 +78,8 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
     for fingerprint, config in stores(facts.plan).items():
         if not (facts.layout.data(fingerprint) / "manifest.json").exists():
             log(f"preparing data {config.data.name} ...")
+            if config.tokenizer.kind == "file":
+                log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
         prepare(config.data, config.tokenizer, facts.layout)
     for node in facts.plan.nodes.values():
         stream = Stream(_open(facts.layout, node.stage), node.stage.stream)

@@ -97,7 +97,11 @@ class TokenizerConfig:
     vocab_size: int = 4096
     """Number of token ids, special tokens included; a `file` must have exactly this many."""
     path: str | None = None
-    """A `tokenizer.json` or a sentencepiece `tokenizer.model`."""
+    """A `tokenizer.json` or a sentencepiece `tokenizer.model`, or a folder that holds one."""
+    bos: str | None = None
+    """`file`: token put before every document, as text; None takes the one that the files name."""
+    eos: str | None = None
+    """`file`: token that ends a text; None takes the one that the files name, if any."""
     train_bytes: int = 8_000_000
     """Training text the BPE is trained on, in bytes; independent of the sources' `max_bytes`."""
 
@@ -106,5 +110,10 @@ class TokenizerConfig:
         check_choice("tokenizer.kind", self.kind, TOKENIZER_KINDS)
         if self.kind == "file" and not self.path:
             raise ValueError("tokenizer.kind='file' needs tokenizer.path")
+        for name, token in (("bos", self.bos), ("eos", self.eos)):
+            if token is not None and (self.kind == "bpe" or not token):
+                raise ValueError(
+                    f"tokenizer.{name}={token!r}: name a token of a tokenizer.kind='file', or leave it out"
+                )
         check_at_least("tokenizer.vocab_size", self.vocab_size, 260 if self.kind == "bpe" else 2)
         check_at_least("tokenizer.train_bytes", self.train_bytes, 1)
