@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_transformers_loads_the_directory_and_agrees(sample, tmp_path: Path):
         assert theirs(text).input_ids == ours.encode(text, add_special_tokens=False).ids
 
 
-def train_sentencepiece(folder: Path, sample: list[str], **changes: int) -> Path:
+def train_sentencepiece(folder: Path, sample: list[str], **changes: Any) -> Path:
     """Small, with Llama 2's settings."""
     import sentencepiece
 

@@ -99,6 +99,64 @@ def test_loglikelihoods_equal_hf_in_odd_cases(checkpoints: list[Path]) -> None:
         assert [s[1] for s in found] == [s[1] for s in expected]
 
 
+ODD_PAIRS = [("a ", ""), ("x", " "), ("sel", "f.x"), ("", "<s>x"), ("<s>", "x"), ("a b c " * 80, " d e f" * 20)]
+SWALLOWED = [("retur", "n"), ("x = sel", "f"), ("<s>retur", "n"), ("a b c " * 80 + "retur", "n")]
+
+
+@pytest.mark.parametrize("with_bos", [False, True], ids=["plain", "adds BOS"])
+def test_continuations_that_merge_with_their_context(checkpoints: list[Path], with_bos: bool) -> None:
+    """Equal to `hf` where it scores; where its own cut leaves it nothing, to its score of the continuation alone."""
+    if with_bos:
+        add_bos(checkpoints[0])
+    lm, hf = ours(checkpoints[0]), theirs(checkpoints[0])
+    alone = []
+    for context, continuation in SWALLOWED:
+        context_ids, nothing = hf._encode_pair(context, continuation)
+        assert nothing == []
+        with pytest.raises(AssertionError):
+            hf.loglikelihood(requests("loglikelihood", (context, continuation)), disable_tqdm=True)
+        alone.append((("", ""), context_ids, hf.tok_encode(continuation, add_special_tokens=False)))
+    white = [("  ", "x"), ("\n", "y"), ("  ", "")] if with_bos else []
+    expected = hf.loglikelihood(requests("loglikelihood", *ODD_PAIRS, *white), disable_tqdm=True)
+    expected += hf._loglikelihood_tokens(alone, disable_tqdm=True)
+    found = lm.loglikelihood(requests("loglikelihood", *ODD_PAIRS, *white, *SWALLOWED))
+    assert [s[0] for s in found] == pytest.approx([s[0] for s in expected], abs=1e-4)
+    assert [s[1] for s in found] == [s[1] for s in expected]
+    assert lm.encoded_alone == len(SWALLOWED)
+
+
+def test_a_context_of_white_space_alone_is_an_empty_one(checkpoints: list[Path]) -> None:
+    """Its spaces belong to the continuation, so that the token before a text stands before them."""
+    lm = ours(checkpoints[0])
+    pairs = [("  ", "x"), ("\n", "y"), ("  ", "")]
+    found = lm.loglikelihood(requests("loglikelihood", *pairs, *[("", a + b) for a, b in pairs]))
+    assert found[:3] == found[3:]
+    (text,) = lm.generate_until(requests("generate_until", ("", {"until": [], "max_gen_toks": 3})))
+    (same,) = lm.generate_until(requests("generate_until", ("<s>", {"until": [], "max_gen_toks": 3})))
+    assert text == same
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "reason"),
+    [
+        ("loglikelihood", ("a", ""), r"the continuation has no tokens: there is nothing to score; 'a', ''$"),
+        ("loglikelihood", ("", ""), r"the continuation has no tokens: there is nothing to score; '', ''$"),
+        ("loglikelihood", ("", "<s>"), r"the continuation has no tokens: there is nothing to score; '', '<s>'$"),
+        (
+            "loglikelihood",
+            ("a", " b" * 100),
+            r"a continuation of \d+ tokens in a context of 96; 'a', '\.\.\.( b){30}'$",
+        ),
+        ("generate_until", ("a", {"until": [], "max_gen_toks": 400}), r"only greedy decoding within 96 tokens; 'a'$"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(checkpoints: list[Path], kind: str, arguments: Any, reason: str) -> None:
+    (request,) = requests(kind, arguments)
+    request.task_name, request.doc_id, request.doc = "odd", 17, {"id": "seventeen"}
+    with pytest.raises(ValueError, match=r"^document 17 \(id 'seventeen'\) of task odd: .*" + reason):
+        getattr(ours(checkpoints[0]), kind)([request])
+
+
 def test_greedy_continuations_are_recognised(checkpoints: list[Path]) -> None:
     lm = ours(checkpoints[0])
     (text,) = lm.generate_until(requests("generate_until", ("def f", {"until": [], "max_gen_toks": 3})))

@@ -198,3 +198,31 @@ def test_planning_imports_neither_torch_nor_lm_eval() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def write_task(folder: Path, rows: list[dict[str, Any]]) -> EvaluationConfig:
+    """Suite of one task over a local file, a row a document: context and target."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "odd.yaml").write_text(
+        "task: odd\n# named in the suite\ndataset_path: json\ndataset_kwargs:\n"
+        f"  data_files: {{test: {folder / 'rows.jsonl'}}}\ntest_split: test\noutput_type: loglikelihood\n"
+        'doc_to_text: context\ndoc_to_target: target\ntarget_delimiter: ""\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    return EvaluationConfig(suites={"odd": SuiteConfig(name="odd", tasks=["odd"], include_path=str(folder))})
+
+
+def test_a_merging_continuation_is_scored_and_counted(layout: Layout, checkpoints: list[Path], tmp_path: Path) -> None:
+    config = write_task(tmp_path / "tasks", [{"context": "retur", "target": "n"}, {"context": "a", "target": " b"}])
+    result = read(Evaluator(layout, config).evaluate(checkpoints[0], "odd"))
+    assert result["n-samples"]["odd"] == {"original": 2, "effective": 2}
+    assert result["encoded_alone"] == {"odd": 1}
+
+
+def test_a_document_that_cannot_be_scored_is_named(layout: Layout, checkpoints: list[Path], tmp_path: Path) -> None:
+    config = write_task(tmp_path / "tasks", [{"context": "a", "target": " b"}, {"context": "c", "target": ""}])
+    with pytest.raises(
+        EvaluationError, match=r"^evaluation of odd failed: ValueError: document 1 of task odd: .* 'c', ''"
+    ):
+        Evaluator(layout, config).evaluate(checkpoints[0], "odd")

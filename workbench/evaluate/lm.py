@@ -6,6 +6,8 @@ so that a checkpoint gets the same scores from both.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -18,7 +20,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from workbench.evaluate.scoring import Row, Score, Scorer
+from workbench.evaluate.scoring import Row, Scorer
 from workbench.model.transformer import Transformer
 
 
@@ -38,6 +40,11 @@ class WorkbenchLM(TemplateLM):
     encodings
         Token ids by text, filled as they are needed; pass the same mapping again for the next checkpoint
         with the same tokenizer.
+
+    Attributes
+    ----------
+    encoded_alone
+        Continuations so far that were encoded apart from their contexts, which `hf` would not score.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class WorkbenchLM(TemplateLM):
         super().__init__()
         self.tokenizer = tokenizer
         self.scorer = Scorer(model, batch_tokens, precision)
+        self.encoded_alone = 0
         self._encodings = {} if encodings is None else encodings
         self._device = self.scorer.device
         self._bos_text = tokenizer.decode(self.prefix_token_id)
@@ -88,19 +96,52 @@ class WorkbenchLM(TemplateLM):
         return self._encodings[key]
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of each continuation given its context, and whether it is greedy."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        """Log-likelihood of each continuation given its context, and whether it is greedy.
+
+        Raises
+        ------
+        ValueError
+            A continuation has no tokens, or more than the model reads at once, which `hf` refuses as well: the line
+            names the task, the document and the texts.
+        """
+        rows = []
+        for request in requests:
+            with _naming(request):
+                rows.append(self._row(*self._split(*request.args)))
+        return [(score.loglikelihood, score.is_greedy) for score in self.scorer.score(rows)]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        return [(score.loglikelihood, score.is_greedy) for score in self._score([r[1:] for r in requests])]
+        scores = self.scorer.score([self._row(context, continuation) for _, context, continuation in requests])
+        return [(score.loglikelihood, score.is_greedy) for score in scores]
+
+    def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a context and of its continuation, cut where `hf` cuts them.
+
+        Where that leaves nothing to score, since the continuation became part of the context's last token, `hf` stops
+        with an assertion. Here the continuation is then encoded alone, which lm-eval's maintainers name as the remedy
+        (EleutherAI/lm-evaluation-harness issue 1053, pull request 4055), and `encoded_alone` counts it.
+        """
+        if context == "":
+            ids = self.tok_encode(continuation, add_special_tokens=False)
+            return (ids[:1], ids[1:]) if ids[:1] == [self.prefix_token_id] else ([self.prefix_token_id], ids)
+        context_ids, ids = self._encode_pair(context, continuation)
+        if not ids:
+            spaces = context[len(context.rstrip()) :]
+            ids = self.tok_encode(spaces + continuation, add_special_tokens=False)
+            self.encoded_alone += bool(ids)
+        # White space alone is moved to the continuation, and leaves an empty context.
+        return context_ids or [self.prefix_token_id], ids
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Log-likelihood of whole texts, in windows of the model's context that overlap by one token."""
-        texts = [self._windows(*request.args) for request in requests]
-        scores = iter(self._score([window for windows in texts for window in windows]))
-        return [sum(next(scores).loglikelihood for _ in windows) for windows in texts]
+        texts = []
+        for request in requests:
+            with _naming(request):
+                texts.append([self._row(*window) for window in self._windows(*request.args)])
+        scores = iter(self.scorer.score([row for rows in texts for row in rows]))
+        return [sum(next(scores).loglikelihood for _ in rows) for rows in texts]
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
@@ -111,14 +152,13 @@ class WorkbenchLM(TemplateLM):
         )
         return [make_disjoint_window(window) for window in windows]
 
-    def _score(self, pairs: list[tuple[list[int], list[int]]]) -> list[Score]:
-        rows = []
-        for context, continuation in pairs:
-            if not 0 < len(continuation) <= self.max_length:
-                raise ValueError(f"a continuation of {len(continuation)} tokens in a context of {self.max_length}")
-            # Too long a context loses its beginning, as with `hf`.
-            rows.append(Row((context + continuation)[-(self.max_length + 1) :], len(continuation)))
-        return self.scorer.score(rows)
+    def _row(self, context: list[int], continuation: list[int]) -> Row:
+        if not continuation:
+            raise ValueError("the continuation has no tokens: there is nothing to score")
+        if len(continuation) > self.max_length:
+            raise ValueError(f"a continuation of {len(continuation)} tokens in a context of {self.max_length}")
+        # Too long a context loses its beginning, as with `hf`.
+        return Row((context + continuation)[-(self.max_length + 1) :], len(continuation))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuation of each context up to a stop sequence or the task's length limit.
@@ -128,7 +168,11 @@ class WorkbenchLM(TemplateLM):
         ValueError
             A task asks for sampling, or for more tokens than the model's context holds.
         """
-        return [self._generate(*request.args) for request in requests]
+        texts = []
+        for request in requests:
+            with _naming(request):
+                texts.append(self._generate(*request.args))
+        return texts
 
     def _generate(self, context: str, options: dict[str, Any]) -> str:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(options, 256))
@@ -136,7 +180,7 @@ class WorkbenchLM(TemplateLM):
         limit = kwargs["max_gen_toks"]
         if kwargs.get("do_sample") or limit >= self.max_length:
             raise ValueError(f"generation options {options!r}: only greedy decoding within {self.max_length} tokens")
-        tokens = list(self.tok_encode(context))[-(self.max_length - limit) :]
+        tokens = list(self.tok_encode(context) or [self.prefix_token_id])[-(self.max_length - limit) :]
         start, text = len(tokens), ""
         while len(tokens) < start + limit and not any(stop in text for stop in stops if stop):
             tokens.append(self.scorer.next_token(tokens))
@@ -144,3 +188,20 @@ class WorkbenchLM(TemplateLM):
                 break
             text = self.tokenizer.decode(tokens[start:], skip_special_tokens=True)
         return postprocess_generated_text(text, stop=stops, think_end_token=None)
+
+
+@contextlib.contextmanager
+def _naming(request: Instance) -> Iterator[None]:
+    """Let a `ValueError` say which document of which task it is about, and quote its texts."""
+    try:
+        yield
+    except ValueError as error:
+        known = request.doc.get("id")
+        number = "" if known is None else f" (id {known!r})"
+        texts = ", ".join(repr(_shorten(text)) for text in request.args if isinstance(text, str))
+        raise ValueError(f"document {request.doc_id}{number} of task {request.task_name}: {error}; {texts}") from error
+
+
+def _shorten(text: str, characters: int = 60) -> str:
+    """End of a text: the place where context and continuation meet."""
+    return text if len(text) <= characters else f"...{text[-characters:]}"

@@ -176,7 +176,9 @@ class Evaluator:
         torch.set_num_threads(self.threads)
         try:
             for name, task in tasks.items():
+                before = lm.encoded_alone
                 scored = score_task(task, name, lm, suite)
+                scored["encoded_alone"] = {name: lm.encoded_alone - before}
                 documents[name] = document_values(scored.pop("samples")[name])
                 add_standard_errors(scored["results"][name], documents[name])
                 scored["configs"][name] = _portable(scored["configs"][name])

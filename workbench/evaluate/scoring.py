@@ -63,13 +63,15 @@ class Scorer:
         Parameters
         ----------
         rows
-            At most `context_tokens + 1` tokens each.
+            At most `context_tokens + 1` tokens each, of which at least one is context and one is scored.
 
         Returns
         -------
         list of Score
             In the order of `rows`.
         """
+        # Without a context, the first token's prediction would be read from the row before.
+        assert all(0 < row.scored < len(row.tokens) for row in rows)
         scores: dict[int, Score] = {}
         with self.autocast():
             for batch in _batches(rows, self.batch_tokens):
