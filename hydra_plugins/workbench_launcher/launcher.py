@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from workbench.config.compose import ComposedPoint, current_composer
+from workbench.config.plain import whole_number
 from workbench.launch.outcome import Finished, StudyError, Submitted
 
 
@@ -45,7 +46,7 @@ class LocalLauncher(_GraphLauncher):
 
     def __init__(self, workers: int | None = None) -> None:
         super().__init__()
-        self.workers = workers
+        self.workers = None if workers is None else whole_number(workers, "hydra.launcher.workers")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points of the batch as one graph; each returns a `Finished`, or the batch's error."""

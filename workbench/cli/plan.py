@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import make_study_facts, print_table, submits, worker_count
+from workbench.cli.shared import asked_launcher, make_study_facts, print_table
 
 if TYPE_CHECKING:
     from workbench.launch.cost import ClusterWork
@@ -19,9 +19,10 @@ def print_plan(parsed: argparse.Namespace) -> int:
     from workbench.launch.planning import estimate, plan_json
 
     facts = make_study_facts(parsed)
-    work = cluster_work(facts) if submits(parsed) else None
+    launcher = asked_launcher(parsed)
+    work = cluster_work(facts) if launcher.submits else None
     # How fast this machine is says nothing about a cluster's.
-    here = estimate(facts, worker_count(parsed), measure=work is None and not parsed.no_measure)
+    here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)
     values = plan_json(facts, here)
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))

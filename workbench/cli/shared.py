@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from workbench.config.compose import ComposedPoint
+    from workbench.config.launcher import Launcher
     from workbench.launch.planning import Facts
     from workbench.study.layout import Layout
 
@@ -41,25 +43,22 @@ def named_study(parsed: argparse.Namespace) -> str | None:
     return parsed.overrides[0] if len(parsed.overrides) == 1 and "=" not in parsed.overrides[0] else None
 
 
-def worker_count(parsed: argparse.Namespace) -> int | None:
-    """Stages at a time, as the launcher's config says."""
+def asked_launcher(parsed: argparse.Namespace) -> Launcher:
+    """Give the launcher that the command line composes, or of a study named alone, the one of its latest launch."""
     from workbench.config.compose import composer
-
-    with composer(parsed.experiments) as hydra:
-        return hydra.workers(parsed.overrides)
-
-
-def submits(parsed: argparse.Namespace) -> bool:
-    """Whether the command line asks for a cluster."""
-    from workbench.config.compose import composer
+    from workbench.config.launcher import Launcher
+    from workbench.config.schema import from_dict
 
     study = named_study(parsed)
-    if study is not None:
-        from workbench.study.record import read_record
+    if study is None:
+        with composer(parsed.experiments) as hydra:
+            return hydra.launcher(parsed.overrides)
+    from workbench.study.record import read_record
 
-        return "hydra/launcher=slurm" in read_record(default_layout(), study).get("command", "")
-    with composer(parsed.experiments) as hydra:
-        return hydra.submits(parsed.overrides)
+    record = read_record(default_layout(), study)
+    # Records of earlier versions hold the command alone, and what it does not say had no effect then.
+    slurm = "hydra/launcher=slurm" in shlex.split(record.get("command", ""))
+    return from_dict(Launcher, record.get("launcher") or {"kind": "slurm" if slurm else "local"}, "launcher")
 
 
 def default_layout() -> Layout:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.cli.results import show_reference, show_results
-from workbench.cli.shared import default_layout, make_study_facts, named_study, submits
+from workbench.cli.shared import asked_launcher, default_layout, make_study_facts, named_study
 from workbench.study.files import is_held
 from workbench.study.record import read_record, recorded_points
 
@@ -32,8 +32,8 @@ def run(parsed: argparse.Namespace) -> int:
     with composer(parsed.experiments) as hydra:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
-        submits, waits = hydra.submits(parsed.overrides), hydra.waits(parsed.overrides)
-        check_before_start(facts, hydra.workers(parsed.overrides), here=not submits)
+        launcher = hydra.launcher(parsed.overrides)
+        check_before_start(facts, launcher.workers, here=not launcher.submits)
         _print_plan_line(facts)
         try:
             hydra.multirun(parsed.overrides)
@@ -46,9 +46,9 @@ def run(parsed: argparse.Namespace) -> int:
             status = 1
         else:
             status = 0
-    if waits:
+    if launcher.waits:
         show_results(facts, parsed.experiments)
-    return _wait_status(facts) if waits and submits else status
+    return _wait_status(facts) if launcher.waits and launcher.submits else status
 
 
 def _wait_status(facts: Facts) -> int:
@@ -128,6 +128,8 @@ def _publish_quietly(facts: Facts) -> None:
     from workbench.tracking.mlflow import PublishError, publish_study
 
     tracking = facts.config.tracking
+    if not os.access(facts.layout.root, os.W_OK):
+        return  # a colleague looks, who may only read
     if is_held(facts.layout.study(facts.plan.study) / "publish.lock"):
         return  # somebody is at it; looking should not wait
     try:
@@ -162,7 +164,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
     pairs = pending_evaluations(facts)
     print(f"{len(pairs)} evaluations are missing")
     config = facts.config
-    if submits(parsed):
+    if asked_launcher(parsed).submits:
         from workbench.launch.submit import submit_evaluations
         from workbench.launch.tables import print_submission, say
 

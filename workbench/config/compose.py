@@ -1,57 +1,41 @@
-"""The one place that knows Hydra: from overrides to frozen `Config`s.
+"""The one place that asks Hydra: from overrides to frozen `Config`s.
 
-Hydra wants mutable structured configs; `_mutable` derives them from the frozen classes of
-`workbench.config.schema`, so that Hydra refuses unknown keys and wrong types while it composes, and
-the frozen classes' own checks run when `to_config` leaves Hydra's world for good.
+Hydra composes mutable structured configs (`workbench.config.structured`), refusing unknown keys while it does; the
+frozen classes' own checks run when `to_config` leaves Hydra's world for good.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import shlex
 import tempfile
-import types
-import typing
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin
 
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from workbench.config import schema
+from workbench.config.launcher import Launcher, read_launcher
+from workbench.config.plain import whole_number
 from workbench.config.schema import Config, from_dict
+from workbench.config.search import CONFIG_DIR, PROJECT_ROOT, quoted, search_folders, search_override
+from workbench.config.structured import kind_of, register_schemas
 from workbench.study.rules import apply_variant
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-CONFIG_DIR = PROJECT_ROOT / "conf"
 CONFIG_NAME = "config"
-
-_GROUPS: dict[str, type] = {
-    "model": schema.ModelConfig,
-    "data": schema.DataConfig,
-    "tokenizer": schema.TokenizerConfig,
-    "recipe": schema.RecipeConfig,
-    "optimizer": schema.OptimizerConfig,
-    "evaluation": schema.EvaluationConfig,
-    "tracking": schema.TrackingConfig,
-    "cluster": schema.ClusterConfig,
-    "variant": schema.VariantConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,7 @@ class ComposedPoint:
     name: str
     """The overrides in which it differs from its siblings, as `model=m1,tokens=4000000`."""
     overrides: tuple[str, ...]
-    """All overrides."""
+    """All overrides, whole numbers in digits."""
     config: Config
     """The composed config."""
 
@@ -71,7 +55,8 @@ class Composer:
 
     def __init__(self, hydra: Hydra, search_path: Sequence[Path], options: Sequence[str] = ()) -> None:
         self._hydra, self._options = hydra, options
-        self._search_path = [f"hydra.searchpath=[{','.join(f'file://{path}' for path in search_path)}]"]
+        self._search_path = [search_override(search_path)]
+        self._masters: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], Config] = {}
         self._siblings: dict[tuple[Any, ...], DictConfig] = {}
         # Kept from before `multirun` puts another in its place.
@@ -82,9 +67,24 @@ class Composer:
 
     def master(self, overrides: Sequence[str]) -> DictConfig:
         """Hydra's config of a whole multirun, sweep overrides left out."""
-        loader = self._hydra.config_loader
-        with _one_line_errors():
-            return loader.load_configuration(CONFIG_NAME, [*overrides, *self._search_path], RunMode.MULTIRUN)
+        key = tuple(overrides)
+        if key not in self._masters:
+            _refuse_search_path(overrides)
+            loader = self._hydra.config_loader
+            with _one_line_errors():
+                arguments = [*overrides, *self._search_path]
+                self._masters[key] = loader.load_configuration(CONFIG_NAME, arguments, RunMode.MULTIRUN)
+        return self._masters[key]
+
+    def launcher(self, overrides: Sequence[str]) -> Launcher:
+        """Give the composed launcher.
+
+        Raises
+        ------
+        ValueError
+            The overrides do not compose, or a setting of Hydra's own cannot be followed.
+        """
+        return read_launcher(self.master(overrides))
 
     def points(self, overrides: Sequence[str]) -> list[ComposedPoint]:
         """Compose every point of the sweep that `overrides` ask for.
@@ -92,25 +92,35 @@ class Composer:
         Raises
         ------
         ValueError
-            The overrides do not compose, or a point's config is impossible.
+            The overrides do not compose, a point's config is impossible, or a setting of Hydra's own cannot be
+            followed.
         """
+        self.launcher(overrides)
         master = self.master(overrides)
+        params = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create()))
+        task = cast(list[str], OmegaConf.to_container(master.hydra.overrides.task))
         with _one_line_errors():
-            parser = OverridesParser.create(config_loader=self._hydra.config_loader)
-            params = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create()))
-            task = cast(list[str], OmegaConf.to_container(master.hydra.overrides.task))
-            arguments = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *task])
+            arguments = self._parse([*(f"{key}={value}" for key, value in params.items()), *task])
+            _refuse_two_values(arguments)
             batches = BasicSweeper.split_arguments(arguments, None)
         return self.compose(master, batches[0])
 
     def compose(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[ComposedPoint]:
-        """Compose one batch of a multirun; `batch` holds each point's overrides."""
-        names = _point_names(batch)
-        configs = [self._compose_one(master, tuple(overrides)) for overrides in batch]
+        """Compose one batch of a multirun; `batch` holds each point's overrides, and equal ones make one point."""
+        points = list(dict.fromkeys(tuple(self._in_digits(overrides)) for overrides in batch))
+        configs = [self._compose_one(master, overrides) for overrides in points]
         return [
-            ComposedPoint(name, tuple(overrides), config)
-            for name, overrides, config in zip(names, batch, configs, strict=True)
+            ComposedPoint(name, overrides, config)
+            for name, overrides, config in zip(_point_names(points), points, configs, strict=True)
         ]
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+
+    def _in_digits(self, overrides: Sequence[str]) -> list[str]:
+        """Write whole numbers in digits, so that `tokens=1e6` and `tokens=1M` name the point `tokens=1000000`."""
+        with _one_line_errors():
+            return [_in_digits(override) for override in self._parse(overrides)]
 
     def _compose_one(self, master: DictConfig, overrides: tuple[str, ...]) -> Config:
         if overrides not in self._configs:
@@ -120,7 +130,7 @@ class Composer:
 
     def _load(self, master: DictConfig, overrides: tuple[str, ...]) -> DictConfig:
         """Compose; points that differ in plain values alone are composed once and changed (100 ms against 8)."""
-        parsed = OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+        parsed = self._parse(overrides)
         plain = {str(o.key_or_group): o for o in parsed if self._is_plain(o)}
         rest = [str(o.input_line) for o in parsed if str(o.key_or_group) not in plain]
         family = (tuple(master.hydra.overrides.hydra), tuple(rest), tuple(plain))
@@ -153,24 +163,12 @@ class Composer:
         self.command = shlex.join(["workbench", "run", *self._options, *overrides])
         # Hydra writes its own record of the multirun there; a relative path would start at the working directory.
         record = Path(config.paths.outputs) / "studies" / config.study / "hydra"
-        own = [f"hydra.sweep.dir='{record}'"]
+        own = [f"hydra.sweep.dir={quoted(str(record))}"]
         # Hydra's sweeper composes every point once more only to see whether that works; here it has.
         cast(Any, self._hydra.config_loader).load_sweep_config = _composed_already
         return self._hydra.multirun(
             CONFIG_NAME, _no_task, [*overrides, *self._search_path, *own], with_log_configuration=False
         )
-
-    def workers(self, overrides: Sequence[str]) -> int | None:
-        """Stages at a time, as the composed launcher says; None leaves it to the machine."""
-        return self.master(overrides).hydra.launcher.get("workers")
-
-    def submits(self, overrides: Sequence[str]) -> bool:
-        """Whether the composed launcher submits to a cluster, rather than running here."""
-        return str(self.master(overrides).hydra.launcher.get("_target_")).endswith(".SlurmLauncher")
-
-    def waits(self, overrides: Sequence[str]) -> bool:
-        """Whether the composed launcher comes back only when the study is done."""
-        return not self.submits(overrides) or bool(self.master(overrides).hydra.launcher.get("wait"))
 
 
 def _composed_already(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
@@ -198,21 +196,19 @@ def composer(experiments: Path | None = None) -> Generator[Composer]:
     Parameters
     ----------
     experiments
-        A folder of study files, searched before the project's own.
+        A folder of study files, searched before the project's own; it may hold config groups of its own.
 
     Raises
     ------
     ValueError
-        The folder does not exist.
+        The folder does not exist, or a config group's file in it has the name of one of the project's.
     """
     global _current
     register_schemas()
     logging.getLogger("hydra").setLevel(logging.ERROR)
     GlobalHydra.instance().clear()
     with tempfile.TemporaryDirectory() as scratch:
-        search_path = [PROJECT_ROOT]
-        if experiments is not None:
-            search_path.insert(0, _as_group(experiments.expanduser().resolve(), Path(scratch)))
+        search_path = search_folders(experiments, Path(scratch))
         with initialize_config_dir(str(CONFIG_DIR), job_name="workbench", version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
@@ -223,14 +219,36 @@ def composer(experiments: Path | None = None) -> Generator[Composer]:
                 _current = None
 
 
-def _as_group(folder: Path, scratch: Path) -> Path:
-    """Give a folder under which `folder` is found as the config group `experiments`."""
-    if not folder.is_dir():
-        raise ValueError(f"--experiments {folder}: no such folder")
-    if folder.name == "experiments":
-        return folder.parent
-    (scratch / "experiments").symlink_to(folder, target_is_directory=True)
-    return scratch
+def _refuse_search_path(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra.searchpath"):
+            raise ValueError(f"{override}: name a folder with config groups of your own by --experiments DIR instead")
+
+
+def _refuse_two_values(arguments: Sequence[Override]) -> None:
+    """Refuse `++seed=5` beside an axis `seed`: the last would win, and every point be called by the first.
+
+    Of two equal keys the later takes the first's place.
+    """
+    first: dict[str, Override] = {}
+    for override in arguments:
+        other = first.setdefault(str(override.key_or_group), override)
+        if other.get_key_element() != override.get_key_element():
+            raise ValueError(f"{other.input_line} and {override.input_line} set the same value: leave one of them out")
+
+
+def _in_digits(override: Override) -> str:
+    """One override, with its value in digits where that is a whole number or a list of them."""
+    key, value = str(override.key_or_group), override.value()
+    kind, line = kind_of(key), str(override.input_line)
+    if override.is_delete() or value is None or (isinstance(value, str) and "${" in value):
+        return line
+    if kind is int:
+        return f"{override.get_key_element()}={whole_number(value, key)}"
+    if get_origin(kind) is list and get_args(kind) == (int,) and isinstance(value, list):
+        items = [str(whole_number(item, f"{key}[{i}]")) for i, item in enumerate(value)]
+        return f"{override.get_key_element()}=[{','.join(items)}]"
+    return line
 
 
 def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
@@ -243,7 +261,7 @@ def to_config(composed: DictConfig) -> Config:
     ours = _without_hydra(composed)
     values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
-    return apply_variant(from_dict(Config, values))
+    return apply_variant(from_dict(Config, values, as_written=True))
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:
@@ -257,7 +275,7 @@ def _one_line_errors() -> Generator[None]:
     """Turn Hydra's and OmegaConf's errors into a `ValueError` of one line, the root cause last."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         parts: list[str] = []
         cause: BaseException | None = error
         while cause is not None:
@@ -265,45 +283,6 @@ def _one_line_errors() -> Generator[None]:
             if text and text not in parts:
                 parts.append(text)
             cause = cause.__cause__
+        if any("Could not override 'experiments/" in part for part in parts):
+            parts.append("in a study's file a group is written with a slash before it, as `override /hydra/launcher`")
         raise ValueError("; ".join(parts)) from error
-
-
-# ------------------------------------------------------------------------------- structured configs
-
-
-@cache
-def register_schemas() -> None:
-    """Store the schemas where the defaults lists of `conf/` look for them, once a process."""
-    store = ConfigStore.instance()
-    store.store(name="base_config", node=_mutable(Config))
-    for group, cls in _GROUPS.items():
-        store.store(group=group, name=f"base_{group}", node=_mutable(cls))
-
-
-@cache
-def _mutable(cls: type) -> type:
-    """Derive a mutable dataclass with the fields of a frozen one, required ones `MISSING`."""
-    hints = typing.get_type_hints(cls)
-    fields: list[tuple[str, Any, Any]] = []
-    for f in dataclasses.fields(cls):
-        kind = _mutable_type(hints[f.name])
-        default: Any
-        if f.default is not dataclasses.MISSING:
-            default = field(default=f.default)
-        elif f.default_factory is not dataclasses.MISSING:
-            default = field(default_factory=cast(Any, kind if dataclasses.is_dataclass(kind) else f.default_factory))
-        else:
-            default = field(default=MISSING)
-        fields.append((f.name, kind, default))
-    return make_dataclass(cls.__name__, fields)
-
-
-def _mutable_type(kind: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return typing.Optional[_mutable_type(next(a for a in arguments if a is not type(None)))]  # noqa: UP045
-    if origin is list:
-        return list[_mutable_type(arguments[0])]
-    if origin is dict:
-        return dict[str, _mutable_type(arguments[1])]
-    return _mutable(kind) if dataclasses.is_dataclass(kind) else kind

@@ -59,6 +59,44 @@ def exact_weights(weights: dict[str, float]) -> dict[str, Fraction]:
     return shares
 
 
+_NUMBER = re.compile(r"([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?)([KMBT]?)")
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def whole_number(value: Any, where: str) -> int:
+    """Read a whole number as people write it: `1000000`, `1_000_000`, `1e6` or `1M`.
+
+    Parameters
+    ----------
+    value
+        A number, or its text; `K`, `M`, `B` and `T` behind it multiply by a thousand, a million, a billion, a trillion.
+    where
+        Name of the setting, for the message.
+
+    Raises
+    ------
+    ValueError
+        It is no number, or not a whole one; the value is quoted, with what to write.
+    """
+    number = _exact(value)
+    if number is None or number.denominator != 1:
+        raise ValueError(
+            f"{where}={value!r} must be a whole number: write it as 250000, 250_000, 2.5e5 or 250K "
+            "(K, M, B and T are a thousand, a million, a billion and a trillion)"
+        )
+    return int(number)
+
+
+def _exact(value: Any) -> Fraction | None:
+    """Value of a number or of its text; None where it is neither."""
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, int | float):
+        return Fraction(value)
+    found = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
+    return Fraction(found[1].replace("_", "")) * _SUFFIXES[found[2]] if found else None
+
+
 T = TypeVar("T")
 
 
@@ -67,7 +105,7 @@ def to_dict(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def from_dict(cls: type[T], values: Any, where: str = "") -> T:
+def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = False) -> T:
     """Build the frozen dataclass `cls` from plain values, strictly.
 
     Parameters
@@ -78,29 +116,33 @@ def from_dict(cls: type[T], values: Any, where: str = "") -> T:
         What `to_dict` gave, or YAML with the same keys.
     where
         Path of the value in the whole, for messages.
+    as_written
+        The values are a person's: whole numbers may be written as `whole_number` reads them.
 
     Raises
     ------
     ValueError
         A key is unknown or missing, or a value has the wrong type; the value is quoted.
     """
-    return typing.cast(T, _build(cls, values, where))
+    return typing.cast(T, _build(cls, values, where, as_written))
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
+def _build(kind: Any, value: Any, where: str, as_written: bool) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
+        return _build(next(a for a in arguments if a is not type(None)), value, where, as_written)
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where)
+        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where, as_written)
     if origin is list:
         items = typing.cast(list[Any], _typed(value, list, where))
-        return [_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(items)]
+        return [_build(arguments[0], item, f"{where}[{i}]", as_written) for i, item in enumerate(items)]
     if origin is dict:
         entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
-        return {str(key): _build(arguments[1], item, f"{where}.{key}") for key, item in entries.items()}
+        return {str(key): _build(arguments[1], item, f"{where}.{key}", as_written) for key, item in entries.items()}
+    if kind is int and as_written:
+        return whole_number(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return _typed(value, kind, where)
@@ -112,7 +154,7 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _build_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
+def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: bool) -> Any:
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     prefix = f"{where}." if where else ""
@@ -127,4 +169,4 @@ def _build_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"missing key {prefix}{missing[0]}")
-    return cls(**{name: _build(hints[name], value, prefix + name) for name, value in values.items()})
+    return cls(**{name: _build(hints[name], value, prefix + name, as_written) for name, value in values.items()})

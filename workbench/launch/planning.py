@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +16,10 @@ from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources
 from workbench.evaluate.suite import uses_heldout
-from workbench.study.files import write_atomically
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout
 from workbench.study.plan import Plan, Point, plan_study, remaining_flops, study_record, tokens_to_train
+from workbench.study.record import change_record
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.state import state_bytes
 from workbench.train.throughput import Throughputs, throughput_key
@@ -279,27 +278,35 @@ def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
     }
 
 
-def write_study(facts: Facts, commit: str, dirty: bool, command: str = "") -> None:
-    """Write `study.json`, keeping the time it was first made; `command` launches the study again."""
-    path = facts.layout.study_file(facts.plan.study)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.exists() else {}
-    record = study_record(facts.plan, created=before.get("created", time.time()), commit=commit, dirty=dirty)
-    record["evaluation_ids"] = before.get("evaluation_ids", {})
-    record["command"] = command or before.get("command", "")
-    write_atomically(path, json.dumps(record, indent=1))
+def write_study(
+    facts: Facts, commit: str, dirty: bool, command: str = "", launcher: Mapping[str, Any] | None = None
+) -> None:
+    """Write `study.json`, keeping the time it was first made; `command` launches the study again, by `launcher`."""
+
+    def replaced(before: dict[str, Any]) -> dict[str, Any]:
+        record = study_record(facts.plan, created=before.get("created", time.time()), commit=commit, dirty=dirty)
+        record["evaluation_ids"] = before.get("evaluation_ids", {})
+        record["command"] = command or before.get("command", "")
+        record["launcher"] = launcher or before.get("launcher")
+        return record
+
+    change_record(facts.layout, facts.plan.study, replaced)
 
 
 def record_evaluations(facts: Facts) -> None:
     """Say in `study.json` which evaluation of each suite counts now; frames leave the suite's others out."""
-    path, evaluation = facts.layout.study_file(facts.plan.study), facts.plan.evaluation
-    if not path.exists():
+    evaluation = facts.plan.evaluation
+    if not facts.layout.study_file(facts.plan.study).exists():
         return
-    record = json.loads(path.read_text())
+    counted: dict[str, list[str]] = {}
     for suite in evaluation.suites.values():
         ids: set[str] = set()
         for fingerprint, config in stores(facts.plan).items():
             sources = heldout_sources(facts.layout, fingerprint) if uses_heldout(suite) else []
             ids.add(evaluation_id(suite, evaluation.precision, heldout_fingerprint(config.data), sources))
-        record["evaluation_ids"][suite.name] = sorted(ids)
-    write_atomically(path, json.dumps(record, indent=1))
+        counted[suite.name] = sorted(ids)
+
+    def with_ids(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, "evaluation_ids": {**record.get("evaluation_ids", {}), **counted}}
+
+    change_record(facts.layout, facts.plan.study, with_ids)

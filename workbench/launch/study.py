@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
@@ -77,7 +78,7 @@ def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> O
     """
     with Display(facts) as display:
         prepare_data(facts, display.say)
-        facts = freeze_study(facts, command=command)
+        facts = freeze_study(facts, command=command, launcher={"kind": "local", "workers": workers})
         publisher = Publisher(facts.layout, facts.plan.study, facts.config.tracking)
         publisher.start()
         try:
@@ -92,7 +93,11 @@ def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> O
 
 
 def freeze_study(
-    facts: Facts, code: CodeVersion | None = None, underway: Container[str] = (), command: str = ""
+    facts: Facts,
+    code: CodeVersion | None = None,
+    underway: Container[str] = (),
+    command: str = "",
+    launcher: Mapping[str, Any] | None = None,
 ) -> Facts:
     """Write `study.json` and every stage's directory; return the facts as they are then.
 
@@ -106,9 +111,11 @@ def freeze_study(
         Stages with live jobs: their targets are extended, and nothing else of them is touched.
     command
         What the user typed, to be typed again.
+    launcher
+        Fields of its `workbench.config.launcher.Launcher`, for commands that name the study alone.
     """
     code = code or freeze_code(facts.layout)
-    write_study(facts, code.commit, code.dirty, command)
+    write_study(facts, code.commit, code.dirty, command, launcher)
     record_evaluations(facts)
     for node in facts.plan.nodes.values():
         stage_dir = facts.layout.stage(node.id)

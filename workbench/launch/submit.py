@@ -72,7 +72,7 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
     with _launch_lock(facts.layout, say):
         ledger = read_ledger(facts.plan, facts.layout, _wait_to_settle(say))
         code = freeze_code(facts.layout)
-        facts = freeze_study(facts, code, ledger.underway(), command)
+        facts = freeze_study(facts, code, ledger.underway(), command, {"kind": "slurm"})
         launch = _Launch(facts, code, ledger)
         training = training_parts(facts.plan, facts.existing, launch.underway)
         launch.submit([*training, *launch.evaluations(training)])

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +39,16 @@ def read_stage(stage_dir: StageDir) -> Stage:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    # Neither threads nor processes of several machines may share it, and the latter may share a process id.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -69,11 +74,13 @@ def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Generat
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock on a file."""
-    if not path.exists():
+    """Whether some process holds the lock on a file; the right to read it is enough to ask."""
+    try:
+        # Shared, since network file systems refuse an exclusive lock through a file that was opened for reading.
+        with path.open() as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
         return False
-    with path.open("a") as file:
-        return not _try_lock(file)
 
 
 def sha256(path: Path) -> str:
@@ -93,9 +100,9 @@ def first_mismatch(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> s
     return None
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from workbench.config.schema import Config, from_dict
+from workbench.study.files import exclusive, write_atomically
 from workbench.study.layout import Layout
 
 
@@ -24,6 +26,28 @@ def read_record(layout: Layout, study: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def change_record(layout: Layout, study: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Read `study.json`, change it and replace it whole, under a lock: of two writers none loses the other's change.
+
+    Parameters
+    ----------
+    layout, study
+        Where the record is, or is to be.
+    change
+        Given the record, empty where there is none, it returns the new one.
+
+    Raises
+    ------
+    ValueError
+        The record is damaged.
+    """
+    path = layout.study_file(study)
+    # Not on the file itself, which is replaced: a lock on it would be one on the old file.
+    with exclusive(path.with_name("study.lock")):
+        record = change(read_record(layout, study) if path.exists() else {})
+        write_atomically(path, json.dumps(record, indent=1))
 
 
 def recorded_points(record: dict[str, Any]) -> list[tuple[str, Config]]:

@@ -1,0 +1,61 @@
+"""Where configs are found: the project's `conf/` and `experiments/`, and a user's folder of studies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+CONFIG_DIR = PROJECT_ROOT / "conf"
+
+
+def search_folders(experiments: Path | None, scratch: Path) -> list[Path]:
+    """Folders that are searched for config groups after `conf/`.
+
+    Parameters
+    ----------
+    experiments
+        A user's folder of studies; groups within it (`cluster/mine.yaml`) count, too, and those beside it where it is
+        called `experiments`.
+    scratch
+        An empty folder that may be written to.
+
+    Raises
+    ------
+    ValueError
+        There is no such folder, or `conf/` has a file by the same name as a group's file in it.
+    """
+    if experiments is None:
+        return [PROJECT_ROOT]
+    folder = experiments.expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"--experiments {folder}: no such folder")
+    if folder.name == "experiments":
+        folders = [folder.parent, folder]
+    else:
+        (scratch / "experiments").symlink_to(folder, target_is_directory=True)
+        folders = [scratch, folder]
+    for root in folders:
+        _refuse_hidden(root)
+    return [*folders, PROJECT_ROOT]
+
+
+def _refuse_hidden(folder: Path) -> None:
+    """Refuse files that Hydra would never read, because it finds the project's first."""
+    for path in sorted(CONFIG_DIR.glob("*/**/*.yaml")):
+        name = path.relative_to(CONFIG_DIR)
+        if (folder / name).exists() and not (folder / name).samefile(path):
+            raise ValueError(f"{folder / name} would be hidden by the project's conf/{name}: give it another name")
+
+
+def search_override(folders: Sequence[Path]) -> str:
+    """Override that makes Hydra search these folders."""
+    return f"hydra.searchpath=[{','.join(quoted(f'file://{folder}') for folder in folders)}]"
+
+
+def quoted(text: str) -> str:
+    """Text as one value in Hydra's override grammar, whatever it holds."""
+    # A backslash counts only before a quote, and a dollar only before a brace.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return "'" + escaped.replace("${", "\\${") + "'"
