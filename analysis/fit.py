@@ -48,35 +48,35 @@ def fit_law(
 ) -> Fit:
     """Fit a law to a frame's rows.
 
-    Minimises sum_i w_i Huber_delta(log L(x_i) - log L_i) (`huber_log`), or the mean square (`mse`) or mean absolute value
-    (`mae`) of L(x_i) - L_i, by quasi-Newton steps with analytic gradients from many starts at once (`analysis.fitting.
-    minimise`), each distinct minimum sharpened by SciPy's L-BFGS-B.
+    Minimises sum_i w_i Huber_delta(log L(x_i) - log L_i) (`huber_log`), or the mean square (`mse`) or mean absolute
+    value (`mae`) of L(x_i) - L_i, by quasi-Newton steps with analytic gradients from many starts at once
+    (`analysis.fitting. minimise`), each distinct minimum sharpened by SciPy's L-BFGS-B.
 
     Parameters
     ----------
     law
         Of `analysis.laws`, such as `Chinchilla()`.
     frame
-        A row a run, n rows; `analysis.frames.select_loss` makes one of a study. Columns: the law's inputs (`params` N,
-        `tokens` D, `unique_tokens`), the target and, where known, the group.
+        One row per run, n rows; `analysis.frames.select_loss` makes one of a study. Columns: the law's inputs (`params`
+        N, `tokens` D, `unique_tokens`), the target and, where known, the group.
     target
-        Column to fit, in any unit above 0: `loss` for Chinchilla's law, `error` or `accuracy` (shares of 1) for tasks, which
-        may be 0 with `mse` and `mae`.
+        Column to fit, in any unit above 0: `loss` for Chinchilla's law, `error` or `accuracy` (shares of 1) for tasks,
+        which may be 0 with `mse` and `mae`.
     objective
         `huber_log`, `mse` or `mae`.
     delta
         Huber's delta in log units (relative error); 1e-3 is Hoffmann et al.'s.
     fixed
-        Parameters by name that keep a value, which intervals take as known exactly.
+        Parameters held at a value, by name; intervals treat them as known exactly.
     starts
         How many starting points to draw (200), or the points themselves, numbers by name.
     holdout
-        Rows not to fit but to foretell: those with `params` of at least this, or thresholds by column.
+        Rows to predict instead of fitting: those with `params` of at least this, or thresholds by column.
     bootstrap
         Replicates for intervals; 0 for none.
     group
-        Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory. Rows of which it is not
-        known (NaN), and all where there is no such column, count as independent.
+        Column whose equal rows are drawn together: cooldowns off one trunk share its trajectory. Rows where it is
+        unknown (NaN), and all rows where there is no such column, count as independent.
     weights
         Of the rows, relative to their mean: a column's name or n numbers; None is 1 each.
     seed
@@ -90,15 +90,15 @@ def fit_law(
     Raises
     ------
     ValueError
-        A column is missing, holds no numbers or a value not above 0; the frame mixes studies or metrics or has one run; an
-        argument is none of its choices; the holdout leaves or takes nothing. Rows with NaN, duplicates, and, by the
-        column `annealed`, rows not cooled down (unless the law predicts from the loss) are left out and named in
+        A column is missing, holds no numbers or a value not above 0; the frame mixes studies or metrics or has one run;
+        an argument is not one of its choices; the holdout leaves or takes nothing. Rows with NaN, duplicates, and, by
+        the column `annealed`, rows not cooled down (unless the law predicts from the loss) are left out and named in
         `Fit.excluded`.
 
     References
     ----------
-    Hoffmann et al. 2022, eq. 3 (objective); Besiroglu et al. 2024, "Chinchilla Scaling: A Replication Attempt" (tolerance,
-    bootstrap); Choshen et al. 2024, "A Hitchhiker's Guide to Scaling Law Estimation" (held out by scale).
+    Hoffmann et al. 2022, eq. 3 (objective); Besiroglu et al. 2024, "Chinchilla Scaling: A Replication Attempt"
+    (tolerance, bootstrap); Choshen et al. 2024, "A Hitchhiker's Guide to Scaling Law Estimation" (held out by scale).
     """
     settings = Settings(
         law=law.name,
@@ -116,7 +116,7 @@ def fit_law(
         seed=int(seed),
     )
     if group != GROUP and group not in frame:
-        raise ValueError(f"group names the column {group!r}, which the frame lacks")
+        raise ValueError(f"group={group!r} is not a column of the frame")
     refuse_mixed_metrics(frame)
     require_columns(frame, (*law.inputs, target))
     weighted = _cooled(frame.assign(**{WEIGHT: _weights(frame, weights)}), law)
@@ -126,7 +126,7 @@ def fit_law(
 
 
 def replay(fit: Fit) -> Fit:
-    """Do a fit again from its own record; on the same machine and libraries the result is equal bit for bit.
+    """Repeat a fit from its own record; on the same machine and libraries the result is identical bit for bit.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def _solve(settings: Settings, data: Data, excluded: tuple[str, ...]) -> Fit:
     reason = unidentifiable(law, seen, settings.fixed, unseen.n)
     if reason:
         return dataclasses.replace(empty, flags=(reason,))
-    # Two BLAS threads on matrices of five rows wait for each other: 29 s a fit on a busy machine against 2 s.
+    # Two BLAS threads on matrices of five rows wait for each other: 29 s per fit on a busy machine against 2 s.
     with threadpool_limits(1):
         fit = _minimum(empty)
     if not unseen.n:
@@ -188,12 +188,14 @@ def _check(frame: pd.DataFrame, law: Law, target: str, objective: str) -> tuple[
     values = rows[target].to_numpy(dtype=np.float64)
     least, most = float(values.min()), float(values.max())
     if least < 0 or most == 0:
-        raise ValueError(f"{target} lies between {least:g} and {most:g}: give shares of 1, not all of them 0")
+        raise ValueError(
+            f"{target} lies between {least:g} and {most:g}: give values between 0 and 1 that are not all 0"
+        )
     return rows, excluded
 
 
 def _cooled(frame: pd.DataFrame, law: Law) -> pd.DataFrame:
-    """Rows cooled down, for a law of size or tokens; what a loss does to a task is the same before."""
+    """Select cooled-down rows for a law of size or tokens; a law of the loss takes all rows."""
     if "loss" in law.inputs:
         return frame
     rows, uncooled = annealed_rows(frame)
@@ -219,8 +221,8 @@ def _weights(frame: pd.DataFrame, weights: str | Sequence[float] | None) -> Arra
         return np.ones(len(frame))
     if isinstance(weights, str):
         if weights not in frame:
-            raise ValueError(f"weights names the column {weights!r}, which the frame lacks")
+            raise ValueError(f"weights={weights!r} is not a column of the frame")
         return frame[weights].to_numpy(dtype=np.float64)
     if len(weights) != len(frame):
-        raise ValueError(f"weights holds {len(weights)} numbers for {len(frame)} rows")
+        raise ValueError(f"weights has {len(weights)} numbers for {len(frame)} rows")
     return np.asarray(weights, dtype=np.float64)

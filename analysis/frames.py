@@ -1,4 +1,4 @@
-"""From a tidy frame to the rows a fit, a table or a figure may use, with everything left out named.
+"""From a tidy frame to the rows that a fit, a table or a figure may use, naming everything left out.
 
 Frames that enter fits have the columns params, tokens, loss, and where they are known unique_tokens, trajectory
 (rows of one trajectory are not independent) and flops (6 N D where absent).
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 EXCLUDED = "excluded"
-"""Key of `DataFrame.attrs` under which `select_loss` says what it left out."""
+"""Key of `DataFrame.attrs` under which `select_loss` lists what it left out."""
 SIZES = ("params_non_embedding", "params")
 """Conventions of N."""
 
@@ -33,7 +33,7 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
     -------
     DataFrame
         The frame's columns, with `params` from `size`, `params_all` (embeddings counted), `loss` (the metric's
-        value, in its unit) and `value` beside it. `attrs["excluded"]` is a tuple of texts, what was left out and why;
+        value, in its unit) and `value` beside it. `attrs["excluded"]` is a tuple of texts: what was left out and why;
         `attrs["size"]` and `attrs["metric"]` are the arguments.
 
     Raises
@@ -48,10 +48,10 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
     require_columns(frame, ("metric", "value", "annealed", "tokens", "params", "params_non_embedding"))
     refuse_mixed_studies(frame)
     if size not in SIZES:
-        raise ValueError(f"size {size!r} is no convention of N; choose one of {', '.join(SIZES)}")
+        raise ValueError(f"size {size!r} is not a convention of N; choose one of {', '.join(SIZES)}")
     known = sorted({name for name in frame["metric"] if isinstance(name, str)})
     if metric not in known:
-        raise ValueError(f"metric {metric!r} is not in the frame; there are: {', '.join(known) or 'none'}")
+        raise ValueError(f"metric {metric!r} is not in the frame, which has: {', '.join(known) or 'none'}")
     rows = frame.loc[frame["metric"] == metric]
     cooled, uncooled = annealed_rows(rows)
     scored = cooled.loc[cooled["value"].notna()]
@@ -68,7 +68,7 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
 def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows cooled down by their column `annealed`, and what was left out; all where there is no such column.
 
-    A row of which it is not known (NaN) is not taken for cooled down.
+    A row where this is unknown (NaN) does not count as cooled down.
     """
     if "annealed" not in frame:
         return frame, ()
@@ -81,15 +81,15 @@ def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
 def upto_lowest(frame: pd.DataFrame, *, tolerance: float = 0.01) -> pd.DataFrame:
     """Rows up to the lowest loss of their trajectory: what laws that only fall with tokens can describe.
 
-    Data repeated too often, or a learning rate too high for long, make the loss rise again. Rows past the lowest say
-    when, and belong in a figure; a law fitted to them too is a compromise. Where to cut is a choice that fits depend on.
+    Data repeated too often, or a learning rate too high for long, make the loss rise again. Rows past the lowest show
+    when, and belong in a figure; a law fitted to them is a compromise. Where to cut is a choice that fits depend on.
 
     Parameters
     ----------
     frame
         Columns tokens, loss and trajectory, as `select_loss` gives them.
     tolerance
-        Rows stay up to the last whose loss is within this share of the lowest, so that noise does not decide.
+        Rows stay up to the last whose loss is within this share of the lowest, so that noise does not decide the cut.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def upto_lowest(frame: pd.DataFrame, *, tolerance: float = 0.01) -> pd.DataFrame
 def check_frame(
     frame: pd.DataFrame, columns: Sequence[str], *, positive: bool = True, minimum: int = 2
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows fit for arithmetic, and what was left out.
+    """Usable rows, and what was left out.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def check_frame(
     positive
         Whether their values must be above 0, as logarithms need.
     minimum
-        Fewest rows to go on with.
+        Smallest number of rows that suffices.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def check_frame(
         if positive and (rows[column] <= 0).any():
             count, worst = int((rows[column] <= 0).sum()), rows[column].min()
             raise ValueError(
-                f"{column} is {worst:g} in {count} {_plural(count, 'row')}: logarithms need values above 0; drop or mend"
+                f"{column} is {worst:g} in {count} {_plural(count, 'row')}: its logarithm needs values above 0"
             )
     _refuse_two_values(rows)
     if len(rows) < minimum:
@@ -180,7 +180,7 @@ def check_frame(
 
 
 def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise `ValueError` where a column is missing, naming those that are there."""
+    """Raise `ValueError` if a column is missing, naming those that exist."""
     missing = [column for column in columns if column not in frame]
     if missing:
         there = ", ".join(str(column) for column in frame.columns) or "none"
@@ -188,7 +188,7 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 
 def refuse_mixed_studies(frame: pd.DataFrame) -> None:
-    """Raise `ValueError` where the column `study` names more than one, or one beside rows that name none."""
+    """Raise `ValueError` if the column `study` names several, or one in some rows and none in others."""
     if "study" not in frame:
         return
     studies = sorted({str(name) for name in frame["study"].dropna()})
@@ -203,7 +203,7 @@ def refuse_mixed_studies(frame: pd.DataFrame) -> None:
 
 
 def refuse_mixed_metrics(frame: pd.DataFrame) -> None:
-    """Raise `ValueError` where the column `metric` names more than one: their values are not one target."""
+    """Raise `ValueError` if the column `metric` names several: their values are not one target."""
     if "metric" not in frame:
         return
     metrics = sorted({str(name) for name in frame["metric"].dropna()})
@@ -217,14 +217,14 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtyp
     Raises
     ------
     ValueError
-        A value is no number; a number written as text is none.
+        A value is not a number; a number written as text is not one.
     """
     if _is_plain(frame, column):
         return frame[column].to_numpy(dtype=np.float64)
     missing = frame[column].isna()
     odd = next((v for v in frame[column][~missing] if not isinstance(v, (int, float, np.number, np.bool_))), None)
     if odd is not None:
-        raise ValueError(f"{column} holds {odd!r}, which is no number; give numbers")
+        raise ValueError(f"{column} holds {odd!r}, which is not a number")
     return np.array([np.nan if gap else float(v) for gap, v in zip(missing, frame[column], strict=True)])
 
 
@@ -235,7 +235,7 @@ def _is_plain(frame: pd.DataFrame, column: str) -> bool:
 
 
 def _refuse_two_values(rows: pd.DataFrame) -> None:
-    """One checkpoint has one value a metric."""
+    """One checkpoint has one value per metric."""
     keys = [name for name in ("checkpoint", "metric", "eval_id") if name in rows]
     if "checkpoint" not in keys:
         return

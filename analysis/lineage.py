@@ -25,7 +25,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Source:
-    """One row of a frame behind a mark, and where everything that made it lies."""
+    """One row of a frame behind a mark, with the location of everything that produced it."""
 
     study: str | None
     """Study, which is the MLflow experiment's name."""
@@ -62,15 +62,15 @@ class Mark:
     name: str
     """Its id in the figure, the same in the SVG, the CSV and the lineage file."""
     panel: str
-    """Panel it stands in."""
+    """Its panel."""
     role: str
     """What it is: cooled_down, milestone, fitted, held_out, optimum, effect, ..."""
     x: float | None
-    """Where it stands, in the axis' unit."""
+    """Its position, in the axis' unit."""
     y: float | None
     """Likewise."""
     sources: tuple[Source, ...]
-    """What it was drawn from."""
+    """The rows it was drawn from."""
 
 
 def marks_of(points: pd.DataFrame) -> dict[str, Mark]:
@@ -79,8 +79,8 @@ def marks_of(points: pd.DataFrame) -> dict[str, Mark]:
     Parameters
     ----------
     points
-        As a figure function returns it: columns mark, panel, role, x, y and those of the tidy frame, a row a
-        source.
+        As a figure function returns it: columns mark, panel, role, x, y and those of the tidy frame, one row
+        per source.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def marks_of(points: pd.DataFrame) -> dict[str, Mark]:
 
 
 def source_of(row: dict[Any, Any]) -> Source:
-    """Say where one row of a frame comes from; columns that the frame lacks are None.
+    """Trace where one row of a frame comes from; columns that the frame lacks are None.
 
     Paths follow the outputs' layout, `<outputs>/stages/<id>/checkpoints/<step>`; a checkpoint elsewhere has no
     config and no data folder on disk.
@@ -143,7 +143,7 @@ def read_lineage(path: Path) -> dict[str, Mark]:
 
 
 def source_table(marks: Sequence[Mark]) -> pd.DataFrame:
-    """Lay the sources of marks out as a table, a row a mark and source."""
+    """Arrange the sources of marks as a table, one row per mark and source."""
     rows = [
         {"mark": mark.name, "panel": mark.panel, "role": mark.role, "x": mark.x, "y": mark.y}
         | dataclasses.asdict(source)
@@ -166,7 +166,7 @@ def _text(value: Any) -> str | None:
 
 
 def _plain(value: Any) -> float | None:
-    """Give a number that JSON can hold; NaN and infinity are None."""
+    """Return a number that JSON can hold; NaN and infinity become None."""
     if value is None or pd.isna(value):
         return None
     return float(value) if not math.isinf(float(value)) else None

@@ -1,6 +1,6 @@
 """From MLflow to tidy frames, through MLflow's public interface.
 
-Columns of `load_study` (`FRAME_COLUMNS`), a row a checkpoint and metric:
+Columns of `load_study` (`FRAME_COLUMNS`), one row per checkpoint and metric:
 
 ====================  =====================================================================================
 study                 name of the study
@@ -19,7 +19,7 @@ seed_init, seed_data  seeds of the initial weights and of the data's order
 annealed              whether the learning rate has been decayed: only such points belong in fits
 metric                name, as `heldout/prose/bits_per_byte`
 value, stderr         the result and its standard error; NaN is "not evaluated" and "not known"
-eval_id               evaluation that gave the value; None where there is none
+eval_id               evaluation that produced the value; None where there is none
 checkpoint            directory of the checkpoint
 commit                git commit that trained it
 data_fingerprint      prepared data it was trained on
@@ -85,21 +85,21 @@ def find_database(start: Path | None = None) -> Path:
     Raises
     ------
     ValueError
-        There is none up to the root.
+        There is none in any folder up to the root.
     """
     begin = (start or Path.cwd()).resolve()
     for folder in (begin, *begin.parents):
         for database in (folder / "outputs" / "mlflow.db", folder / "mlflow.db"):
             if database.exists():
                 return database
-    raise ValueError(f"no outputs/mlflow.db in {begin} or above it: run a study first, or give tracking_uri")
+    raise ValueError(f"no outputs/mlflow.db in {begin} or above it: run a study first, or pass tracking_uri")
 
 
 def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
-    """One study's results, a row a checkpoint and metric; the module's docstring lists the columns.
+    """One study's results, one row per checkpoint and metric; the module's docstring lists the columns.
 
     Every checkpoint has a row for every metric of the study: where it was not evaluated, `value` and
-    `stderr` are NaN. Of several evaluations of a checkpoint by one suite, the one that the study asks for counts,
+    `stderr` are NaN. Of several evaluations of a checkpoint by one suite, the one that the study asks for is used,
     else the latest; `eval_id` names it.
 
     Parameters
@@ -129,7 +129,7 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
 def load_documents(
     name: str, metric: str, tracking_uri: str | None = None, *, models: Iterable[str] | None = None
 ) -> pd.DataFrame:
-    """Per-document sums behind one metric, a row a checkpoint and document.
+    """Per-document sums behind one metric, one row per checkpoint and document.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def load_documents(
         There is no such study, or no checkpoint of it keeps documents for the metric.
     """
     if not metric.endswith(("/bits_per_byte", "/acc")):
-        raise ValueError(f"metric {metric!r}: documents are kept for bits_per_byte and acc alone")
+        raise ValueError(f"metric {metric!r}: documents are kept only for bits_per_byte and acc")
     client, experiment = _open_study(name, tracking_uri)
     task = "_".join(metric.split("/")[:-1])
     wanted = None if models is None else set(models)
@@ -181,7 +181,7 @@ def load_documents(
 
 
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:
-    """Training rows, a row a stage and optimizer step.
+    """Training rows, one row per stage and optimizer step.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
 
 
 def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
-    """Load a row a stage: where it came from, how it ended, and which study bears its cost.
+    """Load one row per stage: where it came from, how it ended, and which study bears its cost.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     -------
     DataFrame
         Columns study, run_id, run (readable name), status, stage, model, phase, points, parent, commit,
-        dirty, host, cost_owner and cost_counted (a shared stage's cost counts in one study alone).
+        dirty, host, cost_owner and cost_counted (a shared stage's cost counts in only one study).
 
     Raises
     ------
@@ -268,7 +268,7 @@ def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]
     uri = resolve_uri(tracking_uri)
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.exists():
-        raise ValueError(f"tracking_uri={uri!r}: there is no such database")
+        raise ValueError(f"tracking_uri={uri!r}: no such database")
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -276,7 +276,7 @@ def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]
     }
     for variable, value in quiet.items():
         os.environ.setdefault(variable, value)
-    # Over a second; reading a frame's columns should not need it.
+    # Importing takes over a second, which reading a frame's columns should not need.
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -300,7 +300,7 @@ def _checkpoints(client: MlflowClient, experiment: str, runs: Collection[str]) -
 
 
 def _stage_runs(client: MlflowClient, experiment: str) -> list[Run]:
-    """Find the runs of the study's latest plan; runs that an earlier plan left stay in MLflow alone."""
+    """Find the runs of the study's latest plan; runs of an earlier plan stay in MLflow only."""
     found: list[Run] = []
     token = None
     while True:

@@ -1,4 +1,4 @@
-"""Which way a metric gets better: the one table that tables, curves and figures read."""
+"""The direction in which a metric improves: the one table that tables, curves and figures read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ LOWER_IS_BETTER = (
     *("loss", "error", "error_rate", "brier_score"),
 )
 ENDINGS = {"acc": True, "accuracy": True, "loss": False, "perplexity": False, "ppl": False, "error": False}
-"""By the last word of a score's name, as in val_loss, whether higher is better."""
+"""Whether higher is better, by the last word of a score's name, as in val_loss."""
 
 
 def is_higher_better(metric: str) -> bool | None:
-    """Whether a larger value of a metric is the better one; None where that is not known.
+    """Whether larger values of a metric are better; None where that is unknown.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def is_higher_better(metric: str) -> bool | None:
 
 
 def lower_is_better(metric: str, unknown: bool | None = None) -> bool:
-    """Whether a smaller value of a metric is the better one.
+    """Whether smaller values of a metric are better.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def lower_is_better(metric: str, unknown: bool | None = None) -> bool:
     Raises
     ------
     ValueError
-        The metric's better direction is not known, and `unknown` does not say it.
+        The direction in which the metric improves is unknown, and `unknown` is None.
     """
     higher = is_higher_better(metric)
     if higher is None and unknown is None:
-        raise ValueError(f"metric {metric!r}: whether less or more of it is better is not known; say which")
+        raise ValueError(f"metric {metric!r}: it is unknown whether lower or higher is better; say which")
     return bool(unknown) if higher is None else not higher

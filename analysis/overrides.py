@@ -1,4 +1,4 @@
-"""What a point's name says: the overrides in which it differs from its siblings, as `model=m1,tokens=4000000`.
+"""The overrides in a point's name, in which it differs from the other points, such as `model=m1,tokens=4000000`.
 
 A checkpoint that several points share names them all, joined by `" | "`.
 """
@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.frames import require_columns
 
 SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
-"""Between two overrides of a point's name; values may hold commas themselves."""
+"""Separator between two overrides of a point's name; values may contain commas themselves."""
 AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
-"""Overrides that make no variant of a model."""
+"""Overrides that do not make a variant of a model."""
 
 
 def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
@@ -31,13 +31,13 @@ def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
     Raises
     ------
     ValueError
-        A row's points lack the override, or give it different values.
+        A row's points lack the override, or have different values for it.
     """
     values = override_values(frame, key)
     if values.isna().any():
         point = str(frame.loc[values.isna(), "point"].iloc[0])
         found = sorted({_overrides(name).get(key, "") for name in point.split(" | ")})
-        raise ValueError(f"point {point!r} gives {key!r} the values {found}: one is needed")
+        raise ValueError(f"point {point!r} has the values {found} for {key!r}: exactly one is needed")
     return values
 
 
@@ -58,7 +58,7 @@ def override_values(frame: pd.DataFrame, key: str) -> pd.Series:
 def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
     """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
 
-    A variant is what a point's overrides say beside model, budget and seeds, and what all points of a
+    A variant is given by a point's overrides other than model, budget and seeds that all points of a
     checkpoint have in common.
 
     Parameters
@@ -78,7 +78,7 @@ def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_order(label: str) -> tuple[str, list[tuple[str, int, float, str]]]:
-    """Give a sort key of labels as `label_variants` makes them: numbers by size, then words, `null` last."""
+    """Return a sort key for labels as `label_variants` makes them: numbers by size, then words, `null` last."""
     model, *variants = label.split(" ")
     keys: list[tuple[str, int, float, str]] = []
     for variant in variants:
@@ -102,7 +102,7 @@ def base_models(frame: pd.DataFrame) -> pd.Series:
 
 
 def refuse_pooled(frame: pd.DataFrame, known: Collection[str], what: str) -> None:
-    """Raise `ValueError` where rows that are to be one differ by an override beside model, budget, seeds and `known`.
+    """Raise `ValueError` if rows to be pooled differ by an override other than model, budget, seeds and `known`.
 
     Parameters
     ----------
@@ -111,17 +111,17 @@ def refuse_pooled(frame: pd.DataFrame, known: Collection[str], what: str) -> Non
     known
         Names of overrides that may differ.
     what
-        What the rows are to be, such as `a line of learning rates`, for the message.
+        What the rows are pooled into, such as `a line of learning rates`, for the message.
     """
     for name in sorted(override_names(frame) - {*AXES, *known}):
         values = sorted({str(value) for value in override_values(frame, name) if isinstance(value, str)})
         if len(values) > 1:
             model = str(frame["model"].iloc[0]).split(" ")[0]
-            raise ValueError(f"{what} of {model} would pool {name}={', '.join(values)}: choose the rows of one")
+            raise ValueError(f"{what} of {model} would pool {name}={', '.join(values)}: select the rows of one")
 
 
 def override_names(frame: pd.DataFrame) -> set[str]:
-    """Names of all overrides that the points of a frame name.
+    """Names of all overrides in the points of a frame.
 
     Parameters
     ----------

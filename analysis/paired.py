@@ -1,6 +1,6 @@
 """Differences between checkpoints scored on the same documents, paired document by document.
 
-What makes a document hard makes it hard for both checkpoints, so the difference is known far better than
+A document that is hard for one checkpoint is hard for the other, so their difference is known far better than
 either score: comparing two error bars would waste that.
 """
 
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of a first checkpoint minus a second's, in the metric's unit."""
+    """Score of the first checkpoint minus the second's, in the metric's unit."""
 
     value: float
     """The difference: bits per byte, or accuracy."""
@@ -40,7 +40,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Two sizes, each of which is better than the other at some budget, beyond the noise."""
+    """Two sizes, each better than the other at some budget, beyond the noise."""
 
     smaller: str
     """Model with fewer parameters."""
@@ -83,7 +83,7 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 
 
 def compare_sizes(documents: pd.DataFrame) -> pd.DataFrame:
-    """Every pair of sizes at every budget that both were cooled down at.
+    """Every pair of sizes at every budget at which both were cooled down.
 
     Parameters
     ----------

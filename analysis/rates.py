@@ -1,7 +1,8 @@
-"""Best learning rates of a sweep, and the rule of size that goes through them.
+"""Best learning rates of a sweep, and the rule that fits them against size.
 
-A rate matters by its ratio: everything here is in log rate. Near its best the loss is a parabola in log rate; far
-above it a run diverges, and far below it has hardly begun, so only the points around the lowest count.
+What matters about a rate is its ratio to others: everything here is in log rate. Near its best the loss is a parabola
+in log rate; far above it a run diverges, and far below it has hardly begun to learn, so only the points around the
+lowest are used.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ BATCH = "recipe.batch_sequences"
 
 
 INSECURE = 0.05
-"""Share of the noise's draws without a best rate from which it is said."""
+"""Share of the noise draws without a best rate from which a note says so."""
 FEWEST_SIZES = 4
-"""Sizes from which a rule has intervals: three leave one number of scatter, which is near 0 as often as not."""
+"""Sizes from which a rule has intervals: three leave one degree of freedom, whose scatter is often near 0."""
 
 
 def best_rates(
@@ -43,7 +44,7 @@ def best_rates(
 ) -> pd.DataFrame:
     """Best learning rate of each size, batch and token count: the lowest point of a parabola in log rate.
 
-    It goes through the lowest of the rates tried and its neighbours.
+    It goes through the lowest of the rates tried and its two neighbours.
 
     Parameters
     ----------
@@ -55,8 +56,8 @@ def best_rates(
     rate, batch
         Overrides that were swept; None for a batch that was not.
     noise
-        Standard deviation of the loss between seeds, in the metric's unit: the losses are drawn anew with it and the
-        best rates found again. None leaves `spread` unknown.
+        Standard deviation of the loss between seeds, in the metric's unit: losses are redrawn with it and the best
+        rates found again. None leaves `spread` unknown.
     draws
         Draws of the noise.
     seed
@@ -65,11 +66,11 @@ def best_rates(
     Returns
     -------
     DataFrame
-        A row a size, batch and token count: model, params (without embeddings), batch_sequences (0 where not swept),
-        tokens, best_rate (NaN where the lowest of the rates tried is the first or the last: the best lies beyond), loss
-        (the parabola's lowest, in the metric's unit), lowest_rate (of those tried), rates (number tried), seeds (fewest
-        of a rate), spread (standard deviation of the log best rate under redrawn noise, NaN without), note (in words,
-        empty where there is nothing to say). `attrs["excluded"]` says what did not enter.
+        One row per size, batch and token count: model, params (without embeddings), batch_sequences (0 where not
+        swept), tokens, best_rate (NaN where the lowest of the rates tried is the first or the last: the best may lie
+        beyond), loss (the parabola's lowest, in the metric's unit), lowest_rate (of those tried), rates (number tried),
+        seeds (fewest of a rate), spread (standard deviation of the log best rate under redrawn noise, NaN without),
+        note (in words, empty where there is nothing to say). `attrs["excluded"]` lists what was left out.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def best_rates(
         of one row that differ by another override (it is named), or a noise that is not above 0.
     """
     if noise is not None and not noise > 0:
-        raise ValueError(f"noise={noise}: a standard deviation is above 0; None where it is not known")
+        raise ValueError(f"noise={noise}: a standard deviation must be above 0; pass None where it is unknown")
     runs, excluded = check_frame(select_loss(frame, metric), ("params", "loss"))
     runs = runs.assign(
         rate=override_of(runs, rate).astype(float),
@@ -105,10 +106,10 @@ def _best(points: pd.DataFrame, noise: float | None, draws: int, rng: np.random.
     facts: dict[str, object] = {"lowest_rate": rates[bottom], "rates": len(rates), "seeds": int(seeds.min())}
     if bottom in (0, len(rates) - 1):
         where = "lowest" if bottom == 0 else "highest"
-        note = f"the {where} of {len(rates)} rates is the best: the best of all lies beyond"
+        note = f"the {where} of {len(rates)} rates is the best tried: a better one may lie beyond"
         return {"best_rate": math.nan, "loss": math.nan} | facts | {"spread": math.nan, "note": note}
     place, value = (float(part[0]) for part in _lowest(np.log(rates), losses[:, None]))
-    spread, note = math.nan, "one seed a rate: how far noise moves it is not known" if seeds.min() == 1 else ""
+    spread, note = math.nan, "one seed per rate: how far noise moves it is unknown" if seeds.min() == 1 else ""
     if noise is not None:
         drawn = losses[:, None] + noise / np.sqrt(seeds)[:, None] * rng.standard_normal((len(rates), draws))
         spread, note = _spread(_lowest(np.log(rates), drawn)[0])
@@ -116,7 +117,7 @@ def _best(points: pd.DataFrame, noise: float | None, draws: int, rng: np.random.
 
 
 def _lowest(log_rates: Array, losses: Array) -> tuple[Array, Array]:
-    """Lowest points through the least loss and its neighbours, losses of shape (rates, B); NaN at an edge."""
+    """Minima of parabolas through the lowest loss and its neighbours, losses of shape (rates, B); NaN at an edge."""
     bottoms = losses.argmin(axis=0)
     places, values = np.full(losses.shape[1], np.nan), np.full(losses.shape[1], np.nan)
     for bottom in range(1, len(log_rates) - 1):
@@ -127,10 +128,10 @@ def _lowest(log_rates: Array, losses: Array) -> tuple[Array, Array]:
 
 
 def _spread(places: Array) -> tuple[float, str]:
-    """Give the standard deviation of redrawn log best rates, and what to say of the draws without one."""
+    """Return the standard deviation of redrawn log best rates, and a note on draws without one."""
     known = places[~np.isnan(places)]
     lost = 1 - len(known) / len(places)
-    note = f"under {lost:.0%} of the noise's draws the best lies beyond the rates tried" if lost > INSECURE else ""
+    note = f"in {lost:.0%} of the noise draws the best lies beyond the rates tried" if lost > INSECURE else ""
     return (float(known.std(ddof=1)) if len(known) > 1 else math.nan), note
 
 
@@ -139,7 +140,7 @@ class RateRule:
     """Best rate = base (N / base_params)^-exponent, at one batch."""
 
     base_params: float
-    """N at which the rule gives `base`, without embeddings."""
+    """N at which the rate is `base`, without embeddings."""
     base: float
     """Learning rate there."""
     base_low: float
@@ -155,9 +156,9 @@ class RateRule:
     level: float
     """Level of the intervals."""
     sizes: tuple[float, ...]
-    """N of the best rates it goes through."""
+    """N of the best rates it was fitted to."""
     scatter: float
-    """Standard deviation of the best rates about the rule, in log rate."""
+    """Standard deviation of the best rates around the rule, in log rate."""
     interval_from: str
     """Where the intervals come from, or why there are none."""
 
@@ -172,7 +173,7 @@ class RateRule:
         return self.base * (params / self.base_params) ** -self.exponent
 
     def describe(self) -> str:
-        """Say the rule, with its intervals, in a line."""
+        """Describe the rule, with its intervals, in one line."""
         sizes = f"{len(self.sizes)} sizes"
         if math.isnan(self.exponent_low):
             rule = f"rate = {self.base:.3g} (N / {self.base_params:.3g})^-{self.exponent:.3f}"
@@ -189,12 +190,12 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
 
     With scatter s^2 about the line of K sizes the intervals are Student's, t_(K-2) s sqrt(diag (X'X)^-1). Where every
     best rate has a `spread` under redrawn noise, those of (X'X)^-1 X' diag(spread^2) X (X'X)^-1 are made as well, with
-    normal quantiles, and the wider of the two counts: few sizes can lie on a line by luck.
+    normal quantiles, and the wider of the two counts: a few sizes can lie on a line by luck.
 
     Parameters
     ----------
     best
-        Rows of `best_rates` of one batch and one token count a size; sizes without a best rate are left out.
+        Rows of `best_rates` of one batch and one token count per size; sizes without a best rate are left out.
     base_params
         N at which `base` is stated.
     level
@@ -218,10 +219,10 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
     """
     batches = sorted({int(size) for size in best["batch_sequences"]})
     if len(batches) > 1:
-        raise ValueError(f"the rows are of the batches {batches}: a rule holds at one")
+        raise ValueError(f"the rows have the batches {batches}: a rule is fitted at one")
     if best["params"].duplicated().any():
         counts = ", ".join(count_label(float(count)) for count in sorted(set(best["tokens"])))
-        raise ValueError(f"the rows are of the token counts {counts}: a rule takes one row a size")
+        raise ValueError(f"the rows have the token counts {counts}: a rule takes one row per size")
     known = best.loc[best["best_rate"].notna()]
     if len(known) < 3:
         raise ValueError(f"{len(known)} of {len(best)} sizes have a best rate inside those tried: a rule needs 3")
@@ -247,10 +248,10 @@ def rate_rule(best: pd.DataFrame, *, base_params: float = 1e6, level: float = 0.
 
 
 def _reach(design: Array, scatter: float, spread: Array, level: float) -> tuple[Array, str]:
-    """Half-widths of the intervals of height and slope, and where they come from."""
+    """Half-widths of the intervals of height and slope, and their source."""
     sizes = len(design)
     if sizes < FEWEST_SIZES:
-        return np.full(2, np.nan), f"none, they need the scatter of {FEWEST_SIZES} sizes"
+        return np.full(2, np.nan), f"none, because they need the scatter of {FEWEST_SIZES} sizes"
     inverse = np.linalg.inv(design.T @ design)
     by_scatter = float(stats.t.ppf((1 + level) / 2, sizes - 2)) * scatter * np.sqrt(np.diag(inverse))
     if np.isnan(spread).any():

@@ -1,4 +1,4 @@
-"""How figures look: colours, markers, axes and words; nothing here knows a frame.
+"""The look of figures: colours, markers, axes and words; nothing here depends on a frame.
 
 Sizes are ordered, so their colours are too: `viridis` without its light end, which colour-blind readers
 and grey printers order alike; every size has its own marker besides.
@@ -21,7 +21,7 @@ from analysis.metrics import lower_is_better as lower_is_better
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 GREY = "#6b6b6b"
 HELD_OUT = "#d55e00"
-"""Vermillion of Okabe and Ito: what a fit has not seen."""
+"""Vermillion of Okabe and Ito: marks what a fit has not seen."""
 RC: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -54,7 +54,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 @contextmanager
 def house_style() -> Generator[None]:
-    """Draw in the project's style, and leave the caller's settings alone."""
+    """Draw in the project's style without changing the caller's settings."""
     with mpl.rc_context(RC):
         yield
 
@@ -90,7 +90,7 @@ def grey_level(color: str) -> float:
 def count_label(count: float) -> str:
     """Write a count for a reader: 950, 500K, 1.05M, 2B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        # Half a unit in the third digit below: 999,999 is 1M and not 1e+03K.
+        # Rounded in the third digit before the unit is chosen: 999,999 is 1M and not 1e+03K.
         if count >= size * 0.9995:
             return f"{float(f'{count / size:.3g}'):g}{unit}"
     return f"{float(f'{count:.3g}'):g}"
@@ -99,7 +99,7 @@ def count_label(count: float) -> str:
 def token_axis(axes: Axes, values: Sequence[float], label: str = "Tokens trained on") -> None:
     """Make x a log axis whose ticks read as counts.
 
-    Few and well separated values are the ticks themselves (the budgets of a sweep); otherwise ticks stand at
+    A few well-separated values become the ticks themselves (the budgets of a sweep); otherwise ticks are at
     1, 2 and 5 times powers of ten, or at powers of ten over more than three decades.
     """
     axes.set_xscale("log")
@@ -110,7 +110,7 @@ def token_axis(axes: Axes, values: Sequence[float], label: str = "Tokens trained
 
 
 def log_axis(axis: Axis, values: Sequence[float], *, counts: bool = False) -> None:
-    """Give a log axis ticks that can be read: at the values where few, else at 1, 2 and 5 or at powers of ten.
+    """Give a log axis readable ticks: at the values if few, else at 1, 2 and 5 or at powers of ten.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def log_axis(axis: Axis, values: Sequence[float], *, counts: bool = False) -> No
     values
         What is drawn along it, above 0.
     counts
-        Write ticks as counts (500K, 2M); else as plain numbers, or powers of ten beyond four digits.
+        Whether to write ticks as counts (500K, 2M); else as plain numbers, or powers of ten beyond four digits.
     """
     ratio = max(values) / min(values)
     subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if ratio < 4 else (1.0, 2.0, 5.0) if ratio < 1e3 else (1.0,)
@@ -157,7 +157,7 @@ COUNTS = ticker.FuncFormatter(_tick_text)
 
 
 def metric_label(metric: str) -> str:
-    """Name a metric in words: `heldout/prose/bits_per_byte` is "Bits per byte, held-out prose"."""
+    """Describe a metric in words: `heldout/prose/bits_per_byte` is "Bits per byte, held-out prose"."""
     *where, name = metric.split("/")
     words = {
         "bits_per_byte": "Bits per byte",

@@ -14,7 +14,7 @@ from analysis.frames import EXCLUDED, check_frame, require_columns, select_loss
 
 Array = NDArray[np.float64]
 VariantOf = str | Callable[[pd.DataFrame], pd.Series]
-"""A column, or a function from the frame to one label a row."""
+"""A column, or a function from the frame to one label per row."""
 ANY_RATE = "any"
 
 
@@ -46,14 +46,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Layout:
-    """One metric's results, a row a variant and a column a seed; NaN is a run that is not there."""
+    """One metric's results, one row per variant and one column per seed; NaN is a run that is not there."""
 
     metric: str
     """Its name."""
     baseline: str
-    """Row that the others are compared with."""
+    """Row that the others are compared to."""
     values: pd.DataFrame
-    """At each variant's rate."""
+    """At the rate chosen for each variant."""
     cross_fitted: pd.DataFrame
     """At the rate that the other seeds choose."""
     choices: Mapping[str, Choice]
@@ -61,7 +61,7 @@ class Layout:
     facts: pd.DataFrame
     """By variant: means of tokens, params and flops."""
     excluded: tuple[str, ...]
-    """What did not enter, in words."""
+    """What was left out, in words."""
 
 
 def choose_rates(
@@ -76,22 +76,22 @@ def choose_rates(
     frame, variant, rate, baseline
         As in `analysis.ablation.ablation_table`.
     metric
-        Metric that chooses.
+        Metric that decides.
     lower
-        Whether less of it is better.
+        Whether lower is better.
 
     Raises
     ------
     ValueError
-        There is no such baseline, several token counts, two runs of one variant, rate and seed, or a variant none
-        of whose seeds has all its rates.
+        The baseline does not exist, there are several token counts or two runs of one variant, rate and seed, or a
+        variant none of whose seeds has all its rates.
     """
     runs = _runs(frame, variant, rate)
     known = sorted(set(runs["_variant"]))
     if baseline not in known:
-        raise ValueError(f"baseline={baseline!r} is no variant; there are: {', '.join(map(repr, known))}")
+        raise ValueError(f"baseline={baseline!r} is not a variant; the variants are: {', '.join(map(repr, known))}")
     if len(known) == 1:
-        raise ValueError(f"only the baseline {baseline!r} is in the frame: there is nothing to compare with it")
+        raise ValueError(f"only the baseline {baseline!r} is in the frame: there is nothing to compare it with")
     points = _points(frame, metric, variant, rate)
     return {
         label: _choose(
@@ -121,7 +121,7 @@ def lay_out(
     frame, variant, rate, baseline
         As in `analysis.ablation.ablation_table`.
     metric
-        Metric laid out; it need not be the one that chose.
+        Metric to lay out; it need not be the one that chose the rates.
     choices
         By variant, as `choose_rates` gives them.
     """
@@ -172,13 +172,13 @@ def _points(frame: pd.DataFrame, metric: str, variant: VariantOf, rate: VariantO
     points = label_runs(rows, variant, rate)
     counts = sorted({int(tokens) for tokens in points["tokens"]})
     if len(counts) > 1:
-        raise ValueError(f"token counts {counts}: an ablation is read at one, choose the rows")
+        raise ValueError(f"the frame has the token counts {counts}: an ablation table is for one, select its rows")
     again = points.loc[points.duplicated(["_variant", "_rate", "_seed"], keep=False)]
     if len(again):
         row = again.iloc[0]
         raise ValueError(
             f"{len(again)} runs share variant, rate and seed with another (variant {row['_variant']!r}, rate "
-            f"{row['_rate']}, {row['_seed']}): choose one size, or give rate="
+            f"{row['_rate']}, {row['_seed']}): select one size, or give rate="
         )
     return points
 
@@ -230,5 +230,5 @@ def _choose(label: str, points: pd.DataFrame, runs: pd.DataFrame, metric: str, l
 
 
 def _in_order(rates: list[object]) -> tuple[object, ...]:
-    """Rates by size, which may be text; `ANY_RATE` is alone."""
+    """Sort rates by value, even where they are text; `ANY_RATE` stands alone."""
     return tuple(sorted(rates, key=lambda rate: float(str(rate)))) if len(rates) > 1 else tuple(rates)

@@ -1,4 +1,4 @@
-"""A difference said as training: how many times the baseline's tokens would give the same change."""
+"""A difference expressed as training: how many times the baseline's tokens would give the same change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REACH = 1e6
 
 
 def compute_equivalent(change: float, tokens: float, curve: Curve) -> float:
-    """Tokens that change the baseline by `change`, over the tokens it had.
+    """Tokens that change the baseline by `change`, divided by the tokens it had.
 
     Solves curve(k tokens) = curve(tokens) + change for k; with a slope s, k = exp(change / s). At a fixed model,
     k is a factor of training compute as well. The curve or slope is taken as known.
@@ -32,13 +32,13 @@ def compute_equivalent(change: float, tokens: float, curve: Curve) -> float:
         Tokens that the baseline was trained on.
     curve
         Its value against tokens, monotone; or the slope of the value against log tokens at `tokens`, which
-        holds for small changes alone.
+        holds for small changes only.
 
     Returns
     -------
     float
-        k: above 1 where the change is what more training would give. Infinite where the curve does not get there
-        in a million times the tokens, 0 where it was there with a millionth of them; NaN for an unknown change.
+        k: above 1 where more training would give the change. Infinite where the curve does not reach it
+        with a million times the tokens, 0 where it was there with a millionth of them; NaN for an unknown change.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def compute_equivalent(change: float, tokens: float, curve: Curve) -> float:
 def curve_of(fit: Fit, **columns: float) -> Callable[[float], float]:
     """Take a fitted law as a curve: its prediction against tokens at one model.
 
-    The curve is taken as known: what is read off it leaves out how uncertain the fit is.
+    The curve is taken as known: values read off it do not include the fit's uncertainty.
 
     Parameters
     ----------

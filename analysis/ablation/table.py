@@ -1,8 +1,8 @@
 """Ablation tables: every variant against the baseline, paired by seed, with the noise pooled over variants.
 
-Five seeds of one variant know its noise badly; the residuals of all variants together know it well. So the
-table's standard error is one number, from the two-way layout of variants and seeds, and a variant that scatters
-otherwise is named.
+Five seeds of one variant estimate its noise badly; the residuals of all variants together estimate it well. So the
+table's standard error is one number, from the two-way layout of variants and seeds, and a variant whose scatter
+differs is named.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ def ablation_table(
     curves: Mapping[str, Curve] | None = None,
     lower: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
-    """Differences of every variant from the baseline, and whether they stand out of the seed noise.
+    """Differences of every variant from the baseline, and whether they exceed the seed noise.
 
     With y_vs the result of variant v at seed s, d_v = mean over the seeds both have of (y_vs - y_0s). The noise
     sigma^2 is the residual mean square of y_vs = m_v + r_s + e_vs over all variants, with
     (variants - 1)(seeds - 1) degrees of freedom where no run is missing; the standard error of d_v is
     sigma sqrt(2 / seeds) and its interval d_v -+ t sigma sqrt(2 / seeds).
 
-    Where each variant was run at several learning rates, each stands for itself at the rate with the best mean
-    of the first metric over the seeds that all its rates have; a rate at which a seed diverged (an infinite value) is
-    not chosen. The best of several means is flattered by noise, all variants alike if all had as many rates;
-    `cross_fitted` is the difference when each seed's rate is chosen by the other seeds alone, which no noise flatters.
+    Where each variant was run at several learning rates, each is represented by its rate with the best mean of the
+    first metric over the seeds that all its rates have; a rate at which a seed diverged (an infinite value) is not
+    chosen. The best of several means is flattered by noise, all variants alike if all had as many rates; `cross_fitted`
+    is the difference when each seed's rate is chosen by the other seeds only, which noise cannot flatter.
 
     Parameters
     ----------
     frame
-        As `analysis.load.load_study` gives it, of one size and token count; cooled-down points alone enter.
+        As `analysis.load.load_study` gives it, of one size and token count; only cooled-down points are used.
     metrics
         Metric or metrics; the first chooses the learning rates.
     baseline
@@ -82,25 +82,25 @@ def ablation_table(
     Returns
     -------
     DataFrame
-        A row a metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds),
+        One row per metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds),
         baseline_mean, difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), pair_sd
         (of this variant's own paired differences: smaller than sigma sqrt(2) where a seed gives both the same initial
-        weights), pair_low, pair_high (interval of a paired t on them alone, with seeds - 1 degrees of freedom), noise
-        (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none), rate,
-        baseline_rate (those chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and flops_ratio
-        (variant over baseline, NaN where not known), tokens, note (what a reader must know, in words), p_adjusted,
-        correction (with the number of comparisons), alpha, mark (`beyond` or `within` the noise, missing without a
-        p), better (`variant` or `baseline`, missing where within), detectable (smallest difference found with
+        weights), pair_low, pair_high (interval of a paired t interval from them only, with seeds - 1 degrees of
+        freedom), noise (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none),
+        rate, baseline_rate (those chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and
+        flops_ratio (variant over baseline, NaN where not known), tokens, note (what a reader must know, in words),
+        p_adjusted, correction (with the number of comparisons), alpha, mark (`beyond` or `within` the noise, missing
+        without a p), better (`variant` or `baseline`, missing where within), detectable (smallest difference found with
         `power` at alpha, corrected as the smallest p must be), power; times (tokens that give the baseline the same
-        change, over its tokens; NaN without a curve), times_low, times_high (the interval's ends, of the seed noise
-        alone: the curve is taken as known, and its own uncertainty is not in them), and detectable_times (a gain of
-        `detectable` in tokens). `attrs["excluded"]` says what did not enter.
+        change, over its tokens; NaN without a curve), times_low, times_high (the interval's ends, from the seed noise
+        only: the curve is taken as known, and its own uncertainty is not in them), and detectable_times (a gain of
+        `detectable` in tokens). `attrs["excluded"]` lists what was left out.
 
     Raises
     ------
     ValueError
         Unknown metric, column, variant or correction; a metric whose better direction is not known; several token
-        counts; no variant beside the baseline; two runs of one variant, rate and seed; a variant none of whose
+        counts; no variant besides the baseline; two runs of one variant, rate and seed; a variant none of whose
         seeds has a value at all its rates.
 
     References
@@ -135,7 +135,7 @@ class _Pooled:
 
 
 def _compare(layout: Layout, level: float) -> list[dict[str, object]]:
-    """Rows of one metric, before the correction."""
+    """Rows of one metric, before the correction for multiple comparisons."""
     squares, dof = residual_squares(layout.values.to_numpy(dtype=np.float64))
     noise = _Pooled(squares, dof, math.sqrt(squares / dof) if dof > 0 else math.nan)
     return [_row(layout, str(label), noise, level) for label in layout.values.index[1:]]
@@ -175,7 +175,7 @@ def _row(layout: Layout, label: str, noise: _Pooled, level: float) -> dict[str, 
 
 
 def _own_pairs(pairs: NDArray[np.float64], level: float) -> dict[str, float]:
-    """Scatter of one variant's pairs and the interval of a paired t on them alone."""
+    """Scatter of one variant's pairs and the paired t interval from them only."""
     count, mean = len(pairs), float(pairs.mean()) if len(pairs) else math.nan
     sd = float(pairs.std(ddof=1)) if count > 1 else math.nan
     reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * sd / math.sqrt(count) if count > 1 else math.nan
@@ -191,7 +191,7 @@ def _two_sided(difference: float, stderr: float, dof: int) -> float:
 
 
 def _missing(layout: Layout, label: str) -> str:
-    """Name the seeds that either of a pair lacks."""
+    """Name the seeds that one side of a pair lacks."""
     parts: list[str] = []
     for name in (label, layout.baseline):
         absent = layout.values.columns[layout.values.loc[name].isna()]
@@ -209,34 +209,36 @@ def _ratios(layout: Layout, label: str) -> dict[str, float]:
 
 
 def _notes(layout: Layout, label: str, noise: _Pooled, unstable: bool, cross_fitted: float) -> list[str]:
-    """Say in words what is missing, and what the choice of rates did."""
+    """Describe what is missing, and what the choice of rates did."""
     notes: list[str] = []
     missing = _missing(layout, label)
     if missing:
-        notes.append(f"runs missing, their pairs are not counted: {missing}")
+        notes.append(f"missing runs, whose pairs are not counted: {missing}")
     if noise.dof < 1:
         notes.append("no noise estimate: it needs two seeds of two variants")
     own, base = layout.choices[label], layout.choices[layout.baseline]
     for name, choice in ((label, own), (layout.baseline, base)):
         if choice.at_edge:
-            notes.append(f"{name}'s best rate {choice.rate} is at the edge of those tried: a better one may lie beyond")
+            notes.append(
+                f"{name}'s best rate {choice.rate} is the smallest or largest tried: a better one may lie beyond"
+            )
         notes += _choice_notes(name, choice)
     if len(own.tried) != len(base.tried):
-        notes.append(
-            f"{len(own.tried)} rates tried against {len(base.tried)}: the more, the more the best is flattered"
-        )
+        notes.append(f"{len(own.tried)} rates tried against {len(base.tried)}: more rates flatter the best more")
     if unstable:
-        notes.append(f"{cross_fitted:+.3g} where each seed's rate is chosen by the others: the choice of rate decides")
+        notes.append(f"{cross_fitted:+.3g} with rates chosen by the other seeds: the choice of rate decides the result")
     return notes
 
 
 def _choice_notes(name: str, choice: Choice) -> list[str]:
-    """Say what the choice of one variant's rate could not count."""
+    """Describe what the choice of one variant's rate could not use."""
     notes: list[str] = []
     if choice.unscored:
         notes.append(f"{name} has no value at rate {', '.join(map(str, choice.unscored))}")
     then = (
-        "every rate did, and the seeds left choose" if set(choice.tried) <= set(choice.diverged) else "it is not chosen"
+        "every rate diverged, and the remaining seeds choose"
+        if set(choice.tried) <= set(choice.diverged)
+        else "it is not chosen"
     )
     if len({*choice.tried, *choice.diverged}) > 1:
         for rate, seeds in choice.diverged.items():
@@ -249,7 +251,7 @@ def _choice_notes(name: str, choice: Choice) -> list[str]:
 
 
 def _scatter_note(layout: Layout, label: str, noise: _Pooled) -> list[str]:
-    """F test of what one variant adds to the residuals against those of the others."""
+    """F test of one variant's contribution to the residuals against the others'."""
     others, others_dof = residual_squares(layout.values.drop(index=label).to_numpy(dtype=np.float64))
     own_dof = noise.dof - others_dof
     if others_dof < 1 or own_dof < 1 or others <= 0:
@@ -258,7 +260,9 @@ def _scatter_note(layout: Layout, label: str, noise: _Pooled) -> list[str]:
     p = float(stats.f.sf(ratio, own_dof, others_dof)) * len(layout.values)
     if p >= 0.05:
         return []
-    return [f"scatters over seeds {math.sqrt(ratio):.1f} times as much as the others: the pooled noise is not its own"]
+    return [
+        f"scatters over seeds {math.sqrt(ratio):.1f} times as much as the others: the pooled noise does not describe it"
+    ]
 
 
 def _size_note(layout: Layout, label: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Axes drawn from data: these functions take frames, fits and tables, and never fetch any.
+"""Axes drawn from data: these functions take frames, fits and tables, and fetch nothing themselves.
 
 Each returns the figure and its plotted points, every mark with the rows of the frame behind it; `save_figure`
 writes both with their lineage. `FIGURES` lists them all.

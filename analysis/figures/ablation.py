@@ -27,10 +27,10 @@ def ablation_figure(
     rate: VariantOf | None = None,
     title: str | None = None,
 ) -> Drawing:
-    """Forest plot of an ablation table: differences from the baseline with their intervals, a panel a metric.
+    """Forest plot of an ablation table: differences from the baseline with their intervals, one panel per metric.
 
-    Differences beyond the noise are filled, those within it hollow; the grey band is what the seeds could not
-    tell from nothing (the smallest detectable effect). Text beside each row says the difference in training
+    Differences beyond the noise are filled, those within it hollow; the grey band shows differences too small
+    for the seeds to detect. Text beside each row gives the difference in training
     tokens of the baseline, where the table knows it.
 
     Parameters
@@ -38,7 +38,7 @@ def ablation_figure(
     table
         As `analysis.ablation.ablation_table` gives it.
     frame
-        The tidy frame it was made from; every mark leads to the runs its difference is the mean of: the variant's
+        The tidy frame it was made from; every mark leads to the runs whose mean it is: the variant's
         and the baseline's, each at the rate chosen for it, of the seeds that both have.
     variant, rate
         Columns or functions of the variants' labels and learning rates, as given to `ablation_table`.
@@ -48,17 +48,17 @@ def ablation_figure(
     Returns
     -------
     figure, points
-        The plotted points, a row a run behind a difference; `role` is effect.
+        The plotted points, one row per run behind a difference; `role` is effect.
 
     Raises
     ------
     ValueError
-        The table is empty, or was made with a `rate` that is not given here.
+        The table is empty, or was made with a `rate` that is missing here.
     """
     if table.empty:
         raise ValueError("the ablation table is empty: nothing to draw")
     if rate is None and (table[["rate", "baseline_rate"]] != ANY_RATE).to_numpy().any():
-        raise ValueError("the table chose learning rates: give the rate= that it was made with")
+        raise ValueError("the table chose learning rates: give the same rate= here")
     metrics = list(dict.fromkeys(table["metric"]))
     order = list(dict.fromkeys(table["variant"]))
     cooled = label_runs(frame.loc[frame["annealed"] & frame["value"].notna()], variant, rate)
@@ -88,7 +88,7 @@ def ablation_figure(
 
 
 def _behind(scored: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
-    """Take the runs that one difference is the mean of."""
+    """Take the runs whose mean is one difference."""
     own, base = (
         scored.loc[(scored["_variant"] == str(row[name])) & (scored["_rate"] == row[rate])]
         for name, rate in (("variant", "rate"), ("baseline", "baseline_rate"))
@@ -140,7 +140,7 @@ def _draw_panel(axes: Axes, rows: list[dict[Any, Any]], order: list[str], metric
 
 
 def _beside(row: dict[Any, Any]) -> str:
-    """Write the difference, and what it is worth in training, where that is known."""
+    """Write the difference and, where it is known, what it is worth in training."""
     words = f"{row['difference']:+.3f}"
     times = row.get("times")
     return words if times is None or pd.isna(times) else f"{words} = tokens x{times:.2f}"

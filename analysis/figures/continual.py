@@ -24,7 +24,7 @@ Looks = dict[str, tuple[str, str, Any]]
 def continual_figure(
     frame: pd.DataFrame, metrics: Sequence[str], *, baseline: str | None = None, title: str | None = None
 ) -> Drawing:
-    """Held-out metrics against tokens, a line a branch, with the branch point marked.
+    """Held-out metrics against tokens, one line per branch, with the branch point marked.
 
     A line starts where its branch leaves the trunk. Filled markers are cooled down, hollow ones are not; lines go
     through the mean of the seeds, with a band over their range.
@@ -36,7 +36,7 @@ def continual_figure(
     metrics
         A column of panels each: the old domain's and the new ones', such as `heldout/prose/bits_per_byte`.
     baseline
-        Label of a branch (the one that goes on with the old mixture, as `branch_labels` gives it): a second row
+        Label of a branch (the one that continues with the old mixture, as `branch_labels` gives it): a second row
         of panels shows the other branches' difference from it at equal tokens, paired by trajectory.
     title
         Heading; None names the study.
@@ -50,18 +50,18 @@ def continual_figure(
     ------
     ValueError
         Fewer than two branches share a trunk, there are several models or trunks that differ by more than seeds, a
-        metric was evaluated on no checkpoint, or there is no such branch.
+        metric has no evaluated checkpoint, or the branch does not exist.
     """
     models = sorted(set(base_models(frame)))
     if len(models) > 1:
-        raise ValueError(f"the frame holds the models {', '.join(models)}: choose the rows of one")
+        raise ValueError(f"the frame has the models {', '.join(models)}: select the rows of one")
     runs = frame.assign(branch=branch_labels(frame))
     refuse_pooled(runs.loc[runs["branch"] == TRUNK], (), "the trunk")
     names = sorted(set(runs["branch"]) - {TRUNK})
     if len(names) < 2:
-        raise ValueError(f"branches {names}: two or more that share a trunk are needed")
+        raise ValueError(f"branches {names}: at least two that share a trunk are needed")
     if baseline is not None and baseline not in names:
-        raise ValueError(f"baseline {baseline!r} is no branch; there are: {', '.join(names)}")
+        raise ValueError(f"baseline {baseline!r} is not a branch; the branches are: {', '.join(names)}")
     first = [baseline] if baseline else []
     looks = style.category_looks([TRUNK, *first, *(name for name in names if name != baseline)])
     marks, rows = Marks(), 2 if baseline else 1
@@ -88,7 +88,7 @@ def continual_figure(
 
 
 def branch_labels(frame: pd.DataFrame) -> pd.Series:
-    """Name each row's branch: `trunk`, or what tells its model's label from the shortest one of its trajectory.
+    """Name each row's branch: `trunk`, or what distinguishes its model's label from the shortest one of its trajectory.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def branch_labels(frame: pd.DataFrame) -> pd.Series:
 
 
 def _branch(model: str) -> str:
-    """Values of the overrides that tell a variant's label from its model's."""
+    """Values of the overrides that distinguish a variant's label from its model's."""
     return " ".join(word.split("=", 1)[-1] for word in model.split(" ")[1:]) or "branch"
 
 
@@ -121,7 +121,7 @@ def _scored(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _draw_lines(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, marks: Marks) -> set[float]:
-    """Draw trunk and branches; give the tokens at which branches begin, where the trunk was scored there."""
+    """Draw trunk and branches; return the tokens at which branches begin, where the trunk was scored there."""
     begin = float(scored.loc[scored["branch"] != TRUNK, "tokens"].min())
     before = [g for g in group_by(scored.loc[scored["branch"] == TRUNK], "tokens") if g.x < begin]
     for name, (color, marker, dash) in looks.items():

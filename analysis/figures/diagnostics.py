@@ -18,16 +18,16 @@ from analysis.fit import Fit
 def diagnostics_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = None) -> Drawing:
     """Residuals of a fit against its predictions, N and D, and their quantiles against the normal's.
 
-    A residual is log(predicted / measured), about the relative error. Held-out runs are hollow, and are left
-    out of the quantiles. A pattern left in a panel is what the law does not say; heavy tails are what the Huber
-    loss is for.
+    A residual is log(predicted / measured), about the relative error. Held-out runs are hollow and left
+    out of the quantiles. A pattern that remains in a panel is what the law does not describe; the Huber loss is
+    meant for heavy tails.
 
     Parameters
     ----------
     frame
         The frame that was fitted, or the study's tidy frame.
     fit
-        What `analysis.fit.fit_law` made of it.
+        The fit that `analysis.fit.fit_law` made of it.
     title
         Heading; None names the study.
 
@@ -58,7 +58,7 @@ def diagnostics_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = Non
             handles=legend_handles(runs),
             loc="outside lower left",
             ncols=6,
-            title="Error: log(predicted / measured), about the relative error; below 0 the law promised too little loss.",
+            title="Error: log(predicted / measured), about the relative error; below 0 the predicted loss is too low.",
             alignment="left",
             title_fontsize=7.5,
         )

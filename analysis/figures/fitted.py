@@ -20,10 +20,10 @@ LINE_CHARACTERS = 150
 
 @register
 def fit_figure(frame: pd.DataFrame, fit: Fit) -> Drawing:
-    """Measured points with the fitted law, a curve a size, and the relative error of each beside it.
+    """Measured points with the fitted law, one curve per size, and the relative error of each point.
 
     Runs that the fit did not see are hollow, their size's curve dashed. Curves are those of fresh data. With
-    bootstrap replicates a band shows the curve's 95% interval. Without an identifiable fit the points stand alone
+    bootstrap replicates a band shows the curve's 95% interval. Without an identifiable fit only the points are drawn
     and the figure says why.
 
     Parameters
@@ -31,7 +31,7 @@ def fit_figure(frame: pd.DataFrame, fit: Fit) -> Drawing:
     frame
         The frame that was fitted, or the study's tidy frame.
     fit
-        What `analysis.fit.fit_law` made of it.
+        The fit that `analysis.fit.fit_law` made of it.
 
     Returns
     -------

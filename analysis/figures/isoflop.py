@@ -18,11 +18,11 @@ from analysis.isoflop.allocation import with_flops
 
 @register
 def isoflop_figure(frame: pd.DataFrame, allocation: Allocation | None = None, *, title: str | None = None) -> Drawing:
-    """Loss against size, a curve a compute budget with its lowest point, and those points against compute.
+    """Loss against size, one curve per compute budget with its lowest point, and those points against compute.
 
-    A ring is an optimum; a budget whose optimum is refused is dashed and has none, and the figure says why, and what
-    else the allocation's flags say. Bars on the right are the optima's intervals under redrawn noise, and the band that of the exponent about the line's
-    middle.
+    A ring is an optimum; a budget whose optimum is refused is dashed and has no ring, and the figure gives the reason
+    and the allocation's other flags. Bars on the right are the optima's intervals under redrawn noise, and the band
+    that of the exponent about the line's middle.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ def predict_fresh(fit: Fit, params: Array, tokens: Array) -> Array:
 def draw_judged(
     axes: Axes, runs: pd.DataFrame, x: str, y: str, panel: str, marks: Marks, looks: dict[float, tuple[str, str]]
 ) -> None:
-    """Draw rows as points in their size's look, those held out hollow with an edge of their own; note each as a mark."""
+    """Draw rows as points in their size's look, held-out ones hollow with an orange edge; note each as a mark."""
     for size, (color, marker) in looks.items():
         for role in (FITTED, HELD_OUT):
             rows = runs.loc[(runs["params"].astype(float) == size) & (runs["role"] == role)]
@@ -82,7 +82,7 @@ def draw_judged(
 
 
 def legend_handles(runs: pd.DataFrame) -> list[Line2D]:
-    """Say which marker is which size, and what a hollow one is."""
+    """Explain which marker is which size, and what a hollow one means."""
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="none", label=f"N = {style.count_label(size)}")
         for size, (color, marker) in size_looks(runs).items()

@@ -13,7 +13,7 @@ from analysis.figures.points import Marks
 
 
 def draw_reference(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks: Marks) -> list[float]:
-    """Draw a reference's points of one metric in grey; give the tokens they stand at."""
+    """Draw a reference's points of one metric in grey; return their tokens."""
     if overlay is None:
         return []
     known = overlay.loc[(overlay["metric"] == metric) & overlay["value"].notna() & overlay["tokens"].notna()]
@@ -27,7 +27,7 @@ def draw_reference(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks:
 
 
 def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFrame, metric: str) -> None:
-    """Mark what `analysis.tasks.task_curves` found: chance, falls beyond the noise, and which curves say little."""
+    """Mark what `analysis.tasks.task_curves` found: chance levels, falls beyond the noise, uninformative curves."""
     if judged is None:
         return
     rows = judged.loc[judged["metric"] == metric]
@@ -67,7 +67,7 @@ def _draw_fall(axes: Axes, row: dict[Any, Any], scored: pd.DataFrame) -> None:
 def _list_marks(axes: Axes, rows: pd.DataFrame, *, lower_left: bool) -> None:
     """Name the marked models where curves that learn leave room: at the left, above those that rise.
 
-    A fall of any curve names its model; saturated or at chance is a model of which no curve says otherwise.
+    A model is named if any of its curves falls, and as saturated or at chance only if all of its curves are.
     """
     texts: list[str] = []
     names = (

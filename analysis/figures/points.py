@@ -18,7 +18,7 @@ from analysis.overrides import label_order
 
 Array = NDArray[np.float64]
 MARK_COLUMNS = ["mark", "panel", "role", "x", "y"]
-"""What a mark is: its id, the panel it stands in, what it shows, and where it stands."""
+"""What identifies a mark: its id, its panel, what it shows, and its position."""
 POINT_COLUMNS = [
     *MARK_COLUMNS,
     "study",
@@ -40,7 +40,7 @@ POINT_COLUMNS = [
     "commit",
     "data_fingerprint",
 ]
-"""Columns of the plotted points: the mark, then the row of the frame it was drawn from, a row a source."""
+"""Columns of the plotted points: the mark, then the row of the frame it was drawn from, one row per source."""
 
 Drawing = tuple[Figure, pd.DataFrame]
 """A figure and its plotted points, with the columns `POINT_COLUMNS`."""
@@ -58,7 +58,7 @@ def register(draw: Draw) -> Draw:
 class Marks:
     """Collects what a figure draws, each mark with the rows of the frame behind it.
 
-    A mark is also an invisible point of the axes that links to its id, so that the SVG knows where it is.
+    A mark is also an invisible point of the axes that links to its id, so that the SVG has its position.
     """
 
     def __init__(self) -> None:
@@ -73,13 +73,13 @@ class Marks:
         self._parts.append(rows.assign(**place).reindex(columns=POINT_COLUMNS))
 
     def add_rows(self, axes: Axes, rows: pd.DataFrame, *, x: str, y: str, panel: str, role: str) -> None:
-        """Note a mark a row, at its columns `x` and `y`."""
+        """Note one mark per row, at its columns `x` and `y`."""
         for index in range(len(rows)):
             row = rows.iloc[[index]]
             self.add(axes, float(row[x].iloc[0]), float(row[y].iloc[0]), row, panel=panel, role=role)
 
     def points(self) -> pd.DataFrame:
-        """Link every mark in its axes, and give the plotted points."""
+        """Link every mark in its axes, and return the plotted points."""
         for axes in dict.fromkeys(axes for axes, *_ in self._places):
             here = [(x, y, name) for other, x, y, name in self._places if other is axes]
             xs, ys, names = zip(*here, strict=True)
@@ -87,21 +87,21 @@ class Marks:
             links = axes.scatter(xs, ys, s=90, color="white", alpha=0.0, linewidths=0, zorder=10)
             links.set_urls([f"#{name}" for name in names])
             axes.set(xlim=limits[0], ylim=limits[1])
-        # Columns that no part knows are all missing: leaving them to concat would guess their types.
+        # Columns that no part has are entirely missing: concat would guess their types.
         parts = [part.astype(object) for part in self._parts]
         return pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame(columns=POINT_COLUMNS)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that stand at one place of an axis, such as the seeds of one budget."""
+    """Rows at one position of an axis, such as the seeds of one budget."""
 
     x: float
-    """Where they stand."""
+    """Their position."""
     mean: float
     """Mean of their values."""
     low: float
-    """Least of them."""
+    """Smallest of them."""
     high: float
     """Largest of them."""
     rows: pd.DataFrame
@@ -151,7 +151,7 @@ def model_sizes(frame: pd.DataFrame) -> dict[str, int]:
     Raises
     ------
     ValueError
-        A model's are not known.
+        The sizes of a model are unknown.
     """
     unknown = frame.loc[frame["params_non_embedding"].isna(), "model"]
     if len(unknown):
@@ -170,14 +170,14 @@ def study_name(frame: pd.DataFrame) -> str:
     Raises
     ------
     ValueError
-        There are several, or none.
+        There are several studies, or none.
     """
     names = sorted({str(name) for name in frame["study"]}) if "study" in frame else ["measured runs"]
     if len(names) != 1:
-        raise ValueError(f"a figure shows one study, and the frame holds {names}")
+        raise ValueError(f"a figure shows one study, but the frame has {names}")
     return str(names[0])
 
 
 def direction(metric: str) -> str:
-    """Say which way is better, in brackets behind an axis' name; nothing where that is not known."""
+    """Return which direction is better, in brackets for an axis label; empty where that is unknown."""
     return {True: "(higher is better)", False: "(lower is better)", None: ""}[is_higher_better(metric)]

@@ -1,4 +1,4 @@
-"""What repeated data are worth: loss against epochs, and effective against seen tokens."""
+"""The value of repeated data: loss against epochs, and effective against seen tokens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from analysis.figures.points import Array, Drawing, Group, Marks, draw_groups, g
 from analysis.frames import require_columns
 
 FRESH_EPOCHS = 1.05
-"""Up to here data count as fresh: a source's rounding repeats a sequence or two."""
+"""Epochs up to which data count as fresh: rounding in a source repeats a sequence or two."""
 
 
 @register
 def repetition_figure(
     frame: pd.DataFrame, *, decay: float | Mapping[float, float] | None = None, title: str | None = None
 ) -> Drawing:
-    """Loss against epochs and effective against seen tokens, a line a number of distinct tokens.
+    """Loss against epochs and effective against seen tokens, one line per number of distinct tokens.
 
-    Dashed lines on the left are fresh data of the same length. On the right a point is the number of fresh tokens
-    that give the loss of its repeated ones, read off the fresh runs of the same size between whose losses it lies
+    Dashed lines on the left are fresh data of the same length. On the right, a point is the number of fresh tokens
+    that give the same loss as its repeated ones, interpolated between fresh runs of the same size
     (log-linear between neighbours); those beyond the fresh runs are counted below. With `decay`, curves show
     D' = U (1 + R* (1 - exp(-R / R*))), and R* ln 2 repetitions are marked: from there on a further token is worth
     less than half a fresh one.
@@ -39,7 +39,7 @@ def repetition_figure(
         `analysis.frames.select_loss` gives them; of one study.
     decay
         R_D* in repetitions, as a fit of `analysis.laws.DataConstrained` has it under `R_D`, one for all or by size N;
-        sizes without one have no curves.
+        sizes without one get no curve.
     title
         Heading; None names the study.
 
@@ -92,7 +92,7 @@ def repetition_figure(
 
 
 def repeats_data(frame: pd.DataFrame) -> bool:
-    """Whether some cooled-down run of a frame saw its data more than once."""
+    """Whether any cooled-down run of a frame saw its data more than once."""
     known = frame.loc[frame["annealed"] & frame["unique_tokens"].notna()]
     return not bool(_with_epochs(known)["fresh"].to_numpy(dtype=bool).all())
 
@@ -149,7 +149,7 @@ def _draw_epochs(
 
 
 def _mark_half_life(axes: Axes, decay: float) -> None:
-    """Draw a line where a further repetition is worth half, or say that it lies beyond the runs."""
+    """Draw a line where a further repetition is worth half, or state that it lies beyond the runs."""
     repetitions, last = decay * math.log(2), axes.get_xlim()[1]
     words = f"half-life: {repetitions:.3g} repetitions"
     place, side = axes.transAxes, "right"
@@ -170,7 +170,7 @@ def _draw_effective(
     marks: Marks,
     decay: float | None,
 ) -> int:
-    """Draw effective tokens; give the number of repeated groups whose loss lies beyond the fresh runs."""
+    """Draw effective tokens; return the number of repeated groups whose loss lies beyond the fresh runs."""
     fresh, beyond = group_by(rows.loc[rows["fresh"]], "tokens", "loss"), 0
     low, high = rows["tokens"].astype(float).min() / 1.2, rows["tokens"].astype(float).max() * 1.2
     axes.plot([low, high], [low, high], color=style.GREY, linewidth=0.9, label="fresh")
@@ -221,5 +221,5 @@ def _caption(decays: Mapping[float, float], beyond: int) -> str:
         fitted = ", ".join(f"{value:.3g} repetitions (N = {style.count_label(size)})" for size, value in decays.items())
         words.append(f"Curves on the right: the fitted law, R_D* = {fitted}; a bar marks the half-life.")
     if beyond:
-        words.append(f"Not on the right, since no fresh run is as good or as bad: {beyond}.")
+        words.append(f"Not shown on the right, because their loss lies outside that of the fresh runs: {beyond}.")
     return "\n".join(words)

@@ -21,9 +21,9 @@ def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str
     figure, points
         What a figure function returned.
     directory
-        Folder, made where it is not there.
+        Folder; created if missing.
     name
-        File name without its kind.
+        File name without its extension.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def save_figure(figure: Figure, points: pd.DataFrame, directory: Path, name: str
     paths = [directory / f"{name}.{kind}" for kind in ("svg", "png", "csv")]
     with style.house_style():
         figure.savefig(paths[0], metadata={"Date": None})
-        # The layout is worked out once: it takes a third of the time of writing a figure.
+        # The layout is computed once: it takes a third of the time of writing a figure.
         figure.set_layout_engine("none")
         figure.savefig(paths[1])
     points.to_csv(paths[2], index=False)

@@ -1,4 +1,4 @@
-"""What seeds move: one run a dot, initialisation crossed with data order."""
+"""The effect of seeds: one dot per run, initialisation crossed with data order."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Looks = dict[int, tuple[str, str, Any]]
 
 @register
 def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) -> Drawing:
-    """Draw crossed seeds, a panel a model: the metric against the data order's seed, a line an initialisation.
+    """Draw crossed seeds, one panel per model: the metric against the data order's seed, one line per initialisation.
 
-    Lines above each other are initialisations that are better or worse with every data order, slopes they share are
-    data orders, and lines that cross are what belongs to neither. The band is the mean, and one standard deviation of
-    a run whose seeds are both drawn anew.
+    Parallel lines at different heights are the effect of the initialisation, slopes they share that of the data order,
+    and crossing lines are what belongs to neither. The band is the mean, and one standard deviation of
+    a run with two new seeds.
 
     Parameters
     ----------
@@ -37,12 +37,13 @@ def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) 
     Returns
     -------
     figure, points
-        The plotted points, a mark a run; `role` is cooled_down.
+        The plotted points, one mark per run; `role` is cooled_down.
 
     Raises
     ------
     ValueError
-        The metric was evaluated on no cooled-down point, or a model's seeds are not crossed (it is said what is missing).
+        The metric was evaluated on no cooled-down point, or a model's seeds are not crossed (the message names what is
+        missing).
     """
     scored = frame.loc[(frame["metric"] == metric) & frame["annealed"] & frame["value"].notna()]
     if scored.empty:
@@ -62,7 +63,7 @@ def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) 
             name = f"{model}: {style.count_label(sizes[model])} parameters"
             axes.set_title(f"{name}\nsd {total.sd:.3f} ({total.low**0.5:.3f} to {total.high**0.5:.3f})")
         grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
-        figure.suptitle(title or f"{study_name(frame)}: what seeds move", x=0.01, ha="left")
+        figure.suptitle(title or f"{study_name(frame)}: the effect of seeds", x=0.01, ha="left")
         figure.legend(
             handles=[
                 Line2D([], [], color=color, marker=marker, linestyle=dash, label=f"initialisation {seed}")
@@ -70,7 +71,7 @@ def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) 
             ],
             loc="outside lower left",
             ncols=4,
-            title="Band: mean and one standard deviation of a run whose seeds are both drawn anew (95% interval above).",
+            title="Band: mean and one standard deviation of a run with two new seeds (95% interval above).",
             alignment="left",
             title_fontsize=7.5,
         )

@@ -17,14 +17,14 @@ from analysis.figures.points import Array, Drawing, Marks, column, register, stu
 from analysis.fit import Fit
 
 GRID = 160
-"""Points a side of the grid that lines of equal loss are drawn from."""
+"""Points per side of the grid that lines of equal loss are computed on."""
 SIX = (6.0, 1.0)
 """k and n of C = 6 N D."""
 
 
 @register
 def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = None) -> Drawing:
-    """Fitted loss over tokens and parameters: isoloss lines, lines of equal FLOPs, and the path of least loss on them.
+    """Fitted loss over tokens and parameters: lines of equal loss and of equal FLOPs, and the path of least loss.
 
     Points are the measured runs, coloured by their loss on the lines' scale. The dotted frame is the range of the
     data; everything outside it is extrapolation. FLOPs are k N^n D, fitted to the runs' own where the frame has them
@@ -74,11 +74,11 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
         _set_axes(axes, sides[1], sides[0])
         figure.suptitle(title or f"{study_name(rows)}: fitted loss over size and tokens", x=0.01, ha="left")
         handles = axes.get_legend_handles_labels()[0]
-        words = "Dotted: range of the data, beyond which all is extrapolation. Grey: equal FLOPs, "
-        own = f"{rule[0]:.3g} N^{rule[1]:.2f} D as the runs count them."
+        words = "Dotted: range of the data; everything outside is extrapolation. Grey: equal FLOPs, "
+        own = f"{rule[0]:.3g} N^{rule[1]:.2f} D as counted by the runs."
         words += "6 N D; head and attention are not counted." if rule == SIX else own
         if not handles:
-            words += "\nNo size in sight is best for its FLOPs."
+            words += "\nNo optimal size lies within the figure."
         figure.legend(
             handles=handles, loc="outside lower left", ncols=3, title=words, alignment="left", title_fontsize=7.5
         )
@@ -93,14 +93,14 @@ def _levels(loss: Array) -> Array:
 
 
 def _label_places(levels: Array, surface: Array, params: Array, tokens: Array) -> list[tuple[float, float]]:
-    """Where lines of equal loss cross the row two thirds up the figure, falling with tokens."""
+    """Where lines of equal loss cross the row two thirds up the figure."""
     row = GRID * 2 // 3
     inside = [level for level in levels if surface[row, -2] < level < surface[row, 1]]
     return [(float(np.interp(-level, -surface[row], tokens)), float(params[row])) for level in inside]
 
 
 def _flops_rule(rows: pd.DataFrame) -> tuple[float, float]:
-    """Give k and n of C = k N^n D: fitted to the runs' FLOPs, or those of 6 N D where they are not known."""
+    """Return k and n of C = k N^n D: fitted to the runs' FLOPs, or those of 6 N D where they are unknown."""
     if "flops" not in rows or len(set(rows["params"])) < 2 or bool(rows["flops"].isna().to_numpy().any()):
         return SIX
     log_n, log_d, log_c = (np.log(column(rows, name)) for name in ("params", "tokens", "flops"))
@@ -109,7 +109,7 @@ def _flops_rule(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _draw_flops(axes: Axes, rule: tuple[float, float], tokens: Array, params: Array) -> None:
-    """Draw lines of equal FLOPs at powers of ten, named where they leave the figure."""
+    """Draw lines of equal FLOPs at powers of ten, labelled where they leave the figure."""
     factor, power = rule
     low, high = (factor * params[end] ** power * tokens[end] for end in (0, -1))
     for exponent in range(int(np.ceil(np.log10(low))), int(np.log10(high)) + 1):
@@ -126,7 +126,7 @@ def _draw_flops(axes: Axes, rule: tuple[float, float], tokens: Array, params: Ar
 
 
 def _draw_optimal(axes: Axes, fit: Fit, rule: tuple[float, float], params: Array, tokens: Array) -> None:
-    """Draw the least loss at each number of FLOPs, where it lies inside the figure."""
+    """Draw the lowest loss at each number of FLOPs, where it lies inside the figure."""
     factor, power = rule
     path: list[tuple[float, float]] = []
     low, high = (float(factor * params[end] ** power * tokens[end]) for end in (0, -1))
@@ -145,7 +145,7 @@ def _draw_optimal(axes: Axes, fit: Fit, rule: tuple[float, float], params: Array
     if path:
         xs, ys = zip(*path, strict=True)
         name = "6 N D" if rule == SIX else "FLOPs"
-        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label=f"least fitted loss at equal {name}")
+        axes.plot(xs, ys, "--", color=style.HELD_OUT, linewidth=1.6, label=f"lowest fitted loss at equal {name}")
 
 
 def _set_axes(axes: Axes, tokens: Array, params: Array) -> None:

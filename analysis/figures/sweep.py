@@ -22,16 +22,16 @@ from analysis.figures.points import (
 from analysis.overrides import base_models, override_values, refuse_pooled
 
 SAME_TOKENS = 1.05
-"""Ratio of token counts up to which they are one: batches round a budget to steps of their own."""
+"""Ratio up to which token counts are the same budget: different batches round it to different steps."""
 
 
 @register
 def sweep_figure(
     frame: pd.DataFrame, metric: str, setting: str, *, panels: str | None = None, title: str | None = None
 ) -> Drawing:
-    """One metric of the cooled-down points against a swept setting, a line a model size, the best of each ringed.
+    """One metric of the cooled-down points against a swept setting, one line per model size, the best of each ringed.
 
-    A best that is the first or last setting of its line has a dashed ring: the best of all lies beyond.
+    Where the best is the first or last setting of its line, its ring is dashed: the optimum may lie beyond.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def sweep_figure(
     Returns
     -------
     figure, points
-        The plotted points; `role` is cooled_down, or best at the best mean of each line (edge where that is the first
-        or last of the line). A mark is the mean of its seeds.
+        The plotted points; `role` is cooled_down, or best at the best mean of each line (edge where that is its first
+        or last setting). A mark is the mean of its seeds.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def sweep_figure(
             handles=_handles(runs),
             loc="outside lower left",
             ncols=4,
-            title="Ringed: the best of a line; dashed where it is the first or last tried, so that the best lies beyond.",
+            title="Ringed: the best of a line; dashed where it is the first or last tried: the optimum may lie beyond.",
             alignment="left",
             title_fontsize=7.5,
         )
@@ -96,7 +96,7 @@ def _refuse_pooled(line: pd.DataFrame, setting: str, panels: str | None) -> None
     tokens = sorted({float(count) for count in line["tokens"]})
     if setting not in ("tokens", "flops") and tokens[-1] > SAME_TOKENS * tokens[0]:
         counts = ", ".join(style.count_label(count) for count in tokens)
-        raise ValueError(f"a line of {line['model'].iloc[0]} would pool {counts} tokens: choose the rows of one")
+        raise ValueError(f"a line of {line['model'].iloc[0]} would pool {counts} tokens: select the rows of one")
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> list[float]:
@@ -104,7 +104,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> list[float]:
     for point, text in zip(frame["point"], override_values(frame, name), strict=True):
         number, _ = _order(text or "")
         if number <= 0:
-            raise ValueError(f"point {point!r} gives {name!r} no number above 0")
+            raise ValueError(f"point {point!r} has no number above 0 for {name!r}")
         numbers.append(number)
     return numbers
 

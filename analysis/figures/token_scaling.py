@@ -35,7 +35,7 @@ def token_scaling_figure(
     overlay: pd.DataFrame | None = None,
     judged: pd.DataFrame | None = None,
 ) -> Drawing:
-    """Metrics against tokens, a line a model size, a panel a metric.
+    """Metrics against tokens, one line per model size, one panel per metric.
 
     Filled markers are cooled-down points, joined by a line through the mean of the seeds, with a band over
     the seeds' range; hollow markers on a thin line are milestones of a trunk or of an unfinished decay. Bars
@@ -53,8 +53,8 @@ def token_scaling_figure(
         Rows of a reference in the same columns, such as `analysis.reference.tinyllama_milestones()`: drawn in grey
         where they have the metric.
     judged
-        What `analysis.tasks.task_curves` says of the frame: chance levels are dotted, falls beyond the noise drawn,
-        and curves that fall, are saturated or at chance named.
+        The frame's `analysis.tasks.task_curves`: chance levels are dotted, falls beyond the noise drawn, and curves
+        that fall, are saturated or at chance named.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def token_scaling_figure(
     Raises
     ------
     ValueError
-        A metric is unknown to the frame, nothing was evaluated on it, or several cooled-down points share
+        A metric is not in the frame, nothing was evaluated on it, or several cooled-down points share
         model, tokens and seeds, so that a line would mix variants.
     """
     metrics = [metric] if isinstance(metric, str) else list(metric)
@@ -97,7 +97,7 @@ def _draw_panel(
     judged: pd.DataFrame | None,
 ) -> None:
     if metric not in set(frame["metric"].dropna()):
-        raise ValueError(f"metric {metric!r} is not in the frame; there are: {sorted(set(frame['metric'].dropna()))}")
+        raise ValueError(f"metric {metric!r} is not in the frame, which has: {sorted(set(frame['metric'].dropna()))}")
     scored = frame.loc[(frame["metric"] == metric) & frame["value"].notna() & (frame["tokens"] > 0)]
     if scored.empty:
         raise ValueError(f"metric {metric!r} was evaluated on no checkpoint")
@@ -174,12 +174,12 @@ def _refuse_variants(cooled: pd.DataFrame, metric: str) -> None:
     if not twice.empty:
         raise ValueError(
             f"{metric}: {len(twice)} cooled-down points share model, tokens and seeds, such as "
-            f"{twice['point'].iloc[0]!r} and {twice['point'].iloc[1]!r}; give one variant's rows"
+            f"{twice['point'].iloc[0]!r} and {twice['point'].iloc[1]!r}; select one variant's rows"
         )
 
 
 def _size_handles(frame: pd.DataFrame, points: pd.DataFrame) -> list[Line2D]:
-    """Say what the models drawn look like; looks are those of the whole frame, whatever was evaluated."""
+    """Build the legend of models; their looks are those of the whole frame, whatever was evaluated."""
     sizes, drawn = model_sizes(frame), set(points["model"].astype(str))
     return [
         Line2D(
@@ -207,7 +207,7 @@ def _role_handles(points: pd.DataFrame) -> list[Line2D]:
 
 
 def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) -> str:
-    """Say what the marks mean."""
+    """Describe what the marks mean."""
     cooled = points.loc[points["role"] == "cooled_down"]
     keys = zip(cooled["panel"], cooled["model"], cooled["tokens"], strict=True)
     counts = Counter(keys).values()
@@ -228,5 +228,5 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     asked = frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].notna()]
     unplaced = len(asked) - int((asked["tokens"] > 0).sum())
     if unplaced:
-        words.append(f"Not drawn, since a log axis has no place for 0 or unknown tokens: {unplaced} scores.")
+        words.append(f"Not drawn, because a log axis cannot show 0 or unknown tokens: {unplaced} scores.")
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""Laws beside each other, by the likelihood of the same residuals."""
+"""Laws compared by the likelihood of the same residuals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from analysis.fitting.record import Fit
 def compare_laws(*fits: Fit) -> pd.DataFrame:
     """Compare fits of the same rows by their normalised likelihood.
 
-    The likelihood is that of the residuals' density with a fitted scale (`analysis.fitting.profile`): normal for
-    `mse`, Huber's for `huber_log` and `mae`. AIC = 2 k - 2 log-likelihood, with k the free numbers and the scale;
-    AICc adds 2 k (k + 1) / (n - k - 1). A weight is exp(-difference / 2), normalised: support among the laws
-    compared, no more. Where rows share trunks, log-likelihoods are divided by the inflation c, the largest ratio of a
-    number's variance with rows grouped to that with rows independent, in the law with most numbers; n by c as well. No
-    support is then made of rows that repeat one another. R^2 is told beside it and never enough: two laws at 0.99 may differ tenfold in likelihood.
+    The likelihood is that of the residuals' density with a fitted scale (`analysis.fitting.profile`): normal for `mse`,
+    Huber's for `huber_log` and `mae`. AIC = 2 k - 2 log-likelihood, with k the free numbers and the scale; AICc adds 2
+    k (k + 1) / (n - k - 1). A weight is exp(-difference / 2), normalised: support relative to the other laws compared,
+    no more. Where rows share trunks, log-likelihoods are divided by the inflation c, the largest ratio of a number's
+    variance with rows grouped to that with rows independent, in the law with most numbers; n by c as well. Rows that
+    repeat one another then add no support. R^2 is reported too but never sufficient: two laws at 0.99 may differ
+    tenfold in likelihood.
 
     Parameters
     ----------
@@ -28,13 +29,14 @@ def compare_laws(*fits: Fit) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a law, the likeliest first: law, equation, n, k, log_likelihood (nats), aic, aicc, difference (of AICc from
-        the best), weight, inflation (c; 1 without groups), rms_error (of log residuals), r2 (of the target), holdout_error (largest; NaN without).
+        One row per law, the most likely first: law, equation, n, k, log_likelihood (nats), aic, aicc, difference (of
+        AICc from the best), weight, inflation (c; 1 without groups), rms_error (of log residuals), r2 (of the target),
+        holdout_error (largest; NaN without).
 
     Raises
     ------
     ValueError
-        Fewer than two fits, one without numbers, fits of other rows or objectives, or rows of too few trunks.
+        Fewer than two fits, a fit without numbers, fits of different rows or objectives, or rows of too few trunks.
 
     References
     ----------
@@ -66,14 +68,16 @@ def _refuse_unlike(fits: tuple[Fit, ...]) -> None:
         asked = (fit.settings.target, fit.settings.objective, fit.settings.delta)
         wanted = (first.settings.target, first.settings.objective, first.settings.delta)
         if asked != wanted:
-            raise ValueError(f"fits of other objectives, {wanted} and {asked}, have no common likelihood; fit alike")
+            raise ValueError(
+                f"fits with different objectives, {wanted} and {asked}, have no common likelihood: use one objective"
+            )
         same_rows = (
             fit.data.columns[asked[0]] == first.data.columns[asked[0]]
             and fit.data.weights == first.data.weights
             and fit.data.groups == first.data.groups
         )
         if not same_rows:
-            raise ValueError(f"the fits are of other rows or groups ({first.n} and {fit.n}); fit the same frame")
+            raise ValueError(f"the fits use different rows or groups ({first.n} and {fit.n} rows): fit the same frame")
 
 
 def _inflation(fits: tuple[Fit, ...]) -> float:
@@ -81,13 +85,13 @@ def _inflation(fits: tuple[Fit, ...]) -> float:
     richest = max(fits, key=lambda fit: len(fit.params) - len(fit.settings.fixed))
     data = richest.data
     if too_few_groups(data.n, data.num_groups, len(richest.params) - len(richest.settings.fixed)):
-        raise ValueError(f"{data.num_groups} independent groups of rows cannot tell laws apart: give more trunks")
+        raise ValueError(f"{data.num_groups} independent groups of rows are too few to tell laws apart: add trunks")
     problem = data.problem(richest.settings)
     theta = problem.law.to_theta(richest.params)
     ratios = group_inflation(problem, theta, inside_box(theta, *richest.settings.box()), data.groups)
     if np.isnan(ratios).any():
         raise ValueError(
-            f"the rows leave numbers of {richest.law} undetermined: give others, or fewer laws, to compare"
+            f"the rows leave parameters of {richest.law} undetermined: compare on other rows, or leave this law out"
         )
     return max(float(ratios.max()), 1.0)
 

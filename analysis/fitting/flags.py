@@ -1,4 +1,4 @@
-"""What a reader must know before using a fit's numbers, in words."""
+"""Warnings about a fit that a reader must know before using it, in words."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from analysis.laws.base import Array, Law
 RARE = 0.05
 """Share of starts below which a minimum was hardly found."""
 RUNAWAY = 0.05
-"""Share of a coordinate's box, at either end, in which it counts as running away."""
+"""Share of a coordinate's box, at either end, within which it counts as diverging."""
 LOOSE_LOG, LOOSE = 1.0, 0.5
 """Standard errors beyond which a number is loose: a factor e of a logarithm's, half of any other's value."""
 TOGETHER = 0.95
 """Correlation at which two loose numbers are one combination."""
 FLAT = 1e-3
-"""Relative difference of predictions within one minimum that is worth a word."""
+"""Relative difference of predictions within one minimum above which it is flagged."""
 UNEVEN = 0.01
 """p-value of Glejser's test below which the noise is called uneven."""
 FEW_GROUPS = 10
 """Trajectories below which a bootstrap over them is rough."""
 COUNTED = {"params": "sizes", "tokens": "token counts"}
-"""What distinct values of a column are called."""
+"""Names for the distinct values of a column."""
 RISE, RISE_SCATTERS = 0.02, 8.0
-"""Rise of the loss along a trajectory that is worth a word: as a share of its lowest, and in robust standard deviations
-of the residuals, since the lowest of several noisy runs is low by luck too: t at 1% over some 150 pairs of runs, times
-the root of 2, with the 16 degrees of freedom that a median over 48 rows is worth."""
+"""Rise of the loss along a trajectory that is flagged: as a share of its lowest, and in robust standard deviations
+of the residuals, since the lowest of several noisy runs is partly low by luck: t at 1% over some 150 pairs of runs,
+times the root of 2, with the 16 degrees of freedom that a median over 48 rows is worth."""
 AT_BOUND_OFTEN = 0.1
-"""Share of bootstrap replicates at a bound that is worth a word."""
+"""Share of bootstrap replicates at a bound above which it is flagged."""
 
 
 def unidentifiable(law: Law, data: Data, fixed: dict[str, float], held_out: int) -> str:
-    """Why the rows cannot determine the law's numbers; empty where counts do not forbid it."""
+    """Why the rows cannot determine the law's parameters; empty where the counts suffice."""
     free = [name for name in law.param_names if name not in fixed]
     counts = {name: len(set(data.columns[name])) for name in law.needs}
     wanted = {name: sum(p not in fixed for p in params) for name, params in law.needs.items()}
@@ -56,7 +56,7 @@ def unidentifiable(law: Law, data: Data, fixed: dict[str, float], held_out: int)
 
 
 def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: Array) -> tuple[str, ...]:
-    """Judge a fit's minimum; the words of each flag say what to do with the numbers."""
+    """Judge a fit's minimum; each flag says what it means for the parameters."""
     theta, law = search.theta[0], problem.law
     free, inside = lower < upper, inside_box(theta, lower, upper)
     spread = covariance(problem, theta, inside, data.groups)
@@ -65,19 +65,23 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
         flags.append(_rivals(search))
     if search.flatness > FLAT:
         flags.append(
-            f"flat minimum: numbers that fit as well within 0.1% predict up to {search.flatness:.1%} differently"
+            f"flat minimum: parameters that fit as well within 0.1% predict up to {search.flatness:.1%} differently"
         )
     if search.minima[0].share < RARE and search.unconverged <= 0.5:
-        flags.append(f"only {search.minima[0].share:.1%} of the {search.starts} starts found this minimum: try more")
+        flags.append(
+            f"only {search.minima[0].share:.1%} of the {search.starts} starts found this minimum: try more starts"
+        )
     if not has_converged(np.array([search.value]), np.array([search.gradient_norm]))[0]:
-        flags.append(f"not converged: a gradient of {search.gradient_norm:.2g} is left, and the numbers may move")
+        flags.append(
+            f"not converged: a gradient of {search.gradient_norm:.2g} remains, and the parameters may still move"
+        )
     if search.unconverged > 0.5:
         flags.append(f"not converged: {search.unconverged:.0%} of the starts were still moving along a flat valley")
     if search.ran_off > 0.5:
-        flags.append(f"diverging: from {search.ran_off:.0%} of the starts a term ran off to nothing")
+        flags.append(f"diverging: from {search.ran_off:.0%} of the starts a term vanished")
     numbers = int(free.sum())
     if problem.n <= 2 * numbers:
-        flags.append(f"{problem.n} rows for {numbers} numbers: n is barely above the number of parameters")
+        flags.append(f"{problem.n} rows for {numbers} parameters: n is barely above the number of parameters")
     misfit = misfit_flags(problem, theta, data, inside)
     return (
         *flags,
@@ -89,17 +93,18 @@ def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: 
 
 
 def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, data: Data) -> tuple[str, ...]:
-    """Say what the replicates show: numbers held, numbers that run to their bounds, too few independent groups."""
+    """Flag what the replicates show: fixed parameters, some that run to their bounds, too few groups."""
     flags: list[str] = []
     held = [name for name, low, high in zip(law.param_names, lower, upper, strict=True) if low == high]
     if held:
         flags.append(
-            f"intervals take {_and(held)} as known exactly: too narrow if a fit gave them; then fit all numbers together"
+            f"intervals take {_and(held)} as known exactly, and are too narrow if a fit gave them: "
+            "then fit all parameters together"
         )
     numbers = int((lower < upper).sum())
     if too_few_groups(data.n, data.num_groups, numbers):
         flags.append(
-            f"{data.num_groups} independent groups of rows cannot give an interval of {numbers} numbers: at least "
+            f"{data.num_groups} independent groups of rows cannot give intervals of {numbers} parameters: at least "
             f"{max(FEWEST_GROUPS, numbers + 1) + 1} trunks, of other sizes or seeds, are needed"
         )
     elif data.num_groups < min(FEW_GROUPS, data.n):
@@ -112,13 +117,13 @@ def bootstrap_flags(law: Law, replicates: Array, lower: Array, upper: Array, dat
 
 
 def _several_data_sets(law: Law, data: Data) -> list[str]:
-    """Say that rows differ in what a law of N and D does not know: their data, or how often they saw them."""
+    """Flag rows that differ in what a law of N and D ignores: their data, or how often they were repeated."""
     if not set(COUNTED) & set(law.inputs):
         return []
     flags: list[str] = []
     sets = set(data.columns.get(DATA_SET, ()))
     if len(sets) > 1:
-        flags.append(f"the rows are of {len(sets)} data sets (data_fingerprint): the law takes them for one")
+        flags.append(f"the rows are from {len(sets)} data sets (data_fingerprint), which the law treats as one")
     if "unique_tokens" in data.columns and "unique_tokens" not in law.inputs:
         points = list(zip(*(data.columns[name] for name in law.inputs), strict=True))
         told = dict(zip(points, data.columns["unique_tokens"], strict=True))
@@ -126,14 +131,14 @@ def _several_data_sets(law: Law, data: Data) -> list[str]:
         count = sum(point in differ for point in points)
         if count:
             flags.append(
-                f"{count} rows agree in {_and(list(law.inputs))} and differ in unique_tokens: the law takes repeated "
-                "tokens for fresh ones"
+                f"{count} rows agree in {_and(list(law.inputs))} and differ in unique_tokens: the law treats repeated "
+                "tokens as fresh ones"
             )
     return flags
 
 
 def _rises(problem: Problem, theta: Array, data: Data) -> list[str]:
-    """Say that along some trajectories more tokens make the loss worse, which no law of tokens can."""
+    """Flag trajectories along which more tokens make the loss worse, which no law of tokens can describe."""
     if "tokens" not in problem.inputs:
         return []
     predicted = problem.law.log_predict(theta[None], problem.inputs)[0][0]
@@ -144,8 +149,8 @@ def _rises(problem: Problem, theta: Array, data: Data) -> list[str]:
         return []
     return [
         f"in {len(worse)} of {len(rises)} trajectories the loss rises again with tokens, by {max(worse):.0%} at most: "
-        "this law only falls, so that its numbers are a compromise; leave out what lies past each lowest loss "
-        "(analysis.frames.upto_lowest), and see how much they depend on the cut"
+        "this law only falls, so its parameters are a compromise; leave out what lies past each lowest loss "
+        "(analysis.frames.upto_lowest), and check how much they depend on the cut"
     ]
 
 
@@ -188,7 +193,7 @@ def _at_bounds(law: Law, theta: Array, free: NDArray[np.bool_]) -> list[str]:
 
 
 def _loose(law: Law, theta: Array, spread: Array, free: NDArray[np.bool_], problem: Problem) -> list[str]:
-    """Pairs of numbers that only a combination of is determined."""
+    """Pairs of parameters of which only a combination is determined."""
     names = [name for name, is_free in zip(law.param_names, free, strict=True) if is_free]
     if np.isnan(spread).any():
         return [f"unidentifiable: {_and(_singular(problem, theta, names, free))} cannot be told apart by these rows"]
@@ -211,14 +216,14 @@ def _loose(law: Law, theta: Array, spread: Array, free: NDArray[np.bool_], probl
         if parameter.log:
             about = f"a factor of {np.exp(error[i]):.2g}" if error[i] < np.log(1e3) else "more than a factor of 1,000"
         flags.append(
-            f"{names[i]} and {names[partner]} are hardly told apart (correlation {correlation[i, partner]:.3f}; "
-            f"{names[i]} = {value:.3g} with a standard error of {about}): read their combination, not each"
+            f"{names[i]} and {names[partner]} can hardly be told apart (correlation {correlation[i, partner]:.3f}; "
+            f"{names[i]} = {value:.3g} with a standard error of {about}): use their combination, not each alone"
         )
     return flags
 
 
 def _singular(problem: Problem, theta: Array, names: list[str], free: NDArray[np.bool_]) -> list[str]:
-    """Names in the combination that the rows leave undetermined."""
+    """Names of the parameters in the combination that the rows leave undetermined."""
     jacobian = problem.jacobian(theta)[free]
     size = np.linalg.norm(jacobian, axis=1)
     if (size < 1e-12 * size.max()).any():
@@ -237,8 +242,8 @@ def _rivals(search: Search) -> str:
     worse = f"{other.objective / best.objective - 1:.2%}" if best.objective > 0 else "0%"
     count = "two minima" if len(rivals) == 1 else f"{len(rivals) + 1} minima"
     return (
-        f"{count}: other numbers ({numbers}) fit only {worse} worse and predict up to {other.difference:.1%} "
-        f"differently; more data must tell them apart"
+        f"{count}: other parameters ({numbers}) fit only {worse} worse and predict up to {other.difference:.1%} "
+        f"differently; more data are needed to tell them apart"
     )
 
 

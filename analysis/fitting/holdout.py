@@ -1,4 +1,4 @@
-"""Runs that a fit did not see, held out by scale, beside what one could have said without it."""
+"""Runs held out of a fit by scale, and how well simpler predictions do on them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from analysis.fitting.settings import DATA_SET, Data, Settings
 from analysis.laws.base import Array
 
 TIED = 1e-9
-"""Difference of two distances, in log units, below which they are one."""
+"""Difference of two distances, in log units, below which they count as equal."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well the largest runs were foretold."""
+    """How well the largest runs were predicted."""
 
     by: str
     """Column that they were held out by."""
@@ -28,7 +28,7 @@ class HeldOut:
     measured: tuple[float, ...]
     """Their target."""
     predicted: tuple[float, ...]
-    """What the fit says."""
+    """The fit's predictions."""
     signed_error: float
     """Mean of (predicted - measured) / measured."""
     largest_error: float
@@ -36,7 +36,7 @@ class HeldOut:
     extrapolation: float
     """Largest held-out value of `by` over the largest fitted one."""
     baselines: dict[str, tuple[float, float]]
-    """By name, the same two errors of a prediction without the law."""
+    """By name, the same two errors of a prediction made without the law."""
     seed_noise: float | None
     """Relative standard deviation of runs that agree in all inputs and their data; None where no run was repeated."""
 
@@ -46,7 +46,7 @@ class HeldOut:
         return tuple((p - m) / m if m else np.inf for p, m in zip(self.predicted, self.measured, strict=True))
 
     def describe(self) -> str:
-        """Say it in a line."""
+        """Describe it in one line."""
         noise = "not known" if self.seed_noise is None else f"{self.seed_noise:.2%}"
         others = ", ".join(f"{name} {worst:.2%}" for name, (_, worst) in self.baselines.items())
         return (
@@ -62,23 +62,23 @@ def is_held_out(data: Data, holdout: dict[str, float]) -> np.ndarray[tuple[int],
     Raises
     ------
     ValueError
-        A column is unknown, or the thresholds leave no row or hold none out.
+        A column is unknown, or the thresholds leave no row to fit or hold none out.
     """
     held = np.zeros(data.n, dtype=np.bool_)
     for name, threshold in holdout.items():
         if name not in data.columns:
-            raise ValueError(f"holdout names {name!r}; the rows have {', '.join(data.columns)}")
+            raise ValueError(f"holdout={name!r} is not a column of the rows, which have {', '.join(data.columns)}")
         held |= data.array(name) >= threshold
     if holdout and held.all():
         raise ValueError(f"holdout {holdout} leaves no row to fit")
     if holdout and not held.any():
         largest = ", ".join(f"{name} at most {data.array(name).max():g}" for name in holdout)
-        raise ValueError(f"holdout {holdout} holds no row out: the rows have {largest}")
+        raise ValueError(f"holdout {holdout} holds out no row: the rows have {largest}")
     return held
 
 
 def judge_holdout(settings: Settings, seen: Data, unseen: Data, predicted: Array) -> HeldOut:
-    """Compare predictions of the rows held out with what was measured and with trivial ones."""
+    """Compare predictions of the held-out rows with measurements and with trivial predictions."""
     by, threshold = next(iter(settings.holdout.items()))
     measured = unseen.array(settings.target)
     names = settings.make_law().inputs
@@ -105,7 +105,7 @@ def judge_holdout(settings: Settings, seen: Data, unseen: Data, predicted: Array
 def seed_noise(*parts: Data, names: tuple[str, ...], target: str) -> float | None:
     """Pooled standard deviation of the log target among rows above 0 that agree in all inputs; None without such rows.
 
-    Rows of other data, or of other distinct tokens among as many, are no repeats.
+    Rows with different data, or different numbers of distinct tokens, are not repeats.
     """
     runs: dict[tuple[float, ...], list[float]] = {}
     for data in parts:
@@ -131,7 +131,7 @@ def _logs(data: Data, names: tuple[str, ...]) -> Array:
 
 
 def _nearest(seen: Data, unseen: Data, names: tuple[str, ...], target: str) -> Array:
-    """Target of the fitted run nearest in the logarithms of the inputs, the mean of those equally near."""
+    """Target of the fitted run nearest in the logarithms of the inputs; the mean of several equally near."""
     distance = np.abs(_logs(unseen, names)[:, None] - _logs(seen, names)[None]).sum(axis=2)
     near = distance <= distance.min(axis=1, keepdims=True) + TIED
     return near @ seen.array(target) / near.sum(axis=1)

@@ -1,4 +1,4 @@
-"""How far the data determine a fit's numbers: bootstrap by group, covariance, profile likelihood."""
+"""How well the data determine a fit's parameters: bootstrap by group, covariance, profile likelihood."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from analysis.fitting.settings import Data
 from analysis.laws.base import Array
 
 FEW_A_NUMBER = 10
-"""Groups for each fitted number below which counts of a bootstrap are too coarse for absolute residuals."""
+"""Groups per fitted parameter below which bootstrap counts are too coarse for absolute residuals."""
 FEWEST_GROUPS = 5
-"""Groups of rows up to which, or up to one more than the free numbers, no interval is given: with 3, 4 and 6 trunks of five
-rows a 95% interval of Chinchilla's law held the truth in 5 to 67%, 68 to 87% and 90 to 97% of draws."""
+"""Groups of rows up to which, or up to one more than the free parameters, no interval is given: with 3, 4 and 6 trunks
+of five rows a 95% interval of Chinchilla's law held the truth in 5 to 67%, 68 to 87% and 90 to 97% of draws."""
 AT_BOUND = 1e-7
 """Share of a coordinate's box within which it is at the bound."""
 SINGULAR = 1e-11
@@ -27,16 +27,16 @@ def bootstrap_thetas(
 ) -> Array:
     """Coordinates fitted to resampled groups, shape (count, p).
 
-    Groups are drawn with replacement, as many as there are. Every replicate is restarted from every distinct minimum,
-    and its best end counts. Where delta cuts residuals off and there are fewer than `FEW_A_NUMBER` groups a number, groups
-    are weighted by exponential variates instead of counts: counts leave a third of the groups out, a fit of absolute
-    residuals then hangs on a few rows, and 95% intervals of 30 rows held the truth in 98 to 99% of draws.
+    Groups are drawn with replacement, as many as there are. Every replicate is started from every distinct minimum, and
+    its best result counts. Where delta cuts residuals off and there are fewer than `FEW_A_NUMBER` groups per parameter,
+    groups are weighted by exponential variates instead of counts: counts leave out a third of the groups, so a fit of
+    absolute residuals depends on a few rows, and 95% intervals of 30 rows held the truth in 98 to 99% of draws.
 
     References
     ----------
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 9 (rows drawn whole); Rubin 1981, "The Bayesian
-    Bootstrap"; Rao and Zhao 1992, "Approximation to the Distribution of M-Estimates in Linear Models by Randomly
-    Weighted Bootstrap".
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 9 (rows drawn whole); Rubin 1981, "The
+    Bayesian Bootstrap"; Rao and Zhao 1992, "Approximation to the Distribution of M-Estimates in Linear Models by
+    Randomly Weighted Bootstrap".
     """
     rng = np.random.default_rng([seed, 1])
     codes = np.unique(np.array(data.groups), return_inverse=True)[1]
@@ -52,7 +52,7 @@ def bootstrap_thetas(
 
 
 def too_few_groups(rows: int, groups: int, numbers: int) -> bool:
-    """Whether rows come from too few independent groups for an interval of that many free numbers."""
+    """Whether rows come from too few independent groups for an interval of that many free parameters."""
     return groups < rows and groups <= max(FEWEST_GROUPS, numbers + 1)
 
 
@@ -63,7 +63,7 @@ def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, gr
     (n - p) / n, and their mean is itself estimated. So the tail is that of a normal distribution at the t quantile with
     (n - p) / q degrees of freedom (at most groups - 1 where rows are grouped), times sqrt(n / (n - q p)). Here q is the
     share of sum psi^2 that comes from rows inside delta: 1 for `mse`; rows beyond delta pull with psi = delta however
-    far they are, so that nothing shrinks, and q is about 0.06 for noise of 5 delta.
+    far away they are, so nothing shrinks, and q is about 0.06 for noise of 5 delta.
 
     References
     ----------
@@ -71,7 +71,7 @@ def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, gr
     freedom and q are ours, checked in `benchmarks/fits.py`.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
+        raise ValueError(f"level={level} must lie between 0 and 1, such as 0.95")
     size = np.abs(problem.residuals(theta[None])[0]) / problem.scale
     pull = problem.weights * np.minimum(size, problem.corner) ** 2
     total = float(pull.sum())
@@ -85,7 +85,7 @@ def expanded_tail(level: float, problem: Problem, theta: Array, numbers: int, gr
 def open_quantiles(values: Array, tail: float) -> list[Array]:
     """Quantiles at `tail` and 1 - `tail` over the first axis, where NaN may lie beyond either end.
 
-    An end is infinite where the tail is not known; both are NaN where nothing is.
+    An end is infinite where the tail is unknown; both are NaN where everything is.
     """
     unknown = np.isnan(values)
     if not unknown.any():
@@ -105,7 +105,8 @@ def robust_scale(problem: Problem, theta: Array, numbers: int) -> tuple[float, f
 
     References
     ----------
-    Huber 1981, "Robust Statistics", eq. 6.5 of chapter 7; Koenker 2005, "Quantile Regression" (the residuals left out); Silverman 1986, eq. 3.31 (width).
+    Huber 1981, "Robust Statistics", eq. 6.5 of chapter 7; Koenker 2005, "Quantile Regression" (the residuals left out);
+    Silverman 1986, eq. 3.31 (width).
     """
     scaled = problem.residuals(theta[None])[0] / problem.scale
     weights = problem.weights / problem.weights.sum()

@@ -16,7 +16,7 @@ from analysis.laws.base import Array, Law
 DISTINCT = 1e-4
 """Largest relative difference of predictions on the fitted rows at which two ends are one minimum."""
 NEAR_BEST = 1e-3
-"""Relative distance from the best objective within which ends tell how far each parameter is determined."""
+"""Relative distance from the best objective within which ends show how well each parameter is determined."""
 RIVAL = 0.01
 """Relative distance within which another minimum makes a fit multimodal."""
 NO_EFFECT = 1e-7
@@ -29,10 +29,10 @@ MOST_POLISHED = 30
 
 @dataclass(frozen=True)
 class Minimum:
-    """One place where the objective is least around."""
+    """One local minimum of the objective."""
 
     params: dict[str, float]
-    """The law's numbers there."""
+    """The law's parameters there."""
     objective: float
     """As `Fit.objective`."""
     share: float
@@ -48,15 +48,15 @@ class Search:
     theta: Array
     """Coordinates of every distinct minimum, the best first, shape (m, p)."""
     minima: tuple[Minimum, ...]
-    """The same in the law's numbers."""
+    """The same as the law's parameters."""
     gradient_norm: float
-    """At the best one: largest component in the box, in units of scale squared a standard deviation."""
+    """At the best one: largest component in the box, in units of scale squared per standard deviation."""
     value: float
     """Its objective in units of scale squared."""
     unconverged: float
     """Share of the starts that had not converged."""
     ran_off: float
-    """Share of the starts that ended where a term has run off to nothing."""
+    """Share of the starts that ended where a term has vanished."""
     flatness: float
     """Largest relative difference of predictions between ends merged into the best minimum."""
     spread: dict[str, float]
@@ -83,16 +83,16 @@ def draw_starts(problem: Problem, settings: Settings) -> Array:
 def search_minima(problem: Problem, starts: Array, lower: Array, upper: Array) -> Search:
     """Follow every start, sharpen one end of each group that predicts alike, and compare again.
 
-    An end where a free number has no effect on any row is no minimum: a term has run off to nothing there.
+    An end where a free parameter has no effect on any row is not a minimum: a term has vanished there.
 
     Raises
     ------
     ValueError
-        No start gave a number.
+        The law is undefined at every start.
     """
     ends = _follow_best(problem, minimise(problem, starts, lower, upper), lower, upper)
     if not np.isfinite(ends.value).any():
-        raise ValueError(f"the law gives no number at any of {len(starts)} starts: give others with starts=[...]")
+        raise ValueError(f"the law is undefined at all {len(starts)} starts: give others with starts=[...]")
     ran_off = ends.converged & _has_run_off(problem, ends.theta, lower, upper)
     found = _sharpen(problem, ends, ends.converged & ~ran_off, lower, upper)
     predicted = problem.law.log_predict(found.theta, problem.inputs)[0]
@@ -113,7 +113,7 @@ def search_minima(problem: Problem, starts: Array, lower: Array, upper: Array) -
 
 
 def _follow_best(problem: Problem, ends: Ends, lower: Array, upper: Array) -> Ends:
-    """Go on from the best end where it has not converged: flat curved valleys take thousands of steps."""
+    """Continue from the best end where it has not converged: flat curved valleys take thousands of steps."""
     best = int(np.argmin(ends.value))
     if ends.converged[best] or not np.isfinite(ends.value[best]):
         return ends
@@ -138,7 +138,7 @@ class _Sharp:
 
 
 def _sharpen(problem: Problem, ends: Ends, proper: NDArray[np.bool_], lower: Array, upper: Array) -> _Sharp:
-    """Group the proper ends by what they predict and sharpen the best of each; the best end of all is always among them."""
+    """Group the valid ends by their predictions and sharpen the best of each, the best of all included."""
     best = int(np.nanargmin(ends.value))
     order = np.flatnonzero(proper)[np.argsort(ends.value[proper], kind="stable")]
     if not len(order) or ends.value[best] < ends.value[order[0]]:
@@ -171,12 +171,12 @@ def _has_run_off(problem: Problem, theta: Array, lower: Array, upper: Array) -> 
 def _complete(law: Law, start: Mapping[str, float], fixed: Mapping[str, float]) -> Array:
     missing = [name for name in law.param_names if name not in start and name not in fixed]
     if missing:
-        raise ValueError(f"a start lacks {missing[0]!r}; give {', '.join(law.param_names)}")
+        raise ValueError(f"a start lacks {missing[0]!r}: give all of {', '.join(law.param_names)}")
     return law.to_theta({**start, **fixed})
 
 
 def _group(predicted: Array) -> list[int]:
-    """By row, the first row that predicts alike."""
+    """For each row, the first row with the same predictions."""
     leaders: list[int] = []
     groups: list[int] = []
     for index, row in enumerate(predicted):
@@ -191,8 +191,8 @@ def _group(predicted: Array) -> list[int]:
 def _merge_flat(problem: Problem, found: _Sharp, groups: list[int]) -> list[int]:
     """Merge ends that a straight path joins without climbing `NEAR_BEST` of the objective: one flat minimum.
 
-    Where seeds repeat a run, every curve between the repeats has one sum of absolute residuals: of 200 starts on 24 rows in
-    pairs 30 ended in different places along such a floor.
+    Where seeds repeat a run, every curve between the repeats has one sum of absolute residuals: of 200 starts on 24
+    rows in pairs 30 ended in different places along such a floor.
     """
     merged = list(groups)
     leaders = [place for place, leader in enumerate(groups) if place == leader]

@@ -28,8 +28,8 @@ TRIALS = 40
 TOLERANCE = 1e-12
 """Expected decrease over the objective at which a start has converged."""
 RENEWAL = 10
-"""Steps after which the inverse Hessian begins anew, so that curved valleys are followed: a profile of 30 points takes 12
-evaluations an end and not 48. For squares it does so at every step, which is Gauss and Newton's method."""
+"""Steps after which the inverse Hessian is reset, so that curved valleys are followed: a profile of 30 points takes 12
+evaluations an end and not 48. For squares it is reset at every step, which is the Gauss-Newton method."""
 WORN, FRESH, EXACT = 0, 1, 2
 """How an inverse Hessian was made."""
 DAMPING = 1e-6
@@ -191,8 +191,9 @@ def _advance(problem: Problem, state: _State, active: NDArray[np.int64], weights
     state.taken[active[taken]] += 1
     worn = taken & (state.taken[active] % (RENEWAL if np.isfinite(problem.corner) else 1) == 0)
     _renew(problem, state, active[worn & ~state.converged[active]], weights, FRESH)
-    # A worn inverse Hessian makes a start seem stuck or finished where it is not, and so does one that gives rows beyond
-    # delta a curvature: 200 starts on 24 rows ended in 30 places along one valley. Only the exact one may end a start.
+    # An inverse Hessian worn by updates makes a start seem stuck or finished when it is not; so does one that gives
+    # rows beyond delta a curvature: 200 starts on 24 rows ended in 30 places along one valley. Only the exact one may end a
+    # start.
     doubtful = np.union1d(stuck, active[state.converged[active]])
     was_fresh = doubtful[state.freshness[doubtful] == FRESH]
     _renew(problem, state, doubtful[state.freshness[doubtful] == WORN], weights, FRESH)
@@ -257,7 +258,8 @@ def _held(x: Array, g: Array, lower: Array, upper: Array) -> NDArray[np.bool_]:
 def _conditional(inverse: Array, held: NDArray[np.bool_]) -> Array:
     """Inverse Hessian of the other coordinates while those held stay: H - H_h (H_hh)^-1 H_h^T, shape (b, p, p).
 
-    Without it a start along a bound creeps: of 50 starts with E at its bound none had converged after 2,000 evaluations.
+    Without it a start along a bound creeps: of 50 starts with E at its bound none had converged after 2,000
+    evaluations.
     """
     rows = np.flatnonzero(held.any(axis=1))
     if not len(rows):

@@ -1,4 +1,4 @@
-"""Whether what a law leaves is noise: lack of fit against repeated seeds, or runs of one sign along an input."""
+"""Whether a law's residuals are noise: lack of fit against repeated seeds, or runs of one sign along an input."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from analysis.fitting.settings import DATA_SET, Data
 from analysis.laws.base import Array
 
 MISFIT = 0.01
-"""p-value below which the law is said not to fit."""
+"""p-value below which the law is flagged as not fitting."""
 FEW_REPEATS = 3
-"""Degrees of freedom of repeated runs below which they do not tell the noise."""
+"""Degrees of freedom of repeated runs below which they cannot measure the noise."""
 EXACT = 1e-5
 """Largest residual, as a share of the target, at which there is nothing to explain."""
 
 
 def misfit_flags(problem: Problem, theta: Array, data: Data, free: NDArray[np.bool_]) -> list[str]:
-    """Say where residuals are more than noise: at most one flag, with the test's name.
+    """Flag residuals that are more than noise: at most one flag, with the test's name.
 
-    Runs that agree in all inputs give the noise, where there are three degrees of freedom of them: the F test for lack of
+    Runs that agree in all inputs measure the noise, where they have three degrees of freedom: the F test for lack of
     fit, after the residuals' part along the law's own slopes is taken out. Where rows share trunks both its degrees of
-    freedom count in proportion to the trunks. Without repeats it is the runs test on the signs of the residuals along each
-    input; of rows that share trunks, on the trunks' means and along `params` alone, since one trunk's luck lasts.
+    freedom count in proportion to the trunks. Without repeats it is the runs test on the signs of the residuals along
+    each input; of rows that share trunks, on the trunks' means and along `params` alone, since one trunk's luck lasts.
 
     References
     ----------
@@ -72,20 +72,20 @@ def _lack_of_fit(
         return []
     return [
         f"the law does not fit (F test for lack of fit against repeated runs, p = {p_value:.1g}): residuals are "
-        f"{np.sqrt(statistic):.1f} times the noise between runs; intervals say nothing of that"
+        f"{np.sqrt(statistic):.1f} times the noise between runs; the intervals do not account for that"
     ]
 
 
 def _one_sided(problem: Problem, residuals: Array, data: Data) -> list[str]:
-    """Test the runs along each input, the p-values held together by Bonferroni's rule."""
+    """Test the runs along each input, with Bonferroni's correction."""
     tests = _sequences(problem, residuals, data)
     found = {name: len(tests) * few_runs(signs) for name, signs in tests.items()}
     worst = min(found, key=lambda name: found[name], default="")
     if not worst or found[worst] >= MISFIT:
         return []
     return [
-        f"the law does not fit (runs test of Wald and Wolfowitz, p = {found[worst]:.1g}): residuals keep their sign over "
-        f"stretches of {worst}; intervals say nothing of that"
+        f"the law does not fit (runs test of Wald and Wolfowitz, p = {found[worst]:.1g}): residuals keep their sign "
+        f"over stretches of {worst}; the intervals do not account for that"
     ]
 
 
@@ -105,7 +105,7 @@ def _sequences(problem: Problem, residuals: Array, data: Data) -> dict[str, NDAr
 
 
 def few_runs(signs: NDArray[np.bool_]) -> float:
-    """Probability of as few runs of one sign, or fewer, in a random order of the same signs, shape (n,)."""
+    """Probability of at most that many runs of one sign in a random order of the same signs, shape (n,)."""
     ups = int(signs.sum())
     downs = len(signs) - ups
     if not ups or not downs:

@@ -20,7 +20,7 @@ MAE_DELTA = 1e-6
 MSE_SCALE = 1e-3
 """`mse` counts residuals in this share of the target's median, so that tolerances mean the same everywhere."""
 CHUNK = 65_536
-"""Numbers (coordinates x rows) at once: about what a core's cache holds, times the law's parameters."""
+"""Numbers (coordinates x rows) evaluated at once: about what a core's cache holds, times the law's parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Problem:
         Returns
         -------
         value, gradient
-            Shapes (b,) and (b, p); infinite and 0 where the law gives no number.
+            Shapes (b,) and (b, p); infinite and 0 where the law is undefined.
         """
         parts = [self._evaluate(*part) for part in self._chunks(theta, weights)]
         return np.concatenate([value for value, _ in parts]), np.concatenate([slope for _, slope in parts])
@@ -102,8 +102,8 @@ class Problem:
     def curvature(self, theta: Array, weights: Array | None = None, *, inside: bool = False) -> Array:
         """Gauss-Newton matrix, shape (b, p, p), in units of scale squared.
 
-        Rows beyond delta count by rho'(r) / r, as iterated reweighting takes them, or, with `inside`, not at all: rho has no
-        curvature there.
+        Rows beyond delta count by rho'(r) / r, as iterated reweighting takes them, or, with `inside`, not at all: rho
+        has no curvature there.
         """
         parts: list[Array] = []
         for coordinates, row_weights in self._chunks(theta, weights):

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.laws.base import Array, Law
 
 NAMES = ("params", "tokens", "tokens_per_param", "loss")
-"""What is said of an optimum."""
+"""Columns of an optimum."""
 
 
 def optimal_table(
@@ -26,7 +26,7 @@ def optimal_table(
     Raises
     ------
     ValueError
-        The law, with the fit's numbers, has no optimum.
+        The law, with the fit's parameters, has no optimum.
     """
     best = _allocate(law, params, budgets, flops)
     drawn = [_allocate_or_nan(law, row, budgets, flops) for row in replicates]
@@ -51,7 +51,7 @@ def _allocate_or_nan(
     law: Law, params: Mapping[str, float], budgets: Array, flops: Mapping[str, float]
 ) -> dict[str, Array]:
     try:
-        # An exponent next to 0 puts the optimum beyond all numbers.
+        # An exponent close to 0 puts the optimum beyond the largest float.
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             found = _allocate(law, params, budgets, flops)
     except ValueError:

@@ -1,6 +1,6 @@
-"""Profile likelihood of a fit: a density of the residuals with a fitted scale, and intervals from it.
+"""Profile likelihood of a fit: a density of the residuals with a fitted scale, and the intervals it gives.
 
-A sum of Huber functions is no likelihood until it is normalised. The density is exp(-rho(r) / tau) / Z(tau) with
+A sum of Huber functions is not a likelihood until it is normalised. The density is exp(-rho(r) / tau) / Z(tau) with
 
     Z(tau) = sqrt(2 pi tau) erf(delta / sqrt(2 tau)) + (2 tau / delta) exp(-delta^2 / (2 tau)),
 
@@ -9,8 +9,8 @@ Whatever tau is, the law's numbers that maximise it are those that minimise the 
 
 References
 ----------
-Huber 1964, "Robust Estimation of a Location Parameter", eq. 3.6 (the density); Venzon and Moolgavkar 1988, "A Method for
-Computing Profile-Likelihood-Based Confidence Intervals".
+Huber 1964, "Robust Estimation of a Location Parameter", eq. 3.6 (the density); Venzon and Moolgavkar 1988, "A Method
+for Computing Profile-Likelihood-Based Confidence Intervals".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from analysis.fitting.objectives import Problem
 from analysis.laws.base import Array, Law
 
 DOUBLINGS = 12
-"""Times an end is moved outward before it counts as open."""
+"""How often an end is moved outward before it counts as open."""
 BISECTIONS = 14
 """Halvings of the bracket: an end is known to 1e-4 of its distance from the estimate."""
 
@@ -79,9 +79,9 @@ def profile_interval(
 
     Each coordinate is held at a value while the others are fitted again, from every distinct minimum; its interval ends
     where twice the fall of the log-likelihood reaches n log(1 + t^2 / (n - p)), exact for a linear law with normal
-    noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). Where rows are
-    grouped, it is scaled by each coordinate's `inflation`, and t has no more than groups - 1 degrees of freedom. An end
-    that is not reached within the box is the box's, and `edge_flags` names it.
+    noise. Where residuals do not follow the Huber density, the fall is scaled by E[psi^2] / (tau E[psi']). Where rows
+    are grouped, it is scaled by each coordinate's `inflation`, and t has no more than groups - 1 degrees of freedom. An
+    end that is not reached within the box is the box's, and `edge_flags` names it.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def profile_interval(
     lower, upper
         Box, shape (p,); equal where fixed.
     covariance
-        Of the coordinates, shape (p, p), to tell where to look; NaN where unknown.
+        Of the coordinates, shape (p, p), to choose where to look; NaN where unknown.
     level
         Such as 0.95.
     inflation
@@ -102,12 +102,13 @@ def profile_interval(
 
     References
     ----------
-    Bates and Watts 1988, "Nonlinear Regression Analysis", section 6.1.2 (profile t); Heritier and Ronchetti 1994, "Robust
-    Bounded-Influence Tests in General Parametric Models" (the scaling); Rotnitzky and Jewell 1990, "Hypothesis Testing of
-    Regression Parameters in Semiparametric Generalized Linear Models for Cluster Correlated Data" (that of groups).
+    Bates and Watts 1988, "Nonlinear Regression Analysis", section 6.1.2 (profile t); Heritier and Ronchetti 1994,
+    "Robust Bounded-Influence Tests in General Parametric Models" (the scaling); Rotnitzky and Jewell 1990, "Hypothesis
+    Testing of Regression Parameters in Semiparametric Generalized Linear Models for Cluster Correlated Data" (that of
+    groups).
     """
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
+        raise ValueError(f"level={level} must lie between 0 and 1, such as 0.95")
     best = minima[0]
     free = np.flatnonzero(lower < upper)
     ends = np.stack([best, best], axis=1)
@@ -121,7 +122,7 @@ def profile_interval(
     variance = np.diag(covariance)[index]
     known = np.isfinite(variance) & (variance > 0)
     step = np.where(known, np.sqrt(np.where(known, variance, 0.0)), 0.1)
-    # How the other coordinates go along when one is moved: the valley is curved, and hundreds of times longer than wide.
+    # How the other coordinates move when one is moved: the valley is curved, and hundreds of times longer than wide.
     along = np.where(known[:, None], covariance[index] / np.where(known, variance, 1.0)[:, None], 0.0)
     inside, outside = best[index].copy(), np.full(len(index), np.nan)
     guess = np.repeat(minima[:, None], len(index), axis=1)
@@ -161,7 +162,7 @@ def edge_flags(law: Law, ends: Array, lower: Array, upper: Array, level: float) 
             if is_open and low < high:
                 edge = parameter.to_value(low if which == "lower" else high)
                 flags.append(
-                    f"{parameter.name}: the {level:.0%} profile interval has no {which} end, and stops at the bound {edge:.3g}"
+                    f"{parameter.name}: the {level:.0%} profile interval has no {which} end; it stops at {edge:.3g}"
                 )
     return tuple(flags)
 

@@ -1,4 +1,4 @@
-"""A fit as a record: numbers, diagnostics, and all that is needed to ask it more or to do it again."""
+"""A fit as a record: parameters, diagnostics, and everything needed to query or repeat it."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ Columns = pd.DataFrame | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Fit:
-    """A law as fitted, or why it could not be: what `analysis.fit.fit_law` gives."""
+    """A fitted law, or why it could not be fitted: the result of `analysis.fit.fit_law`."""
 
     settings: Settings
-    """What was asked for."""
+    """Arguments of the fit."""
     data: Data
     """The rows fitted."""
     unseen: Data
-    """The rows held out."""
+    """The held-out rows."""
     excluded: tuple[str, ...]
-    """What was left out before, with counts and reasons."""
+    """What was left out, with counts and reasons."""
     params: dict[str, float]
-    """The law's numbers in full precision; empty where the data do not identify them."""
+    """The law's parameters in full precision; empty where the data do not identify them."""
     flags: tuple[str, ...]
-    """What a reader must know before using the numbers, in words."""
+    """Warnings that a reader must know before using the parameters, in words."""
     objective: float
     """Sum of Huber functions of the log residuals (`huber_log`), mean square or mean absolute residual in the
     target's unit; NaN without a fit."""
     gradient_norm: float
-    """Largest component of the objective's gradient inside the box at the solution, in units of delta squared a standard
-    deviation of the coordinate; NaN without a fit."""
+    """Largest component of the objective's gradient inside the box at the solution, in units of delta squared per
+    standard deviation of the coordinate; NaN without a fit."""
     minima: tuple[Minimum, ...]
     """Every distinct minimum found, the best first: converged, and predicting differently by more than 1e-4."""
     spread: dict[str, float]
     """(largest - smallest) / |best| of each parameter among all ends within 0.1% of the best objective."""
     holdout: HeldOut | None
-    """How well the rows held out were foretold; None where there are none."""
+    """How well the held-out rows were predicted; None where there are none."""
     replicates: tuple[tuple[float, ...], ...]
     """Coordinates of each bootstrap replicate, shape (bootstrap, p)."""
 
@@ -86,7 +86,7 @@ class Fit:
 
     @property
     def identifiable(self) -> bool:
-        """Whether there are numbers."""
+        """Whether there are parameters."""
         return bool(self.params)
 
     @property
@@ -107,7 +107,7 @@ class Fit:
 
     @property
     def covariance(self) -> pd.DataFrame:
-        """Covariance of the numbers from the curvature at the minimum, shape (p, p): NaN if singular, 0 if fixed or at a bound.
+        """Covariance of the parameters from the curvature, shape (p, p): NaN if singular, 0 if fixed or at a bound.
 
         `analysis.fitting.intervals.covariance` has the equation; numbers fitted as logarithms by the delta method.
         """
@@ -120,7 +120,7 @@ class Fit:
         return pd.DataFrame(table, index=pd.Index(names), columns=pd.Index(names))
 
     def standard_errors(self, method: str = "bootstrap") -> dict[str, float]:
-        """Compute the standard error of each number: standard deviation over replicates (`bootstrap`), or of `covariance`.
+        """Compute each parameter's standard error: from replicates (`bootstrap`) or the `covariance`.
 
         That over replicates is NaN where `interval` is.
 
@@ -145,19 +145,19 @@ class Fit:
             Such as 0.95.
         method
             `bootstrap`: expanded percentiles over replicates of resampled groups (`expanded_tail`); `profile`: of the
-            normalised likelihood with a fitted scale (`profile_interval`), made wider where rows share trunks; with 7 to 12
-            trunks it is still narrow (docs/fits.md).
+            normalised likelihood with a fitted scale (`profile_interval`), widened where rows share trunks; with 7 to
+            12 trunks it is still too narrow (docs/fits.md).
 
         Returns
         -------
         dict
-            (low, high) by name, in each number's unit; a fixed number has no width. NaN where the rows come from too
+            (low, high) by name, in each parameter's unit; a fixed one has no width. NaN where the rows come from too
             few trunks (`analysis.fitting.intervals.too_few_groups`), as a flag says. `interval_flags` names open ends.
 
         Raises
         ------
         ValueError
-            The method is unknown, the fit has no numbers, or no replicates.
+            The method is unknown, or the fit has no parameters or no replicates.
         """
         _choose(method, ("bootstrap", "profile"))
         if method == "bootstrap":
@@ -172,7 +172,7 @@ class Fit:
         }
 
     def interval_flags(self, level: float = 0.95) -> tuple[str, ...]:
-        """Say which ends of the profile intervals are the box's: the likelihood never fell far enough before."""
+        """Name the ends of the profile intervals that stop at a bound, before the likelihood fell far enough."""
         return profile.edge_flags(self._law, self._profile_ends(level), *self.settings.box(), level)
 
     def predict(self, frame: Columns, interval: float | None = None) -> Any:
@@ -183,8 +183,8 @@ class Fit:
         frame
             With the law's inputs as columns, n rows.
         interval
-            Level, such as 0.95: bounds of the curve (not of a new run, which has noise beside) over the replicates; one
-            whose equation gives no positive number counts as 0.
+            Level, such as 0.95: bounds of the curve (not of a new run, which also has noise) over the replicates; a
+            replicate whose equation gives no positive number counts as 0.
 
         Returns
         -------
@@ -194,12 +194,12 @@ class Fit:
         Raises
         ------
         ValueError
-            The fit has no numbers, a column is missing, or there are no replicates.
+            The fit has no parameters, a column is missing, or there are no replicates.
         """
         law = self._law
         missing = [name for name in law.inputs if name not in frame]
         if missing:
-            raise ValueError(f"the frame lacks the column {missing[0]!r}; {law.name} predicts from {law.inputs}")
+            raise ValueError(f"the frame lacks the column {missing[0]!r}: {law.name} predicts from {law.inputs}")
         inputs = {name: np.asarray(frame[name], dtype=np.float64) for name in law.inputs}
         theta = self._theta
         predicted = np.exp(law.log_predict(theta[None], inputs)[0][0])
@@ -211,7 +211,7 @@ class Fit:
         return predicted, *self.quantiles(np.where(below, 0.0, curves), interval)
 
     def optimal(self, compute: Any, *, level: float = 0.95, flops: Mapping[str, float] | None = None) -> pd.DataFrame:
-        """Least loss at compute budgets, and the N and D that reach it.
+        """Lowest loss at compute budgets, and the N and D that reach it.
 
         Parameters
         ----------
@@ -226,13 +226,13 @@ class Fit:
         Returns
         -------
         DataFrame
-            A row a budget: compute, params, tokens, tokens_per_param, loss, `_low` and `_high` of each, and
+            One row per budget: compute, params, tokens, tokens_per_param, loss, `_low` and `_high` of each, and
             without_optimum, the share of such replicates (NaN without any).
 
         Raises
         ------
         ValueError
-            The law has no optimum, or the fit no numbers.
+            The law has no optimum, or the fit no parameters.
         """
         self._theta  # noqa: B018  (refuses a fit without numbers)
         budgets = np.atleast_1d(np.asarray(compute, dtype=np.float64))
@@ -242,7 +242,7 @@ class Fit:
         )
 
     def sensitivity(self) -> pd.DataFrame:
-        """Numbers under other settings, a row each, with the same bounds and fixed parameters.
+        """Parameters under other settings, one row each, with the same bounds and fixed parameters.
 
         Huber deltas from 1e-4 to 1, mse and mae; without outliers; other conventions of N and of FLOPs where the frame
         had them (params_all, params_non_embedding, flops).
@@ -258,7 +258,7 @@ class Fit:
             return sensitivity_table(self.settings, self.data, self.params)
 
     def describe(self) -> str:
-        """Say the fit in a few lines: law, numbers, held-out error, flags, what was left out."""
+        """Describe the fit in a few lines: law, parameters, held-out error, flags, what was left out."""
         lines = [f"{self._law.equation} on {self.n} runs, {self.settings.objective}"]
         if self.identifiable:
             names = [
@@ -277,15 +277,15 @@ class Fit:
         found = f"{len(others) + 1} minima" if others else "one minimum"
         text = f"{found}; {best.share:.0%} of the starts reached the best"
         rises = [f"{other.objective / best.objective - 1:+.1%}" for other in others if best.objective > 0]
-        return f"{text}, the others' objectives stand at {', '.join(rises)}" if rises else text
+        return f"{text}, the others' objectives are {', '.join(rises)}" if rises else text
 
     def to_json(self) -> str:
-        """Write the record with its data; `from_json` gives it back bit for bit."""
+        """Write the record with its data; `from_json` restores it bit for bit."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Fit:
-        """Read what `to_json` wrote; `analysis.fit.replay` does the fit again."""
+        """Read what `to_json` wrote; `analysis.fit.replay` repeats the fit."""
         return Fit(**read_record(text))
 
     def save(self, path: Path) -> Path:
@@ -314,7 +314,7 @@ class Fit:
     @property
     def _theta(self) -> Array:
         if not self.identifiable:
-            raise ValueError(f"nothing to predict from: {'; '.join(self.flags)}")
+            raise ValueError(f"the fit has no parameters: {'; '.join(self.flags)}")
         return self._law.to_theta(self.params)
 
     @property
@@ -351,10 +351,10 @@ class Fit:
         return np.array([list(self._law.to_params(np.array(row)).values()) for row in self._replicates()])
 
     def quantiles(self, values: Array, level: float) -> list[Array]:
-        """Both ends of an interval of anything computed from `replicates`, over its first axis: expanded percentiles.
+        """Interval of any quantity computed from `replicates`, over its first axis: expanded percentiles.
 
-        NaN where the rows come from too few groups. A replicate that is NaN counts as beyond both ends, so that an end is
-        infinite where more than the tail is unknown.
+        NaN where the rows come from too few groups. A replicate that is NaN counts as beyond both ends, so that an end
+        is infinite where more than the tail is unknown.
         """
         numbers, groups = int(self._free.sum()), self.data.num_groups
         tail = intervals.expanded_tail(level, self._problem, self._theta, numbers, groups)

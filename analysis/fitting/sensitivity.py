@@ -1,4 +1,4 @@
-"""What the numbers would be under other settings: objectives, outliers, conventions of N and FLOPs."""
+"""What the parameters would be under other settings: objectives, outliers, conventions of N and FLOPs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUDGETS = np.array([1e18, 1e20])
 def sensitivity_table(
     settings: Settings, data: Data, params: Mapping[str, float], seed_starts: int = 50
 ) -> pd.DataFrame:
-    """Fit again under other settings, a row each; see `Fit.sensitivity`."""
+    """Fit again under other settings, one row each; see `Fit.sensitivity`."""
     problem = data.problem(settings)
     base = problem.law.predict(params, problem.inputs)
     rows = [_row("as fitted", settings, data, dict(params), PLAIN_FLOPS, base)]

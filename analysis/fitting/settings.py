@@ -1,4 +1,4 @@
-"""What a fit was asked for and what it was given: enough to do it again, bit for bit."""
+"""The arguments and data of a fit: enough to repeat it bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from analysis.laws.base import Array, Law
 DEFAULT_STARTS = 200
 """All of them reach the best minimum of the 240 published points of Hoffmann et al. (`benchmarks/fits.py speed`)."""
 EXTRA_COLUMNS = ("params", "tokens", "params_all", "params_non_embedding", "flops", "unique_tokens")
-"""Columns kept beside a law's own: other conventions of N and of FLOPs, for `Fit.sensitivity`, and what repeats."""
+"""Columns kept besides a law's own: other conventions of N and of FLOPs, for `Fit.sensitivity`, and what repeats."""
 DATA_SET = "data_set"
 """Column with the number of each row's data set, from 1, by the frame's `data_fingerprint`."""
 
@@ -43,9 +43,9 @@ class Settings:
     fixed: dict[str, float]
     """Parameters that were not fitted."""
     starts: int | tuple[dict[str, float], ...]
-    """How many were drawn, or the points themselves."""
+    """How many starting points were drawn, or the points themselves."""
     holdout: dict[str, float]
-    """By column, the value from which on runs were held out; empty for none."""
+    """By column, the value from which runs were held out; empty for none."""
     bootstrap: int
     """Replicates."""
     group: str
@@ -57,15 +57,15 @@ class Settings:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective {self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
         if not self.delta > 0:
-            raise ValueError(f"delta is {self.delta}: give a length above 0 in log units")
+            raise ValueError(f"delta={self.delta} must be above 0 (in log units)")
         if isinstance(self.starts, int) and self.starts < 1:
-            raise ValueError(f"starts is {self.starts}: give at least 1")
+            raise ValueError(f"starts={self.starts} must be at least 1")
         if self.bootstrap < 0 or self.bootstrap == 1:
-            raise ValueError(f"bootstrap is {self.bootstrap}: give 0 or at least 2")
+            raise ValueError(f"bootstrap={self.bootstrap} must be 0 or at least 2")
         names = self.make_law().param_names
         unknown = [name for name in self.fixed if name not in names]
         if unknown:
-            raise ValueError(f"fixed names {unknown[0]!r}; {self.law} has {', '.join(names)}")
+            raise ValueError(f"fixed={unknown[0]!r} is not a parameter of {self.law}, which has {', '.join(names)}")
         if len(self.fixed) == len(names):
             raise ValueError(f"fixed holds all of {', '.join(names)}: nothing is left to fit")
 
@@ -125,7 +125,7 @@ class Data:
         return Data(columns, tuple(self.groups[i] for i in keep), tuple(self.weights[i] for i in keep))
 
     def problem(self, settings: Settings) -> Problem:
-        """Build what is minimised; weights count relative to their mean, so that their unit says nothing of n."""
+        """Build what is minimised; weights count relative to their mean, so that their unit does not matter."""
         law = settings.make_law()
         inputs = {name: self.array(name) for name in law.inputs}
         weights = np.array(self.weights, dtype=np.float64)
@@ -157,7 +157,7 @@ def _is_known(values: list[object]) -> bool:
 
 
 def _groups(rows: pd.DataFrame, group: str) -> tuple[int, ...]:
-    """Give each group a number; a row without one stands alone."""
+    """Assign each group a number; a row without one is a group of its own."""
     if group not in rows:
         return tuple(range(len(rows)))
     codes, _ = pd.factorize(rows[group])

@@ -16,7 +16,7 @@ from analysis.frames import annealed_rows, check_frame, refuse_mixed_metrics
 Array = NDArray[np.float64]
 
 SCATTER_ALPHA = 0.05
-"""Level of the test whether the optima scatter about their line as their noise says."""
+"""Level of the test whether the optima scatter about their line as much as their noise explains."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Growth:
     exponent: float
     """d log y / d log C."""
     low: float
-    """Lower end of its interval; NaN where nothing gives one."""
+    """Lower end of its interval; NaN where there is none."""
     high: float
     """Upper end."""
     value: float
@@ -35,7 +35,7 @@ class Growth:
     """C_1."""
 
     def predict(self, compute: float) -> float:
-        """Say y at a compute budget in FLOPs."""
+        """Return y at a compute budget in FLOPs."""
         return self.value * (compute / self.flops) ** self.exponent
 
 
@@ -50,20 +50,20 @@ class Allocation:
     tokens: Growth
     """D*(C); its exponent is b."""
     optima: pd.DataFrame = field(compare=False)
-    """The optima behind the lines and those refused, a row each: flops, params, tokens, loss, refused and more."""
+    """The optima behind the lines and those refused, one row each: flops, params, tokens, loss, refused and more."""
     level: float
     """Level of the intervals."""
     interval_from: str
     """Where the intervals come from, in words."""
     flags: tuple[str, ...]
-    """What a reader must know, in words."""
+    """Warnings for the reader, in words."""
 
     def optimal(self, compute: float) -> tuple[float, float]:
-        """Say parameters and tokens at a compute budget in FLOPs."""
+        """Return parameters and tokens at a compute budget in FLOPs."""
         return self.params.predict(compute), self.tokens.predict(compute)
 
     def describe(self) -> str:
-        """Say exponents and flags in a few lines."""
+        """Describe exponents and flags in a few lines."""
         lines = [f"{self.approach}: {sum(reason == '' for reason in self.optima['refused'])} optima"]
         for name, growth in (("N*", self.params), ("D*", self.tokens)):
             lines.append(f"{name} ~ C^{growth.exponent:.3f} ({self.level:.0%}: {growth.low:.3f} to {growth.high:.3f})")
@@ -77,14 +77,14 @@ class Noise:
     sd: float
     """In log units."""
     dof: float
-    """Degrees of freedom behind it; 0 where the caller gave it."""
+    """Degrees of freedom behind it; 0 where the caller provided it."""
     source: str
     """Where it comes from, in words."""
     shared: float = 0.0
     """Share of the variance that the points off one trunk have in common, 0 to 1."""
 
     def draw(self, groups: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Array:
-        """Draw errors of log loss, shape (n, draws), a part of each common to the points of one of `groups` (n,).
+        """Draw errors of log loss, shape (n, draws), part of each shared by the points of one of `groups` (n,).
 
         With few degrees of freedom each draw has its own sd.
         """
@@ -95,18 +95,18 @@ class Noise:
 
 
 def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows with params, tokens, loss and flops; FLOPs are 6 N D where the frame knows none.
+    """Rows with params, tokens, loss and flops; FLOPs are 6 N D where the frame has none.
 
     Raises
     ------
     ValueError
-        A row is not annealed, or not known to be: its loss lies above the one its tokens would give. The frame mixes
-        metrics. Or as `analysis.frames.check_frame`.
+        A row is not annealed, or not known to be: its loss is higher than a cooled-down run's with the same tokens. The
+        frame mixes metrics. Or as `analysis.frames.check_frame`.
     """
     _, uncooled = annealed_rows(frame)
     if uncooled:
         raise ValueError(
-            "rows that are not annealed are in the frame: give cooled-down points, as select_loss does "
+            "the frame has rows that are not annealed: use cooled-down points, as select_loss does "
             f"({'; '.join(uncooled)})"
         )
     refuse_mixed_metrics(frame)
@@ -118,11 +118,11 @@ def with_flops(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def several_data_sets(rows: pd.DataFrame) -> tuple[str, ...]:
-    """Say that points differ in their data, or at one size and token count in how many of the tokens are distinct."""
+    """Describe points that differ in their data, or at one size and token count in the number of distinct tokens."""
     flags: list[str] = []
     sets = set(rows["data_fingerprint"].dropna()) if "data_fingerprint" in rows.columns else set()
     if len(sets) > 1:
-        flags.append(f"the points are of {len(sets)} data sets (data_fingerprint)")
+        flags.append(f"the points are from {len(sets)} data sets (data_fingerprint)")
     if "unique_tokens" in rows.columns:
         counts = rows.groupby(["params", "tokens"])["unique_tokens"].nunique().to_numpy()
         if np.any(counts > 1):
@@ -144,7 +144,7 @@ def repeat_noise(rows: pd.DataFrame, cell: Sequence[str]) -> Noise | None:
 
 
 def trunk_numbers(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """Give each row the number of its trunk, shape (n,), by the column `trajectory`; where that is missing, its own."""
+    """Assign each row the number of its trunk, shape (n,), by `trajectory`; a row without one is its own trunk."""
     if "trajectory" not in rows.columns:
         return np.arange(len(rows), dtype=np.int64)
     codes, known = pd.factorize(rows["trajectory"])
@@ -152,11 +152,11 @@ def trunk_numbers(rows: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def pool_noise(residuals: Array, trunks: NDArray[np.int64], dof: int, source: str) -> Noise:
-    """Say the noise of residuals, and how much of it the points off one trunk share.
+    """Estimate the noise of residuals, and how much of it the points off one trunk share.
 
     The share is the mean product of pairs off one trunk over the mean square, at least 0 and at most 1. Points that
-    share rho of their variance say less of it: dof / (1 + (m - 1) rho^2) for m of them, which is the variance of a
-    mean square of equally correlated normal numbers.
+    share rho of their variance are worth fewer degrees of freedom: dof / (1 + (m - 1) rho^2) for m of them, which is
+    the variance of a mean square of equally correlated normal numbers.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def pool_noise(residuals: Array, trunks: NDArray[np.int64], dof: int, source: st
     trunks
         Number of the trunk of each, shape (n,).
     dof
-        Degrees of freedom of independent ones.
+        Degrees of freedom if they were independent.
     source
         Where they come from, in words.
     """
@@ -187,7 +187,7 @@ def fit_growth(
     """Draw a line through log optima against log FLOPs.
 
     Each optimum weighs 1 / (sd^2 + (spacing / 3)^2), with sd its spread over the draws: no optimum is known much
-    better than the grid's spacing, whatever the seeds say. The interval is that of the draws' slopes, made wider
+    better than the grid's spacing, however small the seed noise. The interval is that of the draws' slopes, made wider
     by sqrt(chi^2 / (K - 2)) where the K optima scatter about the line more than their noise explains; without
     draws it is the t interval from that scatter alone.
 
@@ -205,7 +205,7 @@ def fit_growth(
     Returns
     -------
     growth, source, flags
-        The line, where its interval comes from, and what a reader must know.
+        The line, where its interval comes from, and warnings.
 
     References
     ----------
@@ -237,7 +237,7 @@ def fit_growth(
 
 
 def known_quantiles(values: Array, level: float) -> tuple[float, float]:
-    """Take the ends of the middle `level` of the values known, shape (B,); NaN where fewer than two are."""
+    """Interval holding the middle `level` of the known values, shape (B,); NaN where fewer than two are known."""
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return math.nan, math.nan

@@ -29,13 +29,13 @@ from analysis.laws import Chinchilla
 Array = NDArray[np.float64]
 
 BIASED = 0.1
-"""Relative shift of an optimum by the method alone that is warned of."""
+"""Relative shift of an optimum by the method alone above which a flag warns."""
 BIASED_EXPONENT = 0.01
-"""Shift of the exponent by the method alone that is warned of."""
+"""Shift of the exponent by the method alone above which a flag warns."""
 UNEVEN = 0.03
-"""Range of FLOPs within a budget that is warned of: a loss ~ C^-0.05 moves by 0.15% over it."""
+"""Range of FLOPs within a budget above which a flag warns: a loss ~ C^-0.05 moves by 0.15% over it."""
 INSECURE = 0.1
-"""Share of draws without an optimum above which a budget's optimum is called insecure."""
+"""Share of draws without an optimum above which a budget's optimum is flagged as uncertain."""
 
 
 def fit_isoflop(
@@ -52,7 +52,7 @@ def fit_isoflop(
 
     Lines through log N* and log D* against log C. Their intervals come from redrawn noise: each draw moves every
     loss by an error of the noise's size, finds the minima again and draws the lines again. Where the column
-    `trajectory` says which points are off one trunk, a part of the error is common to those, as large as their
+    `trajectory` says which points are off one trunk, part of the error is shared by those, as large as their
     residuals show: budgets that share their trunks are not independent.
 
     Parameters
@@ -62,10 +62,10 @@ def fit_isoflop(
     method
         `parabola` or `akima`.
     exponents
-        alpha and beta of the surface on which the method's own bias is worked out; None fits them (approach 3).
+        alpha and beta of the surface on which the method's own bias is computed; None fits them (approach 3).
     noise
         Standard deviation of log loss between seeds; None takes it from repeated seeds in the frame, else from
-        the residuals of the parabolas, which hold their misfit too.
+        the residuals of the parabolas, which include their misfit.
     bootstrap
         Draws of the noise.
     level
@@ -77,7 +77,7 @@ def fit_isoflop(
     -------
     Allocation
         `optima` is the frame of `isoflop_minima` with params_low and params_high, and `refused_share` (of the
-        draws). Flags name what did not enter, refused and insecure optima, and bias to be expected.
+        draws). Flags name what was left out, refused and uncertain optima, and the expected bias.
 
     Raises
     ------
@@ -96,11 +96,11 @@ def fit_isoflop(
     mixed = [f"{words}: the curves go through all of them" for words in several_data_sets(rows)]
     flags = [*mixed, *_refusals(optima), *_uneven(optima)]
     if found.sum() < 2:
-        raise ValueError(f"budgets with an optimum: {found.sum()}, and exponents need two; {'; '.join(flags)}")
+        raise ValueError(f"budgets with an optimum: {found.sum()}, but exponents need two; {'; '.join(flags)}")
     numbers = assign_budgets(rows)
     known = _noise(rows, numbers, optima)
     if noise is not None:
-        known = Noise(noise, 0, "the noise given", 0.0 if known is None else known.shared)
+        known = Noise(noise, 0, "the given noise", 0.0 if known is None else known.shared)
     draws = None if known is None else _draw(rows, numbers, method, known, bootstrap, seed)
     spacing = float(np.median(np.log(optima["largest"] / optima["smallest"]) / (optima["sizes"] - 1).clip(lower=1)))
     values = {name: optima[name].to_numpy(dtype=np.float64)[found] for name in ("flops", "params", "tokens", "bias")}
@@ -122,13 +122,13 @@ def fit_isoflop(
 
 
 def _surface(rows: pd.DataFrame) -> tuple[float, float] | None:
-    """Exponents of approach 3, None where the points do not give them."""
+    """Exponents of approach 3; None where the points do not determine them."""
     params = fit_law(Chinchilla(), rows).params
     return (params["alpha"], params["beta"]) if params else None
 
 
 def _refusals(optima: pd.DataFrame) -> list[str]:
-    """Name the budgets refused, those of one reason together."""
+    """Name the refused budgets, grouped by reason."""
     refused: dict[str, list[str]] = {}
     for row in optima.to_dict("records"):
         if row["refused"]:
@@ -152,7 +152,7 @@ def _budget(row: dict[str, object]) -> str:
 
 
 def _noise(rows: pd.DataFrame, numbers: NDArray[np.int64], optima: pd.DataFrame) -> Noise | None:
-    """Repeated seeds where there are enough, else what the parabolas of the usable budgets leave."""
+    """Repeated seeds where there are enough, else the residuals of the usable budgets' parabolas."""
     repeats = repeat_noise(rows, ("params", "tokens"))
     if repeats is not None:
         return repeats
@@ -189,7 +189,7 @@ def _draw(
 
 
 def _with_draws(optima: pd.DataFrame, sizes: Array, level: float) -> pd.DataFrame:
-    """Add the interval of each optimum and the share of draws that had none."""
+    """Add each optimum's interval and the share of draws without one."""
     reasons = optima["refused"].tolist()
     unknown = math.nan, math.nan
     ends = np.array(
@@ -200,16 +200,16 @@ def _with_draws(optima: pd.DataFrame, sizes: Array, level: float) -> pd.DataFram
 
 def _insecure(optima: pd.DataFrame) -> list[str]:
     return [
-        f"{_budget(row)}: under {row['refused_share']:.0%} of the noise's draws it has no optimum within its sizes"
+        f"{_budget(row)}: in {row['refused_share']:.0%} of the noise draws it has no optimum within its sizes"
         for row in optima.to_dict("records")
         if not row["refused"] and row["refused_share"] > INSECURE
     ]
 
 
 def _bias_flags(optima: pd.DataFrame, surface: tuple[float, float] | None, moved: float) -> list[str]:
-    """Say what the method alone is expected to move, and why."""
+    """Flag the bias expected of the method alone, and its cause."""
     if surface is None:
-        return ["the points do not give a surface: whether the method itself moves the optima is not known"]
+        return ["the points do not determine a surface: the bias of the method itself is unknown"]
     known = optima.loc[np.isfinite(optima["bias"].to_numpy(dtype=np.float64))]
     off = [row for row in known.to_dict("records") if abs(math.expm1(row["bias"])) > BIASED]
     flags: list[str] = []
@@ -218,8 +218,8 @@ def _bias_flags(optima: pd.DataFrame, surface: tuple[float, float] | None, moved
         flags.append(f"the method alone is expected to move N* by {where} FLOPs ({_why(off, surface)})")
     if abs(moved) > BIASED_EXPONENT:
         flags.append(
-            f"the method alone is expected to move the exponent of N* by {moved:+.3f}: the grids lie differently about "
-            "their optima"
+            f"the method alone is expected to move the exponent of N* by {moved:+.3f}: the grids are placed "
+            "differently around their optima"
         )
     return flags
 

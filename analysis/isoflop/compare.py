@@ -55,10 +55,10 @@ def compare_approaches(
     compute
         Budget in FLOPs at which optima are compared; None takes ten times the largest in the frame.
     fit
-        Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame. Without both, approach 3's row
-        says why it is empty.
+        Approach 3's fit of a law with alpha and beta; None fits Chinchilla's to the frame. Where neither works,
+        approach 3's row gives the reason.
     allocation
-        Approach 2's, made from the frame already, for the row of its method; None makes it.
+        Approach 2's result for this frame, if already computed, for the row of its method; None computes it.
     noise
         Standard deviation of log loss between seeds; None as in `fit_isoflop` and `fit_envelope`.
     bootstrap
@@ -71,10 +71,10 @@ def compare_approaches(
     Returns
     -------
     DataFrame
-        A row an approach: `envelope`, `isoflop parabola`, `isoflop akima`, `law`. Columns exponent_params and
+        One row per approach: `envelope`, `isoflop parabola`, `isoflop akima`, `law`. Columns exponent_params and
         exponent_tokens with `_low` and `_high`, compute, params and tokens (the optimum there, extrapolated), optima
-        (how many the line goes through; the points for the law), level, interval_from, and flags (joined by "; ").
-        An approach that the points do not allow has NaN, and its flags say why.
+        (the number the line goes through; the points for the law), level, interval_from, and flags (joined by "; ").
+        An approach that the points do not allow has NaN, and its flags give the reason.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def allocate_by_law(fit: Fit, rows: pd.DataFrame, *, level: float = 0.95) -> All
     middle = math.exp(float(log_c.mean()))
     best = fit.optimal(middle, flops=rule).to_dict("records")[0]
     unknown = float(best["without_optimum"])
-    flags = (f"{unknown:.1%} of the replicates have an exponent of 0, and no optimum",) if unknown > 0 else ()
+    flags = (f"{unknown:.1%} of the replicates have an exponent of 0 and no optimum",) if unknown > 0 else ()
     a = _exponent(fit.params["alpha"], fit.params["beta"], power)
     low, high = _interval(fit, power, level)
     params = Growth(a, low, high, float(best["params"]), middle)
@@ -152,10 +152,10 @@ def _refuse_without_exponents(fit: Fit) -> None:
         return
     if "alpha" in fit.params:
         raise ValueError(
-            "the law has one exponent for both terms: how N* and D* share a budget is assumed there, not found; "
+            "the law has one exponent for both terms, so how N* and D* share a budget is assumed, not measured: "
             "fit Chinchilla() without tied"
         )
-    raise ValueError("; ".join([f"the law {fit.law!r} gives no alpha and beta", *fit.flags]))
+    raise ValueError("; ".join([f"the law {fit.law!r} has no alpha and beta", *fit.flags]))
 
 
 def _exponent(alpha: float, beta: float, power: float) -> float:
@@ -164,7 +164,7 @@ def _exponent(alpha: float, beta: float, power: float) -> float:
 
 
 def _interval(fit: Fit, power: float, level: float) -> tuple[float, float]:
-    """Take expanded percentiles over the replicates, as the fit's own intervals do."""
+    """Return expanded percentiles over the replicates, as the fit's own intervals are."""
     if not fit.replicates:
         return math.nan, math.nan
     law = fit.settings.make_law()
@@ -177,7 +177,7 @@ def _row(name: str, make: Callable[[], Allocation], compute: float) -> dict[str,
     try:
         found = make()
     except ValueError as reason:
-        # What the points do not allow is a row that says so, not the end of the comparison.
+        # An approach that the points do not allow becomes a row with the reason, and does not end the comparison.
         return {"approach": name, "compute": compute, "optima": 0, "flags": str(reason)}
     row: dict[str, object] = {"approach": name, "compute": compute, "level": found.level}
     for column, growth in (("params", found.params), ("tokens", found.tokens)):

@@ -13,7 +13,7 @@ from scipy import interpolate, optimize
 Array = NDArray[np.float64]
 
 GRID = 1001
-"""Points on which a spline's minimum is looked for, before it is refined."""
+"""Grid points on which a spline's minimum is searched, before it is refined."""
 
 
 def isoflop_curve(points: pd.DataFrame, method: str = "parabola") -> Callable[[Array], Array]:
@@ -45,7 +45,7 @@ def isoflop_curve(points: pd.DataFrame, method: str = "parabola") -> Callable[[A
 
 
 def lowest(log_n: Array, loss: Array, method: str) -> tuple[Array, Array]:
-    """Place and value of the lowest point of every column of losses, NaN where it lies beyond the sizes measured.
+    """Location and value of the lowest point of every column of losses, NaN where it lies beyond the sizes measured.
 
     Parameters
     ----------
@@ -67,12 +67,12 @@ def lowest(log_n: Array, loss: Array, method: str) -> tuple[Array, Array]:
 
 
 def expected_bias(log_n: Array, found: float, alpha: float, beta: float, method: str = "parabola") -> float:
-    """Work out what a method alone moves an optimum by, without noise: log N_found / N_true.
+    """Compute how far a method alone moves an optimum, without noise: log N_found / N_true.
 
     Along an isoFLOP line, with u = log(N / N*), the loss of E + A/N^alpha + B/D^beta is, up to a factor and an
-    offset, exp(-alpha u) / alpha + exp(beta u) / beta: only the exponents and the grid decide. N* is the one from
-    which the method, on this grid, would find what it found. Zero for a parabola where alpha = beta and the grid
-    is centred; equal at every budget, so without effect on exponents, where all grids lie alike about their
+    offset, exp(-alpha u) / alpha + exp(beta u) / beta: only the exponents and the grid decide. N* is the true
+    optimum for which the method, on this grid, would find `found`. Zero for a parabola where alpha = beta and the grid
+    is centred; equal at every budget, so without effect on exponents, where all grids lie alike around their
     optimum.
 
     Parameters
@@ -100,7 +100,7 @@ def expected_bias(log_n: Array, found: float, alpha: float, beta: float, method:
         u = log_n[:, None] - true
         return lowest(log_n, np.exp(-alpha * u) / alpha + np.exp(beta * u) / beta, method)[0] - found
 
-    # N* is where this changes its sign, looked for over the grid and its width to either side.
+    # N* is where this changes sign, searched over the grid and its width to either side.
     reach = float(np.ptp(log_n))
     places = np.linspace(log_n.min() - reach, log_n.max() + reach, 200)
     changes = np.flatnonzero(np.diff(np.sign(shift(places))) > 0)
@@ -144,6 +144,6 @@ def _spline_minimum(knots: Array, means: Array) -> tuple[Array, Array]:
     left, middle, right = (values[best + step, columns] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
     step = np.where(bend > 0, (left - right) / (2 * np.where(bend > 0, bend, 1.0)), np.nan)
-    # Beyond a neighbour the lowest point is the grid's end.
+    # If it lies beyond a neighbour, the lowest point is the grid's end.
     step = np.where(np.abs(step) <= 1, step, np.nan)
     return grid[best] + step * (grid[1] - grid[0]), middle - (left - right) * step / 4

@@ -1,4 +1,4 @@
-"""Approach 1: the envelope of the training curves, from cooled-down points alone."""
+"""Approach 1: the envelope of the training curves, from cooled-down points only."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Array = NDArray[np.float64]
 
 FEWEST_CROSSINGS = 2
 INSECURE = 0.1
-"""Share of draws without a line above which it is said."""
+"""Share of draws without a line above which a flag says so."""
 GRID = 2001
-"""Budgets at which the curves are compared: over four decades, one every 0.5%."""
+"""Number of budgets at which the curves are compared: over four decades, one every 0.5%."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def envelope(frame: pd.DataFrame, *, points: int = 200) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a budget: flops, params (the best size), tokens, loss, sizes (measured there), and edge: whether the
-        best is the smallest or largest of them, so that one beyond may be better. `attrs["excluded"]` says what did
-        not enter.
+        One row per budget: flops, params (the best size), tokens, loss, sizes (measured there), and edge: whether the
+        best is the smallest or largest of them, so that one beyond may be better. `attrs["excluded"]` lists what was
+        left out.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def envelope(frame: pd.DataFrame, *, points: int = 200) -> pd.DataFrame:
     curves, excluded = _curves(frame)
     grid = _budgets(curves, points)
     losses = _losses(curves, grid, [curve.log_loss[:, None] for curve in curves])[:, :, 0]
-    # Two pairs of overlapping curves may leave a gap between them.
+    # Between two pairs of overlapping curves there may be a gap.
     grid, losses = grid[~np.isnan(losses).all(axis=0)], losses[:, ~np.isnan(losses).all(axis=0)]
     measured = ~np.isnan(losses)
     best = np.nanargmin(losses, axis=0)
@@ -136,11 +136,11 @@ def fit_envelope(
     optima, flags = _crossings(curves, grid)
     if len(optima) < FEWEST_CROSSINGS:
         raise ValueError(
-            f"crossings of a larger size below a smaller: {len(optima)}, and exponents need {FEWEST_CROSSINGS}"
+            f"crossings of a larger size below a smaller: {len(optima)}, but exponents need {FEWEST_CROSSINGS}"
         )
-    known = Noise(noise, 0, "the noise given") if noise is not None else _repeats(frame)
+    known = Noise(noise, 0, "the given noise") if noise is not None else _repeats(frame)
     sizes, flops, tokens = (optima[name].to_numpy(dtype=np.float64) for name in ("params", "flops", "tokens"))
-    # Every crossing weighs alike: the spacing, the floor of an optimum's uncertainty, is set beyond any noise.
+    # Every crossing has equal weight: the spacing, the floor of an optimum's uncertainty, is set beyond any noise.
     inverse, source, more = fit_growth(sizes, flops, None, level=level, spacing=1.0)
     if known is not None:
         slopes = _draw_slopes(curves, grid, known, bootstrap, seed)
@@ -148,7 +148,7 @@ def fit_envelope(
         inverse = replace(inverse, low=low, high=high)
         source = f"{bootstrap} draws of the noise; noise {known.sd:.2g} in log loss from {known.source}"
         lost = float(np.isnan(slopes).mean())
-        more = (f"{lost:.0%} of the noise's draws have too few crossings for a line",) if lost > INSECURE else ()
+        more = (f"{lost:.0%} of the noise draws have too few crossings for a line",) if lost > INSECURE else ()
     per_token = float(np.polyfit(np.log(sizes), np.log(flops / tokens), 1)[0])
     lines = _turn(inverse, per_token, float(np.exp(np.log(flops / tokens).mean())))
     return Allocation("envelope", *lines, optima, level, source, (*excluded, *flags, *more))
@@ -170,7 +170,7 @@ def _curves(frame: pd.DataFrame) -> tuple[list[_Curve], tuple[str, ...]]:
     rows, excluded = with_flops(frame)
     mixed = several_data_sets(rows)
     if mixed:
-        raise ValueError(f"{'; '.join(mixed)}: an envelope is of one data set, choose the rows of one")
+        raise ValueError(f"{'; '.join(mixed)}: an envelope needs one data set, select the rows of one")
     logs = pd.DataFrame({name: np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("flops", "loss", "tokens")})
     logs = logs.assign(params=rows["params"].to_numpy(), point=rows["tokens"].to_numpy())
     curves: list[_Curve] = []
@@ -181,9 +181,9 @@ def _curves(frame: pd.DataFrame) -> tuple[list[_Curve], tuple[str, ...]]:
             log_c, log_loss, log_d = (means[name].to_numpy(dtype=np.float64) for name in ("flops", "loss", "tokens"))
             curves.append(_Curve(size, log_c, log_loss, log_d, repeats))
         else:
-            excluded = (*excluded, f"size {count_label(size)} has one token count, which is no curve")
+            excluded = (*excluded, f"size {count_label(size)} has only one token count: a curve needs two")
     if len(curves) < 2:
-        raise ValueError(f"sizes with two token counts or more: {len(curves)}, and an envelope needs two")
+        raise ValueError(f"sizes with two token counts or more: {len(curves)}, but an envelope needs two")
     return curves, excluded
 
 
@@ -192,7 +192,7 @@ def _budgets(curves: list[_Curve], points: int) -> Array:
     ends = sorted([*(float(curve.log_c[0]) for curve in curves), *(float(curve.log_c[-1]) for curve in curves)])
     shared = [c for c in ends if sum(curve.log_c[0] <= c <= curve.log_c[-1] for curve in curves) >= 2]
     if not shared or shared[0] == shared[-1]:
-        raise ValueError("no budget at which two sizes are measured: their curves do not overlap in FLOPs")
+        raise ValueError("no two sizes are measured at the same budget: their curves do not overlap in FLOPs")
     return np.linspace(shared[0], shared[-1], points)
 
 
@@ -234,9 +234,9 @@ def _crossings(curves: list[_Curve], grid: Array) -> tuple[pd.DataFrame, tuple[s
 
 
 def _pairs(losses: Array, grid: Array) -> dict[tuple[int, int], float]:
-    """Log budget at which one size takes over from another, by pair; the mean where noise makes it several.
+    """Log budget at which one size takes over from another, by pair; the mean where noise makes several.
 
-    Only sizes measured on both sides count: a change because a curve begins or ends is no crossing.
+    Only sizes measured on both sides count: a change because a curve begins or ends is not a crossing.
     """
     best = np.where(np.isnan(losses), np.inf, losses).argmin(axis=0)
     found: dict[tuple[int, int], list[float]] = {}
@@ -256,7 +256,7 @@ def _repeats(frame: pd.DataFrame) -> Noise | None:
 def _draw_slopes(curves: list[_Curve], grid: Array, noise: Noise, count: int, seed: int) -> Array:
     """Slopes of log C against log N* through the crossings of redrawn curves, shape (B,); NaN for fewer than two."""
     rng = np.random.default_rng(seed)
-    # The points of a size are off its trunks: what those share moves its whole curve.
+    # The points of a size are off its trunks: what they share moves its whole curve.
     trunks = [np.zeros(len(curve.log_c), dtype=np.int64) for curve in curves]
     errors = [noise.draw(t, count, rng) / np.sqrt(c.repeats)[:, None] for c, t in zip(curves, trunks, strict=True)]
     losses = _losses(curves, grid, [c.log_loss[:, None] + e for c, e in zip(curves, errors, strict=True)])

@@ -21,11 +21,11 @@ FEWEST_SIZES = {"parabola": 3, "akima": 4}
 SAME_BUDGET = 0.1
 """Relative gap in FLOPs beyond which two points belong to different budgets."""
 ONE_BUDGET = 0.25
-"""Relative range of FLOPs beyond which a budget is none."""
+"""Relative range of FLOPs beyond which points are not one budget."""
 
 
 def assign_budgets(frame: pd.DataFrame) -> NDArray[np.int64]:
-    """Give each row its budget's number, from the smallest: by the column `budget`, or by gaps above 10% in FLOPs.
+    """Assign each row its budget's number, from the smallest: by the column `budget`, or gaps above 10% in FLOPs.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ def assign_budgets(frame: pd.DataFrame) -> NDArray[np.int64]:
     Raises
     ------
     ValueError
-        A row has no budget though the frame names them.
+        A row names no budget although others do.
     """
     if "budget" in frame.columns:
         if bool(np.any(frame["budget"].isna().to_numpy())):
-            raise ValueError("budget is missing (NaN) in some rows: name each row's, or drop the column")
+            raise ValueError("budget is missing (NaN) in some rows: name the budget of each row, or drop the column")
         centres = {name: float(np.median(rows["flops"].to_numpy())) for name, rows in frame.groupby("budget")}
         order = sorted(centres, key=lambda name: centres[name])
         return np.array([order.index(name) for name in frame["budget"]], dtype=np.int64)
@@ -55,7 +55,7 @@ def isoflop_minima(
 ) -> pd.DataFrame:
     """Compute-optimal size of each budget: the lowest point of loss against log size.
 
-    An optimum is refused where nothing measured brackets it: the lowest measured loss is that of the smallest or
+    An optimum is refused unless measurements bracket it: the lowest measured loss is that of the smallest or
     largest size, the curve's lowest point lies beyond them, or the parabola opens downward.
 
     Parameters
@@ -64,19 +64,19 @@ def isoflop_minima(
         Columns params, tokens, loss, and flops (6 N D where absent); budget where the study names its budgets.
         Several rows of one size and budget are seeds.
     method
-        `parabola`: least squares, loss against log N. `akima`: a spline through the means of each size, which no
-        far point bends.
+        `parabola`: least squares, loss against log N. `akima`: a spline through the means of each size, which
+        distant points do not bend.
     exponents
-        alpha and beta of E + A/N^alpha + B/D^beta, on which `bias` is worked out; None leaves it NaN.
+        alpha and beta of E + A/N^alpha + B/D^beta, on which `bias` is computed; None leaves it NaN.
 
     Returns
     -------
     DataFrame
-        A row a budget: flops (geometric mean), flops_range (largest over smallest - 1), points, sizes (distinct),
+        One row per budget: flops (geometric mean), flops_range (largest over smallest - 1), points, sizes (distinct),
         smallest, largest (N), params, tokens, loss at the optimum (NaN where refused), tokens_per_param, bias
         (what the method alone moves N* by on a noise-free surface with these exponents on this grid, as
-        log N_found / N_true), and refused: why there is no optimum, empty where there is one.
-        `attrs["excluded"]` says what did not enter.
+        log N_found / N_true), and refused: the reason for no optimum, empty where there is one.
+        `attrs["excluded"]` lists what was left out.
 
     Raises
     ------
@@ -144,5 +144,5 @@ def _edge(knots: Array, means: Array, place: float) -> str:
         which, size = ("smallest" if least == 0 else "largest"), count_label(math.exp(knots[least]))
         return f"the {which} size, {size}, has the lowest loss: the optimum may lie beyond it"
     if math.isnan(place):
-        return "the curve has no lowest point within the sizes measured"
+        return "the curve has no minimum within the sizes measured"
     return ""

@@ -1,4 +1,4 @@
-"""What a law is: an equation with named parameters, its gradient in coordinates an optimizer can move in, starts.
+"""Interface of a law: an equation with named parameters, its gradient, coordinates and starting points.
 
 A new law is one subclass of `Law`, added to `analysis.laws.LAWS`.
 """
@@ -20,7 +20,7 @@ Inputs = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a law, with the box it is sought in."""
+    """One parameter of a law, with the bounds it is fitted in."""
 
     name: str
     """As in the equation."""
@@ -71,7 +71,7 @@ class Law(ABC):
 
     @property
     def needs(self) -> dict[str, tuple[str, ...]]:
-        """By column, the parameters that its distinct values must tell apart."""
+        """By column, the parameters that its distinct values must determine."""
         return dict.fromkeys(self.inputs, self.param_names)
 
     @property
@@ -105,7 +105,7 @@ class Law(ABC):
 
     @abstractmethod
     def starts(self, inputs: Inputs, target: Array, count: int, rng: np.random.Generator) -> Array:
-        """Draw starting coordinates that explain the data's magnitude, shape (count, p)."""
+        """Draw starting coordinates that match the data's magnitude, shape (count, p)."""
 
     def optimal(self, params: Mapping[str, float], compute: Array, flops: Mapping[str, float]) -> tuple[Array, Array]:
         """N and D of least loss at a compute budget, shape (m,) each, where FLOPs are k N^n D^d.
@@ -124,7 +124,7 @@ class Law(ABC):
         ValueError
             The law has no such optimum.
         """
-        raise ValueError(f"the law {self.name!r} has no compute-optimal allocation; fit chinchilla")
+        raise ValueError(f"the law {self.name!r} has no compute-optimal allocation; fit Chinchilla's law")
 
     def predict(self, params: Mapping[str, float], inputs: Inputs) -> Array:
         """Target at a frame's columns, shape (n,), in its own unit; NaN where the equation gives no positive number."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.laws.base import Array, Inputs, Law, Parameter, log_sum_exp
 
-# Magnitudes beyond which a loss of any language model lies: exp(-12) nats to exp(6), N^3 of 1e9 parameters.
+# Bounds far outside any language model's loss: exp(-12) nats to exp(6), N^3 of 1e9 parameters.
 TINY, LARGE, HUGE = float(np.exp(-12)), float(np.exp(6)), float(np.exp(60))
 E = Parameter("E", TINY, LARGE, "unit of the loss", log=True)
 A = Parameter("A", TINY, HUGE, "unit of the loss x parameters^alpha", log=True)
@@ -101,7 +101,7 @@ class Chinchilla(Law):
         beta = params.get("beta", alpha)
         k, n, d = flops["k"], flops["n"], flops["d"]
         if min(alpha, beta) <= 0:
-            raise ValueError(f"alpha = {alpha:g}, beta = {beta:g}: without both there is no optimum")
+            raise ValueError(f"alpha = {alpha:g}, beta = {beta:g}: both must be above 0 for an optimum to exist")
         log_budget = np.log(np.asarray(compute, dtype=np.float64) / k)
         gain = np.log(alpha * params["A"] * d) - np.log(beta * params["B"] * n)
         log_n = (gain + log_budget * beta / d) / (alpha + n * beta / d)
@@ -118,7 +118,7 @@ class DataConstrained(Law):
     alpha A / N_opt^alpha = beta B / U_D^beta.
 
     N: `params`; D: `tokens`; `unique_tokens`. R_D* and R_N* (here `R_D`, `R_N`) are repetitions: R_D* of them
-    are together worth 1 - 1/e of as many fresh tokens. Coordinates are logarithms of all but alpha and beta.
+    are together worth 1 - 1/e of the same number of fresh tokens. Coordinates are logarithms of all but alpha and beta.
 
     References
     ----------

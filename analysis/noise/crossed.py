@@ -17,9 +17,9 @@ Array = NDArray[np.float64]
 
 SEEDS = ("seed_init", "seed_data")
 RECIPE = ("model", "params", "data_fingerprint")
-"""Columns that say what was trained."""
+"""Columns that identify what was trained."""
 POINT = ("tokens", "unique_tokens")
-"""Columns that say where it was measured."""
+"""Columns that identify where it was measured."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Component:
     variance: float
     """Estimate by the method of moments, in the metric's unit squared; below 0 where the rest outweighs it."""
     low: float
-    """Lower end of the interval, 0 at least."""
+    """Lower end of the interval, at least 0."""
     high: float
     """Upper end."""
     dof: float
     """Degrees of freedom of its mean square; of the sum, Satterthwaite's."""
     left_out: str = ""
-    """Rows that did not enter and why, such as `1 row not evaluated`; empty where all did."""
+    """Rows left out and why, such as `1 row not evaluated`; empty where none were."""
 
     @property
     def sd(self) -> float:
@@ -57,7 +57,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     Parameters
     ----------
     frame
-        As `analysis.load.load_study` gives it, of one model and token count (choose the rows first).
+        As `analysis.load.load_study` gives it, of one model and token count (select the rows first).
     metric
         Name of the metric.
     level
@@ -66,7 +66,7 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     Returns
     -------
     tuple of Component
-        initialisation, data order, rest, and both seeds (the variance of a run whose seeds are all drawn anew).
+        initialisation, data order, rest, and both seeds (the variance of a run with two new seeds).
 
     Raises
     ------
@@ -82,11 +82,13 @@ def seed_components(frame: pd.DataFrame, metric: str, *, level: float = 0.95) ->
     points, excluded = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False)
     cell = known_columns(points, (*RECIPE, *POINT))
     if len(points.drop_duplicates(cell)) > 1:
-        raise ValueError(f"several of {', '.join(cell)} in the frame: choose the rows of one point first")
+        raise ValueError(f"the frame has several values of {', '.join(cell)}: select the rows of one point first")
     refuse_repeats(points, cell)
     grid = points.pivot(index="seed_init", columns="seed_data", values="loss")
     if min(grid.shape) < 2:
-        raise ValueError(f"{grid.shape[0]} seed_init by {grid.shape[1]} seed_data: a split needs two of each, crossed")
+        raise ValueError(
+            f"{grid.shape[0]} seed_init by {grid.shape[1]} seed_data: splitting needs at least two of each, crossed"
+        )
     values = grid.to_numpy(dtype=np.float64)
     absent = [f"({grid.index[i]}, {grid.columns[d]})" for i, d in np.argwhere(np.isnan(values))]
     if absent:
@@ -113,12 +115,12 @@ def variance_interval(variance: float, dof: float, level: float = 0.95) -> tuple
 
 
 def known_columns(points: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    """Those of the columns that the frame has, with a value somewhere."""
+    """Those of the columns that the frame has, with at least one value."""
     return [name for name in names if name in points.columns and bool(np.any(points[name].notna().to_numpy()))]
 
 
 def refuse_repeats(points: pd.DataFrame, cell: Sequence[str]) -> None:
-    """Raise `ValueError` where two rows share the columns of `cell` and both seeds."""
+    """Raise `ValueError` if two rows share the columns of `cell` and both seeds."""
     again = points.loc[points.duplicated([*cell, *SEEDS], keep=False)]
     if len(again):
         row = again.to_dict("records")[0]
@@ -135,7 +137,7 @@ def mean_squares(grid: Array) -> tuple[float, float, float]:
 
 
 def total_variance(squares: tuple[float, float, float], shape: tuple[int, ...]) -> tuple[float, float]:
-    """Variance of a run whose seeds are both drawn anew, from the mean squares of a crossed table.
+    """Variance of a run with two new seeds, from the mean squares of a crossed table.
 
     var(I) + var(D) + var(e) = MS_I / b + MS_D / a + MS_e (1 - 1/a - 1/b). The plain variance of the a b runs is too
     small, since they share seeds: it holds a fraction (1 - 1/a) / (1 - 1/(a b)) of var(I) alone.
@@ -175,7 +177,7 @@ def _split(grid: Array, level: float) -> tuple[Component, ...]:
 
 
 def _between(source: str, square: float, dof: int, repeats: int, rest: float, dof_rest: int, level: float) -> Component:
-    """Variance between means of `repeats` runs each; the interval's ends are 0 where the F test says so."""
+    """Variance between means of `repeats` runs each; the interval's ends are 0 where the F test finds no variance."""
     tail = (1 - level) / 2
     f_low, f_high = stats.f.ppf([tail, 1 - tail], dof, dof_rest)
     chi_low, chi_high = stats.chi2.ppf([tail, 1 - tail], dof)

@@ -1,7 +1,7 @@
-"""How much a result moves when only the seeds change.
+"""How much a result varies when only the seeds change.
 
-A difference smaller than this noise says nothing. `seed_variance` measures it at each scale, `seed_components`
-splits it where the seeds of initialisation and of data order are crossed, and `noise_trend` says how it changes
+A difference smaller than this noise means nothing. `seed_variance` measures it at each scale, `seed_components`
+splits it where the seeds of initialisation and of data order are crossed, and `noise_trend` fits how it changes
 with scale.
 """
 
@@ -51,11 +51,11 @@ class Trend:
 
     @property
     def flat(self) -> bool:
-        """Whether a noise that does not change with scale is within the interval."""
+        """Whether the interval includes noise that does not change with scale."""
         return self.low <= 0 <= self.high
 
     def predict(self, size: float) -> float:
-        """Say the standard deviation at a size, in the metric's unit."""
+        """Return the standard deviation at a size, in the metric's unit."""
         return self.sd * (size / self.size) ** self.exponent
 
 
@@ -74,7 +74,7 @@ def seed_variance(
     Parameters
     ----------
     frame
-        As `analysis.load.load_study` gives it; cooled-down points alone enter.
+        As `analysis.load.load_study` gives it; only cooled-down points are used.
     metric
         Name of the metric.
     by
@@ -85,9 +85,10 @@ def seed_variance(
     Returns
     -------
     DataFrame
-        A row a value of `by`: the columns of `by`, mean, sd (metric's unit), low and high (its interval), relative
+        One row per value of `by`: the columns of `by`, mean, sd (metric's unit), low and high (its interval), relative
         (sd over mean), dof, varied (the kinds of seeds that differ), seeds (most runs in a cell), cells, and
-        `left_out`: what did not enter and why. Rows with fewer than two seeds in every cell have sd NaN and say so.
+        `left_out`: what was left out and why. Rows with fewer than two seeds in every cell have sd NaN and a reason
+        there.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def seed_variance(
     points, excluded = check_frame(select_loss(frame, metric), ("loss", *SEEDS), positive=False, minimum=1)
     missing = [column for column in columns if column not in points.columns]
     if missing:
-        raise ValueError(f"by={by!r}: the frame has no column {', '.join(missing)}")
+        raise ValueError(f"by={by!r}: the frame lacks the column {', '.join(missing)}")
     recipe = known_columns(points, RECIPE)
     cell = [*recipe, *known_columns(points, POINT)]
     refuse_repeats(points, cell)
@@ -116,18 +117,18 @@ def seed_variance(
 
 
 def noise_trend(table: pd.DataFrame, by: str = "params", *, level: float = 0.95) -> Trend:
-    """Say how the seed noise changes with scale: log sd on log size, each weighted by what its seeds say.
+    """Fit how the seed noise changes with scale: log sd on log size, each weighted by its degrees of freedom.
 
-    With nu degrees of freedom, log s^2 has the mean log sigma^2 + psi(nu/2) - log(nu/2) and the variance
-    psi'(nu/2), whatever sigma: the first is taken off, the second is the weight. Rows count as independent. Those at
-    several token counts off one trunk are not: they share its seeds, whose luck moves all their sd alike, so that the
-    interval of a trend over tokens is too wide (four counts off five trunks, 81% of the variance shared: it held no
-    trend in 99.5% of 200 draws where there was none) and `excess` below 1.
+    With nu degrees of freedom, log s^2 has the mean log sigma^2 + psi(nu/2) - log(nu/2) and the variance psi'(nu/2),
+    whatever sigma: the first is subtracted, the second gives the weight. Rows count as independent. Those at several
+    token counts off one trunk are not: they share its seeds, whose luck moves all their sd alike, so that the interval
+    of a trend over tokens is too wide (four counts off five trunks, 81% of the variance shared: it held no trend in
+    99.5% of 200 draws where there was none) and `excess` below 1.
 
     Parameters
     ----------
     table
-        As `seed_variance` gives it; rows without an sd above 0 cannot enter.
+        As `seed_variance` gives it; rows without an sd above 0 are not used.
     by
         Column of the size: `params` or `tokens`.
     level
@@ -144,7 +145,7 @@ def noise_trend(table: pd.DataFrame, by: str = "params", *, level: float = 0.95)
     """
     known = table.loc[(table["dof"] >= 1) & (table["sd"] > 0)]
     if known[by].nunique() < 3:
-        raise ValueError(f"{known[by].nunique()} values of {by!r} with a seed variance: a trend needs three")
+        raise ValueError(f"{known[by].nunique()} values of {by!r} have a seed variance: a trend needs three")
     half = known["dof"].to_numpy(dtype=np.float64) / 2
     log_sd = np.log(known["sd"].to_numpy(dtype=np.float64)) - (special.digamma(half) - np.log(half)) / 2
     variance = special.polygamma(1, half) / 4
@@ -194,13 +195,13 @@ def _pooled(group: pd.DataFrame, recipe: list[str], cell: list[str], level: floa
 
 
 def _draws(rows: pd.DataFrame, recipe: list[str]) -> pd.Series:
-    """Give each row the number of its draw of the seeds: recipes that share a trajectory are one, and so is what it joins."""
+    """Assign each row the number of its draw of the seeds: recipes connected by shared trajectories are one draw."""
     own = [column for column in recipe if column != "model"]
     if "trajectory" not in rows.columns or bool(np.all(rows["trajectory"].isna().to_numpy())):
         names = rows["model"].astype(str).str.split(" ").str[0] if "model" in recipe else pd.Series(0, rows.index)
         return rows.groupby([names, *own], dropna=False).ngroup()
     labels = rows.groupby(recipe, dropna=False).ngroup()
-    # A row without a trajectory shares none.
+    # A row without a trajectory shares no trunk.
     trunks = rows["trajectory"].fillna(pd.Series([f"row {index}" for index in rows.index], index=rows.index))
     draws = labels
     while True:
@@ -211,7 +212,7 @@ def _draws(rows: pd.DataFrame, recipe: list[str]) -> pd.Series:
 
 
 def _of_draw(rows: pd.DataFrame, cell: list[str]) -> tuple[float, float]:
-    """Variance over the seeds of one draw and its degrees of freedom, over its cells together."""
+    """Variance over the seeds of one draw and its degrees of freedom, pooled over its cells."""
     grids = [
         part.pivot(index=SEEDS[0], columns=SEEDS[1], values="loss") for _, part in rows.groupby(cell, dropna=False)
     ]

@@ -1,4 +1,4 @@
-"""Results of others as frames like ours: lm-eval result files from any folder, and published tables."""
+"""Published results of others as frames like our own: lm-eval result files from any folder, and published tables."""
 
 from analysis.reference.load import load_lm_eval, load_pythia, tinyllama_milestones
 

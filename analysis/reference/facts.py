@@ -1,4 +1,4 @@
-"""What result files do not say: rules for names and tokens, and tables of facts."""
+"""What result files lack: rules for names and tokens, and tables of facts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from analysis.reference.files import ResultFile
 
 REFERENCE_COLUMNS = (*FRAME_COLUMNS, "source")
 KEY_COLUMNS = ("model", "revision", "file")
-"""Columns of `facts` that say which results a row is about."""
+"""Columns of `facts` that identify the results a row describes."""
 COUNTS = ("params", "params_non_embedding", "tokens", "unique_tokens", "seed_init", "seed_data")
 FACT_COLUMNS = (*COUNTS, "epochs", "flops", "annealed", "commit", "data_fingerprint")
-"""What `facts` can say about them."""
+"""What `facts` can provide about them."""
 
 ModelRule = str | Callable[[ResultFile], str]
 """A pattern whose first group is the model's short name, or a function."""
 TokenRule = tuple[str, float] | Callable[[ResultFile], float | None]
-"""A pattern whose first group is a number, and what a unit of it is in tokens; or a function."""
+"""A pattern whose first group is a number, and the tokens per unit of it; or a function."""
 Facts = pd.DataFrame | Mapping[str, Mapping[str, Any]]
 """As in `analysis.reference.load_lm_eval`."""
 Row = dict[str, Any]
@@ -34,13 +34,13 @@ class FactTable:
     """`facts`, checked."""
 
     rows: tuple[tuple[Row, Row], ...]
-    """What each row is about (values of key columns), and what it says; missing cells say nothing."""
+    """What each row describes (values of key columns), and its values; missing cells provide nothing."""
     is_catalogue: bool
-    """Whether it may hold models that no file is about."""
+    """Whether it may hold models without any file."""
 
 
 class Checkpoints:
-    """Turns result files into rows, and remembers what the rules and the facts did not know."""
+    """Turns result files into rows, and records what the rules and facts did not cover."""
 
     def __init__(
         self,
@@ -79,21 +79,21 @@ class Checkpoints:
         ]
 
     def notes(self) -> list[str]:
-        """Say which tokens and sizes are unknown, and which rows of `facts` no file matches.
+        """List unknown tokens and sizes, and rows of `facts` that match no file.
 
         Raises
         ------
         ValueError
-            The rule of the tokens matches no file at all.
+            The rule for tokens matches no file at all.
         """
         notes: list[str] = []
         unknown = [checkpoint for checkpoint, (_, tokens) in self.places.items() if tokens is None]
         if unknown and self.tokens is not None and len(unknown) == len(self.places):
-            raise ValueError(f"tokens={self.tokens!r} gives no file any, such as {unknown[0]!r}")
+            raise ValueError(f"tokens={self.tokens!r} matches no file, such as {unknown[0]!r}")
         if unknown:
-            notes.append(f"tokens unknown of {len(unknown)} of {len(self.places)} checkpoints, such as {unknown[0]}")
+            notes.append(f"tokens unknown for {len(unknown)} of {len(self.places)} checkpoints, such as {unknown[0]}")
         if self.sizeless:
-            notes.append(f"params unknown of {', '.join(sorted(self.sizeless))}")
+            notes.append(f"params unknown for {', '.join(sorted(self.sizeless))}")
         for index in sorted(self.unused):
             keys = ", ".join(f"{key} {value}" for key, value in self.facts.rows[index][0].items())
             notes.append(f"facts of {keys} match no file")
@@ -102,14 +102,15 @@ class Checkpoints:
     def _refuse_taken(self, file: ResultFile, checkpoint: str, place: tuple[str, int | None]) -> None:
         """Refuse two checkpoints of one name at the same tokens, such as `small/hf` and `large/hf`.
 
-        Where tokens are unknown, revisions of one model may share a place, and so may what a given rule names alike.
+        Where tokens are unknown, revisions of one model may coincide, and so may checkpoints that a given rule names
+        alike.
         """
         other, model = self.taken.setdefault(place, (checkpoint, file.model))
         label, tokens = place
         if other == checkpoint or (tokens is None and (model == file.model or self.model is not None)):
             return
         at = "unknown" if tokens is None else str(tokens)
-        raise ValueError(f"{other} and {checkpoint} are both {label!r} at {at} tokens: tell them apart by model=")
+        raise ValueError(f"{other} and {checkpoint} are both {label!r} at {at} tokens: tell them apart with model=")
 
     def _label(self, file: ResultFile) -> str:
         if callable(self.model):
@@ -132,7 +133,7 @@ class Checkpoints:
         try:
             return None if found is None else round(float(found) * factor)
         except ValueError:
-            raise ValueError(f"tokens={pattern!r} finds {found!r} in {file.where!r}, which is no number") from None
+            raise ValueError(f"tokens={pattern!r} finds {found!r} in {file.where!r}, which is not a number") from None
 
     def _facts(self, file: ResultFile, label: str) -> Row:
         mine = {"model": label, "revision": file.revision, "file": file.name}
@@ -147,12 +148,12 @@ class Checkpoints:
 
 
 def read_facts(facts: Facts | None) -> FactTable:
-    """Check `facts` and take it apart.
+    """Check `facts` and split it into rows.
 
     Raises
     ------
     ValueError
-        A column is unknown, none is a key, or a value is not what its column holds.
+        A column is unknown, none is a key, or a value has the wrong type for its column.
     """
     if facts is None:
         return FactTable((), is_catalogue=False)
@@ -163,7 +164,7 @@ def read_facts(facts: Facts | None) -> FactTable:
     if unknown:
         raise ValueError(f"facts: unknown column {unknown[0]!r}; there are {', '.join((*KEY_COLUMNS, *FACT_COLUMNS))}")
     if not set(facts.columns) & set(KEY_COLUMNS):
-        raise ValueError(f"facts: none of the key columns {', '.join(KEY_COLUMNS)}")
+        raise ValueError(f"facts: it has none of the key columns {', '.join(KEY_COLUMNS)}")
     pairs: list[tuple[Row, Row]] = []
     for row in facts.to_dict("records"):
         given = {str(column): value for column, value in row.items() if not pd.isna(value)}
@@ -179,7 +180,7 @@ def _fact(column: str, value: Any) -> Any:
         if column in ("epochs", "flops"):
             return float(value)
     except ValueError:
-        raise ValueError(f"facts: {column}={value!r} is no number") from None
+        raise ValueError(f"facts: {column}={value!r} is not a number") from None
     if column == "annealed":
         if str(value).lower() not in ("true", "false"):
             raise ValueError(f"facts: annealed={value!r} is neither true nor false")
@@ -191,9 +192,9 @@ def _search(pattern: str, text: str, name: str) -> str | None:
     try:
         found = re.search(pattern, text)
     except re.error as error:
-        raise ValueError(f"{name}={pattern!r} is no pattern: {error}") from None
+        raise ValueError(f"{name}={pattern!r} is not a regular expression: {error}") from None
     if found is None:
         return None
     if not found.groups():
-        raise ValueError(f"{name}={pattern!r} has no group in brackets that holds the {name}")
+        raise ValueError(f"{name}={pattern!r} has no group in brackets for the {name}")
     return found[1]

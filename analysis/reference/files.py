@@ -20,7 +20,7 @@ ERROR_SUFFIX = "_stderr"
 OLD_METRICS = {"ppl": "perplexity"}
 """Metrics that 0.4 renamed without changing them."""
 NOT_SCORES = ("name", "alias", "sample_len", "sample_count")
-"""Keys of today's format that stand among the scores."""
+"""Keys of today's format that appear among the scores."""
 _HELDOUT_KINDS = ("last_word", "continuation")
 _STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d)[-:](\d\d)[-:](\d\d)")
 
@@ -34,7 +34,7 @@ class Score:
     value: float
     """The result; accuracies between 0 and 1."""
     stderr: float
-    """Its standard error over documents; NaN is not known."""
+    """Its standard error over documents; NaN where unknown."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,25 @@ class ResultFile:
     revision: str
     """Revision of it, such as `step1000`; empty where none was given."""
     date: float | None
-    """When it was scored, Unix time in seconds: as it says, else as its name says; None is not known."""
+    """When it was scored, Unix time in seconds, from the file, else from its name; None where unknown."""
     limit: float | None
-    """lm-eval's limit of documents a task (a share below 1); None is all of them."""
+    """lm-eval's limit of documents per task (a share below 1); None for all of them."""
     shots: Mapping[str, int | None]
-    """Few-shot examples of each task; None is not known."""
+    """Few-shot examples of each task; None where unknown."""
     versions: Mapping[str, str]
     """lm-eval's version of each task."""
     tokens: int | None
-    """Tokens trained on, where the file says so; files of this project do."""
+    """Tokens trained on, where the file has them; files of this project do."""
     eval_id: str
     """Hash of tasks, versions, shots, limit and lm-eval's version; the file's own where it has one."""
     scores: Mapping[str, Score]
     """By metric, as `piqa/acc_norm`."""
     left_out: tuple[str, ...]
-    """Metrics whose value is no number."""
+    """Metrics whose value is not a number."""
 
     @property
     def where(self) -> str:
-        """Text that rules are searched in: `<model>@<revision> <name>`."""
+        """Text in which the rules are searched: `<model>@<revision> <name>`."""
         return f"{self.model}@{self.revision} {self.name}"
 
 
@@ -97,26 +97,26 @@ def metric_name(task: str, key: str) -> str:
 
 
 def read_result_file(path: Path, name: str | None = None) -> ResultFile | None:
-    """Read one JSON file; None where it is sound and holds no lm-eval results.
+    """Read one JSON file; None where it is valid but holds no lm-eval results.
 
     Parameters
     ----------
     path
         The file.
     name
-        What to call it; None is the file's name.
+        Name to record; None takes the file's name.
 
     Raises
     ------
     ValueError
-        The file cannot be read, is no JSON, or its results are not tables of scores.
+        The file cannot be read, is not JSON, or its results are not tables of scores.
     """
     document = _read_object(path)
     if not isinstance(document.get("results"), dict):
         return None
     tables: dict[str, Any] = {**document["results"], **(document.get("groups") or {})}
     if not all(isinstance(table, dict) for table in tables.values()):
-        raise ValueError(f"{path}: its results hold something else than a table of scores for each task")
+        raise ValueError(f"{path}: its results are not a table of scores for each task")
     scores, left_out = _scores(tables)
     config: dict[str, Any] = document.get("config") or {}
     model, revision = _model(document, config, path)
@@ -140,18 +140,18 @@ def read_result_file(path: Path, name: str | None = None) -> ResultFile | None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; what else a file holds is taken for an empty one."""
+    """Read a JSON object; anything else counts as an empty one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}): mend it or move it away") from None
+        raise ValueError(f"{path} is not valid JSON ({error}): repair it or move it away") from None
     return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
 
 
 def _scores(tables: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Score], tuple[str, ...]]:
-    """Scores by metric, and the metrics without a number."""
+    """Scores by metric, and the metrics whose value is not a number."""
     new = any("," in key for table in tables.values() for key in table)
     scores: dict[str, Score] = {}
     left_out: list[str] = []
@@ -165,7 +165,7 @@ def _scores(tables: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Score], 
 
 
 def _cells(tables: Mapping[str, Mapping[str, Any]], new: bool) -> Iterator[tuple[str, str, Any, Any]]:
-    """Task, key, value and standard error of everything that is a score."""
+    """Task, key, value and standard error of every score."""
     for task, table in tables.items():
         for key, value in table.items():
             metric, comma, score_filter = key.partition(",")
@@ -187,7 +187,7 @@ def _model(document: dict[str, Any], config: dict[str, Any], path: Path) -> tupl
     names = (document.get("model_name"), *(given.get(key) for key in ("pretrained", "checkpoint", "model", "path")))
     model = next((str(name) for name in names if name), path.resolve().parent.name)
     if given.get("peft"):
-        # The base is the same for every adapter on it.
+        # All adapters of a base share its name.
         model = f"{model}+{given['peft']}"
     return model, str(given.get("revision") or config.get("model_revision") or "")
 

@@ -1,4 +1,4 @@
-"""A folder of lm-eval result files: which belong together, and which of two results counts."""
+"""A folder of lm-eval result files: which belong together, and which of two results to use."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Row = dict[str, Any]
 
 
 def read_folder(path: Path) -> tuple[list[ResultFile], list[str]]:
-    """Read the result files of a folder and below, and say which JSON files are none.
+    """Read the result files of a folder and all below it, and name JSON files that are not results.
 
     Raises
     ------
     ValueError
-        There is no such folder, a file cannot be read, or none holds a result.
+        The folder does not exist, a file cannot be read, or none holds a result.
     """
     if not path.exists():
         raise ValueError(f"{path}: there is no such file or folder")
@@ -39,7 +39,7 @@ def read_folder(path: Path) -> tuple[list[ResultFile], list[str]]:
 
 
 def with_shots(files: list[ResultFile], shots: int) -> tuple[list[ResultFile], list[str]]:
-    """Keep the results of one number of few-shot examples, and say how many were dropped of which file.
+    """Keep the results of one number of few-shot examples, and count those dropped by file.
 
     Raises
     ------
@@ -69,16 +69,16 @@ def refuse_mixed_shots(files: Iterable[ResultFile]) -> None:
     for task, values in _by_task(files, lambda file, task: file.shots[task]).items():
         if len(values) > 1:
             counts = " and ".join(sorted(values))
-            raise ValueError(f"{task} was scored with {counts} few-shot examples: choose one by shots=")
+            raise ValueError(f"{task} was scored with {counts} few-shot examples: choose one with shots=")
 
 
 def mixed_notes(files: Iterable[ResultFile]) -> list[str]:
-    """Say where a task's version or limit of documents differs between files: such results are not comparable."""
+    """Note where a task's version or limit of documents differs between files: such results are not comparable."""
     files = list(files)
     notes = _mixed(_by_task(files, lambda file, task: file.versions.get(task, "unknown")), "version")
     notes += _mixed(_by_task(files, lambda file, _: file.limit), "limit")
     limits = sorted({str(file.limit) for file in files if file.limit is not None})
-    return notes + [f"kept, but scored on a part of the documents: limit {limit}" for limit in limits]
+    return notes + [f"kept, but scored on only part of the documents: limit {limit}" for limit in limits]
 
 
 def _mixed(by_task: dict[str, set[str]], word: str) -> list[str]:
@@ -104,12 +104,12 @@ def _by_task(files: Iterable[ResultFile], get: Callable[[ResultFile, str], objec
 def latest_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """Keep the latest row of each checkpoint and metric, and name the files of the others.
 
-    A result on a part of the documents (`limit`) never replaces one on all of them, however late it is.
+    A result on part of the documents (`limit`) never replaces one on all of them, however recent it is.
 
     Raises
     ------
     ValueError
-        Two rows differ, both on all or both on a part of the documents, and one of them has no date.
+        Two rows differ, both on all or both on part of the documents, and one of them has no date.
     """
     kept: dict[tuple[str, str], Row] = {}
     dropped: dict[tuple[str, str], int] = {}
@@ -126,14 +126,14 @@ def latest_rows(rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _newer(first: Row, second: Row) -> tuple[Row, Row]:
-    """Give two rows of one result, the one that counts first: on all documents, then the later."""
+    """Order two rows of one result, the one to keep first: on all documents, then the later."""
     if (first["limit"] is None) != (second["limit"] is None):
         return (first, second) if first["limit"] is None else (second, first)
     if first["date"] is None or second["date"] is None:
         if first["value"] != second["value"]:
             raise ValueError(
                 f"{first['source']} and {second['source']} disagree on {first['metric']} of {first['checkpoint']}, "
-                "and no date says which is later: move one away"
+                "and no date tells which is later: move one away"
             )
         return first, second
     return (first, second) if first["date"] > second["date"] else (second, first)

@@ -1,4 +1,4 @@
-"""Results of others as frames like ours: lm-eval result files from any folder, and published tables.
+"""Published results of others as frames like our own: lm-eval result files from any folder, and published tables.
 
 `load_lm_eval` reads a folder of result files, `load_pythia` one of Pythia's with what is published about it, and
 `tinyllama_milestones` gives TinyLlama's table. All give the columns of `analysis.load.load_study` and `source`, the
@@ -32,12 +32,12 @@ def load_lm_eval(
     annealed: Literal["none", "last"] = "none",
     shots: int | None = None,
 ) -> pd.DataFrame:
-    r"""lm-eval's result files as a tidy frame, a row a checkpoint and metric.
+    r"""lm-eval's result files as a tidy frame, one row per checkpoint and metric.
 
     Today's format and the one before 0.4 are read alike, groups among the tasks, metrics named as
     `piqa/acc_norm`. A checkpoint is a model and its revision; its results may be spread over several files. Where
-    two files have the same result, the later counts and the other is named; one on a part of the documents (`limit`)
-    never counts before one on all. Patterns are searched in the text
+    two files have the same result, the later is used and the other is named; one on part of the documents (`limit`)
+    never replaces one on all. Patterns are searched in the text
     `<model>@<revision> <file>`, such as `EleutherAI/pythia-70m@step1000 70m/step1000.json`.
 
     Parameters
@@ -48,21 +48,22 @@ def load_lm_eval(
         Value of the column `study`.
     model
         Short names of the models: a pattern whose first group is the name, or a function of the file; None takes
-        the last part of what lm-eval was told to load.
+        the last part of the model that lm-eval was told to load.
     tokens
         Tokens trained on: (pattern, factor) multiplies the number in the pattern's first group,
-        `(r"step(\d+)", 2_097_152)`; or a function of the file. None takes what file and `facts` say.
+        `(r"step(\d+)", 2_097_152)`; or a function of the file. None takes the values of the file and `facts`.
     facts
-        What the files do not say: a frame whose key columns (one or more of model, revision and file) say which
-        results a row is about, and whose other columns (params, params_non_embedding, tokens, unique_tokens,
+        What the files lack: a frame whose key columns (one or more of model, revision and file) identify the
+        results a row describes, and whose other columns (params, params_non_embedding, tokens, unique_tokens,
         epochs, flops, annealed, seed_init, seed_data, commit, data_fingerprint) fill the result's; or
-        a mapping of short names to such values. Its tokens count before the rule's. Rows of the frame that
-        match no result are named; a mapping may know more models than there are.
+        a mapping of short names to such values. Its tokens take precedence over the rule's. Rows of the frame that
+        match no result are named; a mapping may have more models than the folder.
     annealed
-        "last" marks the checkpoint with the most tokens of each model as cooled down, which a cosine's last one
-        is; "none" marks none but those that `facts` marks.
+        "last" marks the checkpoint with the most tokens of each model as cooled down, as the end of a cosine is;
+        "none" marks only those that `facts` marks.
     shots
-        Results of this number of few-shot examples alone; None takes all, where each task was scored with one.
+        Keep only results with this number of few-shot examples; None takes all, if each task was scored with one
+        number.
 
     Returns
     -------
@@ -75,9 +76,9 @@ def load_lm_eval(
     Raises
     ------
     ValueError
-        There is no such folder, a file cannot be read (it is named), the folder holds no results, a rule matches
-        no file, two checkpoints have one name and the same tokens, `facts` is ambiguous, a task was scored with different numbers of examples, or two files without
-        a date disagree.
+        The folder does not exist, a file cannot be read (it is named), the folder holds no results, a rule matches no
+        file, two checkpoints have one name and the same tokens, `facts` is ambiguous, a task was scored with different
+        numbers of examples, or two files without a date disagree.
 
     References
     ----------
@@ -103,7 +104,7 @@ def load_lm_eval(
 
 
 def load_pythia(path: Path | str, *, study: str = "reference/pythia") -> pd.DataFrame:
-    """Read result files of Pythia's checkpoints, with the sizes and tokens that are published of them.
+    """Read result files of Pythia's checkpoints, with their published sizes and tokens.
 
     A step is 2,097,152 tokens; the last checkpoint of a size (step 143,000) ends its cosine and counts as annealed.
 

@@ -48,10 +48,10 @@ _TOKENS = (103e9, 503e9, 1007e9, 1.5e12, 2e12, 2.5e12, 3e12)
 
 
 def tinyllama_milestones() -> pd.DataFrame:
-    """TinyLlama v1's published scores at its intermediate checkpoints, a row a checkpoint and metric.
+    """TinyLlama v1's published scores at its intermediate checkpoints, one row per checkpoint and metric.
 
     One model of 1,100,048,384 parameters at 103B to 3T tokens, scored on seven tasks with lm-eval and on four with
-    Instruct-Eval. Scores are fractions; standard errors were not published, so that `stderr` is NaN. The tokens are
+    Instruct-Eval. Scores are fractions; standard errors were not published, so `stderr` is NaN. The tokens are
     as published, rounded to a few digits. The page's rows of chat models and of Pythia-1.0B are left out.
 
     Returns

@@ -1,4 +1,4 @@
-"""What a study ends with: its figures, fits and tables, chosen by what its frame holds, on disk and as one page."""
+"""A study's report: its figures, fits and tables, chosen by what its frame holds, on disk and as one page."""
 
 from analysis.report.study import (
     BITS_PER_BYTE,

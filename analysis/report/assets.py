@@ -1,4 +1,4 @@
-"""Style and script of the report page: no network, no library."""
+"""Style and script of the report page, which needs no network and no library."""
 
 CSS = """
 :root { --ink: #1c1c1c; --soft: #5f5f5f; --line: #dcdcdc; --mark: #d55e00; --back: #fff; --panel: #f6f6f4; }
@@ -118,4 +118,4 @@ SCRIPT = """
   if (anchor) show(anchor);
 })();
 """
-"""Shows the lineage of a mark when it is clicked; `#mark=<figure>-<mark>` in the address opens one."""
+"""Shows the lineage of a mark when it is clicked; `#mark=<figure>-<mark>` in the address opens one directly."""

@@ -1,4 +1,4 @@
-"""What kind of study a frame holds."""
+"""The kind of study that a frame holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASELINE = "base"
 
 
 def scored_metrics(frame: pd.DataFrame) -> list[str]:
-    """Metrics that something was evaluated on, in a report's order."""
+    """Metrics with at least one evaluation, in a report's order."""
     scored = set(frame.loc[frame["value"].notna(), "metric"])
     return [metric for metric in choose_metrics(frame) if metric in scored]
 
@@ -37,12 +37,12 @@ def is_sweep(frame: pd.DataFrame) -> bool:
 
 
 def is_continual(frame: pd.DataFrame) -> bool:
-    """Whether branches that share a trunk are trained on different data; where that is not known they are not."""
+    """Whether branches that share a trunk are trained on different data; where that is unknown, no."""
     return has_branches(frame) and _data_differs(frame)
 
 
 def _data_differs(frame: pd.DataFrame) -> bool:
-    """Whether two branches off one trunk draw from other prepared data, or with other weights."""
+    """Whether two branches off one trunk use different prepared data or different weights."""
     branches = frame.assign(branch=branch_labels(frame)).loc[frame["stage"] != frame["trajectory"]]
     for _, rows in branches.groupby("trajectory"):
         data = [_weights(*pair) for pair in zip(rows["data_fingerprint"], rows["mixture"], strict=True)]
@@ -53,7 +53,7 @@ def _data_differs(frame: pd.DataFrame) -> bool:
 
 
 def _weights(data: object, mixture: object) -> str:
-    """Say what is drawn, whenever it begins: shares of the sources of each part of a mixture."""
+    """Describe what a mixture draws, whenever it begins: the sources' shares in each part."""
     parts = json.loads(mixture) if isinstance(mixture, str) else []
     weights: list[dict[str, float]] = [part["weights"] for part in parts]
     shares = [{name: round(one[name] / sum(one.values()), 9) for name in sorted(one)} for one in weights]
@@ -76,7 +76,7 @@ def is_plain(frame: pd.DataFrame) -> bool:
 
 
 def is_special(frame: pd.DataFrame) -> bool:
-    """Whether a study is of something else than N and D, so that no law of them is looked for."""
+    """Whether a study varies something other than N and D, so that no law of them is fitted."""
     return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame)
 
 
@@ -101,22 +101,22 @@ def baseline_runs(frame: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        They are of several sizes or token counts, or there are none.
+        They have several sizes or token counts, or there are none.
     """
     cooled = frame.loc[frame["annealed"].astype(bool)]
     variants = override_values(cooled, "variant")
     rows = cooled.loc[variants == BASELINE] if variants.notna().any() else cooled
     kinds = rows[["params_non_embedding", "tokens"]].drop_duplicates()
     if len(kinds) != 1:
-        raise ValueError(f"the baseline has {len(kinds)} sizes and token counts: one is needed")
+        raise ValueError(f"the baseline has {len(kinds)} combinations of size and token count: exactly one is needed")
     return rows
 
 
 def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
-    """Slope of each loss against log tokens in one study, at the size and near the budget of another's baseline.
+    """Slope of each loss against log tokens in one study, at the size and near the budget of another study's baseline.
 
     Taken between the two cooled-down budgets that lie nearest to it, mean over seeds, of the model with as many
-    parameters without embeddings: a name says little, since any study may change what is behind it.
+    parameters without embeddings: names are not compared, since any study may change what a name stands for.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        By metric, in the metric's unit a factor e of tokens.
+        By metric, in the metric's unit per factor e of tokens.
 
     Raises
     ------
@@ -156,6 +156,6 @@ def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
 
 
 def overrides(frame: pd.DataFrame, name: str) -> set[str]:
-    """Give the values that a frame's points have of one override, as text."""
+    """Values of one override in a frame's points, as text."""
     values = override_values(frame.drop_duplicates("point"), name)
     return {str(value) for value in values if isinstance(value, str)}

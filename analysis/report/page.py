@@ -26,7 +26,7 @@ class Drawn:
     """One figure of a report."""
 
     name: str
-    """File name without its kind; unique in the report."""
+    """File name without its extension; unique in the report."""
     title: str
     """Heading."""
     caption: str
@@ -42,13 +42,13 @@ class Section:
     """A part of the page."""
 
     title: str
-    """Heading; its id is made of it."""
+    """Heading, from which its id is made."""
     blocks: Sequence[str]
-    """HTML, as the functions of this module give it."""
+    """HTML, as returned by the functions of this module."""
 
 
 def build_page(title: str, lead: str, sections: Sequence[Section], drawn: Sequence[Drawn]) -> str:
-    """Put a page together.
+    """Assemble a page.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def build_page(title: str, lead: str, sections: Sequence[Section], drawn: Sequen
 
 
 def figure_block(drawn: Drawn) -> str:
-    """Set a figure with its caption; its marks open their lineage."""
+    """Render a figure with its caption; its marks open their lineage."""
     width, _ = drawn.figure.get_size_inches()
     # 62 pixels an inch keep letters of 9 points readable at 8 pixels.
     return (
@@ -96,13 +96,13 @@ def figure_block(drawn: Drawn) -> str:
         f"<h3>{html.escape(drawn.title)}</h3>"
         '<p class="swipe">Swipe the figure sideways; tap a mark for its lineage.</p>'
         f'<div class="wide">{inline_svg(drawn)}</div>'
-        f"<figcaption>{html.escape(drawn.caption)} {len(set(drawn.points['mark']))} marks; a click on one shows the run, "
-        "config, commit, data, checkpoint and evaluation behind it.</figcaption></figure>"
+        f"<figcaption>{html.escape(drawn.caption)} {len(set(drawn.points['mark']))} marks; click one for its run, "
+        "config, commit, data, checkpoint and evaluation.</figcaption></figure>"
     )
 
 
 def inline_svg(drawn: Drawn) -> str:
-    """Give a figure's SVG as part of a page: ids of its own, no fixed size, marks as links with their ids."""
+    """Embed a figure's SVG in a page: unique ids, no fixed size, marks as links with their ids."""
     buffer = io.StringIO()
     with style.house_style():
         drawn.figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -124,7 +124,7 @@ def inline_svg(drawn: Drawn) -> str:
 
 
 def table_block(table: pd.DataFrame, title: str = "", note: str = "") -> str:
-    """Set a table of texts and numbers; missing cells are empty. Columns of words stand to the left, others to the right."""
+    """Render a table of texts and numbers; missing cells are empty. Words are left-aligned, numbers right-aligned."""
     cells: list[list[object]] = table.astype(object).to_numpy().tolist()
     words = [any(_is_word(row[place]) for row in cells) for place in range(len(table.columns))]
     looks = [" class=words" if word else "" for word in words]
@@ -143,7 +143,7 @@ def table_block(table: pd.DataFrame, title: str = "", note: str = "") -> str:
 
 
 def list_block(lines: Sequence[str], title: str = "", *, flags: bool = False) -> str:
-    """Set lines as a list, with warning signs where they are flags; nothing where there are none."""
+    """Render lines as a list, with warning signs if they are flags; empty if there are none."""
     if not lines:
         return ""
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
@@ -152,12 +152,12 @@ def list_block(lines: Sequence[str], title: str = "", *, flags: bool = False) ->
 
 
 def text_block(text: str, *, kind: str = "") -> str:
-    """Set a paragraph."""
+    """Render a paragraph."""
     return f"<p{f' class={kind}' if kind else ''}>{html.escape(text)}</p>"
 
 
 def _is_word(value: object) -> bool:
-    """Whether a cell is words, and no number, with or without its error."""
+    """Whether a cell is words, rather than a number with or without its error."""
     return isinstance(value, str) and value != "" and not re.match(r"[-+]?[\d.(]", value)
 
 
@@ -175,7 +175,7 @@ def _slug(title: str) -> str:
 
 
 def _lineage(drawn: Sequence[Drawn]) -> dict[str, object]:
-    """Give the marks by figure; sources are listed once, since many marks share them."""
+    """Collect the marks by figure; sources are listed once, since many marks share them."""
     places: dict[Source, int] = {}
 
     def place(mark: Mark) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What each kind of study shows: figures, fits and tables added to its results."""
+"""The parts of each kind of study: figures, fits and tables added to its results."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def fit_study(frame: pd.DataFrame, metric: str, *, bootstrap: int = 0) -> Fit:
 
 
 def add_token_scaling(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Metrics against tokens: bits per byte, and the tasks with what their curves are judged to be."""
+    """Metrics against tokens: bits per byte, and the tasks with the verdicts on their curves."""
     scored = frame.loc[frame["value"].notna()].drop_duplicates(["model", "tokens"])
     if not scored["model"].duplicated().to_numpy().any():
         return
     tasks = [metric for metric in headline_metrics(frame) if metric not in bits and metric in scored_metrics(frame)]
     judged = results.table("task_curves", "Curves of the tasks", partial(_judge, frame, tasks)) if tasks else None
-    words = "against training tokens, a line a model; filled marks are cooled down."
+    words = "against training tokens, one line per model; filled marks are cooled down."
     if bits:
         make = partial(token_scaling_figure, frame, bits)
         results.draw("token_scaling", "Held-out loss against tokens", f"Bits per byte {words}", make)
@@ -81,11 +81,11 @@ def add_fits(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None
         )
         for kind, title, caption, draw in (
             ("surface", "Loss surface", "Lines of equal fitted loss over size and tokens.", loss_surface_figure),
-            ("diagnostics", "Residuals", "What the fitted law leaves.", diagnostics_figure),
+            ("diagnostics", "Residuals", "Residuals of the fitted law.", diagnostics_figure),
             (
                 "predicted",
                 "Predicted against measured",
-                "Runs that the fit did not see are edged in orange.",
+                "Held-out runs are edged in orange.",
                 predicted_figure,
             ),
         ):
@@ -107,7 +107,7 @@ def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> N
             results.notes.append(f"{title} is not drawn: {error}")
         if allocation is not None:
             make = partial(isoflop_figure, rows, allocation)
-            caption = "Loss against size at each compute budget, its lowest points, and how they grow with compute."
+            caption = "Loss against size at each compute budget, the minima, and how they grow with compute."
             results.draw(file_name("isoflop", metric), title, caption, make)
         compare = partial(compare_approaches, rows, allocation=allocation)
         results.table(
@@ -116,7 +116,7 @@ def add_isoflop(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> N
 
 
 def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Show what branches learn and forget, beside the branch that goes on with the trunk's first domain."""
+    """Show what branches learn and forget, compared to the branch that continues with the trunk's first domain."""
     models = base_models(frame)
     first = bits[0].split("/")[1] if bits else ""
     for model in sorted(set(models)):
@@ -125,7 +125,7 @@ def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) ->
         baseline = next((name for name in names if name.endswith(first)), None) if first else None
         make = partial(continual_figure, rows, bits, baseline=baseline)
         caption = "Held-out loss of each domain against tokens"
-        caption += "; below, the difference from the branch that goes on as before." if baseline else "."
+        caption += "; below, the difference from the branch that continues unchanged." if baseline else "."
         alone = models.nunique() == 1
         name, title = "continual" if alone else f"continual-{model}", "What branches learn and forget"
         results.draw(name, title if alone else f"{title}: {model}", caption, make)
@@ -148,20 +148,20 @@ def add_ablation(
     note = f"Slopes against log tokens that turn differences into tokens{source}: {words}." if slopes else ""
     table = results.table("ablation", "Variants against the baseline", make, note)
     if table is not None:
-        caption = "Differences from the baseline, paired by seed; filled marks stand out of the seed noise."
+        caption = "Differences from the baseline, paired by seed; filled marks exceed the seed noise."
         draw = partial(ablation_figure, table, frame, variant=variant, rate=rate)
         results.draw("ablation", "Variants against the baseline", caption, draw)
 
 
 def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against learning rate, a panel a batch, and the best rate of each size, for each budget apart."""
+    """Loss against learning rate, one panel per batch, and the best rate of each size, for each budget separately."""
     batch = BATCH if len(overrides(frame, BATCH)) > 1 else None
     for metric in bits:
         for budget, rows in _budgets(frame).items():
             words, end = style.metric_label(metric), f"-{budget.replace('=', '-')}" if budget else ""
             words += f", {budget}" if budget else ""
             make = partial(sweep_figure, rows, metric, RATE, panels=batch)
-            caption = "The best rate of each size is ringed, dashed where the best of those tried is at their edge."
+            caption = "The best rate of each size is ringed, dashed where it is the smallest or largest tried."
             results.draw(file_name("sweep", metric) + end, f"Learning rates: {words}", caption, make)
             rates = partial(_best_rates, rows, metric, batch)
             results.table(file_name("best_rates", metric) + end, f"Best rates: {words}", rates)
@@ -170,7 +170,7 @@ def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
 
 
 def _budgets(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows of each swept budget by its name; one without a name where none was swept."""
+    """Rows of each swept budget by its name; one unnamed group where none was swept."""
     for key in ("tokens", "flops"):
         if len(overrides(frame, key)) > 1:
             values = override_values(frame, key)
@@ -194,9 +194,9 @@ def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
         make = partial(seed_variance, frame, metric, "params")
         results.table(file_name("seed_noise", metric), f"Seed noise by size: {words}", make)
         if crossed:
-            caption = "Each run against its data order's seed, a line an initialisation."
+            caption = "Each run against its data order's seed, one line per initialisation."
             draw = partial(seeds_figure, frame, metric)
-            results.draw(file_name("seeds", metric), f"What seeds move: {words}", caption, draw)
+            results.draw(file_name("seeds", metric), f"Effect of seeds: {words}", caption, draw)
             split = partial(_components, frame, metric)
             results.table(file_name("seed_split", metric), f"Seed noise by kind of seed: {words}", split)
 

@@ -1,4 +1,4 @@
-"""Repeated data in a report: the decay of repeated tokens, and how far it depends on which rows are fitted."""
+"""Repeated data in a report: the decay of repeated tokens, and how far it depends on the rows fitted."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from analysis.report.results import BOOTSTRAP, Results, file_name
 EPOCHS = (16, 8, 4)
 """Cuts at which the decay is fitted again."""
 MISFIT = ("the law does not fit", "in ", "not identifiable")
-"""How flags begin that say that a law does not describe its rows."""
+"""Beginning of the flags that a law does not describe its rows."""
 ROUNDED = 1.05
-"""Epochs are whole up to this factor: a budget ends with its last whole batch."""
+"""Epochs count as whole within this factor: a budget ends with its last whole batch."""
 
 
 def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
-    """Loss against epochs, with the decay of repeated tokens fitted to all sizes and to each apart.
+    """Loss against epochs, with the decay of repeated tokens fitted to all sizes together and to each separately.
 
-    Fits take each trajectory up to its lowest loss: that more epochs make it worse is in the figure, and in no law.
-    A table says what other cuts would give.
+    Fits take each trajectory up to its lowest loss: that more epochs make it worse is in the figure, but in no law.
+    A table gives the results of other cuts.
     """
     for metric in bits:
         rows, words = select_loss(frame, metric), style.metric_label(metric)
@@ -53,7 +53,7 @@ def add_repetition(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -
             if fit is not None:
                 decays[size] = fit.params["R_D"]
         cuts = partial(decay_by_cut, rows)
-        note = "One law, fitted to other rows: where the numbers differ by more than their intervals, the cut decides."
+        note = "One law, fitted to different rows: results that differ beyond their intervals depend on the cut."
         results.table(file_name("decay_by_cut", metric), f"R_D by the rows that are fitted: {words}", cuts, note)
         caption = "Loss against epochs, and the fresh tokens that would give the same loss."
         make = partial(repetition_figure, rows, decay=decays)
@@ -75,8 +75,8 @@ def decay_by_cut(rows: pd.DataFrame, *, epochs: Sequence[float] = EPOCHS, bootst
     Returns
     -------
     DataFrame
-        A row a cut: rows (what is fitted), points, R_D in repetitions, low and high (95%, bootstrap by trajectory), and
-        misfit: the fit's own words where the law does not describe the rows.
+        One row per cut: rows (what is fitted), points, R_D in repetitions, low and high (95%, bootstrap by trajectory),
+        and misfit: the fit's own words where the law does not describe the rows.
     """
     one_size = len(set(rows["params"])) == 1
     seen = (rows["tokens"] / rows["unique_tokens"]).to_numpy(dtype=float)
@@ -108,7 +108,7 @@ def _refuse_other_repetition(rows: pd.DataFrame) -> None:
 def fit_decay(rows: pd.DataFrame, bootstrap: int = BOOTSTRAP) -> Fit:
     """Fit L(D, U) = E + B / D'^beta, D' = U (1 + R_D (1 - exp(-(D/U - 1) / R_D))), to the runs of one size.
 
-    The term in N is fixed at next to nothing: at one size it is part of E.
+    The term in N is fixed near zero: at one size it is part of E.
 
     Parameters
     ----------

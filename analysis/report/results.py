@@ -1,4 +1,4 @@
-"""What a study comes to: its figures, fits and tables, and what was left out of them and why."""
+"""A study's results: its figures, fits and tables, and what was left out of them and why."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from analysis.frames import EXCLUDED
 from analysis.report.page import Drawn
 
 MANIFEST = "report.files.json"
-"""Beside what a report wrote: the names of its files."""
+"""File beside a report's output that lists it."""
 BOOTSTRAP = 200
 """Replicates of a report's fits: a tenth of a second for twenty points."""
 FIGURE_FILES = ("svg", "png", "csv", "lineage.json")
-"""Kinds that `save_figure` writes."""
+"""File types that `save_figure` writes."""
 
 
 def file_name(prefix: str, metric: str) -> str:
@@ -34,7 +34,7 @@ class NamedFit:
     """One fit of a report."""
 
     name: str
-    """File name without its kind."""
+    """File name without its extension."""
     title: str
     """Heading."""
     fit: Fit
@@ -46,7 +46,7 @@ class NamedTable:
     """One table of a report."""
 
     name: str
-    """File name without its kind."""
+    """File name without its extension."""
     title: str
     """Heading."""
     table: pd.DataFrame
@@ -57,9 +57,9 @@ class NamedTable:
 
 @dataclass
 class Results:
-    """Figures, fits and tables of one study, gathered one by one.
+    """Figures, fits and tables of one study, collected one by one.
 
-    What a study's points do not allow (`ValueError`) is noted with its reason and keeps nothing else from being made.
+    What a study's points do not allow (`ValueError`) is noted with its reason, and the rest is still made.
     """
 
     study: str
@@ -74,7 +74,7 @@ class Results:
     """What is missing, and why."""
 
     def draw(self, name: str, title: str, caption: str, make: Callable[[], Drawing]) -> None:
-        """Add a figure, or the reason why there is none."""
+        """Add a figure, or the reason there is none."""
         try:
             figure, points = make()
         except ValueError as error:
@@ -83,7 +83,7 @@ class Results:
         self.drawn.append(Drawn(name, title, caption, figure, points))
 
     def fit(self, name: str, title: str, make: Callable[[], Fit]) -> Fit | None:
-        """Add a fit, or the reason why there is none: a record without numbers is a reason, too."""
+        """Add a fit, or the reason there is none: a record without parameters is a reason too."""
         try:
             fit = make()
         except ValueError as error:
@@ -96,7 +96,7 @@ class Results:
         return fit
 
     def table(self, name: str, title: str, make: Callable[[], pd.DataFrame], note: str = "") -> pd.DataFrame | None:
-        """Add a table with what it says it left out, or the reason why there is none."""
+        """Add a table with what it left out, or the reason there is none."""
         try:
             table = make()
         except ValueError as error:
@@ -110,10 +110,10 @@ class Results:
         return table
 
     def save(self, directory: Path, fit_directory: Path | None = None) -> list[Path]:
-        """Write figures (SVG, PNG, CSV, lineage), tables (CSV) and fits (JSON), and give the files.
+        """Write figures (SVG, PNG, CSV, lineage), tables (CSV) and fits (JSON), and return the files.
 
-        What an earlier report wrote there and this one does not is removed: `MANIFEST` in each folder says what that is.
-        Other files stay.
+        Files that an earlier report wrote there and this one does not are removed: `MANIFEST` in each folder lists
+        them. Other files stay.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ def _replacing(directory: Path, names: list[str]) -> Generator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    # A report that is killed leaves a manifest of both.
+    # A report that is killed leaves a manifest of both old and new files.
     manifest.write_text(json.dumps({"files": sorted({*earlier, *names})}, indent=1), encoding="utf-8")
     yield
     for name in earlier - set(names):
@@ -153,7 +153,7 @@ def _replacing(directory: Path, names: list[str]) -> Generator[None]:
 
 
 def _read_manifest(manifest: Path) -> set[str]:
-    """Files that an earlier report wrote beside its manifest; a damaged manifest names none."""
+    """Files that an earlier report listed in its manifest; none if the manifest is damaged."""
     try:
         files: list[str] = json.loads(manifest.read_text(encoding="utf-8"))["files"]
         return {name for name in files if Path(name).name == name}

@@ -1,4 +1,4 @@
-"""What a study ends with: its figures, fits and tables, chosen by what its frame holds, on disk and as one page.
+"""A study's report: its figures, fits and tables, chosen by what its frame holds, on disk and as one page.
 
 ====================  ================================================================================================
 figure                drawn where
@@ -72,7 +72,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     Returns
     -------
     Results
-        `notes` says what could not be made, and why.
+        `notes` lists what could not be made, and why.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     require_columns(frame, FRAME_COLUMNS)
     results = Results(study_name(frame))
     if frame["value"].dropna().empty:
-        results.notes.append("nothing has been evaluated: there is nothing to draw")
+        results.notes.append("nothing has been evaluated, so there is nothing to draw")
         return results
     bits = [name for name in kinds.scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")]
     swept = kinds.is_sweep(frame)
@@ -97,7 +97,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         add_repetition(results, frame, bits)
     pooled = kinds.pooled_variants(frame)
     if pooled and (kinds.is_isoflop(frame) or not kinds.is_special(frame)):
-        results.notes.append(f"No law of size and tokens is fitted: {pooled}, and it describes one of each size")
+        results.notes.append(
+            f"No law of size and tokens is fitted: {pooled}, but a law describes one variant of each size"
+        )
     if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
     if not kinds.is_ablation(frame) and not swept and not branched and not kinds.is_repetition(frame):
@@ -109,7 +111,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
 
 
 def draw_study(frame: pd.DataFrame, directory: Path, fit_directory: Path | None = None) -> list[Path]:
-    """Draw every figure of a study and write it with its fits and tables.
+    """Draw every figure of a study and write all with its fits and tables.
 
     Parameters
     ----------

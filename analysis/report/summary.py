@@ -14,7 +14,7 @@ from analysis.report.results import NamedFit, Results
 from analysis.report.tables import headline_metrics, summary_table
 
 LEVEL = 0.95
-"""Of the intervals shown."""
+"""Level of the intervals shown."""
 
 
 def page_of(
@@ -33,9 +33,9 @@ def page_of(
     frame
         The frame they were made from.
     baselines
-        Rows below the scores, as `analysis.report.tables.compression_rows` gives them.
+        Rows below the scores, as `analysis.report.tables.compression_rows` returns them.
     question
-        What the study asks, a line.
+        The study's question, in one line.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def page_of(
 
 
 def fit_blocks(named: NamedFit) -> list[str]:
-    """Say one fit: equation, numbers with intervals, flags in words, other minima, held-out runs."""
+    """Describe one fit: equation, parameters with intervals, flags in words, other minima, held-out runs."""
     fit = named.fit
     law = fit.settings.make_law()
     conventions = f"N: {fit.size_column}." if "params" in law.inputs else ""
@@ -73,7 +73,7 @@ def fit_blocks(named: NamedFit) -> list[str]:
         blocks.append(text_block(_minima(fit)))
     if fit.holdout:
         blocks.append(text_block(f"Held out: {fit.holdout.describe()}."))
-    blocks.append(list_block(fit.flags, flags=True) or text_block("Nothing to warn of.", kind="good"))
+    blocks.append(list_block(fit.flags, flags=True) or text_block("No warnings.", kind="good"))
     if fit.excluded:
         blocks.append(text_block(f"Left out: {'; '.join(fit.excluded)}.", kind="quiet"))
     return blocks
@@ -105,12 +105,12 @@ def _minima(fit: Fit) -> str:
     share = f"{fit.minima[0].share:.0%} of the starts reached this minimum"
     others = len(fit.minima) - 1
     if fit.multimodal:
-        return f"{share}; of {others} others at least one fits as well within 1%: the numbers are not unique."
+        return f"{share}; of {others} others at least one fits as well within 1%: the parameters are not unique."
     return f"{share}; {others} other minima fit worse." if others else f"{share}; no other was found."
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Write counts as counts and long numbers short; columns without any value are left out."""
+    """Format counts as counts and shorten long numbers; columns without any value are left out."""
     shown = table.dropna(axis="columns", how="all")
     columns: dict[str, list[object]] = {}
     for name in shown.columns:

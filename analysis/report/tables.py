@@ -44,7 +44,7 @@ def compression_rows(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[s
 
 
 def choose_metrics(frame: pd.DataFrame) -> list[str]:
-    """Metrics for tables and figures: bits per byte first, then one of each task; perplexities are left out."""
+    """Metrics for tables and figures: bits per byte first, then one per task; perplexities are left out."""
     metrics = sorted({metric for metric in frame["metric"] if isinstance(metric, str)})
     bits = sorted((m for m in metrics if m.endswith(f"/{BITS_PER_BYTE}")), key=lambda m: ("prose" not in m, m))
     tasks = [m for m in metrics if m.rsplit("/", 1)[-1] == "acc"]
@@ -53,11 +53,11 @@ def choose_metrics(frame: pd.DataFrame) -> list[str]:
 
 
 SUBTASKS = 4
-"""Tasks that share a first word, such as crows_pairs_english_age, are parts of one suite from here on."""
+"""Number of tasks sharing a first word, such as crows_pairs_english_age, from which they are parts of one suite."""
 
 
 def headline_metrics(frame: pd.DataFrame) -> list[str]:
-    """`choose_metrics` without the parts of large suites, such as MMLU's 57 subjects, for figures that must be read.
+    """`choose_metrics` without the parts of large suites, such as MMLU's 57 subjects, to keep figures readable.
 
     Parts are tasks of one folder of names (`<suite>_<part>` or `<suite>-<part>`), four or more.
     """
@@ -82,14 +82,14 @@ def summary_table(
     frame
         As `analysis.load.load_study` gives it.
     baselines
-        By name of a row, values by metric, as `compression_rows` gives them.
+        Values by metric, by name of the row, as `compression_rows` returns them.
     metrics
         Columns wanted; None takes `choose_metrics`.
 
     Returns
     -------
     DataFrame
-        Columns model, size, tokens, seeds and one a metric; a cell reads "1.234 ±0.010" (one standard error;
+        Columns model, size, tokens, seeds and one per metric; a cell reads "1.234 ±0.010" (one standard error;
         mean over the seeds), or "not evaluated".
     """
     names = list(metrics) if metrics is not None else choose_metrics(frame)
@@ -104,7 +104,7 @@ def summary_table(
         runs = groups[size, model, tokens]
         seeds = {(row["seed_init"], row["seed_data"]) for row in runs.to_dict("records")}
         if len(set(runs["stage"])) > len(seeds):
-            raise ValueError(f"{model} at {tokens} tokens has several variants, which no label tells apart")
+            raise ValueError(f"{model} at {tokens} tokens has several variants without distinguishing labels")
         row = {"model": model, "size": style.count_label(size), "tokens": style.count_label(tokens)}
         row["seeds"] = str(len(seeds))
         for metric in names:
@@ -121,7 +121,7 @@ def summary_table(
 
 
 def format_table(table: pd.DataFrame) -> str:
-    """Lay a table of texts out in aligned columns, a line for each part of a heading."""
+    """Lay out a table of texts in aligned columns, one line per part of a heading."""
     heads = [str(column).split(", ") for column in table.columns]
     depth = max(len(head) for head in heads)
     lines = [[""] * (depth - len(head)) + head for head in heads]

@@ -1,4 +1,4 @@
-"""Task scores against tokens: which curves are at chance, saturated, or fall though training went on."""
+"""Task scores against tokens: which curves are at chance, saturated, or falling while training continues."""
 
 from analysis.tasks.curves import task_curves
 

@@ -1,4 +1,4 @@
-"""What a task's score is without any skill: the chance level of its accuracies.
+"""A task's score without any skill: the chance level of its accuracies.
 
 A level is that of guessing among the choices, or of always giving the commoner answer where that scores better.
 Accuracies normalised by length have the same: a guess knows no lengths.
@@ -21,7 +21,7 @@ class Chance:
     level: float
     """Score between 0 and 1."""
     source: str
-    """Why it is that, and who says so."""
+    """Its reason and source."""
 
 
 def _choices(count: int, source: str) -> Chance:
@@ -66,22 +66,22 @@ def chance_level(metric: str, chance: Mapping[str, float] | None = None) -> Chan
     metric
         As `piqa/acc_norm`.
     chance
-        Levels of the user's own, between 0 and 1, by metric or task, with `*` for anything. They come before
-        the table `CHANCE`; of several that match the longest name counts.
+        The user's own levels, between 0 and 1, by metric or task, with `*` as a wildcard. They take precedence
+        over the table `CHANCE`; of several that match, the longest name counts.
 
     Returns
     -------
     Chance or None
-        None where the metric is no accuracy, or nothing is known of its task.
+        None where the metric is not an accuracy, or the task is unknown.
 
     Raises
     ------
     ValueError
-        A level of the user's is not between 0 and 1.
+        A level given by the user is not between 0 and 1.
     """
     for name, level in (chance or {}).items():
         if not 0 <= level <= 1:
-            raise ValueError(f"chance={{{name!r}: {level!r}}}: a level is between 0 and 1")
+            raise ValueError(f"chance={{{name!r}: {level!r}}}: a level must lie between 0 and 1")
     own = {name: Chance(level, "given") for name, level in (chance or {}).items()}
     found = _longest_match(own, (metric, _task(metric)))
     if found is not None or not set(metric.split("/")) & set(ACCURACIES):
@@ -90,7 +90,7 @@ def chance_level(metric: str, chance: Mapping[str, float] | None = None) -> Chan
 
 
 def _task(metric: str) -> str:
-    """Task of a metric: what stands before its score's name."""
+    """Task of a metric: the part before its score's name."""
     known = "|".join(map(re.escape, (*HIGHER_IS_BETTER, *LOWER_IS_BETTER)))
     return re.sub(rf"/({known})(/.*)?$", "", metric)
 

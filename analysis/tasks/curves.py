@@ -1,7 +1,7 @@
-"""Task scores against tokens: which curves are at chance, saturated, or fall though training went on.
+"""Task scores against tokens: which curves are at chance, saturated, or falling while training continues.
 
-A score near chance, or one that has stopped to move, says nothing about the law of a task; a score that falls beyond
-its noise is a finding, and no reason to drop the point. `task_curves` marks them; it changes no value.
+A score near chance, or one that has stopped changing, says nothing about the law of a task; a score that falls beyond
+its noise is a finding, not a reason to drop the point. `task_curves` marks them; it changes no value.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def task_curves(
     (noise of the seeds)^2. Scores that are better when lower (perplexities, bits per byte) are judged as -log y.
 
     - *Not monotone*: for some i < j, (y_i - y_j) / sqrt(s_i^2 + s_j^2) > z(1 - (1 - level) / P) with P the number of
-      pairs (Bonferroni). A value below chance counts as chance: skill that was never there is not lost. Checkpoints
+      pairs (Bonferroni). A value below chance counts as chance: skill that was never there cannot be lost. Checkpoints
       are scored on the same documents, which makes differences less noisy than this says, so that falls are missed
       rather than invented.
     - *Saturated*: the weighted slope of y on log2(tokens) over the last factor of `window` in tokens is below `gain`
-      a doubling, the upper end of its one-sided interval included; *falling*: that end is below 0. Both need three
+      per doubling, the upper end of its one-sided interval included; *falling*: that end is below 0. Both need three
       points and a curve that has left chance.
     - *At chance*: no point is above the chance level beyond its noise (one-sided, Bonferroni over the points).
 
@@ -51,16 +51,16 @@ def task_curves(
     frame
         As `analysis.load.load_study` or `analysis.reference.load_lm_eval` gives it; several studies may be in it.
     metrics
-        Names of metrics; None takes all whose better direction is known.
+        Names of metrics; None takes all whose direction is known.
     chance
         Levels of the user's own by metric or task, as in `analysis.tasks.chance.chance_level`.
     noise
         Standard deviation over seeds in the metric's unit, one for all or by metric, as
-        `analysis.noise.seed_variance` measures it; None counts the documents' noise alone.
+        `analysis.noise.seed_variance` measures it; None counts only the documents' noise.
     level
-        Level of each mark for itself: of 100 curves that rise, at most 100 (1 - level) are marked as not monotone.
+        Level of each mark on its own: of 100 curves that rise, at most 100 (1 - level) are marked as not monotone.
     gain
-        Smallest change a doubling of tokens that counts as rising, in the unit of the score, or as a share of a
+        Smallest change per doubling of tokens that counts as rising, in the unit of the score, or as a share of a
         score that is better when lower.
     window
         Factor of tokens at the end of a curve that the slope is measured over.
@@ -68,17 +68,17 @@ def task_curves(
     Returns
     -------
     DataFrame
-        A row a curve: study, model, params, params_non_embedding, trajectory, stage, curve, seed_init, seed_data,
-        metric, points (judged), tokens_first, tokens_last, value_last, stderr_last; not_monotone, fall (metric's
-        unit), fall_z, fall_from_tokens, fall_to_tokens (of the pair that stands out most); saturated, falling,
-        slope (a doubling) and slope_stderr; at_chance, chance and above_chance_from (tokens); and `marks`, the same
-        in words.
-        A judgement that cannot be made is None, and `marks` says why. `attrs["excluded"]` counts what is on no curve.
+        One row per curve: study, model, params, params_non_embedding, trajectory, stage, curve, seed_init, seed_data,
+        metric, points (judged), tokens_first, tokens_last, value_last, stderr_last; not_monotone, fall (metric's unit),
+        fall_z, fall_from_tokens, fall_to_tokens (of the pair that stands out most); saturated, falling, slope (per
+        doubling) and slope_stderr; at_chance, chance and above_chance_from (tokens); and `marks`, the same in words. A
+        judgement that cannot be made is None, and `marks` gives the reason. `attrs["excluded"]` counts what is on no
+        curve.
 
     Raises
     ------
     ValueError
-        A metric is unknown to the frame or its better direction is, two rows are the same point of a curve, or an
+        A metric is not in the frame or its direction is unknown, two rows are the same point of a curve, or an
         argument is out of range.
 
     Notes
@@ -113,9 +113,9 @@ _COLUMNS = [
 
 def _check(rules: Rules) -> None:
     if not 0.5 <= rules.level < 1:
-        raise ValueError(f"level={rules.level!r}: give one of at least 0.5 and below 1, such as 0.95")
+        raise ValueError(f"level={rules.level!r} must be at least 0.5 and below 1, such as 0.95")
     if rules.gain <= 0 or rules.window <= 1:
-        raise ValueError(f"gain={rules.gain!r}, window={rules.window!r}: a gain is above 0 and a window above 1")
+        raise ValueError(f"gain={rules.gain!r}, window={rules.window!r}: gain must be above 0 and window above 1")
 
 
 def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
@@ -124,25 +124,25 @@ def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
         return [metric for metric in known if is_higher_better(metric) is not None]
     for metric in metrics:
         if metric not in known:
-            raise ValueError(f"metric {metric!r} is not in the frame; there are: {', '.join(known)}")
+            raise ValueError(f"metric {metric!r} is not in the frame, which has: {', '.join(known)}")
         if is_higher_better(metric) is None:
-            raise ValueError(f"metric {metric!r}: whether more of it is better is not known; name others")
+            raise ValueError(f"metric {metric!r}: it is unknown whether higher is better; name other metrics")
     return list(metrics)
 
 
 def _scored(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Rows that can stand on a curve, and how many cannot."""
+    """Rows that can be on a curve, and the number that cannot."""
     rows = frame.loc[frame["metric"].isin(names)]
     without = [(rows["value"].isna(), "not evaluated"), (rows["tokens"].isna(), "of unknown tokens")]
     excluded = [f"{int(missing.sum())} results {reason}" for missing, reason in without if missing.any()]
     undirected = sorted({m for m in frame["metric"].dropna() if is_higher_better(m) is None})
     if undirected:
-        excluded.append(f"{len(undirected)} metrics whose better direction is not known, such as {undirected[0]}")
+        excluded.append(f"{len(undirected)} metrics whose direction is unknown, such as {undirected[0]}")
     return rows.loc[rows["value"].notna() & rows["tokens"].notna()], excluded
 
 
 def _curves(scored: pd.DataFrame, excluded: list[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Each curve of at least two points with what names it; shorter ones are counted."""
+    """Each curve of at least two points with its identifying values; shorter ones are counted."""
     single = 0
     trunk = ["study", "model", "stage", "metric"]
     milestones = scored.assign(curve="milestones").groupby(trunk, sort=False, dropna=False)
@@ -154,13 +154,15 @@ def _curves(scored: pd.DataFrame, excluded: list[str]) -> Iterator[tuple[dict[st
             key = {name: first[name] if name in {*shared, "curve"} else None for name in CURVE}
             if points["tokens"].duplicated().any():
                 raise ValueError(
-                    f"{key['model']}, {key['metric']}: two results at one token count: give one variant's rows"
+                    f"{key['model']}, {key['metric']}: two results at one token count: select one variant's rows"
                 )
             if len(points) > 1:
                 yield key | {name: first[name] for name in FACTS}, points.sort_values("tokens")
             single += int(len(points) == 1 and key["curve"] == "milestones")
     if single:
-        excluded.append(f"{single} results that are alone in their stage and metric make no curve of milestones")
+        excluded.append(
+            f"{single} results are the only one of their stage and metric, which is not a curve of milestones"
+        )
 
 
 def _judge(

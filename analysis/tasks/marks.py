@@ -1,4 +1,4 @@
-"""What is said of one curve of scores: where it falls, whether it has stopped to rise, whether it has left chance."""
+"""Judgements on one curve of scores: where it falls, whether it has stopped rising, whether it has left chance."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ MIN_SLOPE_POINTS = 3
 
 @dataclass(frozen=True)
 class Rules:
-    """When a mark is set."""
+    """Thresholds at which a mark is set."""
 
     level: float
-    """Of each mark for itself."""
+    """Level of each mark on its own."""
     gain: float
-    """Smallest change a doubling that counts as rising."""
+    """Smallest change per doubling that counts as rising."""
     window: float
     """Factor of tokens at the end of a curve."""
     noise: Mapping[str, float] | float | None
     """Standard deviation over seeds, by metric or one for all."""
 
     def noise_of(self, metric: str) -> float:
-        """Give the seeds' standard deviation of a metric; 0 where none was given."""
+        """Return the standard deviation of a metric over seeds; 0 where none was given."""
         return self.noise.get(metric, 0.0) if isinstance(self.noise, Mapping) else self.noise or 0.0
 
 
 @dataclass(frozen=True)
 class Fall:
-    """The fall that stands out most from its noise."""
+    """The fall that exceeds its noise most."""
 
     not_monotone: bool | None
-    """Whether it does; None is not judged."""
+    """Whether it exceeds the noise; None where not judged."""
     fall: float = math.nan
     """In the metric's unit."""
     fall_z: float = math.nan
@@ -60,11 +60,11 @@ class Plateau:
     """How a curve ends."""
 
     saturated: bool | None
-    """It rises less than counts; None is not judged."""
+    """Whether it rises less than `gain`; None where not judged."""
     falling: bool | None = None
     """It falls."""
     slope: float = math.nan
-    """Change of y a doubling of tokens."""
+    """Change of y per doubling of tokens."""
     slope_stderr: float = math.nan
     """Its standard error."""
 
@@ -74,9 +74,9 @@ class AboveChance:
     """Where a curve leaves chance."""
 
     at_chance: bool | None
-    """Whether it never does; None is not judged."""
+    """Whether it never does; None where not judged."""
     chance: float = math.nan
-    """The level; NaN is not known."""
+    """The level; NaN where unknown."""
     above_chance_from: float = math.nan
     """Tokens of the first point above it."""
 
@@ -98,7 +98,7 @@ class Curve:
 
 
 def make_curve(metric: str, points: pd.DataFrame, noise: float) -> Curve:
-    """Take from ordered rows what can be judged: finite values with a standard error."""
+    """Select from ordered rows what can be judged: finite values with a standard error."""
     tokens, value, stderr = (points[name].to_numpy(dtype=np.float64) for name in ("tokens", "value", "stderr"))
     total = np.hypot(stderr, noise)
     y = value
@@ -111,7 +111,7 @@ def make_curve(metric: str, points: pd.DataFrame, noise: float) -> Curve:
 
 
 def find_fall(curve: Curve, floor: float, rules: Rules) -> Fall:
-    """Find the pair of points whose fall stands out most; values below `floor` count as that."""
+    """Find the pair of points whose fall exceeds its noise most; values below `floor` count as `floor`."""
     count, y = len(curve.y), np.maximum(curve.y, floor)
     if count < 2:
         return Fall(None)
@@ -152,7 +152,7 @@ def find_chance(curve: Curve, level: Chance | None, rules: Rules) -> AboveChance
 
 
 def _ratio(difference: Array, error: Array) -> Array:
-    """Difference over error; without any noise whatever is above 0 is infinitely so."""
+    """Difference over error; without noise, any difference above 0 is infinitely many errors."""
     certain = np.where(difference > 0, np.inf, 0.0)
     return np.divide(difference, error, out=certain, where=error > 0)
 
@@ -165,7 +165,7 @@ def _one_sided(level: float, tests: int) -> float:
 def say_marks(
     curve: Curve, fall: Fall, plateau: Plateau, above: AboveChance, level: Chance | None, rules: Rules
 ) -> str:
-    """Say the marks in words; empty where there is none."""
+    """Describe the marks in words; empty if there are none."""
     words: list[str] = []
     if fall.not_monotone is None:
         words.append("not judged: fewer than two points with a standard error")
@@ -175,7 +175,7 @@ def say_marks(
         where = f"{ends[0]:.4g} at {at[0]} tokens, {ends[1]:.4g} at {at[1]}"
         words.append(f"not monotone: {where} ({fall.fall_z:.1f} standard errors)")
     if plateau.saturated or plateau.falling:
-        slope = f"{plateau.slope:+.2g} ± {plateau.slope_stderr:.2g} a doubling"
+        slope = f"{plateau.slope:+.2g} ± {plateau.slope_stderr:.2g} per doubling"
         where = f"over the last factor of {rules.window:g} in tokens"
         words.append(f"{'saturated' if plateau.saturated else 'falling'}: {slope} {where}")
     if above.at_chance and level is not None:

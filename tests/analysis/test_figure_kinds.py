@@ -80,7 +80,7 @@ def test_losses_beyond_the_fresh_runs_are_counted(repeated):
     repeated.loc[len(repeated) - 1, "loss"] = 9.0
     figure, points = repetition_figure(repeated, decay=DECAY)
     assert (points["role"] == "effective").sum() == 5
-    assert "no fresh run is as good or as bad: 1." in figure.legends[0].get_title().get_text()
+    assert "their loss lies outside that of the fresh runs: 1." in figure.legends[0].get_title().get_text()
     with pytest.raises(ValueError, match="no run repeats its data"):
         repetition_figure(repeated[repeated["tokens"] == repeated["unique_tokens"]])
     with pytest.raises(ValueError, match="lacks the column 'unique_tokens'"):
@@ -104,9 +104,9 @@ def test_branches_and_their_differences(frame):
         line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":" and len(line.get_xdata()) == 2
     ]
     assert set(branch_point[0].get_xdata()) == {trunk["tokens"].max()}
-    with pytest.raises(ValueError, match="no branch; there are: continual_code, continual_prose"):
+    with pytest.raises(ValueError, match="not a branch; the branches are: continual_code, continual_prose"):
         continual_figure(study, [BITS], baseline="other")
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match="at least two"):
         continual_figure(study[study["point"] != "recipe=continual_code"], [BITS])
 
 
@@ -135,7 +135,7 @@ def test_best_of_a_sweep_is_ringed(frame):
     best = points[points["role"] == "best"]
     assert set(best["x"]) == {made_studies.RATES[2]}
     assert len(best) == 4
-    with pytest.raises(ValueError, match=r"gives 'optimizer\.weight_decay' no number above 0"):
+    with pytest.raises(ValueError, match=r"no number above 0 for 'optimizer\.weight_decay'"):
         sweep_figure(study, BITS, "optimizer.weight_decay")
 
 
@@ -156,7 +156,7 @@ def test_a_best_at_the_edge_is_not_ringed_as_one(frame):
 def test_a_line_of_a_sweep_pools_nothing(frame):
     study = made_studies.sweep(frame)
     longer = study.assign(tokens=500_000, checkpoint=study["checkpoint"] + "/.")
-    with pytest.raises(ValueError, match="would pool 250K, 500K tokens: choose the rows of one"):
+    with pytest.raises(ValueError, match="would pool 250K, 500K tokens: select the rows of one"):
         sweep_figure(pd.concat([study, longer]), BITS, "optimizer.learning_rate")
     other = study.assign(point=study["point"].str.replace("=8", "=32"), checkpoint=study["checkpoint"] + "/.")
     both = pd.concat([study, other])
@@ -210,7 +210,7 @@ def test_isoloss_lines_lie_on_the_law(fitted):
     assert not any("FLOPs" in text for text in texts)
     assert "head and attention are not counted" in figure.legends[0].get_title().get_text()
     # The dashed path is the law's own optimum.
-    (path,) = [line for line in figure.axes[0].get_lines() if line.get_label().startswith("least fitted loss")]
+    (path,) = [line for line in figure.axes[0].get_lines() if line.get_label().startswith("lowest fitted loss")]
     for tokens, params in zip(path.get_xdata(), path.get_ydata(), strict=True):
         best = fit.optimal(6 * tokens * params)
         assert params == pytest.approx(best["params"].iloc[0], rel=1e-3)
@@ -222,8 +222,8 @@ def test_the_surface_counts_flops_as_the_runs_do(fitted):
     own = rows.assign(flops=500 * rows["params"] ** 0.6 * rows["tokens"])
     own.attrs = rows.attrs
     figure, _ = loss_surface_figure(own, fit)
-    assert "500 N^0.60 D as the runs count them" in figure.legends[0].get_title().get_text()
-    (path,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "least fitted loss at equal FLOPs"]
+    assert "500 N^0.60 D as counted by the runs" in figure.legends[0].get_title().get_text()
+    (path,) = [line for line in figure.axes[0].get_lines() if line.get_label() == "lowest fitted loss at equal FLOPs"]
     assert len(path.get_xdata()) > 10
     for tokens, params in zip(path.get_xdata(), path.get_ydata(), strict=True):
         best = fit.optimal(500 * params**0.6 * tokens, flops={"k": 500.0, "n": 0.6, "d": 1.0})
@@ -260,7 +260,7 @@ def test_overlay_and_zero_tokens(law_frame):
     law_frame.loc[law_frame.index[:3], "tokens"] = 0
     figure, points = token_scaling_figure(law_frame, BITS)
     assert len(points) == len(law_frame) - 3
-    assert "no place for 0 or unknown tokens: 3 scores." in figure.legends[0].get_title().get_text()
+    assert "a log axis cannot show 0 or unknown tokens: 3 scores." in figure.legends[0].get_title().get_text()
 
 
 def test_seeds_are_dots_over_their_data_order(frame):

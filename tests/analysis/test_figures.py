@@ -103,7 +103,7 @@ def test_variants_and_mixed_studies_are_refused(law_frame):
     with pytest.raises(ValueError, match="share model, tokens and seeds"):
         token_scaling_figure(twice, BITS)
     mixed = pd.concat([law_frame, law_frame.assign(study="other", seed_init=9)])
-    with pytest.raises(ValueError, match="holds \\['law', 'other'\\]"):
+    with pytest.raises(ValueError, match="frame has \\['law', 'other'\\]"):
         token_scaling_figure(mixed, BITS)
     with pytest.raises(ValueError, match="metric 'x' is not in the frame"):
         token_scaling_figure(law_frame, "x")

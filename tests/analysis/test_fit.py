@@ -85,7 +85,7 @@ def test_other_data_are_no_seeds():
     repeated = frame.assign(loss=frame["loss"] * 1.05, unique_tokens=frame["tokens"] / 4)
     fit = fit_law(Chinchilla(), pd.concat([frame, other]), holdout=1e10, starts=20)
     assert fit.holdout.seed_noise is None
-    assert any(flag.startswith("the rows are of 2 data sets (data_fingerprint)") for flag in fit.flags)
+    assert any(flag.startswith("the rows are from 2 data sets (data_fingerprint)") for flag in fit.flags)
     assert replay(fit) == fit
     fit = fit_law(Chinchilla(), pd.concat([frame, repeated]), holdout=1e10, starts=20)
     assert fit.holdout.seed_noise is None
@@ -104,11 +104,11 @@ def test_holdout_by_another_column_and_wrong_ones():
     frame = make_rows()
     fit = fit_law(Chinchilla(), frame, holdout={"tokens": 2e11}, starts=20)
     assert (fit.holdout.by, fit.holdout.n, fit.n) == ("tokens", 6, 30)
-    with pytest.raises(ValueError, match="holds no row out: the rows have params at most 1e"):
+    with pytest.raises(ValueError, match="holds out no row: the rows have params at most 1e"):
         fit_law(Chinchilla(), frame, holdout=1e12)
     with pytest.raises(ValueError, match="leaves no row to fit"):
         fit_law(Chinchilla(), frame, holdout=1.0)
-    with pytest.raises(ValueError, match="holdout names 'depth'"):
+    with pytest.raises(ValueError, match="holdout='depth' is not a column"):
         fit_law(Chinchilla(), frame, holdout={"depth": 3})
 
 
@@ -176,16 +176,16 @@ def test_wrong_arguments_are_refused_in_a_line():
     frame = make_rows()
     for arguments, message in (
         ({"objective": "r2"}, "objective 'r2' is unknown; choose one of huber_log, mse, mae"),
-        ({"delta": 0.0}, "delta is 0.0"),
-        ({"starts": 0}, "starts is 0"),
-        ({"bootstrap": -1}, "bootstrap is -1"),
-        ({"fixed": {"gamma": 1.0}}, "fixed names 'gamma'"),
+        ({"delta": 0.0}, "delta=0.0 must be above 0"),
+        ({"starts": 0}, "starts=0 must be at least 1"),
+        ({"bootstrap": -1}, "bootstrap=-1 must be 0 or at least 2"),
+        ({"fixed": {"gamma": 1.0}}, "fixed='gamma' is not a parameter"),
         ({"fixed": {"alpha": 9.0}}, "fixed alpha = 9 lies outside 0 to 3"),
         ({"fixed": TRUTH}, "nothing is left to fit"),
         ({"target": "error"}, "lacks the column 'error'"),
-        ({"group": "run"}, "group names the column 'run'"),
-        ({"weights": "w"}, "weights names the column 'w'"),
-        ({"weights": [1.0]}, "weights holds 1 numbers for 36 rows"),
+        ({"group": "run"}, "group='run' is not a column"),
+        ({"weights": "w"}, "weights='w' is not a column"),
+        ({"weights": [1.0]}, "weights has 1 numbers for 36 rows"),
         ({"weights": [0.0] * 36}, "weights is 0 in 36 rows"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

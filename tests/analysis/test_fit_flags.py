@@ -47,7 +47,7 @@ def test_two_minima_are_both_found_and_told(one_ratio):
     assert second.objective < 1.01 * first.objective
     assert min(first.share, second.share) > 0.2
     assert second.difference > 1e-4
-    told = [flag for flag in one_ratio.flags if "two minima: other numbers (E = " in flag]
+    told = [flag for flag in one_ratio.flags if "two minima: other parameters (E = " in flag]
     assert len(told) == 1
     assert "fit only 0.23% worse" in told[0]
     assert Fit.from_json(one_ratio.to_json()).multimodal
@@ -110,9 +110,9 @@ def test_nearly_unidentifiable_pair_is_named():
     loss = Chinchilla().predict(TRUTH, {"params": params, "tokens": tokens})
     noisy = loss * np.exp(0.001 * np.random.default_rng(1).normal(size=48))
     fit = fit_law(Chinchilla(), pd.DataFrame({"params": params, "tokens": tokens, "loss": noisy}), starts=50)
-    told = [flag for flag in fit.flags if flag.startswith("A and alpha are hardly told apart (correlation 1.000;")]
+    told = [flag for flag in fit.flags if flag.startswith("A and alpha can hardly be told apart (correlation 1.000;")]
     assert len(told) == 1
-    assert "read their combination, not each" in told[0]
+    assert "use their combination, not each alone" in told[0]
 
 
 def test_uneven_noise_is_told_with_the_test_and_the_column():
@@ -129,7 +129,7 @@ def test_uneven_noise_is_told_with_the_test_and_the_column():
 def test_few_rows_are_told():
     rows = chinchilla_rows(sizes=3, budgets=3)
     fit = fit_law(Chinchilla(), rows, starts=50)
-    assert "9 rows for 5 numbers: n is barely above the number of parameters" in fit.flags
+    assert "9 rows for 5 parameters: n is barely above the number of parameters" in fit.flags
     assert "barely above" not in " ".join(fit_law(Chinchilla(), chinchilla_rows(), starts=20).flags)
 
 

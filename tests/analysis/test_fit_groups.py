@@ -28,7 +28,7 @@ def trunk_rows(sizes=4, seeds=1, between=0.005, within=0.002, seed=0):
 @pytest.mark.parametrize("sizes", [3, 6])
 def test_few_trunks_give_no_interval_and_say_so(sizes):
     fit = fit_law(Chinchilla(), trunk_rows(sizes), starts=15, bootstrap=50, fixed={"E": 1.8} if sizes == 3 else None)
-    assert any(flag.startswith(f"{sizes} independent groups of rows cannot give an interval") for flag in fit.flags)
+    assert any(flag.startswith(f"{sizes} independent groups of rows cannot give intervals") for flag in fit.flags)
     for name, ends in fit.interval().items():
         assert np.isnan(ends).all() == (name not in fit.settings.fixed), name
     assert np.isnan(fit.standard_errors()["alpha"])
@@ -98,5 +98,5 @@ def test_copies_are_no_support_for_a_law():
 def test_few_trunks_cannot_compare_laws():
     rows = trunk_rows(4)
     fits = [fit_law(Chinchilla(tied=tied), rows, starts=15) for tied in (False, True)]
-    with pytest.raises(ValueError, match="4 independent groups of rows cannot tell laws apart"):
+    with pytest.raises(ValueError, match="4 independent groups of rows are too few to tell laws apart"):
         compare_laws(*fits)

@@ -107,7 +107,7 @@ def test_profile_intervals_without_an_end_are_named():
     fit = fit_law(PowerLaw(), line_rows(), starts=20)
     edge = PowerLaw().parameters[0].low
     assert fit.interval(method="profile")["E"][0] == pytest.approx(edge)
-    assert fit.interval_flags() == (f"E: the 95% profile interval has no lower end, and stops at the bound {edge:.3g}",)
+    assert fit.interval_flags() == (f"E: the 95% profile interval has no lower end; it stops at {edge:.3g}",)
     assert fit_law(Chinchilla(), chinchilla_rows(), starts=20).interval_flags() == ()
 
 
@@ -157,16 +157,16 @@ def test_unlike_fits_are_not_compared():
     fit = fit_law(PowerLaw(), rows, starts=10)
     with pytest.raises(ValueError, match="1 fits: give at least two"):
         compare_laws(fit)
-    with pytest.raises(ValueError, match="fits are of other rows"):
+    with pytest.raises(ValueError, match="fits use different rows"):
         compare_laws(fit, fit_law(PowerLaw(), rows.iloc[:20], starts=10))
-    with pytest.raises(ValueError, match="fits of other objectives"):
+    with pytest.raises(ValueError, match="fits with different objectives"):
         compare_laws(fit, fit_law(PowerLaw(), rows, objective="mse", starts=10))
 
 
 def test_wrong_levels_and_methods_are_refused():
     fit = fit_law(PowerLaw(), line_rows(), starts=10, bootstrap=10)
     for method in ("bootstrap", "profile"):
-        with pytest.raises(ValueError, match="level is 95: give a share between 0 and 1"):
+        with pytest.raises(ValueError, match="level=95 must lie between 0 and 1"):
             fit.interval(95, method=method)
     with pytest.raises(ValueError, match="method 'wald' is unknown; choose one of bootstrap, profile"):
         fit.interval(0.95, method="wald")

@@ -28,7 +28,7 @@ def test_data_constrained_recovers_its_numbers(excess):
 
 
 def test_repetitions_worth_are_found_under_noise_with_the_base_held():
-    """The base is known here; where it is fitted first, as Muennighoff et al. do, the interval is too narrow, and says so."""
+    """The base is known here; where it is fitted first, as Muennighoff et al. do, the interval is too narrow."""
     law = DataConstrained(excess_params=False)
     rows = repeated_rows(0.003, {**BASE, "R_D": 15.4}, law)
     fit = fit_law(law, rows, fixed=BASE, starts=20, bootstrap=200)

@@ -29,12 +29,12 @@ def test_selected_rows_are_annealed_and_what_is_left_out_is_named(law_frame):
 def test_size_convention_is_chosen(law_frame):
     rows = select_loss(law_frame, BITS, size="params")
     assert (rows["params"] == rows["params_non_embedding"] + 1000).all()
-    with pytest.raises(ValueError, match="size 'tokens' is no convention"):
+    with pytest.raises(ValueError, match="size 'tokens' is not a convention"):
         select_loss(law_frame, BITS, size="tokens")
 
 
 def test_unknown_metric_and_mixed_studies_are_refused(law_frame):
-    with pytest.raises(ValueError, match=f"metric 'loss' is not in the frame; there are: {BITS}"):
+    with pytest.raises(ValueError, match=f"metric 'loss' is not in the frame, which has: {BITS}"):
         select_loss(law_frame, "loss")
     law_frame.loc[0, "study"] = "other"
     with pytest.raises(ValueError, match="mixes the studies law, other"):
@@ -103,7 +103,7 @@ def test_rows_of_which_cooling_is_not_known_are_left_out(law_frame):
 
 def test_numbers_as_text_are_refused_and_missing_ones_named(plain):
     """Text ended in a TypeError, and pandas' own missing values in a StopIteration."""
-    with pytest.raises(ValueError, match=r"params holds '100000\.0', which is no number; give numbers"):
+    with pytest.raises(ValueError, match=r"params holds '100000\.0', which is not a number"):
         check_frame(plain.assign(params=plain["params"].astype(str)), COLUMNS)
     gap = plain["params"].where(plain.index > 0)
     for params in (gap.astype("Int64"), gap.astype("Float64"), gap.astype(object).where(plain.index > 0, None)):

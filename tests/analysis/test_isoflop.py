@@ -35,7 +35,7 @@ def test_like_grids_give_the_exact_exponent(method, width):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("off", [lambda c: 1.0, lambda c: 3.0, lambda c: (c / 1e19) ** 0.15])
 def test_expected_bias_is_the_error_made(method, off):
-    """Without noise, what each optimum is off by is foretold from the exponents and the grid alone."""
+    """Without noise, what each optimum is off by is predicted from the exponents and the grid alone."""
     optima = isoflop_minima(isoflop_grid(off=off), method, exponents=SURFACE)
     optima = optima.loc[optima["refused"] == ""]
     error = np.log(optima["params"] / best_size(optima["flops"].to_numpy()))
@@ -98,7 +98,7 @@ def test_edges_are_refused_and_named():
     found = fit_isoflop(frame, exponents=SURFACE)
     assert any(flag.startswith("budget 1e+17 FLOPs refused: the smallest size") for flag in found.flags)
     assert found.params.exponent == pytest.approx(EXPONENT, abs=1e-9)
-    with pytest.raises(ValueError, match=r"budgets with an optimum: 1, and exponents need two; .* refused"):
+    with pytest.raises(ValueError, match=r"budgets with an optimum: 1, but exponents need two; .* refused"):
         fit_isoflop(pd.concat([low, isoflop_grid([1e18])]), exponents=SURFACE)
 
 
@@ -108,9 +108,9 @@ def test_vertex_beyond_the_sizes_is_refused():
     frame["tokens"] = frame["flops"] / 6 / frame["params"]
     assert isoflop_minima(frame)["refused"].tolist() == [""]
     reason = isoflop_minima(frame.assign(loss=[3.6, 3.5, 2.8, 2.9]))["refused"][0]
-    assert reason == "the curve has no lowest point within the sizes measured"
+    assert reason == "the curve has no minimum within the sizes measured"
     reason = isoflop_minima(frame.assign(loss=[2.6, 2.8, 2.5, 2.6]))["refused"][0]
-    assert reason == "the curve has no lowest point within the sizes measured"
+    assert reason == "the curve has no minimum within the sizes measured"
 
 
 def test_budgets_are_found_or_named():
@@ -222,14 +222,14 @@ def test_envelope_is_of_cooled_down_points():
     for refuses in (envelope, fit_envelope, isoflop_minima, fit_isoflop, compare_approaches):
         with pytest.raises(ValueError, match="not annealed"):
             refuses(frame)
-    with pytest.raises(ValueError, match="and an envelope needs two"):
+    with pytest.raises(ValueError, match="but an envelope needs two"):
         envelope(ladder(sizes=1))
     with pytest.raises(ValueError, match="do not overlap in FLOPs"):
         envelope(ladder(sizes=2, step=1e4))
     with pytest.raises(ValueError, match="crossings of a larger size below a smaller: 1"):
         fit_envelope(ladder(sizes=2))
     lone = pd.concat([ladder(), pd.DataFrame({"params": [5e7], "tokens": [1e9], "loss": [4.0]})])
-    assert any("size 50M has one token count" in flag for flag in fit_envelope(lone).flags)
+    assert any("size 50M has only one token count" in flag for flag in fit_envelope(lone).flags)
 
 
 def test_a_curves_end_is_no_crossing():
@@ -297,7 +297,7 @@ def test_three_approaches_side_by_side():
 def test_what_the_points_do_not_allow_is_a_row_that_says_so():
     table = compare_approaches(isoflop_grid(), bootstrap=20).set_index("approach")
     assert math.isnan(table.loc["envelope", "exponent_params"])
-    assert "and an envelope needs two" in table.loc["envelope", "flags"]
+    assert "but an envelope needs two" in table.loc["envelope", "flags"]
     assert table.loc["isoflop parabola", "exponent_params"] == pytest.approx(EXPONENT, abs=1e-6)
 
 
@@ -317,7 +317,7 @@ def test_a_flat_replicate_leaves_the_law_its_row():
     changed = dataclasses.replace(fit, replicates=(tuple(flat), *fit.replicates[1:]))
     row = compare_approaches(frame, fit=changed, bootstrap=10).set_index("approach").loc["law"]
     assert row["exponent_params_low"] < row["exponent_params"] < row["exponent_params_high"]
-    assert "1.0% of the replicates have an exponent of 0, and no optimum" in row["flags"]
+    assert "1.0% of the replicates have an exponent of 0 and no optimum" in row["flags"]
 
 
 def test_law_along_the_frames_own_flops():

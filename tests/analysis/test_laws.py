@@ -78,7 +78,7 @@ def test_optimum_beats_its_neighbours_under_any_count_of_flops():
 def test_laws_without_an_optimum_say_so():
     with pytest.raises(ValueError, match="'power_law' has no compute-optimal allocation"):
         PowerLaw().optimal({}, np.array([1e20]), {})
-    with pytest.raises(ValueError, match="without both there is no optimum"):
+    with pytest.raises(ValueError, match="both must be above 0 for an optimum to exist"):
         Chinchilla().optimal({**BASE, "beta": 0.0}, np.array([1e20]), {"k": 6.0, "n": 1.0, "d": 1.0})
 
 

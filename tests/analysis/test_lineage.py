@@ -178,7 +178,7 @@ def test_behind_a_difference_are_its_own_runs_alone(frame):
         own = VARIANT(rows) == name
         difference = rows.loc[own, "value"].mean() - rows.loc[~own, "value"].mean()
         assert rows["x"].iloc[0] == pytest.approx(difference)
-    with pytest.raises(ValueError, match="give the rate="):
+    with pytest.raises(ValueError, match="give the same rate="):
         analysis.figures.ablation_figure(table, study, variant=VARIANT)
 
 

@@ -122,9 +122,9 @@ def test_wrong_names_are_refused(published, tmp_path):
     made, uri = published
     with pytest.raises(ValueError, match=r"no study 'nothing' in .*; there are: synthetic"):
         load_study("nothing", uri)
-    with pytest.raises(ValueError, match="metric 'x/y': documents are kept for bits_per_byte and acc alone"):
+    with pytest.raises(ValueError, match="metric 'x/y': documents are kept only for bits_per_byte and acc"):
         load_documents(made.study, "x/y", uri)
-    with pytest.raises(ValueError, match="there is no such database"):
+    with pytest.raises(ValueError, match="no such database"):
         load_study("synthetic", f"sqlite:///{tmp_path}/none.db")
 
 

@@ -25,7 +25,7 @@ def test_higher_is_better(metric):
 @pytest.mark.parametrize("metric", UNKNOWN)
 def test_unknown_direction_is_refused_unless_said(metric):
     assert is_higher_better(metric) is None
-    with pytest.raises(ValueError, match=f"metric '{metric}': whether less or more of it is better is not known"):
+    with pytest.raises(ValueError, match=f"metric '{metric}': it is unknown whether lower or higher is better"):
         lower_is_better(metric)
     assert lower_is_better(metric, unknown=True)
     assert not lower_is_better(metric, unknown=False)

@@ -87,7 +87,7 @@ def test_by_tokens_and_wrong_input():
     frame = pd.DataFrame(rows)
     table = seed_variance(frame, LOSS, by=("params", "tokens"))
     assert table["sd"].tolist() == pytest.approx([1.0, 2.0])
-    with pytest.raises(ValueError, match="no column depth"):
+    with pytest.raises(ValueError, match="lacks the column depth"):
         seed_variance(frame, LOSS, by="depth")
     with pytest.raises(ValueError, match="2 rows share their seeds"):
         seed_variance(pd.concat([frame, frame.iloc[:1].assign(value=9.0, checkpoint="other")]), LOSS)
@@ -173,7 +173,7 @@ def test_missing_cells_and_several_points_are_refused():
         seed_components(frame.iloc[:-1], LOSS)
     with pytest.raises(ValueError, match="1 seed_init by 3 seed_data"):
         seed_components(frame.iloc[:3], LOSS)
-    with pytest.raises(ValueError, match="several of model, params, tokens"):
+    with pytest.raises(ValueError, match="several values of model, params, tokens"):
         seed_components(frame.assign(tokens=[1, 1, 1, 2, 2, 2]), LOSS)
 
 

@@ -31,7 +31,7 @@ def test_the_parabolas_lowest_point_is_found():
     best = best_rates(sweep(lambda n, batch: 0.005 * (batch / 8) ** 0.5, batches=(8, 32)), METRIC)
     assert best["best_rate"].tolist() == pytest.approx([0.005] * 4 + [0.01] * 4, rel=1e-9)
     assert best["loss"].tolist() == pytest.approx([2.0] * 8, abs=1e-12)
-    assert set(best["note"]) == {"one seed a rate: how far noise moves it is not known"}
+    assert set(best["note"]) == {"one seed per rate: how far noise moves it is unknown"}
     assert best["spread"].isna().all()
 
 
@@ -92,7 +92,7 @@ def test_three_sizes_make_a_rule_without_intervals():
     rule = rate_rule(best_rates(sweep(lambda n, _: 0.003 * (n / 1e6) ** -0.4, sizes=(1e5, 3e5, 1e6)), METRIC))
     assert rule.exponent == pytest.approx(0.4, rel=1e-9)
     assert all(math.isnan(end) for end in (rule.base_low, rule.base_high, rule.exponent_low, rule.exponent_high))
-    assert rule.describe().endswith("3 sizes; intervals: none, they need the scatter of 4 sizes")
+    assert rule.describe().endswith("3 sizes; intervals: none, because they need the scatter of 4 sizes")
 
 
 def test_redrawn_losses_move_the_best_rate_as_they_should():
@@ -109,8 +109,8 @@ def test_redrawn_losses_move_the_best_rate_as_they_should():
     averaged = best_rates(seeds, METRIC, noise=0.001, draws=20_000)
     assert averaged["spread"].tolist() == pytest.approx((best["spread"] / 2).tolist(), rel=0.03)
     wide = best_rates(sweep(lambda n, _: 0.0021), METRIC, noise=0.05)
-    assert "of the noise's draws the best lies beyond the rates tried" in wide["note"][0]
-    with pytest.raises(ValueError, match="noise=0: a standard deviation is above 0"):
+    assert "of the noise draws the best lies beyond the rates tried" in wide["note"][0]
+    with pytest.raises(ValueError, match="noise=0: a standard deviation must be above 0"):
         best_rates(sweep(lambda n, _: 0.004), METRIC, noise=0)
 
 
@@ -146,13 +146,13 @@ def test_budgets_are_kept_apart_and_other_overrides_refused():
     best = best_rates(pd.concat([short, long]), METRIC)
     assert best["tokens"].tolist() == [500_000] * 4 + [1_000_000] * 4
     assert best["best_rate"].tolist() == pytest.approx([0.008] * 4 + [0.004] * 4)
-    with pytest.raises(ValueError, match="token counts 500K, 1M: a rule takes one row a size"):
+    with pytest.raises(ValueError, match="token counts 500K, 1M: a rule takes one row per size"):
         rate_rule(best)
     decay = [
         short.assign(point=short["point"] + f",optimizer.weight_decay={w}", checkpoint=short["checkpoint"] + w)
         for w in ("0", "0.1")
     ]
     with pytest.raises(
-        ValueError, match=r"the best rate of m100000 would pool optimizer\.weight_decay=0, 0\.1: choose"
+        ValueError, match=r"the best rate of m100000 would pool optimizer\.weight_decay=0, 0\.1: select"
     ):
         best_rates(pd.concat(decay), METRIC)

@@ -37,7 +37,7 @@ def test_both_formats_give_one_frame(tmp_path):
     excluded = frame.attrs["excluded"]
     assert "new/a.json: no number for wikitext/bits_per_byte" in excluded
     assert "kept, but not comparable: version 0 and 1.0 of lambada_openai, piqa" in excluded
-    assert "params unknown of small" in excluded
+    assert "params unknown for small" in excluded
 
 
 def test_the_later_of_two_results_counts_and_the_other_is_named(tmp_path):
@@ -68,7 +68,7 @@ def test_few_shot_results_are_not_mixed(tmp_path):
     few = trees.old(2, 0.6)
     few["config"]["num_fewshot"] = 5
     trees.write(tmp_path, zero=trees.old(1, 0.5), few=few)
-    with pytest.raises(ValueError, match="piqa was scored with 0 and 5 few-shot examples: choose one by shots="):
+    with pytest.raises(ValueError, match="piqa was scored with 0 and 5 few-shot examples: choose one with shots="):
         load_lm_eval(tmp_path, tokens=STEPS)
     frame = load_lm_eval(tmp_path, tokens=STEPS, shots=5)
     assert frame["value"].tolist() == [0.6]
@@ -81,7 +81,7 @@ def test_a_part_of_the_documents_is_said(tmp_path):
     part = trees.old(1, 0.5)
     part["config"]["limit"] = 100
     frame = load_lm_eval(trees.write(tmp_path, part=part), tokens=STEPS)
-    assert "kept, but scored on a part of the documents: limit 100" in frame.attrs["excluded"]
+    assert "kept, but scored on only part of the documents: limit 100" in frame.attrs["excluded"]
 
 
 def test_a_part_never_replaces_the_whole(tmp_path):
@@ -101,7 +101,7 @@ def test_two_models_of_one_name_are_not_merged(tmp_path):
         return {**trees.old(1, acc), "config": {"model_args": f"pretrained={path}", "num_fewshot": 0}}
 
     folder = trees.write(tmp_path, a=at("/runs/small/step1000/hf", 0.4), b=at("/runs/large/step1000/hf", 0.6))
-    apart = "are both 'hf' at {} tokens: tell them apart by model="
+    apart = "are both 'hf' at {} tokens: tell them apart with model="
     with pytest.raises(ValueError, match=apart.format("1000000")):
         load_lm_eval(folder, tokens=STEPS)
     with pytest.raises(ValueError, match=apart.format("unknown")):
@@ -120,7 +120,7 @@ def test_facts_by_mapping_and_by_table(tmp_path):
         "small": 10,
         "large": pytest.approx(math.nan, nan_ok=True),
     }
-    assert frame.attrs["excluded"] == ("params unknown of large",)
+    assert frame.attrs["excluded"] == ("params unknown for large",)
     table = pd.DataFrame(
         {
             "model": ["small", "small", "large"],
@@ -141,13 +141,13 @@ def test_rules_by_function_and_pattern(tmp_path):
     assert frame[["model", "tokens"]].to_numpy().tolist() == [["alpha", 21], ["alpha", 27]]
     with pytest.raises(ValueError, match=r"model='tokens/\(x\)' is not found in 'org/small@step7 runs/alpha/step_7"):
         load_lm_eval(tmp_path, model="tokens/(x)")
-    with pytest.raises(ValueError, match=r"tokens=\('million\(x\)', 1\) gives no file any, such as 'org/small@step7'"):
+    with pytest.raises(ValueError, match=r"tokens=\('million\(x\)', 1\) matches no file, such as 'org/small@step7'"):
         load_lm_eval(tmp_path, tokens=("million(x)", 1))
     with pytest.raises(ValueError, match="no group in brackets"):
         load_lm_eval(tmp_path, tokens=("step", 1))
-    with pytest.raises(ValueError, match="is no pattern"):
+    with pytest.raises(ValueError, match="is not a regular expression"):
         load_lm_eval(tmp_path, tokens=("step(", 1))
-    with pytest.raises(ValueError, match=r"finds 'mall@step' in .* which is no number"):
+    with pytest.raises(ValueError, match=r"finds 'mall@step' in .* which is not a number"):
         load_lm_eval(tmp_path, tokens=("s(mall@step)", 1))
 
 
@@ -156,7 +156,7 @@ def test_tokens_that_only_some_files_tell_are_said(tmp_path):
     final["config"]["model_args"] = "pretrained=org/small,revision=main"
     frame = load_lm_eval(trees.write(tmp_path, a=trees.old(1, 0.5), b=final), tokens=STEPS)
     assert frame["tokens"].isna().tolist() == [False, True]
-    assert "tokens unknown of 1 of 2 checkpoints, such as org/small@main" in frame.attrs["excluded"]
+    assert "tokens unknown for 1 of 2 checkpoints, such as org/small@main" in frame.attrs["excluded"]
 
 
 def test_wrong_facts_are_refused(tmp_path):
@@ -165,7 +165,7 @@ def test_wrong_facts_are_refused(tmp_path):
         load_lm_eval(tmp_path, facts={"small": {"size": 5}})
     with pytest.raises(ValueError, match="none of the key columns"):
         load_lm_eval(tmp_path, facts=pd.DataFrame({"params": [1]}))
-    with pytest.raises(ValueError, match="params='many' is no number"):
+    with pytest.raises(ValueError, match="params='many' is not a number"):
         load_lm_eval(tmp_path, facts={"small": {"params": "many"}})
     with pytest.raises(ValueError, match=r"params of a\.json is 1 and 2"):
         load_lm_eval(tmp_path, facts=pd.DataFrame({"model": ["small", "small"], "params": [1, 2]}))
@@ -180,7 +180,7 @@ def test_folders_without_results(tmp_path):
     trees.write(tmp_path, a=trees.old(1, 0.5))
     assert "1 JSON files hold no lm-eval results, such as config.json" in load_lm_eval(tmp_path).attrs["excluded"]
     (tmp_path / "z.json").write_text("{")
-    with pytest.raises(ValueError, match=r"z\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"z\.json is not valid JSON"):
         load_lm_eval(tmp_path)
 
 

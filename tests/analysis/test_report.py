@@ -116,7 +116,7 @@ def test_fits_are_said_in_words(results, text):
     # Three trunks cannot give an interval of five numbers: the page shows none, and a flag says so.
     assert math.isnan(fit.interval(0.95)["alpha"][0])
     assert "nan" not in "".join(fit_blocks(results.fits[0]))
-    assert any("3 independent groups of rows cannot give an interval" in flag for flag in fit.flags)
+    assert any("3 independent groups of rows cannot give intervals" in flag for flag in fit.flags)
     for flag in fit.flags:
         assert flag.replace("'", "&#x27;") in text
     assert "largest runs held out" in text
@@ -140,9 +140,9 @@ def test_what_cannot_be_made_is_said(frame):
     assert "Variants against the baseline is not made: " in results.notes[0]
     assert results.notes[0] in page_of(results, both).replace("&#x27;", "'")
     nothing = analyse_study(frame.assign(value=math.nan))
-    assert nothing.notes == ["nothing has been evaluated: there is nothing to draw"]
+    assert nothing.notes == ["nothing has been evaluated, so there is nothing to draw"]
     page_of(nothing, frame.assign(value=math.nan))
-    with pytest.raises(ValueError, match="holds \\['a', 'synthetic'\\]"):
+    with pytest.raises(ValueError, match="frame has \\['a', 'synthetic'\\]"):
         analyse_study(pd.concat([frame, frame.assign(study="a")]))
     with pytest.raises(ValueError, match="lacks the column 'value'"):
         analyse_study(frame.drop(columns="value"))
@@ -294,7 +294,7 @@ def test_branches_of_two_models_are_two_figures(frame):
     both = pd.concat([study, larger], ignore_index=True)
     results = analyse_study(both)
     assert [one.name for one in results.drawn] == ["continual-m0_1", "continual-m9"]
-    with pytest.raises(ValueError, match="the models m0_1, m9: choose the rows of one"):
+    with pytest.raises(ValueError, match="the models m0_1, m9: select the rows of one"):
         continual_figure(both, [BITS])
 
 

@@ -83,17 +83,17 @@ def test_what_is_no_result_file(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", '{"results": ', "\x00\x01"])
 def test_an_unreadable_file_is_named(tmp_path, text):
     (tmp_path / "broken.json").write_text(text)
-    with pytest.raises(ValueError, match=r"broken\.json is no JSON file .*: mend it or move it away"):
+    with pytest.raises(ValueError, match=r"broken\.json is not valid JSON .*: repair it or move it away"):
         read_result_file(tmp_path / "broken.json")
 
 
 def test_bytes_that_are_no_text_and_folders_are_named(tmp_path):
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(ValueError, match=r"binary\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"binary\.json is not valid JSON"):
         read_result_file(tmp_path / "binary.json")
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         read_result_file(tmp_path)
-    with pytest.raises(ValueError, match="something else than a table of scores"):
+    with pytest.raises(ValueError, match="its results are not a table of scores"):
         read(tmp_path, {"results": {"piqa": 0.5}})
 
 

@@ -82,7 +82,7 @@ def test_saturated_and_falling():
     flat = np.minimum(RISING, 0.7)
     row = judge(curve(flat, stderr=0.004))
     assert (row["saturated"], row["falling"]) == (True, False)
-    assert row["marks"] == "saturated: +0 ± 0.0028 a doubling over the last factor of 4 in tokens"
+    assert row["marks"] == "saturated: +0 ± 0.0028 per doubling over the last factor of 4 in tokens"
     # Too noisy to exclude a gain of 0.01 a doubling; a larger gain is excluded.
     assert not judge(curve(flat, stderr=0.01))["saturated"]
     assert judge(curve(flat, stderr=0.01), gain=0.02)["saturated"]
@@ -90,7 +90,7 @@ def test_saturated_and_falling():
     slow[6:] = (0.70, 0.69, 0.68)
     row = judge(curve(slow, stderr=0.005))
     assert (row["not_monotone"], row["saturated"], row["falling"]) == (False, False, True)
-    assert row["marks"].startswith("falling: -0.01 ± 0.0035 a doubling")
+    assert row["marks"].startswith("falling: -0.01 ± 0.0035 per doubling")
     assert judge(curve(flat[:2], tokens=TOKENS[:2]))["saturated"] is None
 
 
@@ -138,7 +138,7 @@ def test_trunks_and_cooldowns_are_different_curves():
     assert found["stage"].tolist()[2] == "trunk"
     assert set(found["marks"]) == {""}
     assert found.attrs["excluded"] == (
-        "8 results that are alone in their stage and metric make no curve of milestones",
+        "8 results are the only one of their stage and metric, which is not a curve of milestones",
     )
 
 
@@ -162,23 +162,23 @@ def test_what_is_left_out_is_said():
     assert found.attrs["excluded"] == (
         "1 results not evaluated",
         "1 results of unknown tokens",
-        "1 metrics whose better direction is not known, such as crows_pairs/likelihood_difference",
+        "1 metrics whose direction is unknown, such as crows_pairs/likelihood_difference",
     )
 
 
 def test_mistakes_are_refused():
     rows = curve(RISING)
-    with pytest.raises(ValueError, match="metric 'x/acc' is not in the frame; there are: piqa/acc"):
+    with pytest.raises(ValueError, match="metric 'x/acc' is not in the frame, which has: piqa/acc"):
         task_curves(rows, ["x/acc"])
-    with pytest.raises(ValueError, match="whether more of it is better is not known"):
+    with pytest.raises(ValueError, match="it is unknown whether higher is better"):
         task_curves(curve(RISING, metric="x/likes"), ["x/likes"])
-    with pytest.raises(ValueError, match="small, piqa/acc: two results at one token count: give"):
+    with pytest.raises(ValueError, match="small, piqa/acc: two results at one token count: select"):
         task_curves(pd.concat([rows, rows], ignore_index=True))
-    with pytest.raises(ValueError, match=r"level=95: give one of at least 0\.5"):
+    with pytest.raises(ValueError, match=r"level=95 must be at least 0\.5"):
         task_curves(rows, level=95)
-    with pytest.raises(ValueError, match="a gain is above 0"):
+    with pytest.raises(ValueError, match="gain must be above 0"):
         task_curves(rows, gain=0)
-    with pytest.raises(ValueError, match="a level is between 0 and 1"):
+    with pytest.raises(ValueError, match="a level must lie between 0 and 1"):
         task_curves(rows, chance={"piqa": 50})
 
 
