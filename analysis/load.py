@@ -18,7 +18,8 @@ flops                 training FLOPs since the start of the chain
 seed_init, seed_data  seeds of the initial weights and of the data's order
 annealed              whether the learning rate has been decayed: only such points belong in fits
 metric                name, as `heldout/prose/bits_per_byte`
-value, stderr         the result and its standard error; NaN is "not evaluated" and "not known"
+value, stderr         the result and its standard error; NaN is "not evaluated" and "not known". An error of 0 is as
+                      it was published, and no certainty: see `analysis.columns.known_errors`
 eval_id               evaluation that produced the value; None where there is none
 checkpoint            directory of the checkpoint
 commit                git commit that trained it

@@ -30,6 +30,19 @@ def is_higher_better(metric: str) -> bool | None:
     return ENDINGS.get(parts[-1].replace(" ", "_").lower().split("_")[-1])
 
 
+def is_proportion(metric: str) -> bool:
+    """Whether a metric is the share of documents that were answered right.
+
+    Parameters
+    ----------
+    metric
+        As in `is_higher_better`.
+    """
+    parts = metric.split("/")
+    last = parts[-1].replace(" ", "_").lower().split("_")[-1]
+    return bool(set(parts) & set(ACCURACIES)) or last in ("acc", "accuracy")
+
+
 def lower_is_better(metric: str, unknown: bool | None = None) -> bool:
     """Whether smaller values of a metric are better.
 

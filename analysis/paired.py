@@ -32,10 +32,10 @@ class Difference:
 
     @property
     def z(self) -> float:
-        """Difference in standard errors; infinite where every document agrees exactly."""
-        if self.stderr == 0:
-            return math.copysign(math.inf, self.value) if self.value else 0.0
-        return self.value / self.stderr
+        """Difference in standard errors; NaN where all documents differ by the same, which leaves the error unknown."""
+        if self.value == 0:
+            return 0.0
+        return self.value / self.stderr if self.stderr > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def find_crossings(documents: pd.DataFrame) -> list[Crossing]:
 
 
 def _better(found: Difference, smaller: str, larger: str, lower_is_better: bool) -> str | None:
-    if abs(found.z) <= 2:
+    if not abs(found.z) > 2:
         return None
     return smaller if (found.value < 0) == lower_is_better else larger
 

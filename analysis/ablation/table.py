@@ -132,12 +132,16 @@ class _Pooled:
     squares: float
     dof: int
     sd: float
+    """NaN where it is not known."""
 
 
 def _compare(layout: Layout, level: float) -> list[dict[str, object]]:
     """Rows of one metric, before the correction for multiple comparisons."""
-    squares, dof = residual_squares(layout.values.to_numpy(dtype=np.float64))
-    noise = _Pooled(squares, dof, math.sqrt(squares / dof) if dof > 0 else math.nan)
+    values = layout.values.to_numpy(dtype=np.float64)
+    squares, dof = residual_squares(values)
+    # Up to rounding: runs that differ by exactly the same for every seed do not say what seeds do.
+    known = dof > 0 and math.sqrt(squares) > 1e-12 * float(np.nanmax(np.abs(values)))
+    noise = _Pooled(squares, dof, math.sqrt(squares / dof) if known else math.nan)
     return [_row(layout, str(label), noise, level) for label in layout.values.index[1:]]
 
 
@@ -185,8 +189,6 @@ def _own_pairs(pairs: NDArray[np.float64], level: float) -> dict[str, float]:
 def _two_sided(difference: float, stderr: float, dof: int) -> float:
     if math.isnan(difference) or math.isnan(stderr):
         return math.nan
-    if stderr == 0:
-        return 0.0 if difference else 1.0
     return float(2 * stats.t.sf(abs(difference) / stderr, dof))
 
 
@@ -216,6 +218,8 @@ def _notes(layout: Layout, label: str, noise: _Pooled, unstable: bool, cross_fit
         notes.append(f"missing runs, whose pairs are not counted: {missing}")
     if noise.dof < 1:
         notes.append("no noise estimate: it needs two seeds of two variants")
+    elif math.isnan(noise.sd):
+        notes.append("no noise estimate: the variants differ by exactly the same for every seed")
     own, base = layout.choices[label], layout.choices[layout.baseline]
     for name, choice in ((label, own), (layout.baseline, base)):
         if choice.at_edge:

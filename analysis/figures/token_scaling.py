@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.columns import known_errors
 from analysis.figures.overlays import draw_judgements, draw_reference
 from analysis.figures.points import (
     Drawing,
@@ -128,7 +129,7 @@ def _draw_trunk(axes: Axes, line: pd.DataFrame, color: str, marker: str) -> None
     axes.errorbar(
         line["tokens"],
         line["value"],
-        yerr=column(line, "stderr"),
+        yerr=known_errors(column(line, "stderr")),
         color=color,
         marker=marker,
         markersize=4.5,
@@ -155,7 +156,7 @@ def _draw_cooled(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> Non
         tokens,
         mean,
         # Seeds are scored on the same documents: their mean's sampling error is that of one of them.
-        yerr=[column(group, "stderr").mean() for group in groups],
+        yerr=[known_errors(column(group, "stderr")).mean() for group in groups],
         color=color,
         marker=marker,
         markersize=6,
@@ -226,6 +227,9 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
     if missing:
         words.append(f"Not evaluated: {missing}.")
     asked = frame.loc[frame["metric"].isin(list(metrics)) & frame["value"].notna()]
+    barless = int(np.isnan(known_errors(column(asked, "stderr"))).sum())
+    if barless:
+        words.append(f"No bar where the standard error is not known: {barless} scores.")
     unplaced = len(asked) - int((asked["tokens"] > 0).sum())
     if unplaced:
         words.append(f"Not drawn, because a log axis cannot show 0 or unknown tokens: {unplaced} scores.")

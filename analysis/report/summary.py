@@ -134,7 +134,9 @@ def _short(name: str, value: object) -> object:
 def _score_note(frame: pd.DataFrame, metrics: list[str]) -> str:
     left = len({name for name in frame["metric"] if isinstance(name, str)}) - len(metrics)
     more = f" {left} other metrics are in MLflow." if left else ""
-    return f"Cooled-down points; ± one standard error over documents, mean over seeds.{more}"
+    return (
+        f"Cooled-down points; ± one standard error over documents, mean over seeds; none where it is not known.{more}"
+    )
 
 
 def _missing(frame: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis import style
+from analysis.columns import known_errors
 from analysis.overrides import label_order
 
 NOT_EVALUATED = "not evaluated"
@@ -90,7 +91,7 @@ def summary_table(
     -------
     DataFrame
         Columns model, size, tokens, seeds and one per metric; a cell reads "1.234 ±0.010" (one standard error;
-        mean over the seeds), or "not evaluated".
+        mean over the seeds), "1.234" where the standard error is not known, or "not evaluated".
     """
     names = list(metrics) if metrics is not None else choose_metrics(frame)
     cooled = frame.loc[frame["annealed"]]
@@ -137,7 +138,7 @@ def _cell(values: Sequence[float], errors: Sequence[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return NOT_EVALUATED
-    bars = [error for error in errors if not math.isnan(error)]
+    bars = [error for error in known_errors(errors).tolist() if not math.isnan(error)]
     text = f"{sum(known) / len(known):.3f}"
     if bars:
         text += f" ±{sum(bars) / len(bars):.3f}"

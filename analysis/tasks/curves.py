@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import known_errors
 from analysis.frames import EXCLUDED
 from analysis.metrics import is_higher_better
 from analysis.tasks.chance import chance_level
@@ -84,7 +85,8 @@ def task_curves(
     Notes
     -----
     Standard errors of lm-eval are those of the mean over documents; "N/A" arrives here as NaN, and such points are
-    not judged.
+    not judged. Neither are those with an error of 0, which is no certainty (`analysis.columns.known_errors`); a share of
+    right answers of exactly 0 or 1 takes the largest error of its curve's other points.
 
     References
     ----------
@@ -175,6 +177,6 @@ def _judge(
     plateau = find_plateau(curve, rules) if above.at_chance is not True else Plateau(None)
     last = points.iloc[-1]
     ends = {"tokens_first": points["tokens"].iloc[0], "tokens_last": last["tokens"]}
-    ends |= {"value_last": last["value"], "stderr_last": last["stderr"], "points": len(curve.y)}
+    ends |= {"value_last": last["value"], "stderr_last": float(known_errors(last["stderr"])), "points": len(curve.y)}
     marks = say_marks(curve, fall, plateau, above, level, rules)
     return key | ends | asdict(fall) | asdict(plateau) | asdict(above) | {"marks": marks}

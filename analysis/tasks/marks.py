@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.metrics import is_higher_better
+from analysis.columns import known_errors
+from analysis.metrics import is_higher_better, is_proportion
 from analysis.style import count_label
 from analysis.tasks.chance import Chance
 
@@ -94,20 +95,29 @@ class Curve:
     y: Array
     """The value, or -log of it where lower is better: larger is better."""
     stderr: Array
-    """Standard error of y, the seeds' noise included."""
+    """Standard error of y, the seeds' noise included; above 0."""
+    unjudged: Array
+    """y of the other points, whose standard error is not known; shape (others,)."""
 
 
 def make_curve(metric: str, points: pd.DataFrame, noise: float) -> Curve:
-    """Select from ordered rows what can be judged: finite values with a standard error."""
+    """Select from ordered rows what can be judged: finite values with a standard error above 0.
+
+    Where every document was answered wrong, or every one right, lm-eval gives an error of 0. Such a point takes the
+    largest of the curve's other errors, which is no less than its own: the documents are the same.
+    """
     tokens, value, stderr = (points[name].to_numpy(dtype=np.float64) for name in ("tokens", "value", "stderr"))
-    total = np.hypot(stderr, noise)
-    y = value
-    known = np.isfinite(value) & np.isfinite(total)
+    errors = known_errors(stderr)
+    if is_proportion(metric) and np.isfinite(errors).any():
+        errors = np.where(np.isnan(errors) & ((value == 0) | (value == 1)), np.nanmax(errors), errors)
+    total = np.hypot(errors, noise)
+    y, finite = value, np.isfinite(value)
     if not is_higher_better(metric):
-        known &= value > 0
-        safe = np.where(known, value, 1.0)
+        finite &= value > 0
+        safe = np.where(finite, value, 1.0)
         y, total = -np.log(safe), total / safe
-    return Curve(metric, tokens[known], value[known], y[known], total[known])
+    known = finite & np.isfinite(total)
+    return Curve(metric, tokens[known], value[known], y[known], total[known], y[finite & ~known])
 
 
 def find_fall(curve: Curve, floor: float, rules: Rules) -> Fall:
@@ -116,7 +126,7 @@ def find_fall(curve: Curve, floor: float, rules: Rules) -> Fall:
     if count < 2:
         return Fall(None)
     first, second = np.triu_indices(count, 1)
-    z = _ratio(y[first] - y[second], np.hypot(curve.stderr[first], curve.stderr[second]))
+    z = (y[first] - y[second]) / np.hypot(curve.stderr[first], curve.stderr[second])
     place = int(np.argmax(z))
     i, j = int(first[place]), int(second[place])
     if z[place] <= 0:
@@ -130,7 +140,7 @@ def find_plateau(curve: Curve, rules: Rules) -> Plateau:
     """Measure the slope at the end, weighted by the points' noise."""
     late = (curve.tokens > 0) & (curve.tokens >= curve.tokens[-1:].sum() / rules.window)
     y, stderr = curve.y[late], curve.stderr[late]
-    if late.sum() < MIN_SLOPE_POINTS or not (stderr > 0).all():
+    if late.sum() < MIN_SLOPE_POINTS:
         return Plateau(None)
     x, weights = np.log2(curve.tokens[late]), 1 / stderr**2
     centred = x - np.average(x, weights=weights)
@@ -141,20 +151,16 @@ def find_plateau(curve: Curve, rules: Rules) -> Plateau:
 
 
 def find_chance(curve: Curve, level: Chance | None, rules: Rules) -> AboveChance:
-    """Find the first point above chance beyond its noise."""
+    """Find the first point above chance beyond its noise; one that is not above it needs no standard error for that."""
     if level is None:
         return AboveChance(None)
-    if not len(curve.y):
-        return AboveChance(None, level.level)
-    above = _ratio(curve.y - level.level, curve.stderr) > _one_sided(rules.level, len(curve.y))
-    start = float(curve.tokens[int(np.argmax(above))]) if above.any() else math.nan
-    return AboveChance(not above.any(), level.level, start)
-
-
-def _ratio(difference: Array, error: Array) -> Array:
-    """Difference over error; without noise, any difference above 0 is infinitely many errors."""
-    certain = np.where(difference > 0, np.inf, 0.0)
-    return np.divide(difference, error, out=certain, where=error > 0)
+    if len(curve.y):
+        above = (curve.y - level.level) / curve.stderr > _one_sided(rules.level, len(curve.y))
+        if above.any():
+            return AboveChance(False, level.level, float(curve.tokens[int(np.argmax(above))]))
+    nothing = not len(curve.y) and not len(curve.unjudged)
+    unknown = nothing or bool((curve.unjudged > level.level).any())
+    return AboveChance(None if unknown else True, level.level)
 
 
 def _one_sided(level: float, tests: int) -> float:
@@ -169,6 +175,10 @@ def say_marks(
     words: list[str] = []
     if fall.not_monotone is None:
         words.append("not judged: fewer than two points with a standard error")
+    elif len(curve.unjudged):
+        count = len(curve.unjudged)
+        points = f"{count} point{'s' if count > 1 else ''} of {count + len(curve.y)}"
+        words.append(f"{points} not judged: no standard error above 0")
     if fall.not_monotone:
         ends = [float(curve.value[curve.tokens == t][0]) for t in (fall.fall_from_tokens, fall.fall_to_tokens)]
         at = [count_label(t) for t in (fall.fall_from_tokens, fall.fall_to_tokens)]

@@ -381,6 +381,14 @@ def test_unknown_direction_is_refused_unless_said():
     assert not more["lower_is_better"].any()
 
 
+def test_runs_that_differ_by_the_same_for_every_seed_give_no_noise():
+    """As where a seed was never used: a noise of 0 made every difference certain."""
+    table = ablation_table(runs(EFFECTS, noise=0.0), LOSS, baseline="base", variant="variant")
+    assert table[["stderr", "noise", "p", "low", "detectable"]].isna().all(axis=None)
+    assert table["mark"].isna().all()
+    assert table["note"][0] == "no noise estimate: the variants differ by exactly the same for every seed"
+
+
 def test_one_seed_gives_no_noise():
     table = ablation_table(runs(EFFECTS, seeds=1), LOSS, baseline="base", variant="variant")
     assert table["stderr"].isna().all()

@@ -7,6 +7,7 @@ import numpy as np
 import outputs_tree
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from analysis import style
 from analysis.figures import fit_figure, save_figure, token_scaling_figure
@@ -181,3 +182,17 @@ def test_table(frame):
 def test_empty_source_is_refused():
     with pytest.raises(ValueError, match="'prose' holds 0 bytes"):
         compression_rows({"prose": {"bytes": 0, "gzip_bytes": 20, "xz_bytes": 20}})
+
+
+def test_a_standard_error_of_zero_is_neither_printed_nor_drawn(law_frame):
+    """It is not known: no `±0.000`, no bar, and the caption says so."""
+    rows = law_frame.loc[law_frame["annealed"]].assign(stderr=0.0)
+    assert not summary_table(rows).map(lambda cell: "±" in cell).any(axis=None)
+    figure, points = token_scaling_figure(rows, BITS)
+    bars = [c.get_segments() for c in figure.axes[0].collections if hasattr(c, "get_segments")]
+    ends = [float(end[1]) for group in bars for segment in group for end in segment]
+    assert all(math.isnan(end) for end in ends)
+    assert any(
+        f"No bar where the standard error is not known: {len(points)} scores." in " ".join(text.get_text().split())
+        for text in figure.findobj(Text)
+    )

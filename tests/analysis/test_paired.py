@@ -119,3 +119,20 @@ def test_published_documents_can_be_compared(published):
     table = compare_sizes(load_documents(made.study, "heldout/prose/bits_per_byte", uri))
     assert len(table) == 6 * 4
     assert (table["better"] == table["larger"]).all()
+
+
+def test_documents_that_all_differ_by_the_same_decide_nothing():
+    """Two documents of two answered right by one model alone were infinitely many standard errors."""
+
+    def answered(model, correct):
+        size = np.ones(len(correct))
+        rows = scored(np.zeros(len(correct)), size, model=model).drop(columns=["bytes", "loglikelihood"])
+        return rows.assign(correct=correct)
+
+    found = paired_difference(answered("small", [1, 1]), answered("large", [0, 0]))
+    assert (found.value, found.stderr) == (1, 0)
+    assert math.isnan(found.z)
+    (row,) = compare_sizes(pd.concat([answered("small", [1, 1]), answered("large", [0, 0])])).to_dict("records")
+    assert math.isnan(row["z"])
+    assert row["better"] is None
+    assert paired_difference(answered("small", [1, 0]), answered("large", [1, 0])).z == 0

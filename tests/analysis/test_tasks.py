@@ -122,6 +122,42 @@ def test_points_without_a_standard_error_are_not_judged():
     assert row["marks"] == "not judged: fewer than two points with a standard error"
     partly = judge(curve(RISING, [math.nan, *[0.01] * 8]))
     assert (partly["points"], partly["tokens_first"], partly["not_monotone"]) == (8, 1e9, False)
+    assert partly["marks"] == "1 point of 9 not judged: no standard error above 0"
+
+
+def test_a_standard_error_of_zero_is_no_certainty():
+    """A dip of 0.01 stood out by infinitely many standard errors."""
+    values = RISING.copy()
+    values[6] = values[5] - 0.01
+    row = judge(curve(values, [*[0.01] * 5, 0.0, 0.0, 0.01, 0.01]))
+    assert (row["points"], row["not_monotone"], row["fall_z"]) == (7, False, pytest.approx(math.nan, nan_ok=True))
+    assert row["marks"] == "2 points of 9 not judged: no standard error above 0"
+    one = judge(curve(values, [*[0.01] * 6, 0.0, 0.01, 0.01]))
+    assert one["marks"] == "1 point of 9 not judged: no standard error above 0"
+    nothing = judge(curve(values, 0.0))
+    assert (nothing["points"], nothing["not_monotone"], nothing["at_chance"]) == (0, None, None)
+    assert nothing["marks"] == "not judged: fewer than two points with a standard error"
+    # The seeds' noise does not make the documents' known.
+    assert judge(curve(values, 0.0), noise=0.02)["points"] == 0
+
+
+def test_all_right_and_all_wrong_take_the_error_of_the_other_points():
+    """None of n right leaves room for about 1/n, which no other point of the same documents is below."""
+    values = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0, 0.0]
+    row = judge(curve(values, [0.0, *[0.02] * 5, 0.0, 0.0, 0.0], metric="lambada_openai/acc"))
+    assert (row["points"], row["not_monotone"], row["fall_from_tokens"]) == (9, True, 64e9)
+    assert row["fall_z"] == pytest.approx(1 / math.hypot(0.02, 0.02))
+    # A perplexity of 1 or a score of 0 in another metric is no count of documents.
+    assert judge(curve(values, [0.0, *[0.02] * 5, 0.0, 0.0, 0.0], metric="cola/mcc"))["points"] == 5
+
+
+def test_what_lies_at_chance_needs_no_standard_error():
+    row = judge(curve(np.zeros(9), 0.0, metric="lambada_openai/acc"))
+    assert (row["points"], row["at_chance"], row["not_monotone"]) == (0, True, None)
+    # A point above chance whose error is not known may be beyond it or not.
+    row = judge(curve([0.5] * 8 + [0.6], [0.01] * 8 + [0.0]))
+    assert (row["points"], row["at_chance"]) == (8, None)
+    assert not judge(curve([0.5] * 7 + [0.6, 0.6], [0.01] * 7 + [0.0, 0.01]))["at_chance"]
 
 
 def test_trunks_and_cooldowns_are_different_curves():
