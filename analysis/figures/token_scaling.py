@@ -217,7 +217,7 @@ def _caption(frame: pd.DataFrame, points: pd.DataFrame, metrics: Sequence[str]) 
         sorted({"documents" if style.lower_is_better(m, unknown=False) else "questions" for m in metrics})
     )
     words = [f"Sizes count parameters without embeddings. Bars: one standard error over {units}; all sizes are"]
-    words.append("scored on\nthe same ones, so that differences are known better than bars show.")
+    words.append("scored on\nthe same ones, so differences are more certain than the bars show.")
     words.append(
         f"Band: range of {seeds if seeds == fewest else f'{fewest} to {seeds}'} seeds, line through their mean."
         if seeds > 1

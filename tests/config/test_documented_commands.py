@@ -10,6 +10,7 @@ from workbench.config.compose import PROJECT_ROOT
 from workbench.study.chain import build_chain
 
 README = (PROJECT_ROOT / "README.md").read_text()
+RESULTS = (PROJECT_ROOT / "docs" / "results.md").read_text()
 TEXTS = [README, *(path.read_text() for path in sorted((PROJECT_ROOT / "docs").glob("*.md")))]
 LINES = [
     line for text in TEXTS for line in re.findall(r"^    (workbench (?:run|plan) .*)$", text.replace("\\\n", " "), re.M)
@@ -42,6 +43,8 @@ def test_the_readme_names_every_verb(capsys):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_the_readme_says_what_each_study_asks_and_whether_it_has_an_answer(path):
-    [row] = [line for line in README.splitlines() if line.startswith(f"| [{path.stem}](experiments/{path.name}) |")]
+def test_each_study_has_its_question_in_the_readme_and_its_finding_in_the_results(path):
+    link = f"| [{path.stem}](experiments/{path.name}) |"
+    [question] = [line for line in README.splitlines() if line.startswith(link)]
+    [row] = [line for line in RESULTS.splitlines() if line.startswith(question.replace("](", "](../"))]
     assert ("no finding yet" in row) == ("\n## Finding" not in path.read_text())
