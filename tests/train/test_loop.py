@@ -220,9 +220,10 @@ def test_disk_full_leaves_the_last_good_checkpoint(make_study, monkeypatch):
     original = loop.save_state
 
     def full(state, directory, *rest):
-        original(state, directory, *rest)
+        written = original(state, directory, *rest)
         if state.tokens > 2560:
             raise OSError(errno.ENOSPC, "No space left on device")
+        return written
 
     monkeypatch.setattr(loop, "save_state", full)
     with pytest.raises(ckpt.DiskFullError, match=r"needs \d+\.\d MB and \d+\.\d MB are free"):
@@ -237,7 +238,7 @@ def test_disk_full_leaves_the_last_good_checkpoint(make_study, monkeypatch):
 
 
 def test_a_file_system_that_refuses_is_disk_full(make_study):
-    """A real refusal inside safetensors, by the limit on a file's size: its error is not an OSError."""
+    """A real refusal in the middle of a file, by the limit on a file's size."""
     facts = make_study("recipe.milestones=[2560]")
     trunk = next(iter(facts.plan.nodes))
     train_stage(facts.layout, trunk, wanted=[2560])

@@ -79,6 +79,7 @@ def test_memory_is_the_stages_peak_and_not_the_processs(make_study):
 
 def test_a_gpus_peak_is_set_back_when_a_stage_begins(monkeypatch):
     calls = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: calls.append(("reset", device)))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: calls.append(("read", device)) or 7)
     device = torch.device("cuda", 0)

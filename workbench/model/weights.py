@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.config.schema import ModelConfig, from_dict, to_dict
+from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -143,7 +144,7 @@ def hf_config(config: ModelConfig, bos_id: int | None, eos_id: int | None) -> di
 
 def write_hf(
     directory: Path, model: Transformer, tokenizer_dir: Path | None, bos_id: int | None, eos_id: int | None
-) -> None:
+) -> FileFacts:
     """Write weights, configs and tokenizer files into an existing directory.
 
     Parameters
@@ -157,10 +158,15 @@ def write_hf(
         A Hugging Face tokenizer directory to copy from; None writes no tokenizer.
     bos_id, eos_id
         Ids of the tokens that begin and end a text, if there are any.
+
+    Returns
+    -------
+    dict
+        Checksum and size of `model.safetensors`, as it was written.
     """
-    tensors = {key: value.contiguous() for key, value in to_hf(model.state_dict(), model.config).items()}
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    facts = write_tensors(directory / WEIGHTS, to_hf(model.state_dict(), model.config), {"format": "pt"})
     write_hf_config(directory, model.config, tokenizer_dir, bos_id, eos_id)
+    return facts
 
 
 def write_hf_config(

@@ -12,12 +12,11 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
+from workbench.model.tensor_file import FileFacts
 from workbench.study.files import first_mismatch, sha256
 from workbench.study.layout import StageDir, checkpoint_step
 from workbench.train.distributed import World
@@ -123,7 +122,7 @@ def durable_step(stage_dir: StageDir, start_step: int) -> int:
 def write_checkpoint(
     stage_dir: StageDir,
     step: int,
-    write_files: Callable[[Path], Sequence[Path]],
+    write_files: Callable[[Path], Mapping[str, FileFacts]],
     manifest: dict[str, Any],
     *,
     keep: bool,
@@ -137,8 +136,9 @@ def write_checkpoint(
     stage_dir, step
         Where; an existing complete checkpoint of that step stays as it is.
     write_files
-        Writes everything but the manifest into the folder it is given, on all processes; gives the files that
-        this one wrote, which only matters where it is not rank 0.
+        Writes everything but the manifest into the folder it is given, on all processes; gives the checksums of the
+        files that this one hashed as it wrote them, by their paths in the folder. Of the rest, which only rank 0 may
+        have written, the checksums are read from the disk.
     manifest
         Facts about the checkpoint; checksums are added under `files`.
     keep
@@ -160,7 +160,7 @@ def write_checkpoint(
     try:
         written = write_files(partial)
         # Each process answers for its own files: a network file system may not show them to rank 0 at once.
-        sealed = world.gather(world.together(lambda: {} if world.is_main else _seal(partial, written)))
+        sealed = world.gather(world.together(lambda: _sync(partial, written)))
         world.main_only(lambda: _finish(partial, target, manifest, keep, sealed))
     except BaseException as error:
         if world.is_main:
@@ -189,28 +189,28 @@ def _begin(target: Path, keep: bool, needed_bytes: int) -> Path | None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk, the quota or the largest file's size is exhausted.
-
-    safetensors wraps the system's error in its own and leaves the number in the text.
-    """
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError):
-        return error.errno in numbers
-    return isinstance(error, SafetensorError) and any(f"os error {number})" in str(error) for number in numbers)
+    """Whether an error says that the disk, the quota or the largest file's size is exhausted."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _seal(partial: Path, files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Bring files to the disk; give their checksums and sizes by name."""
-    facts: dict[str, dict[str, Any]] = {}
+def _sync(partial: Path, written: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
+    """Bring the files of a process to the disk; give what it knows of them."""
+    for name in written:
+        _fsync(partial / name)
+    return dict(written)
+
+
+def _seal(partial: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
+    """Bring files to the disk; read their checksums and sizes, by name."""
+    facts: dict[str, FileFacts] = {}
     for path in files:
-        path.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
         _fsync(path)
         facts[str(path.relative_to(partial))] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     return facts
 
 
 def _finish(
-    partial: Path, target: Path, manifest: dict[str, Any], keep: bool, sealed: list[dict[str, dict[str, Any]]]
+    partial: Path, target: Path, manifest: dict[str, Any], keep: bool, sealed: list[dict[str, FileFacts]]
 ) -> None:
     """Add the manifest, bring everything to the disk, and give the directory its name."""
     files = {name: facts for by_rank in sealed for name, facts in by_rank.items()}
@@ -225,12 +225,6 @@ def _finish(
         quarantine(target)
     partial.rename(target)
     _fsync(target.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def mark_kept(checkpoint: Path) -> None:

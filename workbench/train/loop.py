@@ -34,6 +34,7 @@ from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, Progress, StoppedError
+from workbench.train.interval import CheckpointClock
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
@@ -59,7 +60,6 @@ class StageRun:
     ) -> None:
         self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
         self.goals = goals
-        self.last_saved = time.monotonic()
         world.together(lambda: self._prepare(code))
         self.mesh = make_mesh(world) if is_sharded(stage, world) else None
 
@@ -91,6 +91,7 @@ class StageRun:
         }
         params = count_parameters(stage.model)
         self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
+        self.clock = CheckpointClock(stage.checkpoint.interval_seconds, state_bytes(params.total))
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
@@ -180,7 +181,7 @@ class StageRun:
             stop = self.hooks.should_stop()
         except BaseException as error:
             failure = error
-        overdue = time.monotonic() - self.last_saved > self.stage.checkpoint.interval_seconds
+        overdue = self.world.is_main and self.clock.is_due()
         stop, overdue, failed = self.world.any_(stop, overdue, failure is not None)
         self.world.raise_any(failed, failure)
         return stop, overdue
@@ -254,6 +255,7 @@ class StageRun:
 
     def _save(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
         """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
+        began = time.monotonic()
         self.world.main_only(lambda: writer and writer.sync())
         path = ckpt.write_checkpoint(
             self.dir,
@@ -266,8 +268,9 @@ class StageRun:
             needed_bytes=state_bytes(self.params.total),
             world=self.world,
         )
+        seconds = time.monotonic() - began
         self.world.main_only(lambda: self._after_save(state, path))
-        self.last_saved = time.monotonic()
+        self.clock.saved(seconds)
 
     def _after_save(self, state: TrainState, path: Path) -> None:
         self._delete_superseded()

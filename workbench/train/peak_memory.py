@@ -40,6 +40,7 @@ class PeakMemory:
 
 
 def _reset_gpu(device: torch.device) -> bool:
+    torch.cuda.init()  # without it PyTorch knows no device to reset
     torch.cuda.reset_peak_memory_stats(device)
     return True
 

@@ -5,21 +5,25 @@ Both are safetensors, so neither holds a pickle, and each can be read by any num
 
 from __future__ import annotations
 
-import json
+import os
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import ModelConfig
+from workbench.model.tensor_file import FileFacts, HashedFile, header
 from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, hf_keys, hf_shapes
 from workbench.train.distributed import World
@@ -28,8 +32,13 @@ FILE_BYTES = 1 << 30
 """Of whole tensors whose shares go into one file of each process: the writer holds twice what it writes at once."""
 
 
-def write_weights(directory: Path, model: Transformer, world: World) -> None:
+def write_weights(directory: Path, model: Transformer, world: World) -> FileFacts:
     """Write `model.safetensors` as `write_hf` does, gathering one tensor at a time; a collective.
+
+    Returns
+    -------
+    dict
+        On rank 0, its checksum and size, as it was written; empty on the others.
 
     Raises
     ------
@@ -49,11 +58,12 @@ def write_weights(directory: Path, model: Transformer, world: World) -> None:
         except OSError as error:  # where a network's file system says that it is full
             failure.append(error)
     world.together(lambda: _raise_any(failure))
+    return {} if file is None else file.facts
 
 
-def _open_weights(directory: Path, model: Transformer, failure: list[OSError]) -> IO[bytes] | None:
+def _open_weights(directory: Path, model: Transformer, failure: list[OSError]) -> HashedFile | None:
     try:
-        file = (directory / WEIGHTS).open("wb")
+        file = HashedFile(directory / WEIGHTS)
         file.write(_header(model))
     except OSError as error:
         failure.append(error)
@@ -62,24 +72,18 @@ def _open_weights(directory: Path, model: Transformer, failure: list[OSError]) -
 
 
 def _header(model: Transformer) -> bytes:
-    """Names, shapes and places of all tensors, as safetensors' format describes."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    """Header with the tensors in the order in which they are gathered."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32, name
-        for key, shape in hf_shapes(name, tuple(parameter.shape), model.config).items():
-            end = offset + 4 * torch.Size(shape).numel()
-            entries[key] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
-            offset = end
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+        shapes |= hf_shapes(name, tuple(parameter.shape), model.config)
+    return header(((key, torch.float32, shape) for key, shape in shapes.items()), {"format": "pt"})
 
 
-def _append(file: IO[bytes], whole: Tensor, failure: list[OSError]) -> None:
+def _append(file: HashedFile, whole: Tensor, failure: list[OSError]) -> None:
     # A fused matrix's parts are its rows in order, so its bytes are theirs.
     try:
-        file.write(whole.cpu().contiguous().numpy().data)
+        file.write_tensor(whole)
     except OSError as error:
         failure.append(error)
 
@@ -105,8 +109,28 @@ class WeightsFile:
         return whole
 
 
-def write_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
-    """Write each process's shares of `tensors` into a file of its own; a collective.
+class _HashingFileSystem(FileSystem):
+    """PyTorch's file system for a writer, which hashes each file as it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.facts: dict[str, FileFacts] = {}
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[Any]:
+        assert mode == "wb", mode
+        with HashedFile(Path(path)) as file:
+            yield file
+        self.facts[Path(path).name] = file.facts
+
+
+def write_shards(directory: Path, tensors: dict[str, Tensor]) -> dict[str, FileFacts]:
+    """Write each process's shares of `tensors` into files of its own; a collective.
+
+    Returns
+    -------
+    dict
+        Checksum and size of each file that this process wrote, by name.
 
     Raises
     ------
@@ -116,10 +140,12 @@ def write_shards(directory: Path, tensors: dict[str, Tensor]) -> None:
     writer = HuggingFaceStorageWriter(
         str(directory), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True
     )
+    writer.fs = files = _HashingFileSystem()
     try:
         save(tensors, storage_writer=writer)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
+    return files.facts
 
 
 def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
@@ -129,11 +155,6 @@ def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
         numbers[name] = 1 + written // FILE_BYTES
         written += tensor.numel() * tensor.element_size()
     return numbers
-
-
-def own_shards(directory: Path, rank: int) -> list[Path]:
-    """Files that `write_shards` wrote on one rank."""
-    return sorted(directory.glob(f"shard-{rank + 1:05d}-*.safetensors"))
 
 
 def read_shards(directory: Path, tensors: dict[str, Tensor]) -> None:

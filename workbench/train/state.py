@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import Stage
 from workbench.model.init import init_weights, initial_values
+from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
-from workbench.model.weights import load_model, read_config, write_hf, write_hf_config
+from workbench.model.weights import WEIGHTS, load_model, read_config, write_hf, write_hf_config
 from workbench.study.identity import model_identity
 from workbench.train.distributed import World
 from workbench.train.optimizer import (
@@ -24,7 +25,7 @@ from workbench.train.optimizer import (
     optimizer_tensors,
     restore_optimizer,
 )
-from workbench.train.shard_files import WeightsFile, own_shards, read_shards, write_shards, write_weights
+from workbench.train.shard_files import WeightsFile, read_shards, write_shards, write_weights
 from workbench.train.sharding import empty_sharded, fill
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -75,38 +76,41 @@ def save_state(
     bos_id: int,
     eos_id: int | None,
     world: World = World(),  # noqa: B008  (frozen)
-) -> list[Path]:
+) -> dict[str, FileFacts]:
     """Write a Hugging Face model directory and, beside it, what resuming needs; every process calls this.
 
     Returns
     -------
-    list
-        Files that this process wrote.
+    dict
+        Checksum and size, as they were written, of this process's large files: paths relative to `directory`.
 
     Raises
     ------
-    OSError, SafetensorError
+    OSError
         On every process, wherever it happened.
     """
     if not isinstance(state.model.norm.weight, DTensor):
-        world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id))
-        return []
-    write_weights(directory, state.model, world)
+        written = world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id))
+        return written if world.is_main else {}
+    weights = write_weights(directory, state.model, world)
     world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id))
     world.main_only(lambda: _save_counters(state, directory))
-    write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
-    return own_shards(directory / OPTIMIZER_DIR, world.rank)
+    shards = write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
+    written = {f"{OPTIMIZER_DIR}/{name}": facts for name, facts in shards.items()}
+    return written | ({WEIGHTS: weights} if world.is_main else {})
 
 
-def _save_whole(state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None) -> None:
-    write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
-    tensors = optimizer_tensors(state.model, state.optimizer)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, directory / OPTIMIZER_FILE)
+def _save_whole(
+    state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None
+) -> dict[str, FileFacts]:
+    weights = write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
+    optimizer = write_tensors(directory / OPTIMIZER_FILE, optimizer_tensors(state.model, state.optimizer))
     _save_counters(state, directory)
+    return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer}
 
 
 def _save_counters(state: TrainState, directory: Path) -> None:
-    save_file(_rng_tensors(), directory / RNG_FILE)
+    write_tensors(directory / RNG_FILE, _rng_tensors())
     (directory / STATE_FILE).write_text(json.dumps({"step": state.step, "tokens": state.tokens}))
 
 
