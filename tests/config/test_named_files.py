@@ -1,0 +1,50 @@
+"""Every file and module that the documents, docstrings and comments name exists."""
+
+import re
+
+from workbench.config.compose import PROJECT_ROOT
+
+FOLDERS = ("analysis", "benchmarks", "docs", "experiments", "hydra_plugins", "tests", "workbench")
+FILES = {
+    path.relative_to(PROJECT_ROOT).as_posix(): path
+    for folder in FOLDERS
+    for path in (PROJECT_ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md")
+}
+ENDS = {"/".join(name.split("/")[start:]) for name in FILES for start in range(name.count("/") + 1)}
+PATH = re.compile(r"`(?:[\w./-]+ )?((?:[\w-]+/)*[\w-]+\.py)\b")
+MODULE = re.compile(r"`((?:analysis|workbench)(?:\.\w+)+)")
+OF_OTHER_PROJECTS = ("lm_eval/", "lit_gpt/")
+
+
+def stale_names(text):
+    """Name what a text puts in backquotes as a file or module of the project, and is not there."""
+    paths = {path for path in PATH.findall(text) if path not in ENDS and not path.startswith(OF_OTHER_PROJECTS)}
+    return paths | {name for name in MODULE.findall(text) if not is_defined(name)}
+
+
+def is_defined(name):
+    """Whether a dotted name is a module of the project, or words in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        module = "/".join(parts[:length])
+        file = FILES.get(f"{module}.py") or FILES.get(f"{module}/__init__.py")
+        if file is not None:
+            text = file.read_text()
+            return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
+    return False
+
+
+def test_a_stale_name_is_found():
+    assert stale_names("`config/schema.py`, `fit.py` and `python gone/away.py`") == {"config/schema.py", "gone/away.py"}
+    assert stale_names("`analysis.fit.fit_law`, `analysis.fit.gone`, `analysis.gone.x`") == {
+        "analysis.fit.gone",
+        "analysis.gone.x",
+    }
+
+
+def test_named_files_and_modules_exist():
+    texts = {name: FILES[name] for name in FILES if name != "tests/config/test_named_files.py"}
+    texts |= {name: PROJECT_ROOT / name for name in ("README.md", "CONTRIBUTING.md")}
+    stale = {name: stale_names(path.read_text()) for name, path in texts.items()}
+    assert {name: names for name, names in stale.items() if names} == {}
