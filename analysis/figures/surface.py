@@ -15,11 +15,10 @@ from analysis import style
 from analysis.figures.judged import fit_rows, predict_fresh
 from analysis.figures.points import Array, Drawing, Marks, column, register, study_name
 from analysis.fit import Fit
+from analysis.flops import SIX, flops_rule
 
 GRID = 160
 """Points per side of the grid that lines of equal loss are computed on."""
-SIX = (6.0, 1.0)
-"""k and n of C = 6 N D."""
 
 
 @register
@@ -103,9 +102,7 @@ def _flops_rule(rows: pd.DataFrame) -> tuple[float, float]:
     """Return k and n of C = k N^n D: fitted to the runs' FLOPs, or those of 6 N D where they are unknown."""
     if "flops" not in rows or len(set(rows["params"])) < 2 or bool(rows["flops"].isna().to_numpy().any()):
         return SIX
-    log_n, log_d, log_c = (np.log(column(rows, name)) for name in ("params", "tokens", "flops"))
-    power, constant = (float(part) for part in np.polyfit(log_n, log_c - log_d, 1))
-    return float(np.exp(constant)), power
+    return flops_rule(*(column(rows, name) for name in ("params", "tokens", "flops")))
 
 
 def _draw_flops(axes: Axes, rule: tuple[float, float], tokens: Array, params: Array) -> None:

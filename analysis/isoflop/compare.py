@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.fit import Fit, fit_law
+from analysis.flops import flops_rule
 from analysis.isoflop.allocation import Allocation, Growth, with_flops
 from analysis.isoflop.budgets import fit_isoflop
 from analysis.isoflop.envelope import fit_envelope
@@ -131,20 +132,20 @@ def allocate_by_law(fit: Fit, rows: pd.DataFrame, *, level: float = 0.95) -> All
     Hoffmann et al. 2022, eq. 4.
     """
     _refuse_without_exponents(fit)
-    log_n, log_d, log_c = (np.log(rows[name].to_numpy(dtype=np.float64)) for name in ("params", "tokens", "flops"))
-    power, constant = (float(part) for part in np.polyfit(log_n, log_c - log_d, 1))
-    rule = {"k": math.exp(constant), "n": power, "d": 1.0}
-    middle = math.exp(float(log_c.mean()))
+    params, tokens, flops = (rows[name].to_numpy(dtype=np.float64) for name in ("params", "tokens", "flops"))
+    factor, power = flops_rule(params, tokens, flops)
+    rule = {"k": factor, "n": power, "d": 1.0}
+    middle = math.exp(float(np.log(flops).mean()))
     best = fit.optimal(middle, flops=rule).to_dict("records")[0]
     unknown = float(best["without_optimum"])
     flags = (f"{unknown:.1%} of the replicates have an exponent of 0 and no optimum",) if unknown > 0 else ()
     a = _exponent(fit.params["alpha"], fit.params["beta"], power)
     low, high = _interval(fit, power, level)
-    params = Growth(a, low, high, float(best["params"]), middle)
-    tokens = Growth(1 - power * a, 1 - power * high, 1 - power * low, float(best["tokens"]), middle)
+    best_params = Growth(a, low, high, float(best["params"]), middle)
+    best_tokens = Growth(1 - power * a, 1 - power * high, 1 - power * low, float(best["tokens"]), middle)
     optima = pd.DataFrame({"flops": [middle], "params": [best["params"]], "tokens": [best["tokens"]], "refused": [""]})
     source = f"{len(fit.replicates)} bootstrap replicates of the fit" if fit.replicates else "nothing"
-    return Allocation("law", params, tokens, optima, level, source, (*fit.excluded, *fit.flags, *flags))
+    return Allocation("law", best_params, best_tokens, optima, level, source, (*fit.excluded, *fit.flags, *flags))
 
 
 def _refuse_without_exponents(fit: Fit) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import interpolate
 
+from analysis.flops import flops_rule
 from analysis.frames import EXCLUDED
 from analysis.isoflop.allocation import (
     Allocation,
@@ -149,7 +150,7 @@ def fit_envelope(
         source = f"{bootstrap} draws of the noise; noise {known.sd:.2g} in log loss from {known.source}"
         lost = float(np.isnan(slopes).mean())
         more = (f"{lost:.0%} of the noise draws have too few crossings for a line",) if lost > INSECURE else ()
-    per_token = float(np.polyfit(np.log(sizes), np.log(flops / tokens), 1)[0])
+    _, per_token = flops_rule(sizes, tokens, flops)
     lines = _turn(inverse, per_token, float(np.exp(np.log(flops / tokens).mean())))
     return Allocation("envelope", *lines, optima, level, source, (*excluded, *flags, *more))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.flops import flops_rule
 from analysis.frames import EXCLUDED
 from analysis.isoflop.allocation import with_flops
 from analysis.isoflop.curves import expected_bias, lowest, size_means
@@ -118,7 +119,7 @@ def _optimum(points: pd.DataFrame, method: str, exponents: tuple[float, float] |
     bias = math.nan
     if exponents is not None:
         # Along C = k N^n D the tokens' term is B (k / C)^beta N^(n beta); n is 1 for 6 N D alone.
-        power = float(np.polyfit(log_n, log_c - log_d, 1)[0])
+        _, power = flops_rule(np.exp(log_n), np.exp(log_d), np.exp(log_c))
         bias = expected_bias(log_n, place, exponents[0], power * exponents[1], method)
     facts |= {"params": params, "tokens": tokens, "loss": value, "tokens_per_param": tokens / params, "bias": bias}
     return facts | {"refused": ""}
