@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.columns import is_plain, numbers, truths
+
 EXCLUDED = "excluded"
 """Key of `DataFrame.attrs` under which `select_loss` lists what it left out."""
 SIZES = ("params_non_embedding", "params")
@@ -73,7 +75,7 @@ def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if "annealed" not in frame:
         return frame, ()
     unknown = frame["annealed"].isna().to_numpy()
-    cooled = np.array([not gap and bool(value) for gap, value in zip(unknown, frame["annealed"], strict=True)], bool)
+    cooled = truths(frame, "annealed")
     counts = ((int((~cooled & ~unknown).sum()), "not annealed"), (int(unknown.sum()), "without annealed (NaN)"))
     return frame.loc[cooled], tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
 
@@ -156,8 +158,8 @@ def check_frame(
     if twice:
         excluded.append(f"{twice} duplicate {_plural(twice, 'row')}")
     for column in columns:
-        values = _numbers(rows, column)
-        if not _is_plain(rows, column):
+        values = numbers(rows, column)
+        if not is_plain(rows, column):
             rows = rows.assign(**{column: values})
         for wrong, reason in ((np.isnan(values), "NaN"), (np.isinf(values), "infinite")):
             count = int(wrong.sum())
@@ -209,29 +211,6 @@ def refuse_mixed_metrics(frame: pd.DataFrame) -> None:
     metrics = sorted({str(name) for name in frame["metric"].dropna()})
     if len(metrics) > 1:
         raise ValueError(f"the frame mixes the metrics {', '.join(metrics)}; give the rows of one, as select_loss does")
-
-
-def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Values of a column, NaN where there is none.
-
-    Raises
-    ------
-    ValueError
-        A value is not a number; a number written as text is not one.
-    """
-    if _is_plain(frame, column):
-        return frame[column].to_numpy(dtype=np.float64)
-    missing = frame[column].isna()
-    odd = next((v for v in frame[column][~missing] if not isinstance(v, (int, float, np.number, np.bool_))), None)
-    if odd is not None:
-        raise ValueError(f"{column} holds {odd!r}, which is not a number")
-    return np.array([np.nan if gap else float(v) for gap, v in zip(missing, frame[column], strict=True)])
-
-
-def _is_plain(frame: pd.DataFrame, column: str) -> bool:
-    """Whether the values are plain numbers of one kind, neither objects nor with pandas' own missing ones."""
-    kind: object = frame.dtypes[column]
-    return isinstance(kind, np.dtype) and kind.kind in "iufb"
 
 
 def _refuse_two_values(rows: pd.DataFrame) -> None:

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.columns import truth
 from analysis.overrides import label_variants
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     -------
     DataFrame
         Columns study, run_id, run (readable name), status, stage, model, phase, points, parent, commit,
-        dirty, host, cost_owner and cost_counted (a shared stage's cost counts in only one study).
+        dirty, host, cost_owner and cost_counted (a shared stage's cost counts in only one study); cost_counted and dirty are truth
+        values, dirty None where it is not known.
 
     Raises
     ------
@@ -255,6 +257,7 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     rows = [
         {"study": name, "run_id": run.info.run_id, "run": run.info.run_name, "status": run.info.status}
         | {key: run.data.tags[key] for key in keys}
+        | {key: truth(run.data.tags[key] or None) for key in ("dirty", "cost_counted")}
         for run in _stage_runs(client, experiment)
     ]
     return pd.DataFrame(rows)
@@ -325,7 +328,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "model": tags["model"],
         "epochs": float(params["epochs"]) if "epochs" in params else math.nan,
         "flops": float(params.get("flops", math.nan)),
-        "annealed": params["annealed"] == "true",
+        "annealed": truth(params["annealed"]),
         "checkpoint": tags["checkpoint"],
         # Reference runs were trained elsewhere: neither is known.
         "commit": params.get("commit"),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.columns import require_numbers, truths
 from analysis.style import count_label
 
 Array = NDArray[np.float64]
@@ -100,9 +101,11 @@ def compare_sizes(documents: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        The frame holds several cooled-down checkpoints of one model, budget and seed.
+        The frame holds several cooled-down checkpoints of one model, budget and seed, a size or budget that is not a
+        number, or an `annealed` that is neither true nor false.
     """
-    annealed = documents.loc[documents["annealed"]]
+    annealed = documents.loc[truths(documents, "annealed")]
+    require_numbers(annealed, ("params_non_embedding", "tokens"))
     sizes = set(zip(annealed["params_non_embedding"].tolist(), annealed["model"].tolist(), strict=True))
     models = [str(model) for _, model in sorted(sizes)]
     cells = _cells(annealed)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.columns import truths
 from analysis.frames import EXCLUDED, check_frame, require_columns, select_loss
 
 Array = NDArray[np.float64]
@@ -164,7 +165,7 @@ def residual_squares(values: Array) -> tuple[float, int]:
 def _runs(frame: pd.DataFrame, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:
     """Cooled-down rows, scored or not: what should be in the table."""
     require_columns(frame, ("annealed",))
-    return label_runs(frame.loc[frame["annealed"].astype(bool)], variant, rate)
+    return label_runs(frame.loc[truths(frame, "annealed")], variant, rate)
 
 
 def _points(frame: pd.DataFrame, metric: str, variant: VariantOf, rate: VariantOf | None) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.ablation.blocks import ANY_RATE, VariantOf, label_runs
+from analysis.columns import truths
 from analysis.figures.points import Drawing, Marks, register, study_name
 
 BETTER, WORSE, WITHIN = "#004488", "#bb5566", style.GREY
@@ -61,7 +62,7 @@ def ablation_figure(
         raise ValueError("the table chose learning rates: give the same rate= here")
     metrics = list(dict.fromkeys(table["metric"]))
     order = list(dict.fromkeys(table["variant"]))
-    cooled = label_runs(frame.loc[frame["annealed"] & frame["value"].notna()], variant, rate)
+    cooled = label_runs(frame.loc[truths(frame, "annealed") & frame["value"].notna()], variant, rate)
     marks = Marks()
     with style.house_style():
         width, height = 2.2 + 3.9 * len(metrics), 1.9 + 0.36 * len(order)

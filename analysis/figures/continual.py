@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.columns import truths
 from analysis.figures.points import Drawing, Marks, direction, draw_groups, group_by, register, study_name
 from analysis.overrides import base_models, refuse_pooled
 
@@ -129,7 +130,7 @@ def _draw_lines(axes: Axes, scored: pd.DataFrame, metric: str, looks: Looks, mar
         line = groups if name == TRUNK else [*before[-1:], *groups]
         draw_groups(axes, line, color, linestyle=dash, linewidth=1.5, zorder=3)
         for group in groups:
-            cooled = bool(group.rows["annealed"].all())
+            cooled = bool(truths(group.rows, "annealed").all())
             size, face = (6, color) if cooled else (4.5, "white")
             axes.plot([group.x], [group.mean], marker, markersize=size, color=color, markerfacecolor=face, zorder=4)
             role = TRUNK if name == TRUNK else "cooled_down" if cooled else "branch"

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis import style
+from analysis.columns import truth
 from analysis.figures.points import Marks
 
 
@@ -51,7 +52,7 @@ def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFram
 
 def _is_true(mark: object) -> bool:
     """Whether a judgement is true; a missing one is not."""
-    return mark is not None and str(mark) == "True"
+    return truth(mark) is True
 
 
 def _draw_fall(axes: Axes, row: dict[Any, Any], scored: pd.DataFrame) -> None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.columns import truths
 from analysis.figures.points import Array, Drawing, Group, Marks, draw_groups, group_by, register, study_name
 from analysis.frames import require_columns
 
@@ -93,7 +94,7 @@ def repetition_figure(
 
 def repeats_data(frame: pd.DataFrame) -> bool:
     """Whether any cooled-down run of a frame saw its data more than once."""
-    known = frame.loc[frame["annealed"] & frame["unique_tokens"].notna()]
+    known = frame.loc[truths(frame, "annealed") & frame["unique_tokens"].notna()]
     return not bool(_with_epochs(known)["fresh"].to_numpy(dtype=bool).all())
 
 

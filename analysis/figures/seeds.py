@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.columns import truths
 from analysis.figures.points import Drawing, Marks, column, direction, model_sizes, register, study_name
 from analysis.noise.crossed import seed_components
 from analysis.overrides import label_order
@@ -45,7 +46,7 @@ def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) 
         The metric was evaluated on no cooled-down point, or a model's seeds are not crossed (the message names what is
         missing).
     """
-    scored = frame.loc[(frame["metric"] == metric) & frame["annealed"] & frame["value"].notna()]
+    scored = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
     if scored.empty:
         raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
     sizes = model_sizes(scored)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
+from analysis.columns import truths
 from analysis.figures.points import (
     Drawing,
     Marks,
@@ -58,7 +59,7 @@ def sweep_figure(
         The metric was evaluated on no cooled-down point, no point names the setting with a number above 0, or points of
         one line differ by tokens or by another override (it is named).
     """
-    scored = frame.loc[(frame["metric"] == metric) & frame["annealed"] & frame["value"].notna()]
+    scored = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
     if scored.empty:
         raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
     runs = scored.assign(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.columns import known_errors
+from analysis.columns import known_errors, truths
 from analysis.figures.overlays import draw_judgements, draw_reference
 from analysis.figures.points import (
     Drawing,
@@ -102,7 +102,8 @@ def _draw_panel(
     scored = frame.loc[(frame["metric"] == metric) & frame["value"].notna() & (frame["tokens"] > 0)]
     if scored.empty:
         raise ValueError(f"metric {metric!r} was evaluated on no checkpoint")
-    cooled, trunk = scored.loc[scored["annealed"]], scored.loc[~scored["annealed"]]
+    annealed = truths(scored, "annealed")
+    cooled, trunk = scored.loc[annealed], scored.loc[~annealed]
     _refuse_variants(cooled, metric)
     looks = model_looks(frame)
     for _, line in trunk.groupby(["trajectory", "stage"], sort=False):

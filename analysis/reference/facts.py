@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.columns import truth
 from analysis.load import FRAME_COLUMNS
 from analysis.reference.files import ResultFile
 
@@ -182,9 +183,10 @@ def _fact(column: str, value: Any) -> Any:
     except ValueError:
         raise ValueError(f"facts: {column}={value!r} is not a number") from None
     if column == "annealed":
-        if str(value).lower() not in ("true", "false"):
-            raise ValueError(f"facts: annealed={value!r} is neither true nor false")
-        return str(value).lower() == "true"
+        try:
+            return truth(value)
+        except ValueError as error:
+            raise ValueError(f"facts: annealed={error}") from None
     return str(value)
 
 

@@ -7,6 +7,7 @@ import math
 
 import pandas as pd
 
+from analysis.columns import truths
 from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data
@@ -82,7 +83,7 @@ def is_special(frame: pd.DataFrame) -> bool:
 
 def pooled_variants(frame: pd.DataFrame) -> str:
     """Name the first size that several variants share, which one law would pool; empty where there is none."""
-    cooled = frame.loc[frame["annealed"].astype(bool) & frame["value"].notna()]
+    cooled = frame.loc[truths(frame, "annealed") & frame["value"].notna()]
     for size, rows in cooled.groupby("params_non_embedding"):
         labels = sorted(set(rows["model"].astype(str)))
         if len(labels) > 1:
@@ -103,7 +104,7 @@ def baseline_runs(frame: pd.DataFrame) -> pd.DataFrame:
     ValueError
         They have several sizes or token counts, or there are none.
     """
-    cooled = frame.loc[frame["annealed"].astype(bool)]
+    cooled = frame.loc[truths(frame, "annealed")]
     variants = override_values(cooled, "variant")
     rows = cooled.loc[variants == BASELINE] if variants.notna().any() else cooled
     kinds = rows[["params_non_embedding", "tokens"]].drop_duplicates()
@@ -141,7 +142,7 @@ def slopes_near(scaling: pd.DataFrame, frame: pd.DataFrame) -> dict[str, float]:
     name = f"N = {size:,.0f}"
     slopes: dict[str, float] = {}
     for metric in (name for name in scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")):
-        known = scaling.loc[(scaling["metric"] == metric) & scaling["annealed"] & scaling["value"].notna()]
+        known = scaling.loc[(scaling["metric"] == metric) & truths(scaling, "annealed") & scaling["value"].notna()]
         same = known.loc[known["params_non_embedding"] == size]
         labels = sorted(set(same["model"].astype(str)))
         if len(labels) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis import style
+from analysis.columns import truths
 from analysis.fit import Fit
 from analysis.report.page import Section, build_page, figure_block, list_block, table_block, text_block
 from analysis.report.results import NamedFit, Results
@@ -149,7 +150,7 @@ def _missing(frame: pd.DataFrame) -> str:
 
 def _lead(frame: pd.DataFrame) -> str:
     stages, checkpoints = frame["stage"].nunique(), frame["checkpoint"].nunique()
-    cooled = frame.loc[frame["annealed"], "checkpoint"].nunique()
+    cooled = frame.loc[truths(frame, "annealed"), "checkpoint"].nunique()
     return f"{stages} stages, {checkpoints} checkpoints, {cooled} of them cooled down."
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from analysis import style
-from analysis.columns import known_errors
+from analysis.columns import known_errors, truths
 from analysis.overrides import label_order
 
 NOT_EVALUATED = "not evaluated"
@@ -94,7 +94,7 @@ def summary_table(
         mean over the seeds), "1.234" where the standard error is not known, or "not evaluated".
     """
     names = list(metrics) if metrics is not None else choose_metrics(frame)
-    cooled = frame.loc[frame["annealed"]]
+    cooled = frame.loc[truths(frame, "annealed")]
     rows: list[dict[str, str]] = []
     keys = ["params_non_embedding", "model", "tokens"]
     groups: dict[tuple[float, str, float], pd.DataFrame] = {

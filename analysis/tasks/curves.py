@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.columns import known_errors
+from analysis.columns import known_errors, require_numbers, truths
 from analysis.frames import EXCLUDED
 from analysis.metrics import is_higher_better
 from analysis.tasks.chance import chance_level
@@ -135,6 +135,7 @@ def _metrics(frame: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
 def _scored(frame: pd.DataFrame, names: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """Rows that can be on a curve, and the number that cannot."""
     rows = frame.loc[frame["metric"].isin(names)]
+    require_numbers(rows, ("tokens", "value", "stderr"))
     without = [(rows["value"].isna(), "not evaluated"), (rows["tokens"].isna(), "of unknown tokens")]
     excluded = [f"{int(missing.sum())} results {reason}" for missing, reason in without if missing.any()]
     undirected = sorted({m for m in frame["metric"].dropna() if is_higher_better(m) is None})
@@ -148,7 +149,7 @@ def _curves(scored: pd.DataFrame, excluded: list[str]) -> Iterator[tuple[dict[st
     single = 0
     trunk = ["study", "model", "stage", "metric"]
     milestones = scored.assign(curve="milestones").groupby(trunk, sort=False, dropna=False)
-    annealed = scored.loc[scored["annealed"]].assign(curve="cooled_down")
+    annealed = scored.loc[truths(scored, "annealed")].assign(curve="cooled_down")
     seeds = ["study", "model", "seed_init", "seed_data", "metric"]
     for groups, shared in ((milestones, CURVE), (annealed.groupby(seeds, sort=False, dropna=False), seeds)):
         for _, points in groups:

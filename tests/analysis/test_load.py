@@ -133,7 +133,7 @@ def test_runs_have_status_and_cost(published):
     runs = load_runs(made.study, uri)
     assert len(runs) == 20
     assert set(runs["status"]) == {"FINISHED"}
-    assert set(runs["cost_counted"]) == {"true"}
+    assert set(runs["cost_counted"]) == {True}
 
 
 def test_database_is_found_upward(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_what_arrives_is_what_was_read_and_again_adds_nothing(root, folder):
     runs = load_runs(STUDY, default_uri(Layout(root)))
     assert sorted(runs["run"]) == ["large (reference)", "small (reference)"]
     assert set(runs["phase"]) == {"reference"}
-    assert set(runs["cost_counted"]) == {"false"}
+    assert set(runs["cost_counted"]) == {False}
 
 
 def test_a_corrected_file_and_a_corrected_fact_are_sent(root, folder):

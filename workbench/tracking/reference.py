@@ -236,13 +236,15 @@ def _checkpoints(frame: pd.DataFrame) -> list[_Checkpoint]:
 
 
 def _checkpoint(rows: pd.DataFrame) -> _Checkpoint:
+    from analysis.columns import truth
+
     first = rows.iloc[0]
     tokens, label = int(first["tokens"]), str(first["model"])
     facts: dict[str, Any] = {key: first[key] for key in FACTS if first[key] is not None and first[key] == first[key]}
     whole = ("epochs", "flops")
     params = {key: repr(float(value)) if key in whole else str(int(value)) for key, value in facts.items()}
     params |= {key: str(first[key]) for key in TEXTS if isinstance(first[key], str)}
-    params |= {"step": str(tokens), "tokens": str(tokens), "annealed": json.dumps(bool(first["annealed"]))}
+    params |= {"step": str(tokens), "tokens": str(tokens), "annealed": json.dumps(truth(first["annealed"]) is True)}
     params |= {"stage": label, "trajectory": label}
     tags = {"kind": "checkpoint", "stage": label, "model": label, "points": label}
     tags |= {"checkpoint": str(first["checkpoint"])}
