@@ -23,9 +23,10 @@ from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
 from workbench.study.files import sha256
 from workbench.study.flops import count_parameters
 from workbench.study.layout import StageDir
+from workbench.study.memory import state_bytes
 from workbench.train.checkpoint import write_checkpoint
 from workbench.train.optimizer import build_optimizer, optimizer_tensors, set_learning_rate
-from workbench.train.state import OPTIMIZER_FILE, TrainState, save_state, state_bytes
+from workbench.train.state import OPTIMIZER_FILE, TrainState, save_state
 
 
 def main() -> None:

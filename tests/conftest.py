@@ -127,7 +127,7 @@ def compose():
 @pytest.fixture
 def run_local():
     """Train (and evaluate) a frozen study in this process."""
-    from workbench.launch.study import pending_evaluations
+    from workbench.launch.planning import pending_evaluations
     from workbench.train.stage import train_stage
 
     def run(facts, *, evaluate=True):

@@ -156,9 +156,9 @@ def cancel(parsed: argparse.Namespace) -> int:
 
 def evaluate(parsed: argparse.Namespace) -> int:
     """Evaluate every checkpoint that lacks a valid result, here or on a cluster."""
-    from workbench.launch.planning import record_evaluations
+    from workbench.launch.planning import pending_evaluations, record_evaluations
     from workbench.launch.progress import Display
-    from workbench.launch.study import evaluate_pairs, pending_evaluations
+    from workbench.launch.study import evaluate_pairs
 
     facts = make_study_facts(parsed)
     pairs = pending_evaluations(facts)

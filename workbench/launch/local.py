@@ -12,13 +12,12 @@ from pathlib import Path
 
 from workbench.evaluate.reconcile import EvaluationError, pending
 from workbench.launch.outcome import Outcome
-from workbench.launch.planning import Facts, worker_count
+from workbench.launch.planning import Facts, wanted_checkpoints, worker_count
 from workbench.launch.progress import Display
 from workbench.launch.worker import Evaluated, Result, Task, run_worker
 from workbench.study.flops import training_flops_per_token
-from workbench.study.layout import Layout
 from workbench.study.plan import Node, Plan, tokens_to_train
-from workbench.train.checkpoint import checkpoints_by_tokens, find_checkpoint
+from workbench.train.checkpoint import find_checkpoint
 
 _TRIES = 3
 """Times a stage is tried again because its parent's checkpoint turned out damaged, or its worker died."""
@@ -222,12 +221,6 @@ class LocalRun:
             worker.connection.close()
         for worker in self.workers:
             worker.process.join()
-
-
-def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
-    """Complete checkpoints among a stage's milestones."""
-    present = checkpoints_by_tokens(layout.stage(node.id))
-    return [present[tokens] for tokens in node.stage.milestones if tokens in present]
 
 
 def _longest_chain_first(plan: Plan, todo: list[Node]) -> list[Node]:

@@ -14,14 +14,14 @@ from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.special_tokens import choose
 from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
-from workbench.evaluate.reconcile import evaluation_id, heldout_sources
+from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout
-from workbench.study.plan import Plan, Point, plan_study, remaining_flops, study_record, tokens_to_train
+from workbench.study.memory import state_bytes
+from workbench.study.plan import Node, Plan, Point, plan_study, remaining_flops, study_record, tokens_to_train
 from workbench.study.record import change_record
 from workbench.train.checkpoint import checkpoints_by_tokens
-from workbench.train.state import state_bytes
 from workbench.train.throughput import Throughputs, throughput_key
 
 
@@ -63,6 +63,21 @@ def make_facts(points: Sequence[tuple[str, Config]]) -> Facts:
     layout = Layout(Path(plan.points[0].config.paths.outputs))
     existing = {i: set(checkpoints_by_tokens(layout.stage(i))) for i in plan.nodes}
     return Facts(plan, layout, existing)
+
+
+def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
+    """Complete checkpoints among a stage's milestones."""
+    present = checkpoints_by_tokens(layout.stage(node.id))
+    return [present[tokens] for tokens in node.stage.milestones if tokens in present]
+
+
+def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
+    """Every (checkpoint, suite) of a study without a valid result."""
+    return [
+        pair
+        for node in facts.plan.nodes.values()
+        for pair in pending(wanted_checkpoints(facts.layout, node), facts.plan.evaluation, facts.layout)
+    ]
 
 
 def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from workbench.launch.planning import Facts
-from workbench.train.loop import Progress as StageProgress
+from workbench.train.hooks import Progress as StageProgress
 
 _LINE_SECONDS = 20.0
 """Where there is no terminal, a line at most this often."""

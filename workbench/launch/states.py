@@ -7,8 +7,7 @@ from pathlib import Path
 
 from workbench.launch import slurm
 from workbench.launch.ledger import Entry, Ledger
-from workbench.launch.planning import Facts
-from workbench.launch.study import pending_evaluations
+from workbench.launch.planning import Facts, pending_evaluations
 from workbench.study.layout import Layout
 from workbench.study.plan import Node
 from workbench.study.status import Scheduled, StageState, stage_states

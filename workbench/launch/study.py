@@ -9,10 +9,10 @@ from typing import Any
 
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
-from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.evaluate.suite import resolve_suite
 from workbench.launch.cost import check_cluster_budget, cluster_work
-from workbench.launch.local import LocalRun, wanted_checkpoints
+from workbench.launch.local import LocalRun
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import (
     Facts,
@@ -129,15 +129,6 @@ def _settle_status(stage_dir: StageDir, missing: list[int]) -> None:
     latest = read_status(stage_dir)
     if not missing and latest is not None and latest["state"] != "finished" and not is_held(stage_dir.lock):
         write_status(stage_dir, "finished")
-
-
-def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
-    """Every (checkpoint, suite) of a study without a valid result."""
-    return [
-        pair
-        for node in facts.plan.nodes.values()
-        for pair in pending(wanted_checkpoints(facts.layout, node), facts.plan.evaluation, facts.layout)
-    ]
 
 
 def evaluate_pairs(

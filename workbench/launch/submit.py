@@ -15,10 +15,10 @@ from workbench.launch.cost import part_tokens
 from workbench.launch.executor import LimitError, is_single, job_id
 from workbench.launch.graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.launch.ledger import Ledger, read_ledger
-from workbench.launch.planning import Facts, prepare_data, record_evaluations
+from workbench.launch.planning import Facts, pending_evaluations, prepare_data, record_evaluations
 from workbench.launch.snapshot import CodeVersion, freeze_code
 from workbench.launch.speeds import Speeds
-from workbench.launch.study import freeze_study, pending_evaluations
+from workbench.launch.study import freeze_study
 from workbench.launch.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout

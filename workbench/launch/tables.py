@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from workbench.launch.planning import Facts
 from workbench.launch.snapshot import PROJECT_ROOT
-from workbench.launch.submit import Submission
 from workbench.study.resources import Resources
 from workbench.study.status import StageState
+
+if TYPE_CHECKING:  # it trains, and showing a table need not wait for torch
+    from workbench.launch.submit import Submission
 
 
 def make_console() -> Console:

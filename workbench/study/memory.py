@@ -202,3 +202,8 @@ def _gathered_bytes(shape: _Shape) -> int:
     """Count what FSDP2 gathers: the root's tables, and two blocks, one of them with gradients on their way."""
     count = count_parameters(shape.model)
     return FP32 * (count.total - count.non_embedding) + _block_weights(shape.model) * (3 * shape.size + FP32)
+
+
+def state_bytes(params: int) -> int:
+    """Bytes of a checkpoint on disk: weights and two moments in fp32, and a margin for the small files."""
+    return 12 * params + 4_000_000

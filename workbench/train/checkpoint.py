@@ -14,12 +14,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.model.tensor_file import FileFacts
 from workbench.study.files import first_mismatch, sha256
 from workbench.study.layout import StageDir, checkpoint_step
-from workbench.train.distributed import World
+
+if TYPE_CHECKING:  # planning and `workbench status` read checkpoints too, and need not wait for torch
+    from workbench.model.tensor_file import FileFacts
+    from workbench.train.distributed import World
 
 MANIFEST = "manifest.json"
 KEEP = "keep"
@@ -127,7 +129,7 @@ def write_checkpoint(
     *,
     keep: bool,
     needed_bytes: int,
-    world: World = World(),  # noqa: B008  (frozen)
+    world: World | None = None,
 ) -> Path:
     """Write one checkpoint whole or not at all; every process of the stage calls this.
 
@@ -146,13 +148,16 @@ def write_checkpoint(
     needed_bytes
         Room it will take, checked before and named if there is none.
     world
-        This process among all.
+        This process among all; None means that it is alone.
 
     Raises
     ------
     DiskFullError
         With the bytes needed and the bytes free.
     """
+    from workbench.train.distributed import World
+
+    world = world or World()
     target = stage_dir.checkpoint(step)
     partial = world.main_only(lambda: _begin(target, keep, needed_bytes))
     if partial is None:

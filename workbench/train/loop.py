@@ -29,6 +29,7 @@ from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout, StageDir
+from workbench.study.memory import state_bytes
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
@@ -39,7 +40,7 @@ from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
-from workbench.train.state import TrainState, initial_state, load_state, save_state, state_bytes
+from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.status import write_status
 from workbench.train.step import StepResult, train_step
 from workbench.train.targets import keep_targets, missing_targets

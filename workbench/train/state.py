@@ -162,11 +162,6 @@ def _load_optimizer(directory: Path, model: Transformer, *, whole: bool) -> dict
     return tensors
 
 
-def state_bytes(params: int) -> int:
-    """Bytes a checkpoint takes: weights and two moments in fp32, and a margin for the small files."""
-    return 12 * params + 4_000_000
-
-
 def _rng_tensors() -> dict[str, torch.Tensor]:
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():

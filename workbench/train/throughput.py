@@ -8,16 +8,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from workbench.config.schema import Stage
-from workbench.model.transformer import loss_per_token
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import digest, model_identity
-from workbench.train.compiler import compile_model, missing_for_compile
-from workbench.train.state import initial_state
-from workbench.train.step import train_step
 
 _FLOPS_WORTH_MEASURING = 2e11
 """A step above this many FLOPs is not tried for a plan; its speed is scaled from the largest one tried."""
@@ -35,6 +29,13 @@ def measure_tokens_per_second(stage: Stage, seconds: float = 1.0) -> float:
 
     Best, since other work on the machine only ever slows a step down.
     """
+    import torch
+
+    from workbench.model.transformer import loss_per_token
+    from workbench.train.compiler import compile_model, missing_for_compile
+    from workbench.train.state import initial_state
+    from workbench.train.step import train_step
+
     device = torch.device("cuda" if stage.numerics.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
