@@ -1,4 +1,4 @@
-# make study    the default token-scaling study, set-up included (see README.md for the time it takes)
+# make study    a token-scaling study for two cores, set-up included (see README.md for the time it takes)
 # make test     all tests
 # make check    format, lint, types, import contract
 # make slurm-demo       a Slurm of two nodes on this machine, to try the launcher on (root; Debian packages)
@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 study: $(STAMP)
-	$(BIN)/workbench run experiments=token_scaling
+	$(BIN)/workbench run experiments=token_scaling_laptop
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
