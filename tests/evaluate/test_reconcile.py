@@ -185,7 +185,7 @@ def test_missing_data_is_said(layout: Layout, checkpoints: list[Path]) -> None:
 
 
 def test_an_unknown_suite_is_refused(layout: Layout, checkpoints: list[Path]) -> None:
-    with pytest.raises(EvaluationError, match="'commonsense' is no evaluation suite; there are embedded"):
+    with pytest.raises(EvaluationError, match="'commonsense' is not an evaluation suite; the suites are embedded"):
         Evaluator(layout, embedded()).evaluate(checkpoints[0], "commonsense")
 
 

@@ -121,9 +121,9 @@ def test_includes_are_merged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("suite", "reason"),
     [
-        (SuiteConfig(name="s", tasks=["hellaswagg"]), "'hellaswagg' is no task of lm-eval"),
-        (SuiteConfig(name="s", tasks=["heldout_latin"], include_path="embedded"), "'heldout_latin' is no task"),
-        (SuiteConfig(name="s", tasks=["x"], include_path="/nowhere"), "include_path='/nowhere' is no folder"),
+        (SuiteConfig(name="s", tasks=["hellaswagg"]), "'hellaswagg' is not a task of lm-eval"),
+        (SuiteConfig(name="s", tasks=["heldout_latin"], include_path="embedded"), "'heldout_latin' is not a task"),
+        (SuiteConfig(name="s", tasks=["x"], include_path="/nowhere"), "include_path='/nowhere' is not a folder"),
     ],
 )
 def test_unknown_tasks_and_folders_are_refused(suite: SuiteConfig, reason: str) -> None:

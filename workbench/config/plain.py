@@ -69,14 +69,14 @@ def whole_number(value: Any, where: str) -> int:
     Parameters
     ----------
     value
-        A number, or its text; `K`, `M`, `B` and `T` behind it multiply by a thousand, a million, a billion, a trillion.
+        A number, or its text; a final `K`, `M`, `B` or `T` multiplies by a thousand, a million, a billion, a trillion.
     where
         Name of the setting, for the message.
 
     Raises
     ------
     ValueError
-        It is no number, or not a whole one; the value is quoted, with what to write.
+        It is not a whole number; the message quotes the value and says what to write.
     """
     number = _exact(value)
     if number is None or number.denominator != 1:

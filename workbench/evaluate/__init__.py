@@ -1,1 +1,1 @@
-"""lm-eval over our checkpoints, and what is still to be scored."""
+"""Scoring checkpoints with lm-eval, and finding out what is still to be scored."""

@@ -1,4 +1,4 @@
-"""Continuing a text, through Hugging Face's generation."""
+"""Continue a text, using Hugging Face's generation."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, seed: int) -> str:
-    """Continue `text` by up to `max_tokens` tokens; temperature 0 takes the likeliest each time.
+    """Continue `text` by up to `max_tokens` tokens; temperature 0 always takes the most likely one.
 
     Raises
     ------
     ValueError
-        The directory is no checkpoint, or the number of tokens is not positive.
+        The directory is not a checkpoint, or the number of tokens is not positive.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,7 +20,7 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
     import workbench.model.hf  # noqa: F401  (registers model_type workbench)
 
     if not (checkpoint / "config.json").exists():
-        raise ValueError(f"{checkpoint} is no checkpoint: it has no config.json")
+        raise ValueError(f"{checkpoint} is not a checkpoint: it has no config.json")
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -37,5 +37,5 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
 
 
 def _with_bos(ids: list[int], bos_id: int) -> list[int]:
-    """Begin as every training document does; some tokenizers do so by themselves."""
+    """Begin as every training document does (some tokenizers do this themselves)."""
     return ids if ids[:1] == [bos_id] else [bos_id, *ids]

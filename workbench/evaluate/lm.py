@@ -25,26 +25,26 @@ from workbench.model.transformer import Transformer
 
 
 class WorkbenchLM(TemplateLM):
-    """A model and its tokenizer, as lm-eval asks for them.
+    """A model and its tokenizer with the interface that lm-eval expects.
 
     Parameters
     ----------
     model
-        The model, on the device it shall run on.
+        The model, on the device it is to run on.
     tokenizer
-        A Hugging Face tokenizer; whether it adds BOS by itself is its own affair, as with `hf`.
+        A Hugging Face tokenizer; whether it adds BOS is its own decision, as with `hf`.
     batch_tokens
-        Padded tokens a forward pass at the most.
+        Padded tokens per forward pass, at most.
     precision
         `fp32` or `bf16`.
     encodings
-        Token ids by text, filled as they are needed; pass the same mapping again for the next checkpoint
+        Token ids by text, filled as needed; pass the same mapping again for the next checkpoint
         with the same tokenizer.
 
     Attributes
     ----------
     encoded_alone
-        Continuations so far that were encoded apart from their contexts, which `hf` would not score.
+        Continuations so far that were encoded separately from their contexts, which `hf` would not score.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class WorkbenchLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Id that ends a text."""
+        """Id of the token that ends a text."""
         return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """Id that stands before a text without context: BOS where there is one."""
+        """Id of the token before a text without context: BOS where there is one."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
     @property
     def max_length(self) -> int:
-        """Tokens the model reads at once."""
+        """Longest context of the model, in tokens."""
         return self.scorer.model.config.context_tokens
 
     @property
@@ -86,7 +86,7 @@ class WorkbenchLM(TemplateLM):
         return self.tokenizer.name_or_path
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids of a text; a text that begins with BOS gets no second one unless asked for."""
+        """Token ids of a text; a text that begins with BOS gets a second one only on request."""
         key = (string, add_special_tokens)
         if key not in self._encodings:
             if add_special_tokens is None and has_bos_prefix(string, self._bos_text):
@@ -117,10 +117,10 @@ class WorkbenchLM(TemplateLM):
         return [(score.loglikelihood, score.is_greedy) for score in scores]
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Token ids of a context and of its continuation, cut where `hf` cuts them.
+        """Token ids of a context and of its continuation, split where `hf` splits them.
 
         Where that leaves nothing to score, since the continuation became part of the context's last token, `hf` stops
-        with an assertion. Here the continuation is then encoded alone, which lm-eval's maintainers name as the remedy
+        with an assertion. Here the continuation is then encoded alone, as lm-eval's maintainers recommend
         (EleutherAI/lm-evaluation-harness issue 1053, pull request 4055), and `encoded_alone` counts it.
         """
         if context == "":
@@ -131,7 +131,7 @@ class WorkbenchLM(TemplateLM):
             spaces = context[len(context.rstrip()) :]
             ids = self.tok_encode(spaces + continuation, add_special_tokens=False)
             self.encoded_alone += bool(ids)
-        # White space alone is moved to the continuation, and leaves an empty context.
+        # A context of white space only is moved to the continuation, which leaves it empty.
         return context_ids or [self.prefix_token_id], ids
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
@@ -157,7 +157,7 @@ class WorkbenchLM(TemplateLM):
             raise ValueError("the continuation has no tokens: there is nothing to score")
         if len(continuation) > self.max_length:
             raise ValueError(f"a continuation of {len(continuation)} tokens in a context of {self.max_length}")
-        # Too long a context loses its beginning, as with `hf`.
+        # A context that is too long loses its beginning, as with `hf`.
         return Row((context + continuation)[-(self.max_length + 1) :], len(continuation))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
@@ -192,7 +192,7 @@ class WorkbenchLM(TemplateLM):
 
 @contextlib.contextmanager
 def _naming(request: Instance) -> Iterator[None]:
-    """Let a `ValueError` say which document of which task it is about, and quote its texts."""
+    """Add the task, the document and its texts to a `ValueError`."""
     try:
         yield
     except ValueError as error:
@@ -203,5 +203,5 @@ def _naming(request: Instance) -> Iterator[None]:
 
 
 def _shorten(text: str, characters: int = 60) -> str:
-    """End of a text: the place where context and continuation meet."""
+    """End of a text, where context and continuation meet."""
     return text if len(text) <= characters else f"...{text[-characters:]}"

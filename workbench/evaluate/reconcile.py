@@ -1,4 +1,4 @@
-"""Evaluations as reconciliation: what should exist beside each checkpoint, and doing what is missing.
+"""Evaluations as reconciliation: compare what should exist beside each checkpoint with what does, and do the rest.
 
 Planning (`pending`, `evaluation_id`) reads small files and imports neither torch nor lm-eval.
 """
@@ -34,7 +34,7 @@ def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
     Raises
     ------
     EvaluationError
-        The data is not prepared here.
+        The data has not been prepared.
     """
     folder = layout.data(data_fingerprint) / "heldout"
     if not folder.is_dir():
@@ -58,7 +58,7 @@ def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: st
 def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: Layout) -> list[tuple[Path, str]]:
     """Every (checkpoint, suite's key) that has no valid result, in the order given.
 
-    A result that is truncated, altered or of another id is no result.
+    A result that is truncated, altered or has another id does not count.
 
     Raises
     ------
@@ -79,10 +79,10 @@ def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: L
 
 
 class Evaluator:
-    """Scores checkpoints; keep one alive for many of them.
+    """Scores checkpoints; keep one instance for many of them.
 
     Imports, data sets, requests and their tokens are kept between checkpoints: only the weights change.
-    So is a failure to build a suite's tasks; a new evaluator tries again.
+    A failure to build a suite's tasks is kept too; a new evaluator tries again.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ class Evaluator:
     evaluation
         The suites and the precision.
     threads
-        CPU threads while scoring; the process's own number is restored after.
+        CPU threads while scoring; the process's own number is restored afterwards.
     device
-        `cpu`, `cuda`, or `auto` (cuda where there is one).
+        `cpu`, `cuda`, or `auto` (cuda if available).
     """
 
     def __init__(self, layout: Layout, evaluation: EvaluationConfig, threads: int = 1, device: str = "auto") -> None:
@@ -115,12 +115,12 @@ class Evaluator:
         Returns
         -------
         Path
-            The result's file; a valid one that is there already is left as it is.
+            The result's file; an existing valid one is left as it is.
 
         Raises
         ------
         EvaluationError
-            Anything fails: one line that names the task or the checkpoint. Nothing is written then.
+            Anything failed: one line that names the task or the checkpoint. Nothing is written then.
         """
         suite = self._suite(suite_name)
         eval_id = checkpoint_evaluation_id(checkpoint, suite, self.evaluation.precision, self.layout)
@@ -135,11 +135,13 @@ class Evaluator:
 
     def _suite(self, key: str) -> SuiteConfig:
         if key not in self.evaluation.suites:
-            raise EvaluationError(f"{key!r} is no evaluation suite; there are {', '.join(self.evaluation.suites)}")
+            raise EvaluationError(
+                f"{key!r} is not an evaluation suite; the suites are {', '.join(self.evaluation.suites)}"
+            )
         return self.evaluation.suites[key]
 
     def _load_tasks(self, checkpoint: Path, suite_name: str) -> dict[str, Task]:
-        """Build a suite's tasks, or fail again at once: the hub takes half a minute to be found unreachable."""
+        """Build a suite's tasks, or fail again at once: it takes half a minute to find the hub unreachable."""
         key = (suite_name, _read_manifest(checkpoint)["data_fingerprint"])
         if key not in self._tasks:
             try:
@@ -195,7 +197,7 @@ class Evaluator:
         from workbench.evaluate.tasks import naming
         from workbench.model.weights import load_model
 
-        # Not the optimizer's state, which is twice as large and not read here.
+        # Without the optimizer's state, which is twice as large and not read here.
         files = {name: facts for name, facts in _read_manifest(checkpoint)["files"].items() if "optimizer" not in name}
         mismatch = first_mismatch(checkpoint, files)
         if mismatch is not None:
@@ -264,6 +266,6 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
-    """Take this machine's paths out of a task's config."""
+    """Remove this machine's paths from a task's config."""
     metadata = {k: v for k, v in config.get("metadata", {}).items() if k not in {"heldout_dir", "config_source"}}
     return config | {"metadata": metadata}

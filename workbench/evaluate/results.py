@@ -1,4 +1,4 @@
-"""What is computed from lm-eval's samples: per-document values, and the standard errors it leaves out."""
+"""Values computed from lm-eval's samples: per document, and the standard errors that lm-eval leaves out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         (nats) and `bytes`, `correct` (0 or 1), and any other metric under its own name.
     """
     columns: dict[str, list[Any]] = {"doc_id": []}
-    # A task with several filters has a sample for each; the first filter's stand for the document.
+    # A task with several filters has a sample for each; the first filter's represent the document.
     for sample in (s for s in samples if s["filter"] == samples[0]["filter"]):
         document = sample["doc"]
         known = document.get("id") if isinstance(document, dict) else None
@@ -35,7 +35,7 @@ def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def add_standard_errors(metrics: dict[str, Any], documents: dict[str, list[Any]]) -> None:
-    """Fill in the standard errors that lm-eval leaves as "N/A" and that per-document values give.
+    """Fill in the standard errors that lm-eval leaves as "N/A" but that follow from per-document values.
 
     `bits_per_byte_stderr,none` by `ratio_stderr`. `perplexity_stderr,none` by the delta method:
     perplexity times the standard error of the mean log-likelihood.
@@ -54,7 +54,7 @@ def add_standard_errors(metrics: dict[str, Any], documents: dict[str, list[Any]]
 def ratio_stderr(numerators: Sequence[float], denominators: Sequence[float]) -> float:
     """Estimate the standard error of the ratio of two sums over documents, `R = sum(y) / sum(x)`.
 
-    `sqrt(n / (n - 1) * sum((y - R x)^2)) / sum(x)`: documents are taken for a simple random sample from
+    `sqrt(n / (n - 1) * sum((y - R x)^2)) / sum(x)`: documents are treated as a simple random sample from
     many more, so there is no finite-population correction. Bits per byte is such a ratio, of the
     documents' log-likelihoods and their bytes; treating it as a mean of ratios would weigh short
     documents as much as long ones.

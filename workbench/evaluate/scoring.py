@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
-"""Scored tokens a piece of the output head: with a small vocabulary the logits then stay in the cache."""
+"""Scored tokens per piece of the output head: with a small vocabulary the logits then stay in the cache."""
 
 
 class Row(NamedTuple):
-    """One sequence and how much of its end is scored."""
+    """One sequence and the number of its last tokens to score."""
 
     tokens: Sequence[int]
     """Context and continuation; the last token is predicted and never read."""
@@ -28,12 +28,12 @@ class Row(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What lm-eval wants to know about a continuation."""
+    """The score of a continuation, as lm-eval needs it."""
 
     loglikelihood: float
     """Sum over the continuation's tokens, in nats."""
     is_greedy: bool
-    """Whether each of its tokens is the likeliest one."""
+    """Whether each of its tokens is the most likely one."""
 
 
 class Scorer:
@@ -44,7 +44,7 @@ class Scorer:
     model
         Model to score with, on any device.
     batch_tokens
-        Padded tokens a forward pass at the most; a longer row makes a batch of its own.
+        Padded tokens per forward pass, at most; a longer row is a batch of its own.
     precision
         `fp32`, or `bf16` (autocast); the logits are normalised in fp32 either way.
     """
@@ -55,10 +55,10 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Score]:
-        """Score each row's continuation given what stands before it.
+        """Score each row's continuation given what precedes it.
 
         Rows are sorted by length, padded on the right (which causal attention never sees), and the
-        output head is applied to the scored tokens alone.
+        output head is applied only to the scored tokens.
 
         Parameters
         ----------
@@ -80,13 +80,13 @@ class Scorer:
 
     @torch.inference_mode()
     def next_token(self, tokens: Sequence[int]) -> int:
-        """Likeliest token after a sequence of at most `context_tokens`."""
+        """Most likely token after a sequence of at most `context_tokens`."""
         with self.autocast():
             h_D = self.model.hidden(torch.tensor([tokens], device=self.device))[0, -1]
             return int(self.model.head(h_D[None]).argmax())
 
     def autocast(self) -> torch.autocast:
-        """Arithmetic of the precision asked for."""
+        """Arithmetic of the requested precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def _score_batch(self, rows: list[Row]) -> list[Score]:

@@ -1,7 +1,7 @@
-"""Which tasks a suite means, and the id of their evaluation; reads YAML only, never a data set.
+"""The tasks of a suite, and the id of their evaluation; reads only YAML, never a data set.
 
 A task file is lm-eval's own format. In a folder of ours (or the user's), `{source}` in a task's name
-makes the file a template: it stands for one task for each held-out source of the data.
+makes the file a template: one task per held-out source of the data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 from workbench.config.schema import SuiteConfig
 
 ADAPTER_VERSION = 1
-"""Part of every id; raised when a change of this package changes scores."""
+"""Part of every id; raise it when a change in this package changes scores."""
 
 EMBEDDED = Path(__file__).parent / "suites"
 """Task files of the embedded suite."""
@@ -37,32 +37,32 @@ class EvaluationError(RuntimeError):
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task of a suite, before any of its data is read."""
+    """One task of a suite, before its data is read."""
 
     name: str
     """Its name in the results."""
     path: Path
     """Its file."""
     source: str | None
-    """Held-out source the template was filled in for; None for a task that is no template."""
+    """Held-out source that the template was filled in for; None for a task that is not a template."""
     config: dict[str, Any]
-    """Its file's contents, includes merged, functions by name, free of absolute paths."""
+    """Its file's contents, with includes merged, functions by name and no absolute paths."""
 
 
 def resolve_suite(suite: SuiteConfig, sources: Sequence[str]) -> list[TaskSpec]:
-    """Find the tasks a suite means, templates filled in for each source.
+    """Find the tasks of a suite, with templates filled in for each source.
 
     Parameters
     ----------
     suite
-        The suite; its `include_path` says where its task files are.
+        The suite; its `include_path` is the folder of its task files.
     sources
         Held-out sources of the data.
 
     Raises
     ------
     EvaluationError
-        A name is no task there; groups and tags of lm-eval are named task by task.
+        A name is not a task; groups and tags of lm-eval must be named task by task.
     """
     files = _lm_eval_files() if suite.include_path is None else _folder_files(suite_folder(suite))
     specs: list[TaskSpec] = []
@@ -72,7 +72,7 @@ def resolve_suite(suite: SuiteConfig, sources: Sequence[str]) -> list[TaskSpec]:
 
 
 def uses_heldout(suite: SuiteConfig) -> bool:
-    """Whether any of a suite's tasks may read held-out text: those of lm-eval itself never do."""
+    """Whether any of a suite's tasks may read held-out text; lm-eval's own never do."""
     return suite.include_path is not None
 
 
@@ -82,27 +82,27 @@ def suite_folder(suite: SuiteConfig) -> Path:
     Raises
     ------
     EvaluationError
-        It is no folder.
+        It is not a folder.
     """
     if suite.include_path is None:
         return _lm_eval_tasks()
     folder = EMBEDDED if suite.include_path == "embedded" else Path(suite.include_path)
     if not folder.is_dir():
-        raise EvaluationError(f"evaluation suite {suite.name!r}: include_path={suite.include_path!r} is no folder")
+        raise EvaluationError(f"evaluation suite {suite.name!r}: include_path={suite.include_path!r} is not a folder")
     return folder.resolve()
 
 
 def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str]) -> str:
-    """Name of an evaluation: equal ids are equal questions, asked and counted in the same way.
+    """Id of an evaluation: equal ids mean the same questions, asked and counted in the same way.
 
     Parameters
     ----------
     suite
-        The suite; its name, its folder's place and its batch size are outside the id.
+        The suite; its name, its folder's location and its batch size are not part of the id.
     precision
         Arithmetic of the evaluation.
     heldout_fingerprint
-        Fingerprint of the held-out text; outside the id of suites that do not read it.
+        Fingerprint of the held-out text; not part of the id of suites that do not read it.
     sources
         Held-out sources of the data.
 
@@ -130,7 +130,7 @@ def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, 
 
 
 def fill_in(value: Any, source: str | None) -> Any:
-    """Put a source's name for `{source}` into a task's name and its `dataset_kwargs`."""
+    """Replace `{source}` in a task's name and its `dataset_kwargs`."""
     if source is None:
         return value
     if isinstance(value, str):
@@ -145,7 +145,7 @@ def _resolve_task(suite: SuiteConfig, name: str, files: dict[str, Path], sources
         wanted = [(t, s) for t in files if "{source}" in t for s in sources if fill_in(t, s) == name]
     if not wanted:
         where = "lm-eval (name the tasks of a group one by one)" if suite.include_path is None else suite.include_path
-        raise EvaluationError(f"evaluation suite {suite.name!r}: {name!r} is no task of {where}")
+        raise EvaluationError(f"evaluation suite {suite.name!r}: {name!r} is not a task of {where}")
     root = suite_folder(suite)
     specs = []
     for template, source in wanted:
@@ -157,7 +157,7 @@ def _resolve_task(suite: SuiteConfig, name: str, files: dict[str, Path], sources
 
 def _read_task(path: Path, root: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
-        """Keeps `!function` references as text, by their place under the root."""
+        """Keeps `!function` references as text, by their path below the root."""
 
     place = Path(os.path.relpath(path.parent, root)).as_posix()
     Loader.add_constructor("!function", lambda loader, node: f"!function {place}:{node.value}")

@@ -1,4 +1,4 @@
-"""lm-eval's task objects: built once for a suite and its data, scored for one checkpoint after another."""
+"""lm-eval's task objects: built once per suite and data, scored for one checkpoint after another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEWSHOT_SEED = 1234
 """lm-eval's own default."""
 
 BOOTSTRAP_ITERATIONS = 200
-"""For metrics whose standard error lm-eval bootstraps; 0 would remove the analytic ones as well."""
+"""Number of resamples for metrics whose standard error lm-eval bootstraps; 0 would remove the analytic ones as well."""
 
 
 def load_task(spec: TaskSpec, suite: SuiteConfig, metadata: dict[str, Any]) -> Task:
@@ -33,14 +33,14 @@ def load_task(spec: TaskSpec, suite: SuiteConfig, metadata: dict[str, Any]) -> T
     spec
         The task.
     suite
-        Gives few-shot examples and the limit; its few-shot number wins over the task's own, even a 0.
+        Sets few-shot examples and the limit; its few-shot number takes precedence over the task's own, even 0.
     metadata
-        Handed to the task's `custom_dataset`; `heldout_dir` among it.
+        Passed to the task's `custom_dataset`; includes `heldout_dir`.
 
     Raises
     ------
     EvaluationError
-        Anything fails, such as reaching the hub: one line that names the task.
+        Anything failed, such as reaching the hub: one line that names the task.
     """
     with naming(spec.name), _quiet():
         config = load_yaml(spec.path, resolve_func=True)
@@ -65,7 +65,7 @@ def score_task(task: Task, name: str, lm: LM, suite: SuiteConfig) -> dict[str, A
     Raises
     ------
     EvaluationError
-        Anything fails: one line that names the task.
+        Anything failed: one line that names the task.
     """
     with naming(name), _quiet():
         result = evaluate(
@@ -88,7 +88,7 @@ def naming(subject: str) -> Iterator[None]:
 
 
 def _keep_requests(task: Task) -> None:
-    """Let lm-eval's `evaluate` find the requests built already; only the model changes."""
+    """Let lm-eval's `evaluate` use the requests already built; only the model changes."""
 
     def reset(**_: Any) -> None:
         for instance in task.instances:

@@ -1,8 +1,8 @@
-"""What a study is made of: frozen dataclasses, with units in their names.
+"""Configuration of a study: frozen dataclasses, with units in their names.
 
-Two families live here. `Config` and its parts are what a researcher writes (Hydra composes them,
+There are two families. `Config` and its parts are what a researcher writes (Hydra composes them,
 `workbench.config.compose` builds them, and Hydra ends there). `Stage` is what the planner makes of
-them: one piece of one training trajectory, complete enough to be run from its directory alone.
+them: one piece of one training trajectory, which can be run from its directory alone.
 
 Every class validates itself when it is made: `__post_init__` raises `ValueError` quoting the value,
 does no I/O and changes nothing. Only the standard library is imported.

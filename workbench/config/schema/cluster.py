@@ -9,58 +9,58 @@ from workbench.config.plain import check_above, check_at_least
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """A Slurm cluster as one partition of it looks to a study."""
+    """One partition of a Slurm cluster."""
 
     name: str
     """Short name, used in tables."""
     partition: str | None = None
     """Slurm's partition; None takes the cluster's default."""
     account: str | None = None
-    """Account the time is charged to; None takes the user's default."""
+    """Account that the time is charged to; None takes the user's default."""
     qos: str | None = None
     """Quality of service; None takes the user's default."""
     constraint: str | None = None
-    """Node features asked for, as `sbatch --constraint` takes them."""
+    """Required node features, as in `sbatch --constraint`."""
     cpus_per_node: int = 2
     """CPU cores of a node."""
     memory_bytes_per_node: int | None = None
-    """Memory of a node; None asks for none, which takes the cluster's default."""
+    """Memory of a node; None requests none, so that the cluster's default applies."""
     gpus_per_node: int = 0
     """GPUs of a node; 0 trains on the CPU."""
     gpu_kind: str | None = None
-    """Kind of GPU as the cluster's `--gres` names it (`a100`); None asks for any."""
+    """Kind of GPU as the cluster's `--gres` names it (`a100`); None requests any."""
     gpu_memory_bytes: int | None = None
     """Memory of one GPU; None leaves micro-batch and number of GPUs to the config."""
     max_nodes: int = 1
-    """Nodes one job may have."""
+    """Most nodes per job."""
     time_limit_minutes: int = 60
     """Longest time limit of a job; a stage that takes longer is requeued under the same job id."""
     signal_seconds: int = 120
-    """The job is told this long before its limit, and has that long to write a checkpoint."""
+    """How long before its limit a job is warned; it has that long to write a checkpoint."""
     max_array_tasks: int = 1000
-    """Elements of one job array at the most (Slurm's MaxArraySize)."""
+    """Most elements per job array (Slurm's MaxArraySize)."""
     array_parallelism: int | None = None
-    """Elements of one array that run at once; None leaves it to the scheduler."""
+    """Elements of one array that may run at once; None leaves it to the scheduler."""
     max_submit: int | None = None
-    """Jobs a user may have queued (MaxSubmitJobs); None asks Slurm by trying."""
+    """Jobs a user may have queued (MaxSubmitJobs); None finds out by trying."""
     setup: list[str] = field(default_factory=list[str])
     """Shell lines run on the node before the job: modules, environment variables."""
     python: str | None = None
     """Python to run on the nodes; None takes the one that launches."""
     submit_from_node: bool = False
-    """The cluster allows `sbatch` on compute nodes: evaluations are submitted as checkpoints land."""
+    """Whether the cluster allows `sbatch` on compute nodes: evaluations are then submitted early."""
     rule: str = "fewest_gpus"
-    """Rule of `workbench.study.resources` that turns size, tokens and speed into a job's resources: `fewest_gpus`,
-    or `within_time_limit` (as many more as keep a stage within one job)."""
+    """Rule of `workbench.study.resources` that derives a job's resources from size, tokens and speed: `fewest_gpus`,
+    or `within_time_limit` (as many more as needed to finish a stage within one job)."""
     tokens_per_second: dict[str, float] = field(default_factory=dict[str, float])
-    """Measured training speed of one GPU (or process) by model name; several are taken to be as many times as fast.
-    What is not named is estimated from FLOPs."""
+    """Measured training speed of one GPU (or process) by model name, assumed to scale linearly with their number.
+    Models not named are estimated from FLOPs."""
     flops_per_second: float | None = None
-    """Training FLOPs a second of one GPU (or process), for models not named above; None gives no estimate."""
+    """Training FLOPs per second of one GPU (or process), for models not named above; None gives no estimate."""
     price_per_gpu_hour: float | None = None
-    """Price of one GPU hour (of one node hour where there are no GPUs); None states no cost."""
+    """Price of one GPU hour (of one node hour without GPUs); None gives no cost."""
     currency: str = "USD"
-    """Of the price."""
+    """Currency of the price."""
     evaluation_gpus: int = 0
     """GPUs of an evaluation job."""
     evaluation_cpus: int = 1
@@ -73,7 +73,7 @@ class ClusterConfig:
     """Further `sbatch` options by their long names, without dashes."""
 
     def __post_init__(self) -> None:
-        """Refuse a cluster without room."""
+        """Refuse a cluster on which no job fits."""
         for name in ("cpus_per_node", "max_nodes", "time_limit_minutes", "max_array_tasks", "array_parallelism"):
             check_at_least(f"cluster.{name}", getattr(self, name), 1)
         for name in ("signal_seconds", "max_submit", "evaluation_cpus", "evaluation_minutes"):
@@ -90,5 +90,5 @@ class ClusterConfig:
             if self.signal_seconds >= 60 * getattr(self, name):
                 raise ValueError(
                     f"cluster.signal_seconds={self.signal_seconds} is not below cluster.{name}={getattr(self, name)}: "
-                    "a job would be told to leave before it begins"
+                    "a job would be warned before it starts"
                 )

@@ -1,4 +1,4 @@
-"""What it is trained on."""
+"""Configuration of the data and the tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKENIZER_KINDS = ("bpe", "file")
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One stream of documents and its share of the training tokens."""
+    """One collection of documents and its share of the training tokens."""
 
     kind: str
     """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
@@ -23,7 +23,7 @@ class SourceConfig:
     """File, glob or folder; for `huggingface` the data set's name. Relative paths start at the working
     directory. Unused by the `python_*` kinds."""
     text_field: str = "text"
-    """Field (column) that holds the text."""
+    """Field (column) with the text."""
     subset: str | None = None
     """`huggingface`: configuration name of the data set."""
     split: str = "train"
@@ -31,17 +31,17 @@ class SourceConfig:
     revision: str | None = None
     """`huggingface`: commit or tag, part of the fingerprint."""
     max_bytes: int | None = None
-    """Training text taken at the most, in UTF-8 bytes after filtering; None takes all there is."""
+    """Most training text to take, in UTF-8 bytes after filtering; None takes all."""
     heldout_bytes: int = 200_000
-    """Held-out text aimed at, in UTF-8 bytes; it does not depend on `max_bytes`."""
+    """Amount of held-out text to aim for, in UTF-8 bytes; independent of `max_bytes`."""
     unique_tokens: int | None = None
-    """Distinct training tokens used at the most; None uses all, and `plan` says where all are fewer. Smaller
-    budgets are nested in larger."""
+    """Most distinct training tokens to use; None uses all, and `plan` tells if there are fewer. Smaller subsets
+    are contained in larger ones."""
     max_epochs: float | None = 1.0
-    """How often a token may be seen; None allows any repetition."""
+    """Most times a token may be seen; None allows any repetition."""
 
     def __post_init__(self) -> None:
-        """Refuse what no reader could read."""
+        """Refuse a source that no reader could read."""
         check_choice("source kind", self.kind, SOURCE_KINDS)
         check_at_least("source weight", self.weight, 0)
         if not self.kind.startswith("python_") and not self.path:
@@ -54,23 +54,23 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The sources of a study and how they are split and filtered."""
+    """The sources of a study, and how they are split and filtered."""
 
     name: str
     """Short name, used in figures and run names."""
     sources: dict[str, SourceConfig]
     """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
     heldout_percent: float = 2.0
-    """Files held out, in percent of all files, chosen by a hash of each file's content."""
+    """Held-out files, in percent of all files, chosen by a hash of each file's content."""
     min_document_bytes: int = 200
     """Documents shorter than this are dropped."""
     unique_tokens: int | None = None
     """Distinct training tokens of all sources together, divided among them by their weights, so that all are
-    repeated alike; None leaves each source its own. Smaller budgets are nested in larger. Refused beside phases that
-    set a mixture, with a weight of 0, and (before training) where a store holds fewer."""
+    repeated equally often; None leaves each source its own. Smaller subsets are contained in larger ones. Refused with
+    phases that set a mixture, with a weight of 0, and (before training) if a store has fewer."""
     overlap_lines: int = 5
-    """Training text loses every run of this many non-blank lines (white space folded) that occurs in a
-    held-out document."""
+    """Every run of this many non-blank lines (white space folded) that occurs in a held-out document is
+    removed from training text."""
 
     def __post_init__(self) -> None:
         """Refuse an empty or one-sided split."""
@@ -82,7 +82,9 @@ class DataConfig:
         check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
         check_at_least("data.unique_tokens", self.unique_tokens, 1)
         if self.unique_tokens is not None and any(source.unique_tokens for source in self.sources.values()):
-            raise ValueError(f"data.unique_tokens={self.unique_tokens} divides what a source's unique_tokens sets, too")
+            raise ValueError(
+                f"data.unique_tokens={self.unique_tokens} conflicts with a source's own unique_tokens: set only one"
+            )
         for name in self.sources:
             check_name("data.sources", name)
         exact_weights({name: source.weight for name, source in self.sources.items()})
@@ -90,7 +92,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """How text becomes token ids."""
+    """How text is turned into token ids."""
 
     kind: str = "bpe"
     """`bpe`: byte-level BPE trained on the training split; `file`: `path` as it is."""
@@ -103,7 +105,7 @@ class TokenizerConfig:
     eos: str | None = None
     """`file`: token that ends a text; None takes the one that the files name, if any."""
     train_bytes: int = 8_000_000
-    """Training text the BPE is trained on, in bytes; independent of the sources' `max_bytes`."""
+    """Amount of training text the BPE is trained on, in bytes; independent of the sources' `max_bytes`."""
 
     def __post_init__(self) -> None:
         """Refuse a file without a path, and a vocabulary that cannot hold all bytes."""

@@ -1,4 +1,4 @@
-"""What is trained."""
+"""Configuration of the model, and of an ablation's variants."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ KV_HEADS = ("multi_head", "multi_query")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder with Llama 2's architecture, and the switches that ablations turn."""
+    """A decoder with Llama 2's architecture, with switches for ablations."""
 
     name: str
     """Short name, used in figures and run names."""
     num_layers: int
     """Transformer blocks."""
     width: int
-    """Residual stream's width (hidden size)."""
+    """Width of the residual stream (hidden size)."""
     num_heads: int
     """Query heads; `width` is divided among them."""
     num_kv_heads: int
@@ -39,9 +39,9 @@ class ModelConfig:
     position: str = "rope"
     """`rope`, `learned` (an added table) or `none`."""
     tie_embeddings: bool = False
-    """The output head shares the embedding's weights."""
+    """Whether the output head shares the embedding's weights."""
     qk_norm: bool = False
-    """Normalise queries and keys per head before the rotation."""
+    """Whether queries and keys are normalised per head before the rotation."""
     rope_theta: float = 10000.0
     """RoPE's base."""
     norm_eps: float = 1e-5
@@ -78,7 +78,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """One factor changed against a study's baseline; what is None stays the baseline's."""
+    """One factor changed from a study's baseline; fields that are None keep the baseline's value."""
 
     name: str = "base"
     """Short name, used in tables and figures."""
@@ -91,9 +91,9 @@ class VariantConfig:
     position: str | None = None
     """As `model.position`."""
     mixture: dict[str, float] = field(default_factory=dict[str, float])
-    """Source weights in place of `data.sources.*.weight`; empty keeps them. Refused beside phases with a mixture."""
+    """Source weights instead of `data.sources.*.weight`; empty keeps those. Refused with phases that set a mixture."""
     match_parameters: bool = True
-    """Give the feed-forward block the width that keeps the parameters without embeddings within 1%."""
+    """Whether to choose the feed-forward width that keeps the parameters without embeddings within 1%."""
 
     def __post_init__(self) -> None:
         """Refuse switches that do not exist."""

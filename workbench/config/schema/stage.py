@@ -1,4 +1,4 @@
-"""What the planner makes of points: pieces of training trajectories."""
+"""Stages, which the planner makes of points: pieces of training trajectories."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Schedule:
     decay_tokens: int = 0
     """Length of the decay; 0 for `constant`."""
     final_ratio: float = 1.0
-    """Learning rate at the decay's end over the peak."""
+    """Ratio of the learning rate at the end of the decay to the peak."""
 
 
 @dataclass(frozen=True)
 class MixtureSegment:
-    """Source weights from one sequence of the chain on."""
+    """Source weights starting at one sequence of the chain."""
 
     start_sequence: int
-    """First sequence of the chain this segment governs."""
+    """First sequence of the chain with these weights."""
     weights: dict[str, float]
-    """Weights once the ramp is over."""
+    """Weights at the end of the ramp."""
     ramp_sequences: int = 0
-    """Sequences over which the weights move linearly from the segment's before."""
+    """Sequences over which the weights change linearly from the previous segment's."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class StreamSource:
     """One source of a stream."""
 
     unique_tokens: int | None = None
-    """Distinct tokens at the most; None takes all in the store."""
+    """Most distinct tokens; None takes all in the store."""
     max_epochs: float | None = 1.0
-    """Repetition allowed; None allows any."""
+    """Most times a token may be seen; None allows any repetition."""
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """All that sequence `i` of a chain is computed from."""
+    """Everything that sequence `i` of a chain is computed from."""
 
     data_fingerprint: str
-    """Names the prepared store, `<outputs>/data/<fingerprint>`."""
+    """Name of the prepared store, `<outputs>/data/<fingerprint>`."""
     context_tokens: int
-    """Predicted tokens a sequence; a sequence has one token more."""
+    """Predicted tokens per sequence; a sequence has one token more."""
     seed: int
     """Seed of the order."""
     sources: dict[str, StreamSource]
@@ -67,7 +67,7 @@ class StreamConfig:
 
 @dataclass(frozen=True)
 class Parent:
-    """The checkpoint a stage begins from."""
+    """The checkpoint that a stage begins from."""
 
     stage: str
     """Id of the parent's trajectory."""
@@ -83,39 +83,39 @@ class Stage:
     """
 
     parent: Parent | None
-    """Checkpoint to begin from; None begins from initial weights."""
+    """Checkpoint to begin from; None for initial weights."""
     model: ModelConfig
     """Its `name` is a label and outside the id."""
     stream: StreamConfig
     """Training data."""
     batch_sequences: int
-    """Sequences an optimizer step."""
+    """Sequences per optimizer step."""
     schedule: Schedule
     """Learning rate."""
     optimizer: OptimizerConfig
-    """Only the fields the arithmetic uses are in the id, not the rule that gave the peak."""
+    """Only the fields that the arithmetic uses are in the id, not the rule that set the peak."""
     precision: str
     """`fp32` or `bf16`."""
     seed_init: int
     """Seed of the initial weights; 0 where there is a parent."""
     name: str = ""
-    """Phase's name: a label."""
+    """Name of the phase: a label."""
     end_tokens: int = 0
     """Target: tokens since the start of the chain at which this stage may stop."""
     milestones: list[int] = field(default_factory=list[int])
-    """Targets: tokens whose checkpoints are kept and evaluated, `end_tokens` among them."""
+    """Targets: tokens whose checkpoints are kept and evaluated, including `end_tokens`."""
     branch_points: list[int] = field(default_factory=list[int])
     """Targets: tokens whose checkpoints are kept because another stage begins there."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
-    """How the arithmetic is carried out."""
+    """How the arithmetic is carried out (threads, micro-batch, ...)."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When state goes to disk."""
+    """When state is written to disk."""
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
-    """What its job asks a cluster for."""
+    """What its job requests from a cluster."""
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens an optimizer step."""
+        """Tokens per optimizer step."""
         return self.batch_sequences * self.stream.context_tokens
 
     @property
