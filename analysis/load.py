@@ -33,7 +33,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +256,7 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     keys = ("stage", "model", "phase", "points", "parent", "commit", "dirty", "host", "cost_owner", "cost_counted")
     rows = [
         {"study": name, "run_id": run.info.run_id, "run": run.info.run_name, "status": run.info.status}
-        | {key: run.data.tags[key] for key in keys}
+        | {key: _joined(run.data.tags, key) for key in keys}
         | {key: truth(run.data.tags[key] or None) for key in ("dirty", "cost_counted")}
         for run in _stage_runs(client, experiment)
     ]
@@ -265,13 +265,32 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
 
 def resolve_uri(tracking_uri: str | None = None) -> str:
     """Tracking URI: the one given, else MLFLOW_TRACKING_URI, else the database found upward from here."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{find_database()}"
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(find_database())
+
+
+def _sqlite_uri(database: Path) -> str:
+    from sqlalchemy.engine import URL
+
+    # Pasted, a `?` in the path would begin the URL's query, and `%20` be read as a space.
+    url = URL.create("sqlite", database=str(database))
+    text = url.render_as_string(hide_password=False)
+    if text == f"sqlite:///{database}":
+        return text
+    # With a quoted path behind `sqlite:///`, MLflow 3.17 makes a second folder that is called so; the driver's name
+    # keeps it from that.
+    return url.set(drivername="sqlite+pysqlite").render_as_string(hide_password=False)
+
+
+def _lacks_database(uri: str) -> bool:
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    return database is not None and not Path(database).exists()
 
 
 def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]:
     uri = resolve_uri(tracking_uri)
-    path = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not path.exists():
+    if _lacks_database(uri):
         raise ValueError(f"tracking_uri={uri!r}: no such database")
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -321,7 +340,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
     facts: dict[str, Any] = {key: int(params[key]) if key in params else None for key in integers}
     return facts | {
         "study": name,
-        "point": tags["points"],
+        "point": _joined(tags, "points"),
         "stage": params["stage"],
         "trajectory": params["trajectory"],
         "run_id": model.source_run_id,
@@ -334,6 +353,15 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "commit": params.get("commit"),
         "data_fingerprint": params.get("data_fingerprint"),
     }
+
+
+def _joined(tags: Mapping[str, str], key: str) -> str:
+    """Names that stand in several tags where one does not hold them: each but the last ends in ` |`."""
+    text, i = tags[key], 2
+    while text.endswith(" |"):
+        text += f" {tags[f'{key}.{i}']}"
+        i += 1
+    return text
 
 
 def _latest_results(model: LoggedModel) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,8 @@ SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
 """Separator between two overrides of a point's name; values may contain commas themselves."""
 AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
 """Overrides that do not make a variant of a model."""
+LEFT_OUT = re.compile(r"and \d+ more")
+"""What earlier versions put in place of the points that did not fit into one tag."""
 
 
 def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
@@ -36,7 +38,11 @@ def override_of(frame: pd.DataFrame, key: str) -> pd.Series:
     values = override_values(frame, key)
     if values.isna().any():
         point = str(frame.loc[values.isna(), "point"].iloc[0])
-        found = sorted({_overrides(name).get(key, "") for name in point.split(" | ")})
+        if _is_cut(point):
+            raise ValueError(
+                f"point {point[:60]!r}... names only some of its points: `workbench publish` stores them all"
+            )
+        found = sorted({_overrides(name).get(key, "") for name in _names(point)})
         raise ValueError(f"point {point!r} has the values {found} for {key!r}: exactly one is needed")
     return values
 
@@ -128,7 +134,7 @@ def override_names(frame: pd.DataFrame) -> set[str]:
     frame
         With the column point.
     """
-    points = {point for points in set(frame["point"].astype(str)) for point in points.split(" | ")}
+    points = {point for points in set(frame["point"].astype(str)) for point in _names(points)}
     return {name for point in points for name in _overrides(point)}
 
 
@@ -138,12 +144,22 @@ def _overrides(point: str) -> dict[str, str]:
     return {name.lstrip("+"): value for name, value in parts}
 
 
+def _names(points: str) -> list[str]:
+    """Names of a checkpoint's points, as far as they are stored."""
+    return [name for name in points.split(" | ") if not LEFT_OUT.fullmatch(name)]
+
+
+def _is_cut(points: str) -> bool:
+    return len(_names(points)) < len(points.split(" | "))
+
+
 def _shared(points: str, key: str) -> str | None:
-    found = {_overrides(point).get(key) for point in points.split(" | ")}
-    return found.pop() if len(found) == 1 else None
+    """Value that all points have; None where they differ, or where not all are stored."""
+    found = {_overrides(point).get(key) for point in _names(points)}
+    return found.pop() if len(found) == 1 and not _is_cut(points) else None
 
 
 def _variant(points: str) -> str:
-    sets = [set(SEPARATOR.split(point)) for point in str(points).split(" | ") if "=" in point] or [set[str]()]
+    sets = [set(SEPARATOR.split(point)) for point in _names(str(points)) if "=" in point] or [set[str]()]
     common = set.intersection(*sets)
     return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in AXES))

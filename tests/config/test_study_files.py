@@ -3,6 +3,7 @@
 import pytest
 
 from workbench.config.compose import CONFIG_DIR, composer
+from workbench.config.schema import PathsConfig
 
 HEAD = "# @package _global_\nstudy: mine\n"
 SLURM = "defaults:\n  - override /hydra/launcher: slurm\n"
@@ -117,3 +118,8 @@ def test_a_users_file_that_the_projects_would_hide_is_refused(tmp_path):
     (tmp_path / "model" / "m0_1.yaml").write_text("defaults: [base_model, _self_]\n")
     with pytest.raises(ValueError, match=r"^[^\n]*model/m0_1\.yaml[^\n]*$"), composer(tmp_path):
         pass
+
+
+def test_outputs_that_no_address_could_name_are_refused():
+    with pytest.raises(ValueError, match=r"^paths\.outputs=[^\n]*UTF-8[^\n]*$"):
+        PathsConfig("/data/\udcff")

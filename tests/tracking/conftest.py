@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -37,3 +38,10 @@ def empty_database(tmp_path_factory):
 def root(tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return tmp_path
+
+
+@pytest.fixture
+def closed_port():
+    """Address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -36,12 +36,6 @@ def silent_server():
     thread.join()
 
 
-@pytest.fixture
-def closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
 def assert_bounded_failure(made, uri):
     before = dict(os.environ)
     started = time.monotonic()

@@ -35,11 +35,13 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
     from analysis.report.kinds import is_plain
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
+    from workbench.tracking.owner import refuse_foreign
 
     study, layout, tracking = facts.plan.study, facts.layout, facts.config.tracking
     uri = tracking.uri or default_uri(layout)
     try:
-        with connect(uri, tracking.timeout_seconds, layout):
+        with connect(uri, tracking.timeout_seconds, layout) as client:
+            refuse_foreign(client, layout, study)
             frame = load_study(study, uri)
     except (PublishError, ValueError) as error:
         print(f"no table and no figures: {error}; after `workbench publish {study}`, `workbench report` draws them")

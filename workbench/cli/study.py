@@ -34,6 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
         facts = make_facts([(point.name, point.config) for point in points])
         launcher = hydra.launcher(parsed.overrides)
         check_before_start(facts, launcher.workers, here=not launcher.submits)
+        _check_store(facts)
         _print_plan_line(facts)
         try:
             hydra.multirun(parsed.overrides)
@@ -49,6 +50,15 @@ def run(parsed: argparse.Namespace) -> int:
     if launcher.waits:
         show_results(facts, parsed.experiments)
     return _wait_status(facts) if launcher.waits and launcher.submits else status
+
+
+def _check_store(facts: Facts) -> None:
+    """Refuse a store that could not take the results, before anything is trained; a new default one can."""
+    from workbench.tracking.owner import check_store
+
+    tracking = facts.config.tracking
+    if tracking.publish and tracking.uri is not None:
+        check_store(facts.layout, facts.plan.study, tracking.uri, tracking.timeout_seconds)
 
 
 def _wait_status(facts: Facts) -> int:

@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workbench.cli.shared import make_study_facts, print_table
+from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table
+from workbench.config.schema import TrackingConfig
+from workbench.study.layout import Layout
+from workbench.study.record import read_record, recorded_points
+from workbench.tracking.connection import connect, default_uri
+from workbench.tracking.pages import study_addresses
 
 
 def prepare(parsed: argparse.Namespace) -> int:
@@ -24,19 +29,37 @@ def prepare(parsed: argparse.Namespace) -> int:
 
 
 def ui(parsed: argparse.Namespace) -> int:
-    """Open MLflow."""
-    from workbench.tracking.mlflow import default_uri
-
-    facts = make_study_facts(parsed)
-    uri = facts.config.tracking.uri or default_uri(facts.layout)
-    if uri.startswith("http"):
-        print(f"MLflow is at {uri}")
+    """Print the address of each study's pages, and open MLflow where no server is named."""
+    layout, tracking = _asked_store(parsed)
+    uri = tracking.uri or default_uri(layout)
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    _print_addresses(layout, uri, tracking.timeout_seconds, server, named_study(parsed))
+    if server == uri:
         return 0
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    command += ["--port", "5000", "--workers", "1", "--default-artifact-root", str(facts.layout.artifacts)]
-    print("MLflow: http://127.0.0.1:5000")
+    command += ["--port", "5000", "--workers", "1", "--default-artifact-root", layout.artifacts.resolve().as_uri()]
     return subprocess.call(command, env=environment)
+
+
+def _asked_store(parsed: argparse.Namespace) -> tuple[Layout, TrackingConfig]:
+    """Give outputs and tracking that the command line composes, or those of a study that was launched before."""
+    study = named_study(parsed)
+    if study is not None:
+        return default_layout(), recorded_points(read_record(default_layout(), study))[0][1].tracking
+    config = compose_points(parsed)[0].config
+    return Layout(Path(config.paths.outputs)), config.tracking
+
+
+def _print_addresses(layout: Layout, uri: str, timeout_seconds: float, server: str, study: str | None) -> None:
+    """Print where each study's runs and its chart are; all studies where none is named."""
+    with connect(uri, timeout_seconds, layout) as client:
+        found = {experiment.name: experiment for experiment in client.search_experiments()}
+    print(f"MLflow: {server}/#/experiments?workflowType=machine_learning")
+    for name in sorted(set(found) - {"Default"} if study is None else set(found) & {study}):
+        print(name)
+        for what, address in study_addresses(server, found[name].experiment_id, found[name].tags).items():
+            print(f"  {what:20}{address}")
 
 
 def bench(parsed: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ outputs/
   stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/, jobs/
   studies/<study>/study.json     points, stages, dependencies, cost estimate
   figures/<study>/  fits/<study>/
+  outputs.id                     names this folder to MLflow, wherever it is moved
   mlflow.db  mlartifacts/
 """
 
@@ -121,6 +122,11 @@ class Layout:
     def fits(self, name: str) -> Path:
         """Fits of one study."""
         return self.root / "fits" / name
+
+    @property
+    def identity(self) -> Path:
+        """File that holds the folder's own id."""
+        return self.root / "outputs.id"
 
     @property
     def database(self) -> Path:

@@ -34,7 +34,25 @@ class PublishError(Exception):
 
 def default_uri(layout: Layout) -> str:
     """SQLite in the outputs' root."""
-    return f"sqlite:///{layout.database.resolve()}"
+    database = layout.database.resolve()
+    from sqlalchemy.engine import URL
+
+    # Pasted, a `?` in the path would begin the URL's query, and `%20` be read as a space.
+    url = URL.create("sqlite", database=str(database))
+    text = url.render_as_string(hide_password=False)
+    if text == f"sqlite:///{database}":
+        return text
+    # With a quoted path behind `sqlite:///`, MLflow 3.17 makes a second folder that is called so; the driver's name
+    # keeps it from that.
+    return url.set(drivername="sqlite+pysqlite").render_as_string(hide_password=False)
+
+
+def artifact_location(layout: Layout, name: str, uri: str) -> str | None:
+    """URI of the folder of an experiment's artifacts; None leaves it to a server.
+
+    MLflow's own default for SQLite is the working directory.
+    """
+    return (layout.artifacts.resolve() / name).as_uri() if _database(uri) else None
 
 
 def init_store(uri: str) -> None:
@@ -138,7 +156,18 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 def _database(uri: str) -> Path | None:
     """File of an SQLite store, by one name whatever way leads to it; None for a server."""
-    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite"):
+        return None
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        name = make_url(uri).database
+    except ArgumentError as error:
+        raise PublishError(
+            f"tracking URI {uri!r} is no address of a database: write sqlite:////path/to/file"
+        ) from error
+    return Path(name).resolve() if name else None
 
 
 @contextlib.contextmanager

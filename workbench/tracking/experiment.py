@@ -6,7 +6,7 @@ publisher has looked, which then makes the same run again. Publishing keeps one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from workbench.tracking import spool
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 
-def ensure(client: MlflowClient, name: str, location: str | None) -> str:
+def ensure(client: MlflowClient, name: str, location: str | None, tags: Mapping[str, str] | None = None) -> str:
     """Id of the experiment, which is made where it is not there.
 
     Parameters
@@ -28,6 +28,8 @@ def ensure(client: MlflowClient, name: str, location: str | None) -> str:
         The study's name.
     location
         URI of the folder of its artifacts; None leaves that to the server.
+    tags
+        What a new experiment is made with.
 
     Raises
     ------
@@ -39,7 +41,7 @@ def ensure(client: MlflowClient, name: str, location: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=dict(tags or {}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -57,7 +59,7 @@ def single_runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
     Of two runs of one stage the one with more rows stays, or else with more tags.
     """
     kept: dict[str, Run] = {}
-    ours = [run for run in _search_runs(client, experiment) if run.data.tags.get("kind") in ("study", "stage")]
+    ours = [run for run in search_runs(client, experiment) if run.data.tags.get("kind") in ("study", "stage")]
     for run in sorted(ours, key=_progress, reverse=True):
         stage = run.data.tags.get("stage", "")
         if stage in kept:
@@ -76,7 +78,7 @@ def single_models(
     """
     kept: dict[tuple[str | None, str], LoggedModel] = {}
     known = {run.info.run_id for run in runs.values()}
-    ours = [model for model in _search_models(client, experiment) if model.tags.get("kind") == "checkpoint"]
+    ours = [model for model in search_models(client, experiment) if model.tags.get("kind") == "checkpoint"]
     for model in sorted(ours, key=lambda model: (len(model.tags), model.model_id), reverse=True):
         key = model.source_run_id, str(model.params.get("step"))
         if key in kept or model.source_run_id not in known:
@@ -91,7 +93,8 @@ def _progress(run: Run) -> tuple[float, int, str]:
     return run.data.metrics.get(spool.TRAIN_TOKENS, -1.0), len(run.data.tags), run.info.run_id
 
 
-def _search_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
+def search_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
+    """Every run of an experiment."""
     token = None
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
@@ -101,7 +104,8 @@ def _search_runs(client: MlflowClient, experiment: str) -> Iterator[Run]:
             return
 
 
-def _search_models(client: MlflowClient, experiment: str) -> Iterator[LoggedModel]:
+def search_models(client: MlflowClient, experiment: str) -> Iterator[LoggedModel]:
+    """Every logged model of an experiment."""
     token = None
     while True:
         page = client.search_logged_models([experiment], max_results=100, page_token=token)

@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.study.layout import Layout
 from workbench.tracking import experiment, records, spool
-from workbench.tracking.connection import PublishError, connect, default_uri, hold_lock, init_store
+from workbench.tracking.connection import (
+    PublishError,
+    artifact_location,
+    connect,
+    default_uri,
+    hold_lock,
+    init_store,
+)
+from workbench.tracking.owner import claim, make_owner
+from workbench.tracking.pages import PAGE_TAGS, settle_page
 
 __all__ = ["PublishError", "PublishReport", "default_uri", "init_store", "log_figures", "publish_study"]
 
@@ -174,9 +183,10 @@ class _Publisher:
     def __init__(self, client: MlflowClient, uri: str, layout: Layout, record: records.StudyRecord) -> None:
         self.client = client
         self.record = record
-        # A server decides where its artifacts lie; MLflow's own default for SQLite is the working directory.
-        location = f"{layout.artifacts.resolve().as_uri()}/{record.name}" if uri.startswith("sqlite:") else None
-        self.experiment = experiment.ensure(client, record.name, location)
+        tags = {**make_owner(layout).tags, **PAGE_TAGS}
+        self.experiment = experiment.ensure(client, record.name, artifact_location(layout, record.name, uri), tags)
+        claim(client, self.experiment, layout)
+        settle_page(client, self.experiment)
         self.runs = experiment.single_runs(client, self.experiment)
         self.models = experiment.single_models(client, self.experiment, self.runs)
         self.sent = {"rows": 0, "checkpoints": 0, "evaluations": 0, "runs": 0}

@@ -209,8 +209,8 @@ def _stage_record(
     tags = {
         "kind": "stage",
         "study": plan["study"],
-        "points": _points_tag([point["name"] for point, _ in points]),
-        "variant": _points_tag(sorted({_variant(point) for point, _ in points} - {""})),
+        **names_tags("points", [point["name"] for point, _ in points]),
+        **names_tags("variant", sorted({_variant(point) for point, _ in points} - {""})),
         "stage": stage_dir.id,
         "phase": stage.name,
         "model": label,
@@ -290,7 +290,7 @@ def _checkpoint_record(
             "study": tags["study"],
             "stage": tags["stage"],
             "model": tags["model"],
-            "points": _points_tag([point["name"] for point in through]),
+            **names_tags("points", [point["name"] for point in through]),
             "checkpoint": str(path.resolve()),
             "evaluation_ids": tags["evaluation_ids"],
         },
@@ -303,15 +303,18 @@ def _variant(point: dict[str, Any]) -> str:
     return str(point.get("config", {}).get("variant", {}).get("name", ""))
 
 
-def _points_tag(names: list[str]) -> str:
-    """Names of points joined by ` | `; where they would not fit, as many as do and the number left out."""
-    kept, length = list[str](), 0
+def names_tags(key: str, names: list[str]) -> dict[str, str]:
+    """Names joined by ` | `, in as many tags as they need: `points`, `points.2`, ...; all but the last end in ` |`."""
+    parts: list[list[str]] = [[]]
+    length = 0
     for name in names:
         length += len(name) + 3
-        if length > MAX_TAG_CHARACTERS - 50:
-            return " | ".join([*kept, f"and {len(names) - len(kept)} more"])
-        kept.append(name)
-    return " | ".join(kept)
+        if length > MAX_TAG_CHARACTERS and parts[-1]:
+            parts.append([])
+            length = len(name) + 3
+        parts[-1].append(name)
+    keys = [key, *(f"{key}.{i}" for i in range(2, len(parts) + 1))]
+    return {key: " | ".join(part) + (" |" if key != keys[-1] else "") for key, part in zip(keys, parts, strict=True)}
 
 
 def _identity_params(stage: schema.Stage) -> dict[str, str]:

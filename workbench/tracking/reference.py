@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.study.layout import Layout
 from workbench.tracking import experiment, spool
-from workbench.tracking.connection import connect, default_uri, hold_lock
+from workbench.tracking.connection import artifact_location, connect, default_uri, hold_lock
 from workbench.tracking.mlflow import MAX_BATCH_METRICS
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ def import_reference(
         raise ValueError(f"study {study!r} holds trainings: import under another name, such as reference/{study}")
     uri = uri or default_uri(layout)
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.root / "import.lock"):
-        location = f"{layout.artifacts.resolve().as_uri()}/{study}" if uri.startswith("sqlite:") else None
-        return _Importer(client, study, location).send(checkpoints)
+        return _Importer(client, study, artifact_location(layout, study, uri)).send(checkpoints)
 
 
 class _Importer:

@@ -35,6 +35,15 @@ class PathsConfig:
     outputs: str
     """Root of all output; relative paths start at the project's root."""
 
+    def __post_init__(self) -> None:
+        """Refuse a name that could stand in no file and no address."""
+        try:
+            self.outputs.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"paths.outputs={self.outputs!r} holds bytes that are not UTF-8: rename the folder"
+            ) from None
+
 
 @dataclass(frozen=True)
 class Config:

@@ -1,0 +1,28 @@
+"""Points' names, whole and as earlier versions cut them."""
+
+import pandas as pd
+import pytest
+
+from analysis.overrides import label_variants, override_names, override_of, override_values
+
+CUT = "model=m1,seed=0,variant=gelu | model=m1,seed=1,variant=gelu | and 12 more"
+
+
+def frame(*points):
+    return pd.DataFrame({"model": "m1", "point": list(points)})
+
+
+def test_what_was_cut_is_no_point_and_no_value():
+    assert override_names(frame(CUT)) == {"model", "seed", "variant"}
+    assert override_values(frame(CUT), "variant").isna().all()
+    assert override_values(frame(CUT.removesuffix(" | and 12 more")), "variant").tolist() == ["gelu"]
+
+
+def test_the_refusal_says_how_to_get_all_points():
+    with pytest.raises(ValueError, match=r"^[^\n]*only some of its points: `workbench publish`"):
+        override_of(frame(CUT), "variant")
+
+
+def test_variants_are_told_apart_by_the_points_that_are_known():
+    labels = label_variants(frame(CUT, "model=m1,seed=0,variant=base"))["model"]
+    assert labels.tolist() == ["m1 variant=gelu", "m1 variant=base"]
