@@ -236,5 +236,5 @@ def test_a_broken_file_is_named_and_nothing_is_sent(root, folder, capsys, monkey
     before = counts(root)
     code, _, err = command(capsys, folder, "study=reference/x", r"tokens=step(\d+)*1000")
     assert code == 2
-    assert "z.json is no JSON file" in err
+    assert "z.json is not valid JSON" in err
     assert counts(root) == before
