@@ -15,12 +15,14 @@ ENDS = {"/".join(name.split("/")[start:]) for name in FILES for start in range(n
 PATH = re.compile(r"`(?:[\w./-]+ )?((?:[\w-]+/)*[\w-]+\.py)\b")
 MODULE = re.compile(r"`((?:analysis|workbench)(?:\.\w+)+)")
 OF_OTHER_PROJECTS = ("lm_eval/", "lit_gpt/")
+TAGS_OF_MLFLOW = {"workbench.outputs", "workbench.owner"}
 
 
 def stale_names(text):
     """Name what a text puts in backquotes as a file or module of the project, and is not there."""
     paths = {path for path in PATH.findall(text) if path not in ENDS and not path.startswith(OF_OTHER_PROJECTS)}
-    return paths | {name for name in MODULE.findall(text) if not is_defined(name)}
+    modules = {name for name in MODULE.findall(text) if not is_defined(name)}
+    return paths | (modules - TAGS_OF_MLFLOW)
 
 
 def is_defined(name):

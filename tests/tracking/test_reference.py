@@ -211,9 +211,9 @@ def test_the_command(root, folder, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("study=x",), "import takes one folder of result files, and was given []"),
-        (("FOLDER",), "import lacks the study's name"),
-        (("FOLDER", "study=x", "size=3"), "import knows no 'size=3': give study="),
+        (("study=x",), "import takes one folder of result files, but was given []"),
+        (("FOLDER",), "import needs the study's name"),
+        (("FOLDER", "study=x", "size=3"), "import does not know 'size=3': give study="),
         (("FOLDER", "study=x", "family=llama"), "family='llama': pythia alone is known"),
         (("FOLDER", "study=x", "family=pythia", "shots=0"), "family=pythia says shots by itself"),
         (("FOLDER", "study=x", "tokens=step"), "tokens=step: give a pattern and the tokens of one"),

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from workbench import __version__
 from workbench.cli import imports, plan, study, tools
-
-_OVERRIDES = "Hydra overrides, as experiments=token_scaling model=m0_1,m0_3 seed=range(3); or a study launched before"
+from workbench.cli.help import ARGUMENTS, EXAMPLES, SETTINGS, START
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,43 +42,51 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("workbench", description="An experiment-tracking workbench for scaling studies")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "workbench",
+        description="Scaling studies of language models: plan, train, evaluate, track and draw them.",
+        epilog=START,
+        formatter_class=raw,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=EXAMPLES.get(name, imports.HELP),
+            formatter_class=raw,
+        )
         sub.set_defaults(command=command)
         sub.add_argument("--experiments", type=Path, metavar="DIR", help="a folder of your own studies")
         sub.add_argument("-m", "--multirun", action="store_true", help="accepted as in Hydra; always on")
-        sub.add_argument("overrides", nargs="*", help=_OVERRIDES)
+        metavar, words = ARGUMENTS.get(name, ("SETTING", SETTINGS))
+        sub.add_argument("overrides", nargs="*", metavar=metavar, help=words)
         return sub
 
     add("run", study.run, "run what is missing of a study: train, evaluate, publish, draw")
-    planning = add("plan", plan.print_plan, "print a study's points, stages and cost; start nothing")
-    planning.add_argument("--json", action="store_true", help="print it for scripts")
-    planning.add_argument("--no-measure", action="store_true", help="estimate no time")
+    planning = add("plan", plan.print_plan, "print a study's points, stages and cost without starting anything")
+    planning.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    planning.add_argument("--no-measure", action="store_true", help="do not measure this machine, and estimate no time")
     status = add("status", study.status, "print the state of each stage of a study")
-    status.add_argument("--json", action="store_true", help="print it for scripts")
-    status.add_argument("--watch", action="store_true", help="follow it until no job of the study is left")
-    add("cancel", study.cancel, "end a study's jobs on the cluster; the same launch goes on later")
+    status.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    status.add_argument("--watch", action="store_true", help="keep printing until no job of the study is left")
+    add("cancel", study.cancel, "end a study's jobs on the cluster")
     add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
-    add("publish", study.publish, "send to MLflow what it lacks of a study")
-    add("report", study.report, "draw a study's figures, write its page and print its table again")
-    reference = add(
-        "import", imports.import_results, f"put lm-eval result files of others into MLflow: {imports.USAGE}"
-    )
-    reference.epilog, reference.formatter_class = imports.HELP, argparse.RawDescriptionHelpFormatter
-    add("prepare", tools.prepare, "prepare a study's data, as in: workbench prepare data=python")
-    add("ui", tools.ui, "open MLflow on the loopback address")
+    add("publish", study.publish, "send MLflow what it lacks of a study")
+    add("report", study.report, "draw a study's figures and report page again, and print its table")
+    add("import", imports.import_results, "put lm-eval result files of others into MLflow")
+    add("prepare", tools.prepare, "prepare a study's data: read, split and tokenize it")
+    add("ui", tools.ui, "open MLflow on this machine")
     bench = add("bench", tools.bench, "measure the training speed of each model of a study")
-    bench.add_argument("--seconds", type=float, default=5.0, help="a model")
-    export = add(
-        "export", tools.export, "copy the Hugging Face part of a checkpoint: workbench export CHECKPOINT TARGET"
-    )
+    bench.add_argument("--seconds", type=float, default=5.0, help="measure each model for this long (default: 5)")
+    export = add("export", tools.export, "copy the Hugging Face part of a checkpoint to a folder")
     export.set_defaults(overrides=[])
-    generate = add("generate", tools.generate, "continue a text: workbench generate CHECKPOINT 'def main('")
-    generate.add_argument("--max-tokens", type=int, default=64)
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
-    generate.add_argument("--seed", type=int, default=0)
+    generate = add("generate", tools.generate, "continue a text with a checkpoint")
+    generate.add_argument("--max-tokens", type=int, default=64, help="how many tokens to add, at most (default: 64)")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the most likely token")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     return parser

@@ -16,17 +16,20 @@ USAGE = "workbench import FOLDER study=reference/pythia family=pythia"
 KEYS = ("study", "family", "model", "tokens", "facts", "annealed", "shots", "tracking_uri")
 
 
-HELP = r"""
+HELP = rf"""example:
+  {USAGE}
+
 study=NAME                    name of the study and of its MLflow experiment, such as reference/mine
-family=pythia                 sizes and tokens as published of Pythia
-tokens='step(\d+)*2097152'    a pattern whose group is a number, times the tokens of one
-model='runs/([^/]+)/'         a pattern whose group is the model's short name
-facts=FILE.csv                what the files do not say, by model, revision or file (docs/reference.md)
-annealed=last                 the checkpoint with the most tokens of each model is cooled down
-shots=0                       results of that many few-shot examples alone
-tracking_uri=URI              else MLFLOW_TRACKING_URI, else SQLite in the outputs
+family=pythia                 Pythia's published sizes and tokens
+tokens='step(\d+)*2097152'    a pattern with a number in its group, and the tokens of one unit
+model='runs/([^/]+)/'         a pattern with the model's short name in its group
+facts=FILE.csv                what the files lack, by model, revision or file (docs/reference.md)
+annealed=last                 count each model's checkpoint with the most tokens as cooled down
+shots=0                       take only results with this many few-shot examples
+tracking_uri=URI              default: MLFLOW_TRACKING_URI, else SQLite in the outputs
 
 Patterns are searched in `<model>@<revision> <file>`.
+Next: `workbench report NAME`.
 """
 
 
@@ -57,12 +60,12 @@ def _arguments(words: list[str]) -> tuple[Path, dict[str, str]]:
     folders = [word for word in words if word.split("=")[0] not in KEYS]
     unknown = [word for word in folders if "=" in word and not Path(word).exists()]
     if unknown:
-        raise ValueError(f"import knows no {unknown[0]!r}: give {', '.join(f'{key}=' for key in KEYS)}")
+        raise ValueError(f"import does not know {unknown[0]!r}: give {', '.join(f'{key}=' for key in KEYS)}")
     if len(folders) != 1:
-        raise ValueError(f"import takes one folder of result files, and was given {folders}: {USAGE}")
+        raise ValueError(f"import takes one folder of result files, but was given {folders}: {USAGE}")
     given = dict(word.split("=", 1) for word in words if word not in folders)
     if "study" not in given:
-        raise ValueError(f"import lacks the study's name: {USAGE}")
+        raise ValueError(f"import needs the study's name: {USAGE}")
     return Path(folders[0]), given
 
 
