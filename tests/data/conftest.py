@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.heldout import is_heldout
 from workbench.data.store import Prepared, prepare
 from workbench.study.layout import Layout
 
@@ -53,6 +57,19 @@ def fixture_make_documents():
 @pytest.fixture(name="write_jsonl")
 def fixture_write_jsonl():
     return write_jsonl
+
+
+@pytest.fixture(name="write_with_key")
+def fixture_write_with_key():
+    """Write the first text of `draw_text(0), draw_text(1), ...` whose hash the split puts on the side asked for."""
+
+    def write(path: Path, draw_text: Callable[[int], str], heldout: bool) -> str:
+        texts = (draw_text(draw).encode() for draw in itertools.count())
+        raw = next(t for t in texts if is_heldout(hashlib.sha256(t).hexdigest(), 5.0) == heldout)
+        path.write_bytes(raw)
+        return hashlib.sha256(raw).hexdigest()
+
+    return write
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data import header_texts, python_texts
 from workbench.data.fingerprint import describe_source
 from workbench.data.header_texts import cut_leading_comments, is_header, list_headers, read_header
-from workbench.data.heldout import is_heldout
 from workbench.data.sources import group_sources
 from workbench.data.store import prepare
 from workbench.study.layout import Layout
@@ -115,22 +114,23 @@ def test_headers_are_a_group_of_their_own():
 def test_packages_describe_headers_and_leave_the_other_kinds_as_they_were(monkeypatch: pytest.MonkeyPatch):
     headers, prose = SourceConfig("python_headers"), SourceConfig("python_prose")
     described = describe_source(headers)
-    assert described["corpus"] == [[n, version] for n, (version, _) in python_texts.list_distributions().items()]
+    assert [row[:2] for row in described["corpus"]] == [
+        [n, version] for n, (version, _) in python_texts.list_distributions().items()
+    ]
     assert describe_source(prose)["corpus"][0][0] == "python"
     monkeypatch.setattr(python_texts, "describe_packages", lambda: [["torch", "0"]])
     assert describe_source(headers) != described
     assert describe_source(headers) == describe_source(dataclasses.replace(headers, weight=3.0))
 
 
-def test_a_held_out_header_planted_in_another_is_removed(tmp_path: Path, monkeypatch, make_documents, small_tokenizer):
+def test_a_held_out_header_planted_in_another_is_removed(
+    tmp_path: Path, monkeypatch, make_documents, small_tokenizer, write_with_key
+):
     files: list[tuple[str, str]] = []
 
     def write(number: int, text: str, *, heldout: bool) -> None:
-        draw = 0
-        while is_heldout(key := f"{number * 100_003 + draw:016x}{number:016x}", 5.0) != heldout:
-            draw += 1
         path = tmp_path / f"file{number}.h"
-        path.write_text(LICENCE + text)
+        key = write_with_key(path, lambda draw: f"// {draw}\n{LICENCE}{text}", heldout)
         files.append((key, str(path)))
 
     monkeypatch.setattr(header_texts, "list_headers", lambda: sorted(files))

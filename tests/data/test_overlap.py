@@ -28,6 +28,16 @@ def test_a_planted_passage_is_cut_out_whatever_its_indentation():
     assert len(found) == 3
 
 
+def test_form_feeds_and_line_separators_end_no_line():
+    """What cuts and what measures must see the same lines, or a store without leak is refused."""
+    odd = "\n".join(f"a line\f number {i}\u2028 with\x1c others\u0085 inside" for i in range(7))
+    meter = OverlapMeter({"prose": [odd]}, 5)
+    assert len(meter.windows) == 3
+    assert make_runs(odd).cut(f"x\n{odd}\ny")[0] == ["x", "y"]
+    assert meter.report(meter.hits([f"x\n{odd}\ny"]))["prose"]["share"] == 1
+    assert not meter.hits(["x\n" + odd.replace("\f", "\n")])
+
+
 def test_fewer_lines_than_a_run_stay():
     text = "before\n" + "\n".join(PASSAGE[:4]) + "\nafter"
     assert make_runs("\n".join(PASSAGE)).cut(text) == ([text], set())

@@ -15,7 +15,7 @@ import zstandard
 import workbench
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
 from workbench.data.fingerprint import describe_source
-from workbench.data.sources import group_sources, read_items
+from workbench.data.sources import group_sources, normalise, read_items
 
 TEXTS = ["first document\nwith two lines", "second: naïve 东京 🙂", "third\r\nwith a carriage return", "{}"]
 
@@ -83,7 +83,7 @@ def test_a_missing_field_is_named_with_those_there(kind, tmp_path):
 def test_damaged_files_are_named_with_the_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(as_jsonl(TEXTS) + b'{"text": "cut o')
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 5"):
+    with pytest.raises(ValueError, match=r"a\.jsonl is truncated after line 4"):
         list(read_items(SourceConfig("jsonl", path=str(path))))
     packed = tmp_path / "b.jsonl.zst"
     packed.write_bytes(gzip.compress(as_jsonl(TEXTS)))
@@ -103,8 +103,21 @@ def test_the_description_follows_content_and_not_place(tmp_path):
 
 
 def test_a_revision_is_part_of_the_description():
-    source = SourceConfig("huggingface", path="some/set", revision="abc")
-    assert describe_source(source) != describe_source(dataclasses.replace(source, revision="abd"))
+    source = SourceConfig("huggingface", path="some/set", revision="a" * 40)
+    assert describe_source(source) != describe_source(dataclasses.replace(source, revision="b" * 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\r\nb\rc\n\r\n", "a\nb\nc"),
+        ("a\fb\x1cc\x1dd\x1ee\vf\u2028g\u2029h\u0085i", "a\fb\x1cc\x1dd\x1ee\vf\u2028g\u2029h\u0085i"),
+        ("\n\n  a \n b\f\n", "  a \n b\f"),
+        ("a\r\r\nb", "a\n\nb"),
+    ],
+)
+def test_only_crlf_and_cr_become_newlines(text, expected):
+    assert normalise(text) == expected
 
 
 def test_python_sources_are_read_together_and_once():

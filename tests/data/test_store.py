@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -24,8 +25,9 @@ from workbench.config.schema import (
 )
 from workbench.data import python_texts, store
 from workbench.data.heldout import is_heldout
-from workbench.data.store import describe, heldout_sizes, open_prepared, prepare, verify
+from workbench.data.store import heldout_sizes, open_prepared, prepare, verify
 from workbench.data.stream import Stream
+from workbench.data.summary import describe, dropped_table, notes, source_table
 from workbench.data.tokenizer import load_saved
 from workbench.study.layout import Layout
 
@@ -148,20 +150,17 @@ def test_a_store_that_leaks_is_not_kept(
     monkeypatch.setattr("workbench.data.overlap.HeldoutRuns.cut", lambda self, text: ([text], set()))
     with pytest.raises(RuntimeError, match="'a' has 100% of its bytes in training"):
         prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert [p.suffix for p in (tmp_path / "outputs" / "data").iterdir()] == [".lock"]
+    assert not list((tmp_path / "outputs" / "data").iterdir())
 
 
 @pytest.fixture
-def python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_documents):
-    """A made-up corpus of Python files; `write(name, text)` adds one, its key says whether it is held out."""
+def python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_documents, write_with_key):
+    """A made-up corpus of Python files; `write(name, text)` adds one, its hash says whether it is held out."""
     files: list[tuple[str, str]] = []
 
     def write(number: int, text: str, heldout: bool) -> None:
-        draw = 0
-        while is_heldout(key := f"{number * 100_003 + draw:016x}{number:016x}", 5.0) != heldout:
-            draw += 1
         path = tmp_path / f"file{number}.py"
-        path.write_text(text)
+        key = write_with_key(path, lambda draw: f"# {draw}\n{text}", heldout)
         files.append((key, str(path)))
 
     monkeypatch.setattr(python_texts, "list_files", lambda: sorted(files))
@@ -226,6 +225,116 @@ def test_exact_duplicates_are_stored_once(two_sources, small_tokenizer, tmp_path
     assert len(stored) == len(set(stored)) > 500
 
 
+def test_counts_say_what_became_of_every_document(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
+    plain = prepare(two_sources, small_tokenizer, Layout(tmp_path / "plain"), workers=1)
+    held, texts = heldout_texts(plain, "a"), make_documents(200, 2)
+    odd = [*texts, *texts[:40], *["short one\nwith lines"] * 3, "", " \n\t", held[0], held[0] + "\nbehind it"]
+    write_jsonl(tmp_path / "b.jsonl", odd)
+    made = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    facts = made.manifest["sources"]["b"]
+    split = [t for t in odd if is_heldout(hashlib.sha256(t.encode()).hexdigest(), 5.0)]
+    trained = [text for text in odd if text not in split]
+    assert facts["read"] == len(odd) == facts["documents"] + sum(facts["dropped"].values())
+    assert facts["dropped"] == {
+        "heldout_split": len(split),
+        "duplicate": len(trained) - len(set(trained)) - trained.count(odd[240]) + 1,
+        "too_short": trained.count(odd[240]),
+        "empty": sum(not text.strip() for text in trained),
+        "heldout_text": sum(held[0] in text for text in trained),
+    }
+    head, [_, row] = dropped_table(made)
+    assert dict(zip(head, row, strict=True))["too short"] == str(facts["dropped"]["too_short"])
+    assert sum(int(cell) for cell in row[2:]) == int(row[1]) == len(odd)
+
+
+@pytest.mark.parametrize("cap", [20_000, 60_000, 100_000])
+def test_counts_and_overlap_do_not_depend_on_how_far_workers_read_ahead(
+    cap, two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
+):
+    def read_all_first(self, method, arguments):
+        yield from [self.submit(method, *each).result() for each in list(arguments)]
+
+    monkeypatch.setattr("workbench.data.build._TEXT_A_CHUNK", 20_000)
+    write_jsonl(tmp_path / "a.jsonl", [text for text in make_documents(400, 1) for _ in range(2)])
+    data = replace_source(two_sources, "a", max_bytes=cap)
+    first = prepare(data, small_tokenizer, Layout(tmp_path / "first"), workers=1)
+    monkeypatch.setattr("workbench.data.workers.Pool.results", read_all_first)
+    second = prepare(data, small_tokenizer, Layout(tmp_path / "second"), workers=1)
+    assert digests(first) == digests(second)
+    for facts in ("sources", "overlap_before"):
+        assert first.manifest[facts] == second.manifest[facts]
+
+
+def test_a_cap_without_room_for_the_first_document_is_refused_with_both_numbers(two_sources, small_tokenizer, tmp_path):
+    data = replace_source(two_sources, "a", max_bytes=300)
+    with pytest.raises(
+        ValueError, match=r"'a': max_bytes=300 has no room for the first document, which has \d{3} bytes"
+    ):
+        prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert not list((tmp_path / "outputs" / "data").iterdir())
+
+
+def test_a_large_document_that_ends_a_source_early_is_named_with_both_numbers(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    large = "\n".join(make_documents(100, seed=8))
+    write_jsonl(tmp_path / "a.jsonl", [*make_documents(50, 1), large, *make_documents(200, 3)])
+    capped = {cap: replace_source(two_sources, "a", max_bytes=cap) for cap in (100_000, 200_000)}
+    stores = {c: prepare(d, small_tokenizer, Layout(tmp_path / "outputs"), workers=1) for c, d in capped.items()}
+    facts = stores[100_000].manifest["sources"]["a"]
+    assert facts["bytes"] < 40_000
+    assert facts["left_out_bytes"] == len(large)
+    assert facts["dropped"]["beyond_cap"] == 1
+    [note] = notes(stores[100_000])
+    for number in (
+        f"{facts['bytes']:,} of max_bytes=100,000",
+        f"{len(large):,} bytes",
+        f"{facts['bytes'] + len(large)}",
+    ):
+        assert number in note
+    assert not notes(stores[200_000])
+    row = dict(
+        zip(*(part for part in (source_table(stores[100_000])[0], source_table(stores[100_000])[1][0])), strict=True)
+    )
+    assert row["filled"] == f"{facts['bytes'] / 100_000:.1%}"
+    tokens = stores[100_000].sources["a"]
+    assert (stores[200_000].sources["a"][: len(tokens)] == tokens).all()
+
+
+def test_files_that_are_not_read_are_named_and_counted(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "a.jsonl", make_documents(200, seed=1))
+    for name in ("README.md", *(f"{i:02}.log" for i in range(30))):
+        (tmp_path / "data" / name).write_text("x")
+    source = dataclasses.replace(two_sources.sources["a"], path=str(tmp_path / "data"))
+    data = dataclasses.replace(two_sources, sources={"a": source})
+    made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert made.manifest["sources"]["a"]["skipped_files"]["count"] == 31
+    assert len(made.manifest["sources"]["a"]["skipped_files"]["names"]) == 20
+    assert notes(made) == [
+        "source 'a': 31 files there are not read as jsonl: 00.log, 01.log, 02.log, 03.log, 04.log and 26 more"
+    ]
+
+
+def test_inputs_that_change_while_they_are_read_make_no_store(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    def change(what, done, total):
+        write_jsonl(tmp_path / "b.jsonl", make_documents(150, 2))
+
+    with pytest.raises(ValueError, match="inputs of data 'two' changed while they were read"):
+        prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1, progress=change)
+    assert not list((tmp_path / "outputs" / "data").iterdir())
+
+
+def test_a_store_under_another_name_is_refused(prepared):
+    moved = prepared.directory.rename(prepared.directory.with_name("0123456789abcdef"))
+    with pytest.raises(ValueError, match=f"0123456789abcdef holds data {prepared.fingerprint}"):
+        open_prepared(moved)
+
+
 def test_short_documents_are_dropped(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
     write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2) + ["short one\nwith lines"] * 3)
     prepared = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
@@ -266,7 +375,7 @@ def test_a_failed_build_leaves_nothing_and_a_killed_one_is_replaced(
         patch.setattr("workbench.data.build._facts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(two_sources, small_tokenizer, layout, workers=1)
-    assert [p.name for p in (tmp_path / "outputs" / "data").iterdir()] == [f"{fingerprint}.lock"]
+    assert not list((tmp_path / "outputs" / "data").iterdir())
     killed = tmp_path / "outputs" / "data" / f"{fingerprint}.partial"
     killed.mkdir()
     (killed / "tokens_zzz.bin").write_bytes(b"left over")

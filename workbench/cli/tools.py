@@ -18,13 +18,18 @@ from workbench.tracking.pages import study_addresses
 
 def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
-    from workbench.data.store import describe, prepare
+    from workbench.data import summary
+    from workbench.data.store import prepare
     from workbench.launch.planning import stores
 
     facts = make_study_facts(parsed)
     for config in stores(facts.plan).values():
         prepared = prepare(config.data, config.tokenizer, facts.layout)
-        print(describe(prepared))
+        print(summary.describe(prepared))
+        for head, rows in (summary.source_table(prepared), summary.dropped_table(prepared)):
+            print()
+            print_table(head, rows)
+        print("\n".join(["", *summary.describe_heldout(prepared), *summary.notes(prepared)]))
     return 0
 
 

@@ -14,59 +14,29 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from workbench.config.schema import DataConfig, TokenizerConfig
+from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
-from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes, is_heldout
+from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes
+from workbench.data.inputs import find_inputs
+from workbench.data.intake import Intake
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item, group_sources
 from workbench.data.special_tokens import choose
-from workbench.data.workers import Pool, Work
+from workbench.data.workers import Pool, Reading, Work
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (None: unknown)."""
 
 _FILES_A_CHUNK = 32
 _TEXT_A_CHUNK = 500_000
-
-
-@dataclass
-class _Intake:
-    """What is taken of one source: the beginning of its pieces, for the store and for the tokenizer."""
-
-    cap: int | None
-    quota: int
-    stored_bytes: int = 0
-    stored: int = 0
-    sampled_bytes: int = 0
-    store_full: bool = False
-    sample: list[str] = field(default_factory=list)
-
-    @property
-    def sample_full(self) -> bool:
-        return self.sampled_bytes >= self.quota
-
-    @property
-    def full(self) -> bool:
-        return self.store_full and self.sample_full
-
-    def accept(self, piece: str) -> bool:
-        """Count a piece in; whether it belongs into the store."""
-        size = len(piece.encode())
-        if not self.sample_full:
-            self.sample.append(piece)
-            self.sampled_bytes += size
-        if self.cap is not None and self.stored_bytes + size > self.cap:
-            self.store_full = True  # never take a later, shorter piece: a smaller cap is a prefix of a larger
-        if not self.store_full:
-            self.stored += 1
-            self.stored_bytes += size
-        return not self.store_full
+_SKIPPED_NAMES = 20
 
 
 class _Writer:
@@ -141,15 +111,16 @@ def build(data: DataConfig, tokenizer: TokenizerConfig, directory: Path, workers
     Raises
     ------
     ValueError
-        An input is missing or unreadable, or a source has no text left.
+        An input is missing or unreadable, a source has no text left, or its cap no room for its first document.
     """
     groups = group_sources(data)
     progress("choosing held-out documents", 0, None)
     heldout = collect_heldout(data, groups)
     _write_heldout(heldout, directory)
-    work = Work(groups, heldout, OverlapMeter(heldout.texts(), data.overlap_lines), data.min_document_bytes)
+    meter = OverlapMeter(heldout.texts(), data.overlap_lines)
+    work = Work(groups, heldout, meter, data.min_document_bytes, data.heldout_percent)
     quota = tokenizer.train_bytes // len(data.sources) if tokenizer.kind == "bpe" else 0
-    intakes = {name: _Intake(source.max_bytes, quota) for name, source in data.sources.items()}
+    intakes = {name: Intake(name, source.max_bytes, quota) for name, source in data.sources.items()}
     pool = Pool(work, workers)
     writer = _Writer(pool, directory, data.sources)
     try:
@@ -159,8 +130,11 @@ def build(data: DataConfig, tokenizer: TokenizerConfig, directory: Path, workers
         writer.close()
     for name, intake in intakes.items():
         if not intake.stored:
-            raise ValueError(f"source {name!r} has no training text of {data.min_document_bytes} bytes or more")
-    return _facts(directory, heldout, work.meter, intakes, facts, dtype, before, writer.hits)
+            raise ValueError(
+                f"source {name!r} has no training text of data.min_document_bytes={data.min_document_bytes} bytes or "
+                f"more{counts.name_counts(intake.dropped, '; dropped are ')}"
+            )
+    return _facts(data, directory, heldout, meter, intakes, facts, dtype, before, writer.hits)
 
 
 def _run(
@@ -169,7 +143,7 @@ def _run(
     directory: Path,
     pool: Pool,
     writer: _Writer,
-    intakes: dict[str, _Intake],
+    intakes: dict[str, Intake],
     progress: Progress,
 ) -> tuple[tokenizers.TokenizerFacts, str, set[str]]:
     """Read until the tokenizer can be trained, train it, then read on to the caps."""
@@ -178,22 +152,22 @@ def _run(
     caps = [source.max_bytes for source in data.sources.values()]
     total = None if None in caps else sum(c for c in caps if c)
 
-    def take(pieces: list[tuple[str, int, str]], runs: set[str]) -> None:
-        before.update(runs)
-        for source, key, piece in pieces:
-            if key not in seen and not intakes[source].full:
-                seen.add(key)
-                if intakes[source].accept(piece):
-                    writer.add(source, piece)
+    def take(readings: list[Reading]) -> None:
+        for reading in readings:
+            intake = intakes[reading.source]
+            if not intake.store_full:
+                before.update(reading.runs)
+            for piece in intake.take(reading, seen):
+                writer.add(reading.source, piece)
         progress("reading and encoding", sum(i.stored_bytes for i in intakes.values()), total)
 
-    readers = [_read_group(data, g, group, pool, intakes) for g, group in enumerate(group_sources(data))]
+    readers = [_read_group(g, group, pool, intakes) for g, group in enumerate(group_sources(data))]
     for group, reader in zip(group_sources(data), readers, strict=True):
         while not all(intakes[name].sample_full for name in group.names):
             result = next(reader, None)
             if result is None:
                 break
-            take(*result)
+            take(result)
     progress("training the tokenizer", 0, None)
     trained = tokenizers.make_tokenizer(tokenizer, (text for i in intakes.values() for text in i.sample))
     facts = tokenizers.save(trained, directory / "tokenizer", choose(tokenizer))
@@ -201,22 +175,18 @@ def _run(
     writer.set_tokenizer(directory / "tokenizer", facts, dtype)
     for reader in readers:
         for result in reader:
-            take(*result)
+            take(result)
     writer.finish()
     return facts, dtype, before
 
 
-def _read_group(
-    data: DataConfig, index: int, group: Group, pool: Pool, intakes: dict[str, _Intake]
-) -> Iterator[tuple[list[tuple[str, int, str]], set[str]]]:
-    """Yield results of `Work.read` over a group's training items until its sources are full."""
+def _read_group(index: int, group: Group, pool: Pool, intakes: dict[str, Intake]) -> Iterator[list[Reading]]:
+    """Yield results of `Work.read` over a group's items until its sources are full."""
 
     def calls() -> Iterator[tuple[int, list[Item], tuple[str, ...]]]:
         chunk: list[Item] = []
         size = 0
         for item in group.items():
-            if is_heldout(item.key, data.heldout_percent):
-                continue
             chunk.append(item)
             size += _TEXT_A_CHUNK // _FILES_A_CHUNK if group.reads_files else len(item.payload)
             if size >= _TEXT_A_CHUNK:
@@ -243,10 +213,11 @@ def _write_heldout(heldout: Heldout, directory: Path) -> None:
 
 
 def _facts(
+    data: DataConfig,
     directory: Path,
     heldout: Heldout,
     meter: OverlapMeter,
-    intakes: dict[str, _Intake],
+    intakes: dict[str, Intake],
     facts: tokenizers.TokenizerFacts,
     dtype: str,
     before: set[str],
@@ -258,10 +229,11 @@ def _facts(
         tokens = token_file(directory, name).stat().st_size // np.dtype(dtype).itemsize
         sources[name] = {
             "tokens": tokens,
-            "documents": intake.stored,
-            "bytes": intake.stored_bytes,
+            **intake.facts(),
             "heldout_documents": len(heldout.documents[name]),
             "heldout_bytes": sum(len(d.text.encode()) for d in heldout.documents[name]),
+            "heldout_passed_over": dict(sorted(heldout.passed_over[name].items())),
+            "skipped_files": _skipped_files(data.sources[name]),
         }
     return {
         "tokenizer": {
@@ -276,3 +248,10 @@ def _facts(
         "overlap_left": meter.report(left),
         "heldout_sizes": {name: compressed_sizes(texts) for name, texts in heldout.texts().items() if texts},
     }
+
+
+def _skipped_files(source: SourceConfig) -> dict[str, Any]:
+    """Count the files at a source's path that are not read, and name the first."""
+    from_files = source.kind != "huggingface" and not source.kind.startswith("python_")
+    names = find_inputs(source).skipped if from_files else ()
+    return {"count": len(names), "names": list(names[:_SKIPPED_NAMES])}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
 from workbench.data import python_texts
-from workbench.data.sources import list_paths
+from workbench.data.cache import recall, remember
+from workbench.data.hub import is_local, resolve_revision
+from workbench.data.inputs import find_inputs, show
 from workbench.data.special_tokens import choose, first_in_vocabulary
+from workbench.study.files import sha256
 
-RULES = 3
+RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
 _LABELS = ("weight", "unique_tokens", "max_epochs")
@@ -60,7 +62,13 @@ def heldout_fingerprint(data: DataConfig) -> str:
 
 
 def describe_source(source: SourceConfig) -> dict[str, Any]:
-    """Plain values that identify a source's texts: versions, file hashes, or a repository's revision."""
+    """Plain values that identify a source's texts: versions, file hashes, or a data set's commit.
+
+    Raises
+    ------
+    ValueError
+        There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
+    """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
     if source.kind == "python_headers":
         described["corpus"] = python_texts.describe_packages()
@@ -68,7 +76,13 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         described["corpus"] = python_texts.describe_corpus()
     elif source.kind != "huggingface":
         described.pop("path")
-        described["files"] = [hash_file(path) for path in list_paths(source)]
+        described["files"] = [hash_file(path) for path in find_inputs(source).paths]
+    elif is_local(source):
+        folder = Path(described.pop("path"))
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        described["files"] = [[path.relative_to(folder).as_posix(), hash_file(path)] for path in files]
+    else:
+        described["revision"] = resolve_revision(source.path, source.revision)
     return described
 
 
@@ -87,30 +101,31 @@ def _describe_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file, remembered by size and modification time (big files: in the user's cache)."""
-    stat = path.stat()
-    return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    """SHA-256 of a file, remembered by what changes with its content (big files: in the user's cache).
+
+    Raises
+    ------
+    ValueError
+        It cannot be read.
+    """
+    try:
+        stat = path.stat()
+        # Copies and unpacked archives keep their times of modification, but not the time of the inode's change.
+        return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    except OSError as error:
+        raise ValueError(f"{show(path)} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=4096)
-def _hash_file(path: str, size: int, modified: int) -> str:
-    remembered = _cache_file(path, size, modified) if size >= _BIG_FILE_BYTES else None
-    if remembered is not None and remembered.is_file():
-        return remembered.read_text(encoding="ascii")
-    with Path(path).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if remembered is not None:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        temporary = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-        temporary.write_text(digest, encoding="ascii")
-        temporary.replace(remembered)
+def _hash_file(path: str, size: int, *times: int) -> str:
+    is_big = size >= _BIG_FILE_BYTES
+    known = recall("hashes", path, size, *times) if is_big else None
+    if known is not None:
+        return known
+    digest = sha256(Path(path))
+    if is_big:
+        remember(digest, "hashes", path, size, *times)
     return digest
-
-
-def _cache_file(path: str, size: int, modified: int) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(f"{path}\0{size}\0{modified}".encode()).hexdigest()
-    return root / "lm-scaling-workbench" / "hashes" / name
 
 
 def _digest(value: Any) -> str:

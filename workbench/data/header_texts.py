@@ -10,9 +10,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from workbench.data.python_texts import GENERATED, SKIPPED_FOLDERS, is_code, order_by_content, recorded_files
+from workbench.data import counts
+from workbench.data.counts import Drop, no_drop
+from workbench.data.python_texts import (
+    GENERATED,
+    HEADER_SUFFIXES,
+    SKIPPED_FOLDERS,
+    is_code,
+    order_by_content,
+    read_source,
+    recorded_files,
+)
 
-SUFFIXES = (".h", ".hh", ".hpp", ".hxx", ".cuh")
+SUFFIXES = HEADER_SUFFIXES
 
 _LEADING_COMMENTS = re.compile(r"\A(?:\s+|//[^\n]*(?:\n|\Z)|/\*.*?\*/)+", re.DOTALL)
 # torch's build puts the same condition around its headers, above the licence: 2,181 of the 3,196 that pass.
@@ -32,16 +42,30 @@ def is_header(name: str) -> bool:
     return last.endswith(SUFFIXES) and not SKIPPED_FOLDERS.intersection(folders)
 
 
-def read_header(path: Path) -> str:
-    """Text of one header; empty where it is no UTF-8, generated, or no source written by people."""
+def read_header(path: Path, digest: str | None = None, drop: Drop = no_drop) -> str:
+    """Text of one header; empty where it is no UTF-8, generated, or no source written by people: `drop` is told which.
+
+    Raises
+    ------
+    ValueError
+        The file's SHA-256 is not `digest`.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
+        text = read_source(path, digest)
+    except UnicodeDecodeError:
+        drop("code", counts.NOT_UTF8)
+        return ""
+    except OSError:
+        drop("code", counts.UNREADABLE)
         return ""
     if GENERATED.search(text, 0, 2000):
+        drop("code", counts.GENERATED)
         return ""
     text = cut_leading_comments(text)
-    return text if is_code(text) else ""
+    if not is_code(text):
+        drop("code", counts.NOT_CODE if text.strip() else counts.EMPTY)
+        return ""
+    return text
 
 
 def cut_leading_comments(text: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from workbench.config.schema import DataConfig
+from workbench.data import counts
+from workbench.data.counts import Found
 from workbench.data.overlap import HeldoutRuns
 from workbench.data.sources import Group
 
 DOCUMENT_BYTES = 1500
-"""Bytes taken of one document at the most: 200 kB are then some hundreds of documents."""
+"""Bytes taken of one document at most: 200 kB are then some hundreds of documents."""
 DOCUMENTS_A_FILE = 2
-"""Documents of one source taken from one file at the most."""
+"""Documents of one source taken from one file at most."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Heldout:
     """Their runs of lines."""
     dropped: set[int] = field(default_factory=set)
     """`hash_text` of the documents they were taken from, uncut."""
+    passed_over: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """By source, documents of the split that were looked at and not chosen, by cause."""
 
     def texts(self) -> dict[str, list[str]]:
         """Texts by source."""
@@ -73,40 +78,51 @@ def collect_heldout(data: DataConfig, groups: Iterable[Group]) -> Heldout:
             if not wanted:
                 break
             if is_heldout(item.key, data.heldout_percent):
-                for source, text in _one_file(group.documents(item, wanted), data.min_document_bytes):
-                    _choose(heldout, room, source, item.key, text, data.min_document_bytes)
+                _choose_of_file(heldout, room, group.documents(item, wanted), item.key, data.min_document_bytes)
         for name, config in zip(group.names, group.configs, strict=True):
             if config.heldout_bytes and not heldout.documents[name]:
+                passed = heldout.passed_over[name]
                 raise ValueError(
-                    f"source {name!r} has no held-out document: raise data.heldout_percent="
-                    f"{data.heldout_percent}, or set heldout_bytes=0 to go without"
+                    f"source {name!r} has no held-out document{counts.name_counts(passed, ': the split has ')}: raise "
+                    f"data.heldout_percent={data.heldout_percent}, or set heldout_bytes=0 to go without"
                 )
     return heldout
 
 
-def _one_file(documents: list[tuple[str, str]], min_bytes: int) -> list[tuple[str, str]]:
-    """Take the first few documents of each source that are long enough."""
-    kept: list[tuple[str, str]] = []
-    for source, text in documents:
-        if len(text.encode()) >= min_bytes and sum(s == source for s, _ in kept) < DOCUMENTS_A_FILE:
-            kept.append((source, text))
-    return kept
+def _choose_of_file(heldout: Heldout, room: dict[str, int], found: list[Found], key: str, min_bytes: int) -> None:
+    """Choose among the documents of one file: the first few of each source that are long enough."""
+    tried: Counter[str] = Counter()
+    for source, text, dropped in found:
+        cause = dropped or counts.why_too_short(text, min_bytes)
+        if cause is None and tried[source] == DOCUMENTS_A_FILE:
+            cause = counts.FILE_IS_USED
+        if cause is None:
+            tried[source] += 1
+            cause = _choose(heldout, room, source, key, text, min_bytes)
+        if cause is not None:
+            heldout.passed_over[source][cause] += 1
 
 
-def _choose(heldout: Heldout, room: dict[str, int], source: str, key: str, text: str, min_bytes: int) -> None:
+def _choose(heldout: Heldout, room: dict[str, int], source: str, key: str, text: str, min_bytes: int) -> str | None:
+    """Hold a document out, or give the cause why not."""
     chosen, touched = excerpt(text, DOCUMENT_BYTES, int(key[16:32], 16))
     size = len(chosen.encode())
-    if size < min_bytes or room[source] < min_bytes or heldout.runs.shares_any(touched):
-        return
+    if size < min_bytes:
+        return counts.TOO_SHORT
+    if room[source] < min_bytes:
+        return counts.NO_ROOM
+    if heldout.runs.shares_any(touched):
+        return counts.SHARED_LINES
     if size > room[source]:
         room[source] = 0
-        return
+        return counts.NO_ROOM
     room[source] -= size
     number = len(heldout.documents[source])
     heldout.documents[source].append(HeldoutDocument(f"{key[:12]}-{number}", chosen))
     heldout.runs.add(chosen)
     heldout.runs.add(touched)
     heldout.dropped.add(hash_text(text))
+    return None
 
 
 def excerpt(text: str, limit: int, choice: int) -> tuple[str, str]:

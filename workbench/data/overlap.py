@@ -94,7 +94,7 @@ class OverlapMeter:
         self._lengths = sorted({w.count("\n") + 1 for w in self.windows})
 
     def _windows_of(self, text: str) -> list[str]:
-        lines = [" ".join(line.split()) for line in text.splitlines() if not line.isspace() and line]
+        lines = [" ".join(line.split()) for line in text.split("\n") if line.strip()]
         length = min(self._length, len(lines))
         return ["\n".join(lines[i : i + length]) for i in range(len(lines) - length + 1)] if length else []
 
@@ -102,7 +102,7 @@ class OverlapMeter:
         """Held-out windows that occur in the training texts."""
         found: set[str] = set()
         for text in training:
-            lines = [" ".join(line.split()) for line in text.splitlines() if not line.isspace() and line]
+            lines = [" ".join(line.split()) for line in text.split("\n") if line.strip()]
             for length in self._lengths:
                 candidates = {"\n".join(lines[i : i + length]) for i in range(len(lines) - length + 1)}
                 found |= candidates & self.windows
@@ -123,7 +123,7 @@ class OverlapMeter:
 
     def _bytes_inside(self, text: str, hits: set[str] | None) -> int:
         """Bytes of a document's non-blank lines, line ends included, that lie in windows in `hits` (None: in any)."""
-        lines = [line for line in text.splitlines() if not line.isspace() and line]
+        lines = [line for line in text.split("\n") if line.strip()]
         inside: set[int] = set()
         for i, window in enumerate(self._windows_of(text)):
             if hits is None or window in hits:

@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 
 import workbench
+from workbench.data import counts
+from workbench.data.counts import Drop, no_drop
 
 # Named filters on paths. Tests are left out because much of their bulk is tables of expected numbers;
 # the rest is no prose: licences, lists of names, lists of packages.
@@ -33,6 +35,8 @@ SKIPPED_DOCUMENTS = re.compile(
     re.IGNORECASE,
 )
 DOCUMENT_SUFFIXES = (".rst", ".md", ".txt")
+HEADER_SUFFIXES = (".h", ".hh", ".hpp", ".hxx", ".cuh")
+RECORDED_SUFFIXES = (".py", "METADATA", *DOCUMENT_SUFFIXES, *HEADER_SUFFIXES)
 GENERATED = re.compile(r"(auto-?(matically )?generated|generated (by|from)|do not edit)", re.IGNORECASE)
 
 _LETTERS = bytes(range(65, 91)) + bytes(range(97, 123))
@@ -72,15 +76,28 @@ def list_distributions(lock: Path | None = None) -> dict[str, tuple[str, importl
 
 @cache
 def describe_corpus() -> list[list[str]]:
-    """Python's version, the standard library's files with sizes, and each package's version: what it is made of."""
-    library = [[name, str(path.stat().st_size)] for name, path in _standard_library()]
+    """Python's version, the standard library's files with their hashes, and the packages: what it is made of."""
+    library = [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in _standard_library()]
     return [["python", platform.python_version()], *library, *describe_packages()]
 
 
 @cache
 def describe_packages() -> list[list[str]]:
-    """Name and version of every locked package that is installed."""
-    return [[name, version] for name, (version, _) in list_distributions().items()]
+    """Name, version, and hash of the recorded texts of every locked package that is installed.
+
+    The version alone is not enough: builds of one version for different machines hold different files. That a file
+    still is what was recorded is checked when it is read, which takes less time than hashing all of them here.
+    """
+    return [
+        [name, version, _hash_record(distribution)] for name, (version, distribution) in list_distributions().items()
+    ]
+
+
+def _hash_record(distribution: importlib.metadata.Distribution) -> str:
+    # Not every line: scripts hold the environment's path, and RECORD lists them as `../../../bin/...`.
+    lines = (distribution.read_text("RECORD") or "").split("\n")
+    texts = [x for x in lines if x.partition(",")[0].endswith(RECORDED_SUFFIXES) and not x.startswith("..")]
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
 def list_files() -> list[tuple[str, str]]:
@@ -96,7 +113,7 @@ def recorded_files(accept: Callable[[str], bool]) -> dict[Path, str]:
     files: dict[Path, str] = {}
     for _, distribution in list_distributions().values():
         root = Path(str(distribution.locate_file("")))
-        for line in (distribution.read_text("RECORD") or "").splitlines():
+        for line in filter(None, (distribution.read_text("RECORD") or "").split("\n")):
             name, recorded, _ = line.rsplit(",", 2)
             if accept(name) and recorded.startswith("sha256="):
                 digest = recorded.removeprefix("sha256=")
@@ -142,17 +159,52 @@ def _standard_library() -> Iterator[tuple[str, Path]]:
 # --------------------------------------------------------------------------- texts of one file
 
 
-def read_texts(path: Path, prose: bool = True, code: bool = True) -> tuple[list[str], list[str]]:
-    """Prose documents and code documents (one at the most) of one file; filtered ones are left out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
+def read_source(path: Path, digest: str | None = None) -> str:
+    """Text of a file with every line ending as a newline, without a byte order mark.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        It is not UTF-8.
+    OSError
+        It cannot be read.
+    ValueError
+        Its SHA-256 is not `digest`: the data would not be what their fingerprint says.
+    """
+    raw = path.read_bytes()
+    if digest is not None and hashlib.sha256(raw).hexdigest() != digest:
+        raise ValueError(f"{path} was changed since its package was installed: install the package again")
+    return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_texts(
+    path: Path, prose: bool = True, code: bool = True, digest: str | None = None, drop: Drop = no_drop
+) -> tuple[list[str], list[str]]:
+    """Prose documents and code documents (at most one) of one file; `drop` is told of those filtered out.
+
+    Raises
+    ------
+    ValueError
+        The file's SHA-256 is not `digest`.
+    """
+    wanted = [kind for kind, is_wanted in (("prose", prose), ("code", code and path.suffix == ".py")) if is_wanted]
+
+    def drop_file(cause: str) -> tuple[list[str], list[str]]:
+        for kind in wanted:
+            drop(kind, cause)
         return [], []
+
+    try:
+        text = read_source(path, digest)
+    except UnicodeDecodeError:
+        return drop_file(counts.NOT_UTF8)
+    except OSError:
+        return drop_file(counts.UNREADABLE)
     if path.suffix != ".py":
         body = text.partition("\n\n")[2] if path.name == "METADATA" else text
-        return ([body.strip()] if prose and is_prose(body, file=True) else []), []
+        return [t.strip() for t in _keep([body], "prose", drop, file=True)] if prose else [], []
     if GENERATED.search(text, 0, 2000):
-        return [], []
+        return drop_file(counts.GENERATED)
     if not code and '"""' not in text and "'''" not in text:
         return [], []
     try:
@@ -160,10 +212,34 @@ def read_texts(path: Path, prose: bool = True, code: bool = True) -> tuple[list[
             warnings.simplefilter("ignore")  # invalid escapes in other people's sources
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
-        return [], []
-    docstrings = [d for d in extract_docstrings(tree) if is_prose(d)] if prose else []
-    source = cut_docstrings(text, tree) if code and is_code(text) else ""
-    return docstrings, [source] if is_code(source) else []
+        return drop_file(counts.NOT_PYTHON)
+    docstrings = _keep(extract_docstrings(tree), "prose", drop) if prose else []
+    source = cut_docstrings(text, tree) if code and is_code(text) else text
+    return docstrings, _keep([source], "code", drop) if code else []
+
+
+def _keep(texts: list[str], kind: str, drop: Drop, file: bool = False) -> list[str]:
+    """Texts that read as prose or code; `drop` is told why the others do not."""
+    kept = []
+    for text in texts:
+        cause = _why_dropped(text, kind, file)
+        if cause is None:
+            kept.append(text)
+        else:
+            drop(kind, cause)
+    return kept
+
+
+def _why_dropped(text: str, kind: str, file: bool) -> str | None:
+    if not text.strip():
+        return counts.EMPTY
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a docstring may hold the escape of half a character
+        return counts.NOT_UTF8
+    if kind == "prose":
+        return None if is_prose(text, file) else counts.NOT_PROSE
+    return None if is_code(text) else counts.NOT_CODE
 
 
 def is_prose(text: str, file: bool = False) -> bool:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,12 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
-from workbench.data.special_tokens import SpecialTokens
+from workbench.data.hub import pin_revisions
 from workbench.study.layout import Layout
 
 __all__ = [
     "Prepared",
     "data_fingerprint",
-    "describe",
     "heldout_fingerprint",
     "heldout_sizes",
     "open_prepared",
@@ -126,10 +125,12 @@ def prepare(
     Raises
     ------
     ValueError
-        An input is missing or unreadable, a source is empty, or the vocabulary does not fit.
+        An input is missing or unreadable or changed while it was read, a source is empty, or the vocabulary does
+        not fit.
     RuntimeError
         More than a tenth of some held-out document occurs in the training text all the same.
     """
+    data = pin_revisions(data)
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)
     if (directory / MANIFEST).is_file():
@@ -144,8 +145,10 @@ def prepare(
             try:
                 facts = build(data, tokenizer, partial, workers or _cores(), progress or (lambda *_: None))
                 _refuse_leak(facts)
+                if data_fingerprint(data, tokenizer) != fingerprint:
+                    raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
                 manifest = {
-                    "format": 1,
+                    "format": 2,
                     "fingerprint": fingerprint,
                     "heldout_fingerprint": heldout_fingerprint(data),
                     **facts,
@@ -167,12 +170,15 @@ def open_prepared(directory: Path) -> Prepared:
     Raises
     ------
     ValueError
-        There is none, or a file is missing or of another size than was written.
+        There is none, it is another than its folder's name says, or a file is missing or of another size than was
+        written.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise ValueError(f"{directory} holds no prepared data: run `workbench prepare`")
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["fingerprint"] != directory.name:
+        raise ValueError(f"{directory} holds data {manifest['fingerprint']}: give the folder that name")
     for name, facts in manifest["files"].items():
         file = directory / name
         size = file.stat().st_size if file.is_file() else None
@@ -200,28 +206,6 @@ def heldout_sizes(prepared: Prepared) -> dict[str, dict[str, int]]:
     return prepared.manifest["heldout_sizes"]
 
 
-def describe(prepared: Prepared) -> str:
-    """Lines that say what is in a store and how much held-out text its training text still holds."""
-    manifest = prepared.manifest
-    lines = [f"data {prepared.fingerprint} in {prepared.directory} (made in {manifest['seconds']:.0f} s)"]
-    if "special" in manifest["tokenizer"]:
-        lines.append(f"  tokens: {SpecialTokens(**manifest['tokenizer']['special'])}")
-    for name, source in manifest["sources"].items():
-        lines.append(
-            f"  {name}: {source['tokens']:,} tokens, {source['documents']:,} documents, {source['bytes'] / 1e6:.1f} MB, "
-            f"{source['bytes'] / max(1, source['tokens'] - source['documents']):.2f} bytes a token; held out "
-            f"{source['heldout_documents']} documents, {source['heldout_bytes'] / 1e3:.0f} kB"
-        )
-    length = manifest["config"]["data"]["overlap_lines"]
-    for name, left in manifest["overlap_left"].items():
-        before = manifest["overlap_before"][name]
-        lines.append(
-            f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
-            f"before cutting, {left['share']:.2%} left (worst document {left['worst_document']:.1%})"
-        )
-    return "\n".join(lines)
-
-
 def _refuse_leak(facts: dict[str, Any]) -> None:
     for name, left in facts["overlap_left"].items():
         if left["worst_document"] > 0.1:
@@ -237,10 +221,24 @@ def _cores() -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a kernel lock: it ends with the process, however that ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_still(file, path):  # the one before us removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _checksums(directory: Path) -> dict[str, dict[str, Any]]:

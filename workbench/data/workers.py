@@ -12,14 +12,31 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
-from workbench.data.heldout import Heldout, hash_text
+from workbench.data.heldout import Heldout, hash_text, is_heldout
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item
+
+
+class Reading(NamedTuple):
+    """What a document of a source came to: pieces to train on, or why there are none."""
+
+    source: str
+    """Name of the source."""
+    cause: str | None
+    """Why it was dropped (see `workbench.data.counts`); None: it was not."""
+    pieces: list[tuple[int, str]]
+    """(hash, text) of what is left without held-out text: mostly one."""
+    runs: frozenset[str]
+    """Held-out runs that were cut out."""
+
+
+_NO_RUNS: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -34,23 +51,37 @@ class Work:
     """Measures what stayed."""
     min_bytes: int
     """Shorter texts are dropped."""
+    heldout_percent: float
+    """Share of the items that are kept out of training."""
 
-    def read(self, group: int, items: list[Item], wanted: tuple[str, ...]) -> tuple[list[tuple[str, int, str]], set]:
-        """(source, hash, text) of the pieces that may be trained on, and the held-out runs that were cut out."""
+    def read(self, group: int, items: list[Item], wanted: tuple[str, ...]) -> list[Reading]:
+        """Documents of a group's items in order, those that are dropped among them."""
         collecting = gc.isenabled()
         gc.disable()  # syntax trees are large and without cycles: collecting would take half the time
         try:
-            pieces, found = [], set()
-            for item in items:
-                for source, text in self.groups[group].documents(item, wanted):
-                    kept, runs = self.heldout.runs.cut(text)
-                    found |= runs
-                    if hash_text(text) not in self.heldout.dropped:
-                        pieces += [(source, hash_text(p), p) for p in kept if len(p.encode()) >= self.min_bytes]
-            return pieces, {"\n".join(run) for run in found}
+            return [reading for item in items for reading in self._read_item(self.groups[group], item, wanted)]
         finally:
             if collecting:
                 gc.enable()
+
+    def _read_item(self, group: Group, item: Item, wanted: tuple[str, ...]) -> list[Reading]:
+        if is_heldout(item.key, self.heldout_percent):
+            return [Reading(name, counts.HELDOUT_SPLIT, [], _NO_RUNS) for name in wanted]
+        return [
+            Reading(found.source, found.cause, [], _NO_RUNS) if found.cause else self._cut(found.source, found.text)
+            for found in group.documents(item, wanted)
+        ]
+
+    def _cut(self, source: str, text: str) -> Reading:
+        """Take held-out text out of a document, and what is too short."""
+        pieces, found = self.heldout.runs.cut(text)
+        runs = frozenset("\n".join(run) for run in found) if found else _NO_RUNS
+        if hash_text(text) in self.heldout.dropped:
+            return Reading(source, counts.HELDOUT_TEXT, [], runs)
+        kept = [(hash_text(piece), piece) for piece in pieces if not counts.why_too_short(piece, self.min_bytes)]
+        if kept:
+            return Reading(source, None, kept, runs)
+        return Reading(source, counts.HELDOUT_TEXT if found else counts.why_too_short(text, self.min_bytes), [], runs)
 
     def encode(
         self, texts: list[str], directory: Path, facts: tokenizers.TokenizerFacts, dtype: str

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import BudgetConfig, Config, Stage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.data.hub import pin_revisions
 from workbench.data.special_tokens import choose
 from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
+from workbench.data.summary import notes
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
 from workbench.study.flops import count_parameters, training_flops_per_token
@@ -54,6 +56,8 @@ def make_facts(points: Sequence[tuple[str, Config]]) -> Facts:
     ValueError
         The points do not make a study (see `plan_study`), or a source cannot be found.
     """
+    # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
+    points = [(name, replace(config, data=pin_revisions(config.data))) for name, config in points]
     fingerprints: dict[str, str] = {}
     for _, config in points:
         key = repr((config.data, config.tokenizer))
@@ -90,11 +94,13 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
         distinct ones than exist; both numbers are named.
     """
     for fingerprint, config in stores(facts.plan).items():
-        if not (facts.layout.data(fingerprint) / "manifest.json").exists():
-            log(f"preparing data {config.data.name} ...")
-            if config.tokenizer.kind == "file":
-                log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
-        prepare(config.data, config.tokenizer, facts.layout)
+        if (facts.layout.data(fingerprint) / "manifest.json").exists():
+            continue
+        log(f"preparing data {config.data.name} ...")
+        if config.tokenizer.kind == "file":
+            log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
+        for note in notes(prepare(config.data, config.tokenizer, facts.layout)):
+            log(note)
     for node in facts.plan.nodes.values():
         stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
         stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)

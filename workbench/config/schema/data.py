@@ -16,22 +16,25 @@ class SourceConfig:
 
     kind: str
     """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
-    (also .zst), `parquet`, `text` (a folder of text files), `huggingface` (through `datasets`)."""
+    (also .json, .ndjson), `parquet`, `text` (text files), `huggingface` (through `datasets`). Files of `jsonl` and
+    `text` may be packed (.gz, .zst)."""
     weight: float = 1.0
     """Share of the training tokens, relative to the other sources'."""
     path: str = ""
-    """File, glob or folder; for `huggingface` the data set's name. Relative paths start at the working
-    directory. Unused by the `python_*` kinds."""
+    """File, folder (with everything in it) or glob; for `huggingface` the data set's name, or a folder. A path that
+    exists is never read as a glob. Relative paths start at the working directory. Unused by the `python_*` kinds."""
     text_field: str = "text"
-    """Field (column) with the text."""
+    """Field (column) with the text; `meta.text` is the field `text` inside `meta`."""
     subset: str | None = None
     """`huggingface`: configuration name of the data set."""
     split: str = "train"
     """`huggingface`: split to read."""
     revision: str | None = None
-    """`huggingface`: commit or tag, part of the fingerprint."""
+    """`huggingface`: commit, branch or tag; None is the main branch. The commit that it is when the study is launched
+    is recorded and part of the fingerprint."""
     max_bytes: int | None = None
-    """Most training text to take, in UTF-8 bytes after filtering; None takes all."""
+    """Most training text to take, in UTF-8 bytes after filtering; None takes all. It ends before the first document
+    that does not fit, so that a smaller cap is the beginning of a larger one."""
     heldout_bytes: int = 200_000
     """Amount of held-out text to aim for, in UTF-8 bytes; independent of `max_bytes`."""
     unique_tokens: int | None = None

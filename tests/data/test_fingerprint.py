@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.config.schema import SourceConfig
+from workbench.data import fingerprint
+from workbench.data.fingerprint import describe_source, hash_file
+
+
+def test_a_file_of_the_same_size_and_time_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`cp -p`, `rsync -t` and `tar -x` keep times of modification."""
+    monkeypatch.setattr(fingerprint, "_BIG_FILE_BYTES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    path.write_text("one")
+    other.write_text("two")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    first = hash_file(path)
+    shutil.copy2(other, path)
+    assert path.stat().st_mtime_ns == other.stat().st_mtime_ns
+    assert hash_file(path) == hash_file(other) != first
+
+
+def test_hashes_of_big_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fingerprint, "_BIG_FILE_BYTES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_text("one")
+    first = hash_file(path)
+    fingerprint._hash_file.cache_clear()
+    monkeypatch.setattr(fingerprint, "sha256", lambda _: pytest.fail("hashed again"))
+    assert hash_file(path) == first
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.jsonl").write_text("{}")
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(fingerprint, "sha256", refuse)
+    with pytest.raises(ValueError, match=r"a\.jsonl cannot be read: Permission denied"):
+        describe_source(SourceConfig("jsonl", path=str(tmp_path)))
+
+
+def test_order_and_field_are_part_of_the_description_and_files_that_are_not_read_are_not(tmp_path: Path):
+    def describe(**contents: str) -> dict:
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        (tmp_path / "data").mkdir()
+        for name, content in contents.items():
+            (tmp_path / "data" / name.replace("_", ".")).write_text(content)
+        return describe_source(SourceConfig("jsonl", path=str(tmp_path / "data")))
+
+    first = describe(a_jsonl="1", b_jsonl="2")
+    assert describe(a_jsonl="2", b_jsonl="1") != first
+    assert describe(a_jsonl="1", b_jsonl="2", c_md="3") == first
+    assert describe(a_jsonl="1", b_jsonl="2", c_jsonl="3") != first
+    source = SourceConfig("jsonl", path=str(tmp_path / "data"), text_field="meta.text")
+    assert describe_source(source) != describe_source(SourceConfig("jsonl", path=source.path))

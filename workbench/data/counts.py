@@ -1,0 +1,78 @@
+"""What becomes of the documents that are read, counted by cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+HELDOUT_SPLIT = "heldout_split"
+NOT_UTF8 = "not_utf8"
+UNREADABLE = "unreadable"
+GENERATED = "generated"
+NOT_PYTHON = "not_python"
+NOT_PROSE = "not_prose"
+NOT_CODE = "not_code"
+EMPTY = "empty"
+TOO_SHORT = "too_short"
+HELDOUT_TEXT = "heldout_text"
+DUPLICATE = "duplicate"
+BEYOND_CAP = "beyond_cap"
+FILE_IS_USED = "file_is_used"
+SHARED_LINES = "shared_lines"
+NO_ROOM = "no_room"
+
+LABELS = {
+    HELDOUT_SPLIT: "held-out split",
+    UNREADABLE: "unreadable",
+    NOT_UTF8: "not UTF-8",
+    GENERATED: "generated",
+    NOT_PYTHON: "not Python",
+    NOT_PROSE: "not prose",
+    NOT_CODE: "not code",
+    EMPTY: "empty",
+    TOO_SHORT: "too short",
+    HELDOUT_TEXT: "held-out text",
+    DUPLICATE: "duplicate",
+    BEYOND_CAP: "beyond max_bytes",
+    FILE_IS_USED: "file used twice",
+    SHARED_LINES: "shared lines",
+    NO_ROOM: "no room left",
+}
+"""Every cause for which a document is dropped, as a table's head names it, in the order in which they are looked for.
+
+`held-out split`: kept out of training because the split sets it apart, chosen to be held out or not (for the
+`python_*` kinds: files). `held-out text`: all of it stands in held-out documents. The last three are why a document
+of the split was not chosen: two were taken from its file, it shares lines with one that was chosen, or it is longer
+than what `heldout_bytes` has left.
+"""
+
+Drop = Callable[[str, str], None]
+"""Told the kind of a document that is dropped (`prose`, `code`) and the cause."""
+
+
+def no_drop(kind: str, cause: str) -> None:
+    """Count nothing."""
+
+
+class Found(NamedTuple):
+    """A document of a source, or why one was dropped where it was read."""
+
+    source: str
+    """Name of the source."""
+    text: str
+    """The text; empty where it was dropped."""
+    cause: str | None = None
+    """Why it was dropped; None: it was not."""
+
+
+def why_too_short(text: str, min_bytes: int) -> str | None:
+    """Cause for which a text that is blank or has fewer than `min_bytes` bytes is dropped; None for others."""
+    if not text or text.isspace():
+        return EMPTY
+    return TOO_SHORT if len(text.encode()) < min_bytes else None
+
+
+def name_counts(counted: Mapping[str, int], before: str = "") -> str:
+    """`before` and the counts with their causes, as in `12 empty, 3 too short`; empty where there are none."""
+    parts = [f"{counted[cause]:,} {label}" for cause, label in LABELS.items() if counted.get(cause)]
+    return before + ", ".join(parts) if parts else ""

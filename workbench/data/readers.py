@@ -1,0 +1,230 @@
+"""Texts of one file: JSON Lines, JSON, parquet, plain text. Every error is one line with the file and the place."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.data.inputs import PACKED_SUFFIXES, show
+from workbench.data.unpack import one_line, read_text_lines
+
+_MISSING = object()
+_ROWS_A_BATCH = 1000
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
+
+
+def read_texts(kind: str, path: Path, text_field: str) -> Iterator[str]:
+    """Yield the texts of a file in their stored order.
+
+    Parameters
+    ----------
+    kind
+        `jsonl`, `parquet` or `text`: one text.
+    path
+        The file. One whose name ends in `.json` may also be one JSON document: a list of records, or a record.
+    text_field
+        Field or column with the text. `meta.text` is the field `text` inside `meta`, unless one has that very name.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or empty, or a record has no text there.
+    """
+    if kind == "text":
+        return _read_text(path)
+    if kind == "parquet":
+        return _read_parquet(path, text_field)
+    name = path.name.lower()
+    whole = name.endswith((".json", *(f".json{packed}" for packed in PACKED_SUFFIXES)))
+    return _read_json(path, text_field) if whole else _read_jsonl(path, text_field)
+
+
+def text_of(record: Any, text_field: str, where: str) -> str:
+    """Text of a record; `where` begins the message of an error.
+
+    Raises
+    ------
+    ValueError
+        The field is missing, null, of another type, or cannot be written as UTF-8.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: {_kind_of(record)}, not an object with the field {text_field!r}")
+    value = _look_up(record, text_field)
+    if value is _MISSING:
+        raise ValueError(f"{where}: no field {text_field!r} (there: {_names(record)}); set the source's text_field")
+    if value is None:
+        raise ValueError(f"{where}: field {text_field!r} is null: leave such records out of the file")
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: field {text_field!r} is {_kind_of(value)}, not text; set the source's text_field")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: field {text_field!r} holds the lone surrogate \\u{ord(value[error.start]):04x} at character "
+            f"{error.start + 1}, half of a character that UTF-8 cannot hold: mend or leave out the record"
+        ) from error
+    return value
+
+
+def _look_up(record: dict[str, Any], name: str) -> Any:
+    if name in record:
+        return record[name]
+    for place in (i for i, character in enumerate(name) if character == "."):
+        inner = record.get(name[:place], _MISSING)
+        if inner is None:
+            return None
+        if isinstance(inner, dict) and (found := _look_up(inner, name[place + 1 :])) is not _MISSING:
+            return found
+    return _MISSING
+
+
+def _names(record: dict[str, Any], most: int = 30) -> str:
+    """Names of a record's fields, those of inner records with dots."""
+
+    def walk(inner: dict[str, Any], before: str) -> Iterator[str]:
+        for name, value in inner.items():
+            yield from walk(value, f"{before}{name}.") if isinstance(value, dict) else [f"{before}{name}"]
+
+    names = list(itertools.islice(walk(record, ""), most + 1))
+    return show(", ".join(names[:most])) + (", ..." if len(names) > most else "")
+
+
+def _kind_of(value: Any) -> str:
+    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+
+
+def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
+    return _read_records(path, text_field, enumerate(read_text_lines(path), 1))
+
+
+def _read_records(path: Path, text_field: str, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    empty = True
+    for number, line in lines:
+        if not line.isspace():
+            empty = False
+            # Files put one behind the other keep their byte order marks.
+            record = _parse_line(path, number, line.removeprefix("\ufeff"))
+            yield text_of(record, text_field, f"{show(path)}, line {number}")
+    if empty:
+        raise ValueError(f"{show(path)} is empty: it has no record")
+
+
+def _parse_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # long numbers and deep nesting are no JSONDecodeError
+        if isinstance(error, json.JSONDecodeError) and not line.endswith("\n"):
+            raise ValueError(
+                f"{show(path)} is truncated after line {number - 1}: line {number} has no end and is not JSON "
+                f"({error.msg} at character {error.colno})"
+            ) from error
+        raise ValueError(f"{show(path)}, line {number} is not JSON: {one_line(error)}") from error
+
+
+def _read_json(path: Path, text_field: str) -> Iterator[str]:
+    """Texts of a `.json` file: JSON Lines under that name, a list of records, or one record."""
+    lines = enumerate(read_text_lines(path), 1)
+    first = next(((number, line) for number, line in lines if not line.isspace()), None)
+    if first is None:
+        raise ValueError(f"{show(path)} is empty: it has no record")
+    if not first[1].lstrip().startswith("[") and _is_json(first[1]):
+        yield from _read_records(path, text_field, itertools.chain([first], lines))
+        return
+    document = _parse_document(path, first[0] - 1, first[1] + "".join(line for _, line in lines))
+    records = document if isinstance(document, list) else [document]
+    if not records:
+        raise ValueError(f"{show(path)} is empty: it has no record")
+    for number, record in enumerate(records, 1):
+        yield text_of(record, text_field, f"{show(path)}, record {number}")
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse_document(path: Path, before: int, text: str) -> Any:
+    """Parse a file whose first `before` lines are blank."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            lines = before + text.count("\n")
+            raise ValueError(f"{show(path)} is truncated after line {lines}: {error.msg}") from error
+        line, column = before + error.lineno, error.colno
+        raise ValueError(f"{show(path)}, line {line} is not JSON: {error.msg} at character {column}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{show(path)}, line {before + 1} begins what is not JSON: {one_line(error)}") from error
+
+
+def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = 0
+    try:
+        with path.open("rb") as stream:
+            _check_parquet(path, stream)
+            with pyarrow.parquet.ParquetFile(stream) as file:
+                fields = _fields(file.schema_arrow)
+                if _look_up(fields, text_field) is _MISSING:
+                    text_of(fields, text_field, show(path))
+                for batch in file.iter_batches(_ROWS_A_BATCH, columns=[text_field]):
+                    for record in _records(path, rows, batch):
+                        rows += 1
+                        yield text_of(record, text_field, f"{show(path)}, row {rows}")
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
+    if not rows:
+        raise ValueError(f"{show(path)} is empty: it has no row")
+
+
+def _check_parquet(path: Path, stream: Any) -> None:
+    """Say what is wrong with a file that does not begin and end as parquet files do."""
+    head = stream.read(4)
+    stream.seek(-min(4, path.stat().st_size), 2)
+    tail = stream.read()
+    stream.seek(0)
+    if not head:
+        raise ValueError(f"{show(path)} is empty")
+    if head != b"PAR1":
+        raise ValueError(f"{show(path)} is no parquet file: it begins with {head!r}")
+    if tail != b"PAR1" or path.stat().st_size < 12:
+        raise ValueError(
+            f"{show(path)} is truncated: it begins as a parquet file and has no end, so no row can be read"
+        )
+
+
+def _fields(schema: Any) -> dict[str, Any]:
+    """Names in a schema, those inside structs in dictionaries, as a record would hold them."""
+    import pyarrow
+
+    return {f.name: _fields(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
+
+
+def _records(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        return _records_until_damage(path, before, batch)
+
+
+def _records_until_damage(path: Path, before: int, batch: Any) -> Iterator[dict[str, Any]]:
+    for i in range(batch.num_rows):
+        try:
+            yield batch.slice(i, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{show(path)}, row {before + i + 1} is not UTF-8: {one_line(error)}") from error
+
+
+def _read_text(path: Path) -> Iterator[str]:
+    # An empty text is a document like others: it is dropped and counted. An empty packed file is a damaged one.
+    empty = path.stat().st_size == 0 and path.suffix.lower() not in PACKED_SUFFIXES
+    text = "" if empty else "".join(read_text_lines(path))
+    yield text.replace("\r\n", "\n").replace("\r", "\n")

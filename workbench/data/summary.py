@@ -1,0 +1,106 @@
+"""What is in a token store, for people: what was read, what was dropped and why, and what deserves a look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.data.counts import LABELS, name_counts
+from workbench.data.inputs import some_names
+from workbench.data.special_tokens import SpecialTokens
+from workbench.data.store import Prepared
+
+_FILLED = 0.9
+"""Part of a cap that a source fills at least where the documents are small; less deserves a look."""
+
+Table = tuple[list[str], list[list[str]]]
+"""Head and rows."""
+
+
+def describe(prepared: Prepared) -> str:
+    """Lines that name a store and its tokens, and say how much held-out text its training text still holds."""
+    manifest = prepared.manifest
+    lines = [f"data {prepared.fingerprint} in {prepared.directory} (made in {manifest['seconds']:.0f} s)"]
+    lines.append(f"  tokens: {SpecialTokens(**manifest['tokenizer']['special'])}")
+    for name, source in manifest["config"]["data"]["sources"].items():
+        if source["kind"] == "huggingface" and source["revision"]:
+            lines.append(f"  {name}: {source['path']} at commit {source['revision']}")
+    length = manifest["config"]["data"]["overlap_lines"]
+    for name, left in manifest["overlap_left"].items():
+        before = manifest["overlap_before"][name]
+        lines.append(
+            f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
+            f"before cutting, {left['share']:.2%} left (worst document {left['worst_document']:.1%})"
+        )
+    return "\n".join(lines)
+
+
+def source_table(prepared: Prepared) -> Table:
+    """Tabulate what each source holds."""
+    head = ["source", "tokens", "documents", "bytes", "max_bytes", "filled", "bytes/token", "held out"]
+    rows = []
+    for name, source in prepared.manifest["sources"].items():
+        cap, words = source["max_bytes"], source["tokens"] - source["documents"]
+        rows.append(
+            [
+                name,
+                f"{source['tokens']:,}",
+                f"{source['documents']:,}",
+                f"{source['bytes']:,}",
+                "none" if cap is None else f"{cap:,}",
+                "all" if cap is None else f"{source['bytes'] / cap:.1%}",
+                f"{source['bytes'] / words:.2f}" if words else "unknown",
+                f"{source['heldout_documents']:,} documents, {source['heldout_bytes']:,} bytes",
+            ]
+        )
+    return head, rows
+
+
+def dropped_table(prepared: Prepared) -> Table:
+    """Tabulate the documents read for training up to the cap, and those dropped, by source and cause.
+
+    A document out of which held-out text was cut counts as its pieces.
+    """
+    sources = prepared.manifest["sources"]
+    causes = [cause for cause in LABELS if any(source["dropped"].get(cause) for source in sources.values())]
+    head = ["source", "read", "kept", *(LABELS[cause] for cause in causes)]
+    rows = [
+        [
+            name,
+            *(f"{n:,}" for n in (source["read"], source["documents"], *(source["dropped"].get(c, 0) for c in causes))),
+        ]
+        for name, source in sources.items()
+    ]
+    return head, rows
+
+
+def notes(prepared: Prepared) -> list[str]:
+    """Lines on what deserves a look: files that are not read, and caps that a large document leaves unfilled."""
+    found = []
+    for name, source in prepared.manifest["sources"].items():
+        skipped = source["skipped_files"]
+        if skipped["count"]:
+            kind = prepared.manifest["config"]["data"]["sources"][name]["kind"]
+            names = some_names(skipped["names"] + [""] * (skipped["count"] - len(skipped["names"])))
+            found.append(f"source {name!r}: {skipped['count']:,} files there are not read as {kind}: {names}")
+        found += _note_on_cap(name, source)
+    return found
+
+
+def _note_on_cap(name: str, source: dict[str, Any]) -> list[str]:
+    size, cap, left_out = source["bytes"], source["max_bytes"], source["left_out_bytes"]
+    if left_out is None or size >= _FILLED * cap:
+        return []
+    return [
+        f"source {name!r}: ends at {size:,} of max_bytes={cap:,} bytes ({size / cap:.0%}), because the next document has "
+        f"{left_out:,} bytes; smaller ones behind it are not taken, so that a smaller cap is the beginning of a larger "
+        f"one: set max_bytes to {size + left_out} or more to go on"
+    ]
+
+
+def describe_heldout(prepared: Prepared) -> list[str]:
+    """Lines on the documents of the held-out split that were looked at and not chosen, by source and cause."""
+    return [
+        f"  {name}: of the held-out split not chosen are {name_counts(source['heldout_passed_over'])}"
+        for name, source in prepared.manifest["sources"].items()
+        if source["heldout_passed_over"]
+    ]
