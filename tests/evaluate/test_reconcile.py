@@ -205,7 +205,7 @@ def write_task(folder: Path, rows: list[dict[str, Any]]) -> EvaluationConfig:
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "odd.yaml").write_text(
-        "task: odd\n# named in the suite\ndataset_path: json\ndataset_kwargs:\n"
+        "task: odd  # named in the suite\ndataset_path: json\ndataset_kwargs:\n"
         f"  data_files: {{test: {folder / 'rows.jsonl'}}}\ntest_split: test\noutput_type: loglikelihood\n"
         'doc_to_text: context\ndoc_to_target: target\ntarget_delimiter: ""\n'
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
@@ -218,6 +218,19 @@ def test_a_merging_continuation_is_scored_and_counted(layout: Layout, checkpoint
     result = read(Evaluator(layout, config).evaluate(checkpoints[0], "odd"))
     assert result["n-samples"]["odd"] == {"original": 2, "effective": 2}
     assert result["encoded_alone"] == {"odd": 1}
+
+
+def test_a_changed_data_file_is_pending_and_read_again(layout: Layout, checkpoints: list[Path], tmp_path: Path) -> None:
+    """Also by an evaluator that has kept the task's documents."""
+    config = write_task(tmp_path / "tasks", [{"context": "a", "target": " b"}])
+    evaluator = Evaluator(layout, config)
+    evaluator.evaluate(checkpoints[0], "odd")
+    assert pending(checkpoints[:1], config, layout) == []
+    rows = tmp_path / "tasks" / "rows.jsonl"
+    rows.write_text(rows.read_text() * 3)
+    assert pending(checkpoints[:1], config, layout) == [(checkpoints[0], "odd")]
+    assert read(evaluator.evaluate(checkpoints[0], "odd"))["n-samples"]["odd"]["original"] == 3
+    assert pending(checkpoints[:1], config, layout) == []
 
 
 def test_a_document_that_cannot_be_scored_is_named(layout: Layout, checkpoints: list[Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.evaluate.conftest import EMBEDDED_TASKS
 from workbench.config.schema import EvaluationConfig, SuiteConfig, from_dict
 from workbench.evaluate import suite as suite_module
 from workbench.evaluate.suite import EMBEDDED, EvaluationError, evaluation_id, resolve_suite
+from workbench.evaluate.task_files import lm_eval_files
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluation"
 HUB = SuiteConfig(name="hub", tasks=["hellaswag", "boolq", "arc_easy"])
@@ -116,6 +117,57 @@ def test_includes_are_merged(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("include: base.yaml\ntask: one\nnum_fewshot: 3\n")
     (spec,) = resolve_suite(SuiteConfig(name="s", tasks=["one"], include_path=str(tmp_path)), [])
     assert spec.config == {"task": "one", "output_type": "multiple_choice", "num_fewshot": 3}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "task: one  # a comment",
+        "task : one",
+        "'task': \"one\"",
+        "{task: one, num_fewshot: 0}",
+        "task: >-\n  one",
+        "? task\n: one",
+        "doc_to_text: !function utils.text\ntask: one",
+    ],
+)
+def test_tasks_are_found_as_yaml_says(tmp_path: Path, line: str) -> None:
+    (tmp_path / "one.yaml").write_text(line + "\n")
+    (tmp_path / "group.yaml").write_text("group: both\ntask:\n  - one\n  - task: two\n    num_fewshot: 0\n")
+    (tmp_path / "doc.yaml").write_text("description: |\n  says\n\n  task: three\n")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "one-checkpoint.yaml").write_text("task: one\n")
+    (spec,) = resolve_suite(SuiteConfig(name="s", tasks=["one"], include_path=str(tmp_path)), [])
+    assert (spec.name, spec.path) == ("one", tmp_path / "one.yaml")
+    for name, reason in {
+        "both": r"'both' is a group: name its tasks one by one \(one, two\)$",
+        "two": "'two' is not a task of",
+        "three": "'three' is not a task of",
+    }.items():
+        with pytest.raises(EvaluationError, match=reason):
+            resolve_suite(SuiteConfig(name="s", tasks=[name], include_path=str(tmp_path)), [])
+
+
+def test_a_task_in_two_files_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("task: one\n")
+    with pytest.raises(EvaluationError, match=r"'one' is in .*a\.yaml and in .*b\.yaml$"):
+        resolve_suite(SuiteConfig(name="s", tasks=["one"], include_path=str(tmp_path)), [])
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("task: one\n\tbroken: [\n")
+    with pytest.raises(EvaluationError, match=r"one\.yaml is not valid YAML: .*line 2") as caught:
+        resolve_suite(SuiteConfig(name="s", tasks=["one"], include_path=str(tmp_path)), [])
+    assert "\n" not in str(caught.value)
+
+
+def test_lm_evals_tasks_are_found_behind_quotes_and_comments() -> None:
+    files = lm_eval_files()
+    assert len(files) > 13_000
+    for name in ("hellaswag", "aclue_poetry_appreciate", "mmlusr_answer_only_global_facts", "mmlu_anatomy"):
+        assert name in files, name
+    assert not [name for name in files if "#" in name or '"' in name]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Evaluator:
     def __init__(self, layout: Layout, evaluation: EvaluationConfig, threads: int = 1, device: str = "auto") -> None:
         self.layout, self.evaluation = layout, evaluation
         self.threads, self.device = threads, device
-        self._tasks: dict[tuple[str, str], dict[str, Task] | EvaluationError] = {}
+        self._tasks: dict[tuple[str, str, str], dict[str, Task] | EvaluationError] = {}
         self._tokenizers: dict[str, tuple[Any, dict[tuple[str, bool | None], list[int]]]] = {}
 
     def evaluate(self, checkpoint: Path, suite_name: str) -> Path:
@@ -127,7 +127,7 @@ class Evaluator:
         path = result_path(checkpoint, suite.name, eval_id)
         if read_result(path, eval_id) is None:
             started = time.time()
-            tasks = self._load_tasks(checkpoint, suite_name)
+            tasks = self._load_tasks(checkpoint, suite_name, eval_id)
             result, documents = self._score(checkpoint, suite, tasks)
             result |= self._describe(checkpoint, suite, eval_id, started)
             write_result(path, result, documents)
@@ -140,12 +140,13 @@ class Evaluator:
             )
         return self.evaluation.suites[key]
 
-    def _load_tasks(self, checkpoint: Path, suite_name: str) -> dict[str, Task]:
+    def _load_tasks(self, checkpoint: Path, suite_name: str, eval_id: str) -> dict[str, Task]:
         """Build a suite's tasks, or fail again at once: it takes half a minute to find the hub unreachable."""
-        key = (suite_name, _read_manifest(checkpoint)["data_fingerprint"])
+        # With the id, since a task or its data may change while this process lives.
+        key = (suite_name, _read_manifest(checkpoint)["data_fingerprint"], eval_id)
         if key not in self._tasks:
             try:
-                self._tasks[key] = self._build_tasks(*key)
+                self._tasks[key] = self._build_tasks(*key[:2])
             except EvaluationError as error:
                 self._tasks[key] = error
         tasks = self._tasks[key]

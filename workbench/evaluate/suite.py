@@ -1,4 +1,4 @@
-"""The tasks of a suite, and the id of their evaluation; reads only YAML, never a data set.
+"""The tasks of a suite, and the id of their evaluation; reads YAML and hashes files, but loads no data set.
 
 A task file is lm-eval's own format. In a folder of ours (or the user's), `{source}` in a task's name
 makes the file a template: one task per held-out source of the data.
@@ -6,33 +6,32 @@ makes the file a template: one task per held-out source of the data.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.config.schema import SuiteConfig
+from workbench.data.fingerprint import hash_file
+from workbench.evaluate.task_data import with_contents
+from workbench.evaluate.task_files import (
+    EvaluationError,
+    folder_files,
+    group_tasks,
+    lm_eval_files,
+    lm_eval_tasks,
+    read_task,
+)
 
 ADAPTER_VERSION = 1
 """Part of every id; raise it when a change in this package changes scores."""
 
 EMBEDDED = Path(__file__).parent / "suites"
 """Task files of the embedded suite."""
-
-_TASK_LINE = re.compile(r"^task: *[\"']?([^\s\"']+)[\"']? *$", re.MULTILINE)
-
-
-class EvaluationError(RuntimeError):
-    """An evaluation failed; one line that names the task or checkpoint and the reason."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class TaskSpec:
     source: str | None
     """Held-out source that the template was filled in for; None for a task that is not a template."""
     config: dict[str, Any]
-    """Its file's contents, with includes merged, functions by name and no absolute paths."""
+    """Its file's contents, with includes merged and functions by name."""
 
 
 def resolve_suite(suite: SuiteConfig, sources: Sequence[str]) -> list[TaskSpec]:
@@ -62,9 +61,10 @@ def resolve_suite(suite: SuiteConfig, sources: Sequence[str]) -> list[TaskSpec]:
     Raises
     ------
     EvaluationError
-        A name is not a task; groups and tags of lm-eval must be named task by task.
+        A name is not a task, or is one in two files; groups and tags must be named task by task. A file is not valid
+        YAML.
     """
-    files = _lm_eval_files() if suite.include_path is None else _folder_files(suite_folder(suite))
+    files = lm_eval_files() if suite.include_path is None else folder_files(suite_folder(suite))
     specs: list[TaskSpec] = []
     for name in suite.tasks:
         specs.extend(_resolve_task(suite, name, files, sources))
@@ -85,11 +85,28 @@ def suite_folder(suite: SuiteConfig) -> Path:
         It is not a folder.
     """
     if suite.include_path is None:
-        return _lm_eval_tasks()
+        return lm_eval_tasks()
     folder = EMBEDDED if suite.include_path == "embedded" else Path(suite.include_path)
     if not folder.is_dir():
         raise EvaluationError(f"evaluation suite {suite.name!r}: include_path={suite.include_path!r} is not a folder")
     return folder.resolve()
+
+
+def task_contents(suite: SuiteConfig, sources: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Describe each of a suite's tasks by all that makes its documents, local data files by content.
+
+    Raises
+    ------
+    EvaluationError
+        As `resolve_suite`, or a local data file is not there.
+    """
+    contents: dict[str, dict[str, Any]] = {}
+    for spec in resolve_suite(suite, sources):
+        try:
+            contents[spec.name] = with_contents(spec.config, _custom_folder(spec, suite)) | _outside_code(spec, suite)
+        except ValueError as error:
+            raise EvaluationError(f"evaluation suite {suite.name!r}, task {spec.name!r}: {error}") from error
+    return contents
 
 
 def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str]) -> str:
@@ -114,12 +131,12 @@ def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, 
     Raises
     ------
     EvaluationError
-        A task is unknown.
+        A task is unknown, or a local data file is not there.
     """
     parts = {
         "adapter": ADAPTER_VERSION,
         "lm_eval": importlib.metadata.version("lm_eval"),
-        "tasks": {spec.name: spec.config for spec in resolve_suite(suite, sources)},
+        "tasks": task_contents(suite, sources),
         "num_fewshot": suite.num_fewshot,
         "limit": suite.limit,
         "precision": precision,
@@ -135,61 +152,55 @@ def fill_in(value: Any, source: str | None) -> Any:
         return value
     if isinstance(value, str):
         return value.replace("{source}", source)
+    if isinstance(value, list):
+        return [fill_in(item, source) for item in value]
     return {key: fill_in(item, source) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _resolve_task(suite: SuiteConfig, name: str, files: dict[str, Path], sources: Sequence[str]) -> list[TaskSpec]:
+def _resolve_task(
+    suite: SuiteConfig, name: str, files: dict[str, list[Path]], sources: Sequence[str]
+) -> list[TaskSpec]:
     if name in files:
         wanted: list[tuple[str, str | None]] = [(name, s) for s in sources] if "{source}" in name else [(name, None)]
     else:
         wanted = [(t, s) for t in files if "{source}" in t for s in sources if fill_in(t, s) == name]
+    root = suite_folder(suite)
     if not wanted:
         where = "lm-eval (name the tasks of a group one by one)" if suite.include_path is None else suite.include_path
-        raise EvaluationError(f"evaluation suite {suite.name!r}: {name!r} is not a task of {where}")
-    root = suite_folder(suite)
+        group = group_tasks(root, name) if suite.include_path is not None else ""
+        reason = f"is a group: name its tasks one by one ({group})" if group else f"is not a task of {where}"
+        raise EvaluationError(f"evaluation suite {suite.name!r}: {name!r} {reason}")
     specs = []
     for template, source in wanted:
-        config = _read_task(files[template], root)
+        path, *others = files[template]
+        if others and suite.include_path is not None:
+            raise EvaluationError(f"evaluation suite {suite.name!r}: {template!r} is in {path} and in {others[0]}")
+        config = read_task(path, root)
         config |= {key: fill_in(config[key], source) for key in ("task", "dataset_kwargs") if key in config}
-        specs.append(TaskSpec(fill_in(template, source), files[template], source, config))
+        specs.append(TaskSpec(fill_in(template, source), path, source, config))
     return specs
-
-
-def _read_task(path: Path, root: Path) -> dict[str, Any]:
-    class Loader(yaml.SafeLoader):
-        """Keeps `!function` references as text, by their path below the root."""
-
-    place = Path(os.path.relpath(path.parent, root)).as_posix()
-    Loader.add_constructor("!function", lambda loader, node: f"!function {place}:{node.value}")
-    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    includes = config.pop("include", [])
-    merged: dict[str, Any] = {}
-    for include in includes if isinstance(includes, list) else [includes]:
-        merged |= _read_task((path.parent / include).resolve(), root)
-    return merged | config
-
-
-def _folder_files(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        for name in _TASK_LINE.findall(path.read_text(encoding="utf-8")):
-            found.setdefault(name, path.resolve())
-    return found
-
-
-@functools.cache
-def _lm_eval_files() -> dict[str, Path]:
-    # A plain search of 14,000 files takes 0.2 s; lm-eval's own index parses them all, 5-7 s.
-    return _folder_files(_lm_eval_tasks())
-
-
-def _lm_eval_tasks() -> Path:
-    package = importlib.util.find_spec("lm_eval")
-    assert package is not None
-    assert package.submodule_search_locations
-    return (Path(package.submodule_search_locations[0]) / "tasks").resolve()
 
 
 def _code_hash(folder: Path) -> dict[str, str]:
     modules = sorted(folder.rglob("*.py"))
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in modules}
+
+
+_FUNCTION = re.compile(r"!function ([^:\"]+):([\w.]+)\.\w+")
+"""Place of a module under the suite's folder, and its name."""
+
+
+def _custom_folder(spec: TaskSpec, suite: SuiteConfig) -> Path:
+    """Folder of the module whose function makes a task's data set; else that of its file."""
+    function = _FUNCTION.fullmatch(str(spec.config.get("custom_dataset")))
+    return (suite_folder(suite) / function[1]).resolve() if function else spec.path.parent
+
+
+def _outside_code(spec: TaskSpec, suite: SuiteConfig) -> dict[str, Any]:
+    """Modules of a task's functions that lie outside the suite's folder, as an included file may name them."""
+    found: dict[str, str] = {}
+    for place, module in _FUNCTION.findall(json.dumps(spec.config, default=str)):
+        path = (suite_folder(suite) / place / f"{module.replace('.', '/')}.py").resolve()
+        if place.startswith("..") and path.is_file():
+            found[f"{place}/{module}"] = hash_file(path)
+    return {"outside_code": found} if found else {}

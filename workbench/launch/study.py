@@ -10,7 +10,7 @@ from typing import Any
 from workbench.config.schema import EvaluationConfig
 from workbench.data.tokenizer import make_tokenizer
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
-from workbench.evaluate.suite import resolve_suite
+from workbench.evaluate.suite import task_contents
 from workbench.launch.cost import check_cluster_budget, cluster_work
 from workbench.launch.local import LocalRun
 from workbench.launch.outcome import Outcome
@@ -63,7 +63,7 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
 def _check_suites(facts: Facts) -> None:
     for suite in facts.plan.evaluation.suites.values():
         try:
-            resolve_suite(suite, sorted(facts.config.data.sources))
+            task_contents(suite, sorted(facts.config.data.sources))
         except EvaluationError as error:
             raise ValueError(f"evaluation suite {suite.name!r}: {error}") from error
 
