@@ -72,6 +72,8 @@ FRAME_COLUMNS = (
     "data_fingerprint",
     "mixture",
 )
+ANALYSIS_TAG = "workbench.analysis"
+"""Tag of a study's experiment: the kind of analysis that it says it is for."""
 LARGEST_STORED = 1.7976931348623157e308
 """MLflow's stand-in for infinity."""
 
@@ -102,7 +104,7 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
 
     Every checkpoint has a row for every metric of the study: where it was not evaluated, `value` and
     `stderr` are NaN. Of several evaluations of a checkpoint by one suite, the one that the study asks for is used,
-    else the latest; `eval_id` names it.
+    else the latest; `eval_id` names it. `attrs["analysis"]` is the kind of analysis that the study says it is for.
 
     Parameters
     ----------
@@ -125,7 +127,12 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
         results = _latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
-    return with_missing(frame).sort_values(["metric", "params", "trajectory", "tokens", "annealed"], ignore_index=True)
+    order = ["metric", "params", "trajectory", "tokens", "annealed"]
+    frame = with_missing(frame).sort_values(order, ignore_index=True)
+    analysis = client.get_experiment(experiment).tags.get(ANALYSIS_TAG)
+    if analysis:
+        frame.attrs["analysis"] = analysis
+    return frame
 
 
 def load_documents(

@@ -1,9 +1,15 @@
-"""The kind of study that a frame holds."""
+"""The kind of study that a frame holds: the one that the study says it is for, else what its rows show.
+
+A frame whose study says `analysis: isoflop` has that in its `attrs`. Where its rows lack what that needs, `lacking` says
+so, and the kind is told by the rows.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,24 +26,87 @@ BASELINE = "base"
 """Name of the variant that the others are compared with."""
 
 
+ANALYSIS = "analysis"
+"""Attribute of a frame: the kind that its study says it is for, a key of `ANALYSES`."""
+
+
 def scored_metrics(frame: pd.DataFrame) -> list[str]:
     """Metrics with at least one evaluation, in a report's order."""
     scored = set(frame.loc[frame["value"].notna(), "metric"])
     return [metric for metric in choose_metrics(frame) if metric in scored]
 
 
+class Kind(NamedTuple):
+    """What a kind of study needs."""
+
+    shows: Callable[[pd.DataFrame], bool]
+    """Whether a frame of no declared kind is of this one."""
+    suffices: Callable[[pd.DataFrame], bool]
+    """Whether a frame has what the kind needs."""
+    needs: str
+    """The same in words."""
+
+
+def declared(frame: pd.DataFrame) -> str | None:
+    """Kind that the frame's study says it is for, where its rows suffice; else None."""
+    name = frame.attrs.get(ANALYSIS)
+    return name if name in ANALYSES and ANALYSES[name].suffices(frame) else None
+
+
+def lacking(frame: pd.DataFrame) -> str:
+    """Say what a frame lacks for the kind that its study says it is for; empty where it lacks nothing."""
+    name = frame.attrs.get(ANALYSIS)
+    if name is None or declared(frame):
+        return ""
+    if name not in ANALYSES:
+        return f"analysis={name} is not one of {', '.join(ANALYSES)}: figures are chosen by the points"
+    return (
+        f"analysis={name} needs {ANALYSES[name].needs}, which the study lacks so far: figures are chosen by the points"
+    )
+
+
+def _is(frame: pd.DataFrame, kind: str) -> bool:
+    chosen = declared(frame)
+    return ANALYSES[kind].shows(frame) if chosen is None else chosen == kind
+
+
 def is_ablation(frame: pd.DataFrame) -> bool:
+    """Whether the study compares variants with a baseline."""
+    return _is(frame, "ablation")
+
+
+def is_sweep(frame: pd.DataFrame) -> bool:
+    """Whether the study looks for the best learning rates."""
+    return _is(frame, "sweep")
+
+
+def is_continual(frame: pd.DataFrame) -> bool:
+    """Whether branches of the study learn one domain after another."""
+    return _is(frame, "continual")
+
+
+def is_repetition(frame: pd.DataFrame) -> bool:
+    """Whether the study is of repeated data."""
+    return _is(frame, "repetition")
+
+
+def is_isoflop(frame: pd.DataFrame) -> bool:
+    """Whether the study compares sizes at equal compute."""
+    return _is(frame, "isoflop")
+
+
+def _names_variants(frame: pd.DataFrame) -> bool:
     """Whether points name variants, the baseline among them."""
     names = overrides(frame, "variant")
     return BASELINE in names and len(names) > 1
 
 
-def is_sweep(frame: pd.DataFrame) -> bool:
+def _names_rates(frame: pd.DataFrame) -> bool:
     """Whether points name three learning rates or more, and no variants."""
     return len(overrides(frame, RATE)) >= 3 and not overrides(frame, "variant")
 
 
-def is_continual(frame: pd.DataFrame) -> bool:
+def _branches_differ(frame: pd.DataFrame) -> bool:
     """Whether branches that share a trunk are trained on different data; where that is unknown, no."""
     return has_branches(frame) and _data_differs(frame)
 
@@ -61,23 +130,47 @@ def _weights(data: object, mixture: object) -> str:
     return f"{data} {shares}"
 
 
-def is_repetition(frame: pd.DataFrame) -> bool:
-    """Whether a cooled-down run saw its data more than once."""
-    return repeats_data(frame)
-
-
-def is_isoflop(frame: pd.DataFrame) -> bool:
+def _names_compute(frame: pd.DataFrame) -> bool:
     """Whether points name two budgets in FLOPs or more."""
     return len(overrides(frame, "flops")) >= 2
 
 
+def _has_curves(frame: pd.DataFrame) -> bool:
+    """Whether a model was scored at two token counts or more."""
+    scored = frame.loc[frame["value"].notna()].drop_duplicates(["model", "tokens"])
+    return bool(scored["model"].duplicated().any())
+
+
+def _has_seeds(frame: pd.DataFrame) -> bool:
+    """Whether there are two pairs of seeds or more."""
+    return len(frame[["seed_init", "seed_data"]].drop_duplicates()) >= 2
+
+
+def _never(_: pd.DataFrame) -> bool:
+    return False
+
+
+ANALYSES = {
+    "token_scaling": Kind(_never, _has_curves, "a model that was scored at two token counts"),
+    "isoflop": Kind(_names_compute, _names_compute, "points that name two budgets in FLOPs (flops=)"),
+    "repetition": Kind(repeats_data, repeats_data, "a cooled-down run that saw its data more than once"),
+    "continual": Kind(_branches_differ, has_branches, "two branches with different recipes off one trunk"),
+    "ablation": Kind(_names_variants, _names_variants, f"points that name variants (variant=), {BASELINE} among them"),
+    "sweep": Kind(_names_rates, _names_rates, f"points that name three learning rates ({RATE}=), and no variants"),
+    "seeds": Kind(_never, _has_seeds, "two pairs of seeds"),
+}
+"""Kinds by the names that a study's `analysis` may have (`workbench.config.schema.ANALYSES`)."""
+
+
 def is_plain(frame: pd.DataFrame) -> bool:
     """Whether a law of N and D alone can describe the cooled-down points: one variant of each size, fresh data."""
-    return not (is_special(frame) or pooled_variants(frame))
+    return not (is_special(frame) or pooled_variants(frame) or repeats_data(frame))
 
 
 def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
+    if declared(frame) == "seeds":
+        return True
     return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame)
 
 

@@ -1,4 +1,8 @@
-"""A study's report: its figures, fits and tables, chosen by what its frame holds, on disk and as one page.
+"""A study's report: its figures, fits and tables, on disk and as one page.
+
+They are those of the kind that the study says it is for (`analysis: isoflop` in its file: token_scaling, isoflop,
+repetition, continual, ablation, sweep or seeds). Without that, or where the frame lacks what the kind needs, they are
+chosen by what the frame holds:
 
 ====================  ================================================================================================
 figure                drawn where
@@ -84,6 +88,8 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     if frame["value"].dropna().empty:
         results.notes.append("nothing has been evaluated, so there is nothing to draw")
         return results
+    if note := kinds.lacking(frame):
+        results.notes.append(note)
     bits = [name for name in kinds.scored_metrics(frame) if name.endswith(f"/{BITS_PER_BYTE}")]
     swept = kinds.is_sweep(frame)
     if kinds.is_ablation(frame):
@@ -106,6 +112,8 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         parts.add_fits(results, frame, bits)
+    elif kinds.repeats_data(frame) and not kinds.is_special(frame):
+        results.notes.append("No law of size and tokens is fitted: a cooled-down run saw its data more than once")
     parts.add_noise(results, frame, bits)
     return results
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
-from workbench.config.schema import Config, from_dict, to_dict
+from workbench.config.schema import ANALYSES, Config, from_dict, to_dict
 
 GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking", "variant")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
@@ -31,6 +31,7 @@ def test_every_file_composes(compose, group, choice):
 def test_every_study_composes(compose, study):
     points = compose([f"experiments={study}"])
     assert {config.study for _, config in points} == {study}
+    assert {config.analysis for _, config in points} < set(ANALYSES)
     assert len({name for name, _ in points}) == len(points) > 1
 
 
@@ -97,6 +98,7 @@ def test_any_working_directory(compose, tmp_path, monkeypatch):
         ("variant.mixture={news: 1}", "news"),
         ("experiments=no_such", "no_such"),
         ("study=a/b", "a/b"),
+        ("analysis=tarot", "tarot"),
         ("recipe.phases=[{name: a, share: 0.5}]", "0.5"),
     ],
 )

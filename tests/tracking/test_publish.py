@@ -312,6 +312,18 @@ def test_damaged_result_is_named_and_the_rest_arrives(root):
     assert (report.evaluations, report.skipped) == (1, ())
 
 
+def test_the_frame_says_what_the_study_is_for(root):
+    from analysis.load import load_study
+
+    made = make_study(root, sizes={"m0_03": 30_000}, budgets=(250_000,), evaluated=False)
+    file = made.layout.study_file(made.study)
+    plan = json.loads(file.read_text())
+    for analysis in ("isoflop", None):
+        file.write_text(json.dumps({**plan, "analysis": analysis}))
+        publish_study(made.layout, made.study)
+        assert load_study(made.study, default_uri(made.layout)).attrs.get("analysis") == analysis
+
+
 def test_unknown_study_is_refused(root):
     with pytest.raises(ValueError, match="study 'nothing' has no"):
         publish_study(Layout(root), "nothing")

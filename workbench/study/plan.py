@@ -141,7 +141,7 @@ def _point(name: str, config: Config, ids: Sequence[str], chain: Sequence[Stage]
 def _same_for_all(points: Sequence[tuple[str, Config]]) -> None:
     first = points[0][1]
     for name, config in points:
-        for part in ("study", "paths", "evaluation", "tracking", "budget", "cluster"):
+        for part in ("study", "analysis", "paths", "evaluation", "tracking", "budget", "cluster"):
             if getattr(config, part) != getattr(first, part):
                 raise ValueError(f"point {name}: {part} differs from the first point's, but it is one for a study")
 
@@ -175,6 +175,7 @@ def study_record(plan: Plan, *, created: float, commit: str, dirty: bool) -> dic
     """Content of `study.json`."""
     return {
         "study": plan.study,
+        "analysis": plan.points[0].config.analysis,
         "created": created,
         "commit": commit,
         "dirty": dirty,

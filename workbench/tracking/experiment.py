@@ -53,6 +53,15 @@ def ensure(client: MlflowClient, name: str, location: str | None, tags: Mapping[
     return experiment.experiment_id
 
 
+def settle_tag(client: MlflowClient, experiment: str, key: str, value: str) -> None:
+    """Give an experiment's tag a value, or remove it where that is empty."""
+    found = client.get_experiment(experiment).tags.get(key, "")
+    if value and found != value:
+        client.set_experiment_tag(experiment, key, value)
+    elif found and not value:
+        client.delete_experiment_tag(experiment, key)
+
+
 def single_runs(client: MlflowClient, experiment: str) -> dict[str, Run]:
     """Find the run of each stage by its id, the study's own under ""; what others log into the experiment is left alone.
 

@@ -46,6 +46,8 @@ REPORT_FILES = "report.files.json"
 """Artifact of a study's run that lists what its report stored, so that the next can remove what it does not store."""
 SOURCE = {"mlflow.source.name": "workbench", "mlflow.source.type": "LOCAL"}
 """What MLflow's pages show as a run's source, with its commit."""
+ANALYSIS_TAG = "workbench.analysis"
+"""Tag of an experiment: the kind of analysis its study says it is for; `analysis.load` reads it."""
 NAMED_BY = "named_by"
 """Tag of runs that are named with what their study varies; those without it, of earlier versions, keep their names."""
 
@@ -187,6 +189,7 @@ class _Publisher:
         self.experiment = experiment.ensure(client, record.name, artifact_location(layout, record.name, uri), tags)
         claim(client, self.experiment, layout)
         settle_page(client, self.experiment)
+        experiment.settle_tag(client, self.experiment, ANALYSIS_TAG, record.analysis)
         self.runs = experiment.single_runs(client, self.experiment)
         self.models = experiment.single_models(client, self.experiment, self.runs)
         self.sent = {"rows": 0, "checkpoints": 0, "evaluations": 0, "runs": 0}

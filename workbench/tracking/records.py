@@ -109,6 +109,8 @@ class StudyRecord:
     """What was asked for: commit, how many points and stages, and the command where it is recorded."""
     skipped: tuple[str, ...] = field(default=())
     """Result files that could not be read, each with the reason."""
+    analysis: str = ""
+    """Kind of analysis that it says it is for; empty where it says none."""
 
 
 def read_study(layout: Layout, study: str) -> StudyRecord:
@@ -133,7 +135,9 @@ def read_study(layout: Layout, study: str) -> StudyRecord:
     asked = {"commit": plan.get("commit", ""), "points": len(plan["points"]), "stages": len(plan["stages"])}
     asked["command"] = plan.get("command", "")
     tags = {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in asked.items() if value != ""}
-    return StudyRecord(study, file, _study_status(plan, stages), tuple(stages), tags, tuple(skipped))
+    return StudyRecord(
+        study, file, _study_status(plan, stages), tuple(stages), tags, tuple(skipped), plan.get("analysis") or ""
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

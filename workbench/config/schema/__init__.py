@@ -23,7 +23,7 @@ from workbench.config.schema.machine import (
     ResourcesConfig,
 )
 from workbench.config.schema.model import KV_HEADS, MLPS, NORMS, POSITIONS, ModelConfig, VariantConfig
-from workbench.config.schema.point import Config, PathsConfig, TrackingConfig
+from workbench.config.schema.point import ANALYSES, Config, PathsConfig, TrackingConfig
 from workbench.config.schema.recipe import (
     DECAYS,
     PRECISIONS,
@@ -37,6 +37,7 @@ from workbench.config.schema.recipe import (
 from workbench.config.schema.stage import MixtureSegment, Parent, Schedule, Stage, StreamConfig, StreamSource
 
 __all__ = [
+    "ANALYSES",
     "ATTENTIONS",
     "DECAYS",
     "DEVICES",

@@ -11,6 +11,8 @@ from workbench.config.schema.machine import BudgetConfig, CheckpointConfig, Nume
 from workbench.config.schema.model import ModelConfig, VariantConfig
 from workbench.config.schema.recipe import PRECISIONS, EvaluationConfig, OptimizerConfig, RecipeConfig
 
+ANALYSES = ("token_scaling", "isoflop", "repetition", "continual", "ablation", "sweep", "seeds")
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -81,6 +83,9 @@ class Config:
     """Made resumable how often."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     """At what cost at the most."""
+    analysis: str | None = None
+    """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
+    `continual`, `ablation`, `sweep` or `seeds`; None chooses by what the points differ in."""
     flops: float | None = None
     """Training budget in FLOPs of forward and backward (`workbench.study.flops`), in place of `tokens`."""
     precision: str = "fp32"
@@ -96,6 +101,8 @@ class Config:
         """Refuse parts that do not fit each other."""
         check_name("study", self.study)
         check_choice("precision", self.precision, PRECISIONS)
+        if self.analysis is not None:
+            check_choice("analysis", self.analysis, ANALYSES)
         check_at_least("tokens", self.tokens, 1)
         check_above("flops", self.flops, 0)
         if (self.tokens is None) == (self.flops is None):
