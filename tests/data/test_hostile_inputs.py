@@ -428,6 +428,11 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         r"a\.parquet: no field 'text' \(there: body, meta\.url\)",
     ),
     "parquet: not UTF-8": ("parquet", bad_utf8_column, r"a\.parquet, row 2 is not UTF-8"),
+    "text: records": (
+        "text",
+        file("a.jsonl.gz", gzip.compress(jsonl(*TEXTS))),
+        r"a\.jsonl\.gz holds records, not one text",
+    ),
     "text: empty": ("text", file("a.txt", b""), r"a\.txt is empty"),
     "text: cut inside a character": (
         "text",

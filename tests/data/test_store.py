@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from workbench.data.store import heldout_sizes, open_prepared, prepare, verify
 from workbench.data.stream import Stream
 from workbench.data.summary import describe, dropped_table, notes, source_table
 from workbench.data.tokenizer import load_saved
+from workbench.evaluate.suites.documents import read_heldout
 from workbench.study.layout import Layout
 
 
@@ -41,8 +43,8 @@ def training_texts(prepared, source: str) -> list[str]:
 
 
 def heldout_texts(prepared, source: str) -> list[str]:
-    lines = prepared.heldout_path(source).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["text"] for line in lines]
+    with prepared.heldout_path(source).open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]
 
 
 def share_inside(heldout: list[str], training: list[str], length: int = 5) -> float:
@@ -316,6 +318,39 @@ def test_files_that_are_not_read_are_named_and_counted(
     assert notes(made) == [
         "source 'a': 31 files there are not read as jsonl: 00.log, 01.log, 02.log, 03.log, 04.log and 26 more"
     ]
+
+
+def test_what_only_looks_like_a_line_end_stays_in_training_and_held_out_text(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    odd = ["\f\x1c\u2028\u0085\v ".join(text.split("\n")) + "\nand a line" for text in make_documents(200, 1)]
+    write_jsonl(tmp_path / "a.jsonl", odd)
+    made = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert set(training_texts(made, "a")) <= set(odd)
+    assert set(heldout_texts(made, "a")) <= set(odd)
+    read = read_heldout(str(made.heldout_dir), "a")
+    assert sorted(row["text"] for row in read) == sorted(heldout_texts(made, "a"))
+
+
+def test_a_lock_is_held_by_one_at_a_time_though_its_file_goes(tmp_path):
+    inside, most = 0, []
+
+    def hold() -> None:
+        nonlocal inside
+        for _ in range(20):
+            with store._locked(tmp_path / "a.lock"):
+                inside += 1
+                most.append(inside)
+                time.sleep(0.0005)
+                inside -= 1
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 80
+    assert not list(tmp_path.iterdir())
 
 
 def test_inputs_that_change_while_they_are_read_make_no_store(

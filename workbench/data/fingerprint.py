@@ -13,7 +13,7 @@ from workbench.data import python_texts
 from workbench.data.cache import recall, remember
 from workbench.data.hub import is_local, resolve_revision
 from workbench.data.inputs import find_inputs, show
-from workbench.data.special_tokens import choose, first_in_vocabulary
+from workbench.data.special_tokens import choose, find_file
 from workbench.study.files import sha256
 
 RULES = 4
@@ -89,15 +89,14 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
 def _describe_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
     if tokenizer.kind == "bpe":
         return {"kind": "bpe", "vocab_size": tokenizer.vocab_size, "train_bytes": tokenizer.train_bytes}
-    path = Path(tokenizer.path or "").expanduser()
-    if not path.exists():
-        raise ValueError(f"tokenizer.path={tokenizer.path!r} is not there")
-    files = sorted(path.glob("tokenizer.*")) if path.is_dir() else [path]
-    described = {"kind": "file", "vocab_size": tokenizer.vocab_size, "files": [hash_file(f) for f in files]}
     special = choose(tokenizer)
-    if special.ordinary or (special.bos, special.eos) != first_in_vocabulary(tokenizer):
-        described |= {"bos": special.bos, "eos": special.eos}
-    return described
+    return {
+        "kind": "file",
+        "vocab_size": tokenizer.vocab_size,
+        "file": hash_file(find_file(Path(tokenizer.path or "").expanduser())),
+        "bos": special.bos,
+        "eos": special.eos,
+    }
 
 
 def hash_file(path: Path) -> str:

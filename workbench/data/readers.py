@@ -12,6 +12,7 @@ from workbench.data.inputs import PACKED_SUFFIXES, show
 from workbench.data.unpack import one_line, read_text_lines
 
 _MISSING = object()
+_RECORDS = (".jsonl", ".ndjson")
 _ROWS_A_BATCH = 1000
 _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
 
@@ -33,11 +34,13 @@ def read_texts(kind: str, path: Path, text_field: str) -> Iterator[str]:
     ValueError
         The file is damaged or empty, or a record has no text there.
     """
+    name = path.name.lower()
     if kind == "text":
+        if name.endswith(tuple(f"{end}{packed}" for end in _RECORDS for packed in ("", *PACKED_SUFFIXES))):
+            raise ValueError(f"{show(path)} holds records, not one text: set the source's kind to 'jsonl'")
         return _read_text(path)
     if kind == "parquet":
         return _read_parquet(path, text_field)
-    name = path.name.lower()
     whole = name.endswith((".json", *(f".json{packed}" for packed in PACKED_SUFFIXES)))
     return _read_json(path, text_field) if whole else _read_jsonl(path, text_field)
 

@@ -110,16 +110,6 @@ def choose(config: TokenizerConfig) -> SpecialTokens:
     return SpecialTokens(bos, bos_from, eos, eos_from, ordinary)
 
 
-def first_in_vocabulary(config: TokenizerConfig) -> tuple[str | None, str | None]:
-    """Find what was chosen before files and settings were asked: the first common name in the whole vocabulary.
-
-    Stores whose choice is still this one keep their fingerprint.
-    """
-    ids = read_vocabulary(find_file(Path(config.path or "").expanduser())).ids
-    bos, eos = (next((name for name in names if name in ids), None) for names in (BOS_NAMES, EOS_NAMES))
-    return bos, eos
-
-
 def read_vocabulary(path: Path) -> Vocabulary:
     """Tokens of a `tokenizer.json` or a sentencepiece model, remembered by size and modification time.
 
