@@ -121,7 +121,7 @@ def test_accuracies_of_zero_are_fitted_where_no_logarithm_is_taken():
         assert fit.params["L0"] == pytest.approx(2.8, abs=0.05)
         assert fit.holdout.largest_error == np.inf
         assert (fit.sensitivity()["setting"] == "as fitted").any()
-    with pytest.raises(ValueError, match=r"accuracy is 0 in 1[0-9] rows: logarithms need values above 0"):
+    with pytest.raises(ValueError, match=r"accuracy is 0 in 1[0-9] rows: its logarithm needs values above 0"):
         fit_law(TaskAccuracy(chance=0.0), rows, target="accuracy")
     with pytest.raises(ValueError, match=r"accuracy lies between -0\.1 and"):
         fit_law(TaskAccuracy(), rows.assign(accuracy=accuracy - 0.1), target="accuracy", objective="mse")

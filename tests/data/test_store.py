@@ -465,6 +465,9 @@ def test_a_tokenizer_from_a_file_with_a_large_vocabulary(two_sources, tmp_path):
     prepared = prepare(two_sources, tokenizer, Layout(tmp_path / "outputs"), workers=1)
     assert prepared.manifest["dtype"] == "<u4"
     assert (prepared.vocab_size, prepared.bos_id, prepared.eos_id) == (70_000, 69_999, None)
+    special = prepared.manifest["tokenizer"]["special"]
+    assert (special["bos"], special["bos_from"], special["eos"]) == ("<s>", "tokenizer.bos", None)
+    assert "beginning of sequence '<s>' (from tokenizer.bos), end of sequence none" in describe(prepared)
     counts = np.bincount(prepared.sources["a"])
     assert len(counts) == 70_000
     assert counts[69_999] == prepared.manifest["sources"]["a"]["documents"]
