@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -68,13 +69,14 @@ def test_nothing_is_written_elsewhere(root, first):
         "figures",
         "fits",
         "mlartifacts",
+        "outputs.id",
         "mlflow.db",
         "mlflow.db.lock",
         "stages",
         "studies",
     } | {
-        "throughput.json",
-        "throughput.lock",
+        "speeds.json",
+        "speeds.lock",
     }
 
 
@@ -113,12 +115,31 @@ def test_report_writes_the_page_and_logs_it(root, first):
     assert "report.html" in study.data.tags["mlflow.note.content"]
 
 
+def test_the_first_run_says_how_long_it_will_take_and_how_long_it_took(first):
+    _, output = first
+    assert re.search(r"on this machine about [\d.]+ min with \d+ at a time: training .*, 8 evaluations ", output)
+    assert re.search(r"took [\d.]+ min; [\d.]+ min were estimated", output)
+
+
+def test_a_report_whose_inputs_have_not_changed_is_not_drawn_again(root, first):
+    folder = root / "figures" / "token_scaling_tiny"
+    report = ["report", "experiments=token_scaling_tiny", f"paths.outputs={root}"]
+    drawn = workbench(*report).stdout
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert workbench(*report).stdout == drawn
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / "token_scaling.png").write_bytes(b"")
+    assert workbench(*report).stdout == drawn
+    assert (folder / "token_scaling.png").stat().st_size > 1000
+
+
 def test_run_again_trains_nothing(root, first):
     before = {path: path.stat().st_mtime_ns for path in (root / "stages").rglob("*.safetensors")}
     began = time.monotonic()
     run = workbench("run", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert ", 0M tokens to train" in run.stdout
+    assert "on this machine" not in run.stdout
     assert time.monotonic() - began < 60
     assert {path: path.stat().st_mtime_ns for path in (root / "stages").rglob("*.safetensors")} == before
 

@@ -3,7 +3,7 @@
 import json
 
 from workbench.launch.cost import cluster_work
-from workbench.launch.speeds import Speeds
+from workbench.launch.speeds import ClusterSpeeds
 
 
 def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
@@ -14,11 +14,11 @@ def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
     ]
     facts.layout.stage(trunk.id).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert cluster_work(facts).gpu_hours is None
-    Speeds(facts.layout, "here").remember(facts.layout, trunk.id, trunk.stage, processes=2)
-    assert Speeds(facts.layout, "here").get(cooldown.stage) == 1030 / 2
-    assert Speeds(facts.layout, "there").get(trunk.stage) is None
+    ClusterSpeeds(facts.layout, "here").remember(facts.layout, trunk.id, trunk.stage, processes=2)
+    assert ClusterSpeeds(facts.layout, "here").get(cooldown.stage) == 1030 / 2
+    assert ClusterSpeeds(facts.layout, "there").get(trunk.stage) is None
     work = cluster_work(facts)
     assert work.stages[cooldown.id].resources.seconds == 2048 / 515
     assert work.gpu_hours > 0
     other = make_study("tokens=10240", "model.num_layers=2")
-    assert all(Speeds(facts.layout, "here").get(node.stage) is None for node in other.plan.nodes.values())
+    assert all(ClusterSpeeds(facts.layout, "here").get(node.stage) is None for node in other.plan.nodes.values())

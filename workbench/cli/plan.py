@@ -10,13 +10,15 @@ from workbench.cli.shared import asked_launcher, make_study_facts, print_table
 
 if TYPE_CHECKING:
     from workbench.launch.cost import ClusterWork
-    from workbench.launch.planning import Estimate, Facts
+    from workbench.launch.estimate import Estimate
+    from workbench.launch.planning import Facts
 
 
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
     from workbench.launch.cost import cluster_json, cluster_work
-    from workbench.launch.planning import estimate, plan_json
+    from workbench.launch.estimate import estimate
+    from workbench.launch.planning import plan_json
 
     facts = make_study_facts(parsed)
     launcher = asked_launcher(parsed)
@@ -54,11 +56,9 @@ def _print_stages(values: dict[str, Any]) -> None:
 
 
 def _print_local(values: dict[str, Any], work: Estimate) -> None:
-    hours = "not estimated" if work.hours is None else f"about {work.hours * 60:.1f} min with {work.workers} at a time"
-    print(
-        f"\n{_tokens_line(values)}\n"
-        f"training time: {hours} (measured tokens/s; evaluations not counted); disk: {work.disk_bytes / 1e6:.0f} MB"
-    )
+    from workbench.launch.estimate import describe
+
+    print(f"\n{_tokens_line(values)}\ntime here: {describe(work)}\ndisk: {work.disk_bytes / 1e6:.0f} MB")
 
 
 def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:

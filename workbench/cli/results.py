@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,8 @@ SLOPE_STUDY = "token_scaling"
 def show_results(facts: Facts, experiments: Path | None = None) -> None:
     """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be.
 
+    A report whose inputs have not changed is not drawn again, and what it said is printed.
+
     Parameters
     ----------
     facts
@@ -31,8 +35,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
         The user's folder of studies, where one was given: the study's question may stand there.
     """
     from analysis.load import load_study
-    from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
-    from analysis.report.kinds import is_plain
+    from analysis.unchanged import inputs_digest, read_unchanged, write_stamp
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
     from workbench.tracking.owner import refuse_foreign
@@ -46,24 +49,68 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
     except (PublishError, ValueError) as error:
         print(f"no table and no figures: {error}; after `workbench publish {study}`, `workbench report` draws them")
         return
-    compressors = compression_rows(_heldout_sizes(facts))
-    print(f"\n{format_table(summary_table(frame, compressors))}")
+    shown = _Shown(
+        facts,
+        uri,
+        frame,
+        heldout=_heldout_sizes(facts),
+        curves=_slopes(facts, frame, uri),
+        question=study_question(layout, study, experiments),
+    )
+    directory = layout.figures(study)
+    digest = inputs_digest(frame, shown.inputs())
+    text = read_unchanged(directory, digest)
+    if text is None:
+        results, files, text = _draw(shown)
+        if not tracking.publish or _log(shown, results, files):
+            write_stamp(directory, digest, files, text)
+    print(f"\n{text}")
+    print(f"MLflow: workbench ui   (tracking URI {uri})")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a study's report is made from."""
+
+    facts: Facts
+    uri: str
+    frame: pd.DataFrame
+    heldout: Mapping[str, Mapping[str, int]]
+    curves: tuple[dict[str, float], str, list[str]]
+    question: str
+
+    def inputs(self) -> dict[str, object]:
+        """Everything but the frame, as plain values."""
+        points = {point.name: point.chain[-1][0] for point in self.facts.plan.points}
+        return {
+            "uri": self.uri,
+            "heldout": self.heldout,
+            "curves": self.curves,
+            "question": self.question,
+            "points": points,
+            "sources": list(self.facts.config.data.sources),
+            "code": Path(__file__).read_text(encoding="utf-8"),
+        }
+
+
+def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
+    """Write figures, fits, tables and page; give the files, and the table and lines to print."""
+    from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
+    from analysis.report.kinds import is_plain
+
+    frame, layout, study = shown.frame, shown.facts.layout, shown.facts.plan.study
+    compressors = compression_rows(shown.heldout)
+    lines = [format_table(summary_table(frame, compressors))]
     if is_plain(frame):
-        _print_crossings(facts, uri, set(frame.loc[frame["value"].notna(), "metric"]))
-    _print_missing(facts, set(frame.loc[frame["annealed"], "stage"]))
-    slopes, source, reason = _slopes(frame, uri)
-    results = analyse_study(frame, curves=slopes, curves_from=source)
+        lines += _crossings(shown.facts, shown.uri, set(frame.loc[frame["value"].notna(), "metric"]))
+    lines += _missing(shown.facts, set(frame.loc[frame["annealed"], "stage"]))
+    curves, source, reason = shown.curves
+    results = analyse_study(frame, curves=curves, curves_from=source)
     results.notes.extend(reason)
-    for note in results.notes:
-        print(note)
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
-    question = study_question(layout, study, experiments)
-    write_page(page, page_of(results, frame, baselines=compressors, question=question))
-    _print_files(files, page)
-    if tracking.publish:
-        _log(facts, results, [*files, page], question)
-    print(f"MLflow: workbench ui   (tracking URI {uri})")
+    write_page(page, page_of(results, frame, baselines=compressors, question=shown.question))
+    return results, [*files, page], "\n".join([*lines, *results.notes, *_files(files, page)])
 
 
 def show_reference(study: str, uri: str, directory: Path) -> None:
@@ -73,12 +120,10 @@ def show_reference(study: str, uri: str, directory: Path) -> None:
 
     frame = load_study(study, uri)
     results = analyse_study(frame)
-    for note in results.notes:
-        print(note)
     page = directory / "report.html"
     files = results.save(directory)
     write_page(page, page_of(results, frame))
-    _print_files(files, page)
+    print("\n".join([*results.notes, *_files(files, page)]))
 
 
 def write_page(page: Path, text: str) -> None:
@@ -87,18 +132,20 @@ def write_page(page: Path, text: str) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def _print_files(files: list[Path], page: Path) -> None:
+def _files(files: list[Path], page: Path) -> list[str]:
     """Say how many files lie where, and the page's name."""
-    for folder in dict.fromkeys(path.parent for path in files):
-        print(f"{sum(path.parent == folder for path in files)} files in {folder}")
-    print(f"report: {page}")
+    folders = dict.fromkeys(path.parent for path in files)
+    counts = [f"{sum(path.parent == folder for path in files)} files in {folder}" for folder in folders]
+    return [*counts, f"report: {page}"]
 
 
-def _slopes(frame: pd.DataFrame, uri: str) -> tuple[dict[str, float], str, list[str]]:
+def _slopes(facts: Facts, frame: pd.DataFrame, uri: str) -> tuple[dict[str, float], str, list[str]]:
     """Loss against log tokens near an ablation's budget, where that is from, and why there is none.
 
     Taken from the study of token scaling, where it has a model of the baseline's size.
     """
+    if not any("variant=" in point.name for point in facts.plan.points):
+        return {}, "", []
     from analysis.load import load_study
     from analysis.report.kinds import baseline_runs, is_ablation, slopes_near
     from analysis.style import count_label
@@ -113,15 +160,18 @@ def _slopes(frame: pd.DataFrame, uri: str) -> tuple[dict[str, float], str, list[
         return {}, "", [f"Differences are not said in training tokens: {error}"]
 
 
-def _log(facts: Facts, results: Results, files: list[Path], question: str) -> None:
+def _log(shown: _Shown, results: Results, files: list[Path]) -> bool:
+    """Send the report to MLflow; whether that worked."""
     from workbench.tracking.mlflow import PublishError, log_figures
 
-    study, tracking = facts.plan.study, facts.config.tracking
+    study, tracking = shown.facts.plan.study, shown.facts.config.tracking
     try:
-        about = _description(question or study, results)
-        log_figures(facts.layout, study, files, tracking.uri, tracking.timeout_seconds, description=about)
+        about = _description(shown.question or study, results)
+        log_figures(shown.facts.layout, study, files, tracking.uri, tracking.timeout_seconds, description=about)
     except PublishError as error:
         print(f"figures not published: {error}")
+        return False
+    return True
 
 
 def _description(heading: str, results: Results) -> str:
@@ -156,23 +206,23 @@ def _launched_with(layout: Layout, study: str) -> Path | None:
     return next((Path(folder) for option, folder in pairwise(words) if option == "--experiments"), None)
 
 
-def _print_missing(facts: Facts, trained: set[str]) -> None:
+def _missing(facts: Facts, trained: set[str]) -> list[str]:
     """Name the points that the table lacks."""
-    for point in facts.plan.points:
-        if point.chain[-1][0] not in trained:
-            print(f"not trained: {point.name}")
+    return [f"not trained: {point.name}" for point in facts.plan.points if point.chain[-1][0] not in trained]
 
 
-def _print_crossings(facts: Facts, uri: str, evaluated: set[str]) -> None:
+def _crossings(facts: Facts, uri: str, evaluated: set[str]) -> list[str]:
     """Say which sizes cross: each better than the other at some budget, beyond two standard errors."""
     from analysis.load import load_documents
     from analysis.paired import find_crossings
 
-    for source in facts.config.data.sources:
-        metric = f"heldout/{source}/bits_per_byte"
-        if metric in evaluated:
-            for crossing in find_crossings(load_documents(facts.plan.study, metric, uri)):
-                print(f"{source}: {crossing}")
+    metrics = {source: f"heldout/{source}/bits_per_byte" for source in facts.config.data.sources}
+    return [
+        f"{source}: {crossing}"
+        for source, metric in metrics.items()
+        if metric in evaluated
+        for crossing in find_crossings(load_documents(facts.plan.study, metric, uri))
+    ]
 
 
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from workbench.study.record import read_record, recorded_points
 
 if TYPE_CHECKING:
     from workbench.config.schema import TrackingConfig
+    from workbench.launch.estimate import Estimate
     from workbench.launch.ledger import Ledger
     from workbench.launch.planning import Facts
     from workbench.study.layout import Layout
@@ -29,6 +31,7 @@ def run(parsed: argparse.Namespace) -> int:
     from workbench.launch.planning import make_facts
     from workbench.launch.study import check_before_start
 
+    began = time.monotonic()
     with composer(parsed.experiments) as hydra:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
@@ -36,6 +39,7 @@ def run(parsed: argparse.Namespace) -> int:
         check_before_start(facts, launcher.workers, here=not launcher.submits)
         _check_store(facts)
         _print_plan_line(facts)
+        estimate = None if launcher.submits else _print_estimate(facts, launcher.workers)
         try:
             hydra.multirun(parsed.overrides)
         except StudyError as error:
@@ -49,7 +53,26 @@ def run(parsed: argparse.Namespace) -> int:
             status = 0
     if launcher.waits:
         show_results(facts, parsed.experiments)
+    if estimate is not None and status == 0:
+        _print_duration(time.monotonic() - began, estimate)
     return _wait_status(facts) if launcher.waits and launcher.submits else status
+
+
+def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:
+    """Say how long the run will take; None where nothing is left to do."""
+    from workbench.launch.estimate import describe, estimate
+
+    facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept, for the progress line
+    work = estimate(facts, workers)
+    if not (work.evaluations or any(facts.tokens_to_train().values())):
+        return None
+    print(f"on this machine {describe(work)}", flush=True)
+    return work
+
+
+def _print_duration(seconds: float, estimate: Estimate) -> None:
+    foreseen = "" if estimate.seconds is None else f"; {estimate.seconds / 60:.1f} min were estimated"
+    print(f"took {seconds / 60:.1f} min{foreseen}")
 
 
 def _check_store(facts: Facts) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config.schema import BudgetConfig, ClusterConfig
+from workbench.launch.estimate import longest_chain
 from workbench.launch.graph import Part, training_parts
-from workbench.launch.planning import Facts, longest_chain
-from workbench.launch.speeds import Speeds
+from workbench.launch.planning import Facts
+from workbench.launch.speeds import ClusterSpeeds
 from workbench.study.plan import Plan
 from workbench.study.resources import Resources, stage_resources
 
@@ -79,7 +80,7 @@ def cluster_work(facts: Facts) -> ClusterWork:
 
 def _stage_work(facts: Facts, cluster: ClusterConfig, parts: Sequence[Part]) -> StageWork:
     stage = facts.plan.nodes[parts[0].stage].stage
-    speed = Speeds(facts.layout, cluster.name).get(stage)
+    speed = ClusterSpeeds(facts.layout, cluster.name).get(stage)
     each = [
         stage_resources(stage, cluster, part_tokens(facts.plan, part, facts.existing[part.stage]), speed)
         for part in parts

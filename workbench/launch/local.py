@@ -11,9 +11,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from workbench.evaluate.reconcile import EvaluationError, pending
+from workbench.launch.estimate import worker_count
 from workbench.launch.outcome import Outcome
-from workbench.launch.planning import Facts, wanted_checkpoints, worker_count
+from workbench.launch.planning import Facts, wanted_checkpoints
 from workbench.launch.progress import Display
+from workbench.launch.speeds import MachineSpeeds
 from workbench.launch.worker import Evaluated, Result, Task, run_worker
 from workbench.study.flops import training_flops_per_token
 from workbench.study.plan import Node, Plan, tokens_to_train
@@ -38,6 +40,7 @@ class LocalRun:
         self.display = display
         self.num_workers = worker_count(self.config, workers)
         self.outcome = Outcome()
+        self.scored: dict[tuple[str, str], list[float]] = {}
         self.workers: list[_Worker] = []
         self.stopping = False
         self.tries: dict[str, int] = {}
@@ -48,6 +51,7 @@ class LocalRun:
 
     def run(self) -> Outcome:
         """Do everything that is missing; Ctrl-C lets every stage write a checkpoint and end as killed."""
+        self.display.begin()
         previous = {n: signal.signal(n, self._ask_to_stop) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             while True:
@@ -61,6 +65,7 @@ class LocalRun:
                 signal.signal(number, handler)
             self._end_workers()
         self._report_unreachable()
+        self._remember_evaluations()
         self.outcome.killed = self.stopping
         return self.outcome
 
@@ -152,7 +157,8 @@ class LocalRun:
             self.display.say(message)
         elif isinstance(message, Evaluated):
             self.outcome.evaluated += 1
-            self.display.evaluated(self.outcome.evaluated)
+            self.scored.setdefault((message.stage, message.suite), []).append(message.seconds)
+            self.display.evaluated(message.stage)
         else:
             self.display.progress(message)
 
@@ -201,6 +207,12 @@ class LocalRun:
             self.outcome.failures += [
                 f"train {i}: not run, because its parent stage did not reach its branch point" for i in self.to_train
             ]
+
+    def _remember_evaluations(self) -> None:
+        """Keep what evaluations took, for the next estimate; stages of one kind add up."""
+        speeds = MachineSpeeds(self.layout, self.num_workers)
+        for (stage, suite), seconds in self.scored.items():
+            speeds.remember_evaluations(self.plan.nodes[stage].stage, self.plan.evaluation.suites[suite], seconds)
 
     # ------------------------------------------------------------------------------- processes
 

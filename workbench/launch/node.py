@@ -91,7 +91,7 @@ class Job:
 
     def train(self) -> int:
         """Train one segment of a stage, with the other ranks."""
-        from workbench.launch.speeds import Speeds
+        from workbench.launch.speeds import ClusterSpeeds
         from workbench.train.distributed import join
         from workbench.train.loop import Hooks, StoppedError, stage_device
         from workbench.train.stage import train_stage
@@ -119,7 +119,7 @@ class Job:
                 self.say(str(error))
                 return STOPPED
         if self.rank == 0:
-            Speeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
+            ClusterSpeeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
         return FINISHED
 
     def _rendezvous(self) -> dict[str, Any]:

@@ -1,15 +1,14 @@
-"""A plan with its facts: what exists, what is left, what it will take."""
+"""A plan with its facts: what exists and what is left."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import BudgetConfig, Config, Stage
+from workbench.config.schema import Config, Stage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.data.special_tokens import choose
@@ -18,13 +17,14 @@ from workbench.data.stream import SourceCounts, Stream
 from workbench.data.summary import notes
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
-from workbench.study.flops import count_parameters, training_flops_per_token
+from workbench.study.flops import training_flops_per_token
 from workbench.study.layout import Layout
-from workbench.study.memory import state_bytes
-from workbench.study.plan import Node, Plan, Point, plan_study, remaining_flops, study_record, tokens_to_train
+from workbench.study.plan import Node, Plan, Point, plan_study, study_record, tokens_to_train
 from workbench.study.record import change_record
 from workbench.train.checkpoint import checkpoints_by_tokens
-from workbench.train.throughput import Throughputs, throughput_key
+
+if TYPE_CHECKING:
+    from workbench.launch.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -153,99 +153,6 @@ def unique_token_notes(facts: Facts) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is left to do, and what it takes."""
-
-    flops: float
-    """Training FLOPs still to be done."""
-    hours: float | None
-    """Hours of this machine's training still to be spent, evaluations not counted; None if not measured."""
-    disk_bytes: int
-    """New checkpoints."""
-    workers: int
-    """Stages at a time."""
-
-
-def worker_count(config: Config, workers: int | None) -> int:
-    """Stages at a time: as asked for, or as many as the cores allow."""
-    return workers or max(1, _cores() // config.numerics.threads)
-
-
-def _cores() -> int:
-    """Cores this process may use; where the system cannot tell, those it has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
-    """Estimate the work left from speeds measured on this machine.
-
-    Parameters
-    ----------
-    facts
-        Plan and what exists.
-    workers
-        Stages at a time; None takes as many as the cores allow.
-    measure
-        Measure speeds that are not known yet (about a second for each size).
-    """
-    todo = facts.tokens_to_train()
-    count = worker_count(facts.config, workers)
-    seconds = _stage_seconds(facts, todo) if measure else None
-    hours = None if seconds is None else max(sum(seconds.values()) / count, longest_chain(facts.plan, seconds)) / 3600
-    new = {i: len(set(n.targets) - facts.existing[i]) for i, n in facts.plan.nodes.items()}
-    disk = sum(new[i] * state_bytes(_params(facts, i)) for i in new)
-    return Estimate(remaining_flops(facts.plan, facts.existing), hours, disk, count)
-
-
-def _params(facts: Facts, identifier: str) -> int:
-    return count_parameters(facts.plan.nodes[identifier].stage.model).total
-
-
-def _stage_seconds(facts: Facts, todo: dict[str, int]) -> dict[str, float] | None:
-    """Training seconds of each stage; None where no kind of stage could be measured."""
-    left = [facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens]
-    speeds = Throughputs(facts.layout.root / "throughput.json").measure(left)
-    if any(throughput_key(stage) not in speeds for stage in left):
-        return None
-    return {
-        i: tokens / speeds[throughput_key(facts.plan.nodes[i].stage)] if tokens else 0.0 for i, tokens in todo.items()
-    }
-
-
-def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """Seconds of the chain of stages that takes longest, each after its parent."""
-    longest: dict[str, float] = {}
-    for identifier, node in plan.nodes.items():
-        parent = node.stage.parent
-        longest[identifier] = seconds[identifier] + (longest[parent.stage] if parent else 0.0)
-    return max(longest.values(), default=0.0)
-
-
-def check_budget(budget: BudgetConfig, work: Estimate) -> None:
-    """Refuse a plan above its budget.
-
-    Raises
-    ------
-    ValueError
-        With both numbers and the setting to change.
-    """
-    if budget.max_flops is not None and work.flops > budget.max_flops:
-        raise ValueError(
-            f"the plan needs {work.flops:.3g} FLOPs, more than budget.max_flops={budget.max_flops:.3g}: "
-            "make the study smaller or raise the budget"
-        )
-    if budget.max_hours is not None and work.hours is None:
-        raise ValueError("budget.max_hours is set, but no speed could be measured to hold the plan against it")
-    if budget.max_hours is not None and work.hours is not None and work.hours > budget.max_hours:
-        raise ValueError(
-            f"the plan takes about {work.hours:.3g} hours, more than budget.max_hours={budget.max_hours:.3g}: "
-            "make the study smaller or raise the budget"
-        )
-
-
 def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
     """Machine-readable plan; see `workbench plan --json`."""
     todo = facts.tokens_to_train()
@@ -274,6 +181,8 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "tokens_to_train": sum(todo.values()),
         "flops_to_train": work.flops,
         "hours": work.hours,
+        "evaluations": work.evaluations,
+        "evaluations_not_in_hours": work.uncounted,
         "disk_bytes": work.disk_bytes,
         "workers": work.workers,
         "notes": unique_token_notes(facts),

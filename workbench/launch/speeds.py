@@ -1,23 +1,53 @@
-"""Training speeds that jobs have measured on a cluster, for the next plan's time limits and costs."""
+"""Measured speeds, kept in one file beside the stages: what this machine does, and what jobs did on a cluster."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
-from workbench.config.schema import Stage
+from workbench.config.schema import Stage, SuiteConfig, to_dict
 from workbench.study.files import exclusive, write_atomically
+from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import digest, model_identity
 from workbench.study.layout import Layout
 from workbench.tracking import spool
+from workbench.train.throughput import measure_together
 
 _ROWS = 200
 """Steps whose median counts; the last ones, so that compilation and start-up are behind."""
-_FILE = "cluster_speeds.json"
+_FILE = "speeds.json"
+_LARGEST_STEP_FLOPS = 2e11
+"""A step above this many FLOPs is not tried for an estimate; its speed is scaled from the largest one tried."""
+_INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+"""Variables that keep libraries from the fastest instructions of a processor."""
 
 
-class Speeds:
-    """Tokens a second of one process, by what it depends on; kept beside the stages.
+class _SpeedFile:
+    """Numbers by key. What was measured once is not measured again; delete the file to measure anew."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.root / _FILE
+        self._known = self._read()
+
+    def get(self, key: str) -> float | None:
+        return self._known.get(key)
+
+    def keep(self, values: Mapping[str, float]) -> None:
+        """Add values, also to what other processes have added since."""
+        self._known |= values
+        if values and self._path.parent.is_dir():
+            with exclusive(self._path.with_suffix(".lock")):
+                write_atomically(self._path, json.dumps({**self._read(), **values}, indent=1))
+
+    def _read(self) -> dict[str, float]:
+        return json.loads(self._path.read_text()) if self._path.exists() else {}
+
+
+class ClusterSpeeds:
+    """Tokens per second of one process, as jobs measured them, for the next plan's time limits and costs.
 
     Parameters
     ----------
@@ -28,24 +58,87 @@ class Speeds:
     """
 
     def __init__(self, layout: Layout, cluster: str) -> None:
-        self._path, self._cluster = layout.root / _FILE, cluster
-        self._known: dict[str, float] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._file, self._cluster = _SpeedFile(layout), cluster
 
     def get(self, stage: Stage) -> float | None:
         """Speed of a stage like this one; None where no job has trained one yet."""
-        return self._known.get(self._key(stage))
+        return self._file.get(self._key(stage))
 
     def remember(self, layout: Layout, stage_id: str, stage: Stage, processes: int) -> None:
         """Keep what a stage's last steps took, from its rows."""
         rows = spool.read_rows(layout.stage(stage_id).path)[-_ROWS:]
-        if not rows:
-            return
-        speed = statistics.median(row[spool.TRAIN_TOKENS_PER_SECOND] for row in rows) / processes
-        with exclusive(self._path.with_suffix(".lock")):
-            known = json.loads(self._path.read_text()) if self._path.exists() else {}
-            write_atomically(self._path, json.dumps({**known, self._key(stage): speed}, indent=1))
+        if rows:
+            speed = statistics.median(row[spool.TRAIN_TOKENS_PER_SECOND] for row in rows) / processes
+            self._file.keep({self._key(stage): speed})
 
     def _key(self, stage: Stage) -> str:
         numerics = stage.numerics
         circumstances = [numerics.threads, numerics.attention, numerics.compile, numerics.activation_checkpointing]
         return digest([model_identity(stage.model), stage.precision, circumstances, self._cluster])
+
+
+class MachineSpeeds:
+    """What this machine does while `workers` processes are busy, which share caches and memory bandwidth.
+
+    Parameters
+    ----------
+    layout
+        The outputs.
+    workers
+        Stages at a time.
+    """
+
+    def __init__(self, layout: Layout, workers: int) -> None:
+        self._file, self._workers = _SpeedFile(layout), workers
+        instructions = [os.environ.get(name, "") for name in _INSTRUCTIONS]
+        self._here = [socket.gethostname(), os.cpu_count(), instructions, workers]
+
+    @property
+    def start_seconds(self) -> float | None:
+        """Seconds until a new process can train, nearly all of it imports; None if not measured."""
+        return self._file.get(self._start_key())
+
+    def training(self, stage: Stage) -> float | None:
+        """Tokens per second of a stage like this one; None if not measured."""
+        return self._file.get(self._training_key(stage))
+
+    def evaluation(self, stage: Stage, suite: SuiteConfig) -> float | None:
+        """Seconds that a suite took on a checkpoint of a stage like this one; None if none was scored yet."""
+        return self._file.get(self._evaluation_key(stage, suite))
+
+    def measure(self, stages: Iterable[Stage]) -> None:
+        """Measure the training speeds that are not known, about two seconds each with all workers at it at once.
+
+        Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
+        """
+        kinds = {self._training_key(stage): stage for stage in stages}
+        small = {key: s for key, s in kinds.items() if _step_flops(s) <= _LARGEST_STEP_FLOPS}
+        fresh = [key for key in small if self._file.get(key) is None]
+        if fresh:
+            speeds, start = measure_together([small[key] for key in fresh], self._workers)
+            self._file.keep({**dict(zip(fresh, speeds, strict=True)), self._start_key(): start})
+        known = {key: speed for key in kinds if (speed := self._file.get(key)) is not None}
+        if known:
+            largest = max(known, key=lambda key: training_flops_per_token(kinds[key].model))
+            flops = known[largest] * training_flops_per_token(kinds[largest].model)
+            large = [key for key in kinds if key not in known]
+            self._file.keep({key: flops / training_flops_per_token(kinds[key].model) for key in large})
+
+    def remember_evaluations(self, stage: Stage, suite: SuiteConfig, seconds: Sequence[float]) -> None:
+        """Keep what evaluations of a stage's checkpoints took: the median, so that one slow start-up does not count."""
+        self._file.keep({self._evaluation_key(stage, suite): statistics.median(seconds)})
+
+    def _start_key(self) -> str:
+        return digest(["start", self._here])
+
+    def _training_key(self, stage: Stage) -> str:
+        shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, vars(stage.numerics)]
+        return digest(["training", shape, self._here])
+
+    def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:
+        shape = [model_identity(stage.model), stage.stream.data_fingerprint, stage.numerics.threads, to_dict(suite)]
+        return digest(["evaluation", shape, self._here])
+
+
+def _step_flops(stage: Stage) -> float:
+    return training_flops_per_token(stage.model) * stage.batch_tokens

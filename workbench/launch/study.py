@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config.schema import EvaluationConfig
-from workbench.data.tokenizer import make_tokenizer
+from workbench.config.schema import EvaluationConfig, Stage
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.evaluate.suite import task_contents
 from workbench.launch.cost import check_cluster_budget, cluster_work
+from workbench.launch.estimate import check_budget, estimate
 from workbench.launch.local import LocalRun
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import (
     Facts,
-    check_budget,
-    estimate,
     make_facts,
     prepare_data,
     record_evaluations,
@@ -26,10 +24,8 @@ from workbench.launch.planning import (
 from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
-from workbench.model.attention import check_attention
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
-from workbench.train.loop import stage_device
 from workbench.train.status import read_status, write_status
 from workbench.train.targets import missing_targets
 
@@ -44,13 +40,12 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
         above its budget.
     """
     for node in facts.plan.nodes.values():
-        if here:
-            check_attention(node.stage.numerics.attention, stage_device(node.stage))
         if node.stage.numerics.attention == "flash_attn" and node.stage.precision == "fp32":
             raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
-    for point in facts.plan.points:
-        if point.config.tokenizer.kind == "file":
-            make_tokenizer(point.config.tokenizer, [])
+    todo = facts.tokens_to_train()
+    if here and any(todo.values()):
+        _check_devices([node.stage for node in facts.plan.nodes.values() if todo[node.id]])
+    _check_tokenizers(facts)
     _check_suites(facts)
     budget = facts.config.budget
     if not here:
@@ -58,6 +53,23 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
         budget = replace(budget, max_hours=None)  # of this machine
     if budget.max_flops is not None or budget.max_hours is not None:
         check_budget(budget, estimate(facts, workers, measure=budget.max_hours is not None))
+
+
+def _check_devices(stages: Iterable[Stage]) -> None:
+    """Refuse a device or attention backend that is not here; only a stage that is to be trained waits for torch."""
+    from workbench.model.attention import check_attention
+    from workbench.train.loop import stage_device
+
+    for stage in stages:
+        check_attention(stage.numerics.attention, stage_device(stage))
+
+
+def _check_tokenizers(facts: Facts) -> None:
+    from workbench.data.tokenizer import make_tokenizer
+
+    for point in facts.plan.points:
+        if point.config.tokenizer.kind == "file":
+            make_tokenizer(point.config.tokenizer, [])
 
 
 def _check_suites(facts: Facts) -> None:
@@ -76,7 +88,7 @@ def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> O
     ValueError
         The study asks for more tokens than there are.
     """
-    with Display(facts) as display:
+    with Display(facts, estimate(facts, workers, measure=False)) as display:
         prepare_data(facts, display.say)
         facts = freeze_study(facts, command=command, launcher={"kind": "local", "workers": workers})
         publisher = Publisher(facts.layout, facts.plan.study, facts.config.tracking)

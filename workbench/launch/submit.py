@@ -17,7 +17,7 @@ from workbench.launch.graph import Batch, Part, evaluation_parts, make_batches, 
 from workbench.launch.ledger import Ledger, read_ledger
 from workbench.launch.planning import Facts, pending_evaluations, prepare_data, record_evaluations
 from workbench.launch.snapshot import CodeVersion, freeze_code
-from workbench.launch.speeds import Speeds
+from workbench.launch.speeds import ClusterSpeeds
 from workbench.launch.study import freeze_study
 from workbench.launch.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.study.files import exclusive
@@ -118,7 +118,7 @@ class _Launch:
         self.facts, self.ledger = facts, ledger
         self.plan, self.cluster = facts.plan, facts.config.cluster
         self.underway = ledger.underway()
-        self.speeds = Speeds(facts.layout, self.cluster.name)
+        self.speeds = ClusterSpeeds(facts.layout, self.cluster.name)
         self.unscored = {checkpoint.parent.parent.name for checkpoint, _ in pending_evaluations(facts)}
         self.result = Submission(underway=self.underway)
         self.submitter = Submitter(

@@ -53,6 +53,10 @@ class Evaluated:
 
     stage: str
     """Whose checkpoint it was."""
+    suite: str
+    """Key of the suite."""
+    seconds: float
+    """What it took, start-up included."""
 
 
 def run_worker(
@@ -131,9 +135,10 @@ class _Worker:
         for checkpoint, suite in task.pairs:
             if self.should_stop():
                 return Result(task, "killed", "asked to stop")
+            began = time.monotonic()
             try:
                 self.evaluator.evaluate(checkpoint, suite)
-                self._send(Evaluated(task.stage))
+                self._send(Evaluated(task.stage, suite, time.monotonic() - began))
             except EvaluationError as error:
                 errors.append(f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}")
                 self._log(task, errors[-1])

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import socket
+import multiprocessing
+import statistics
+import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 from workbench.config.schema import Stage
-from workbench.study.files import exclusive, write_atomically
-from workbench.study.flops import training_flops_per_token
-from workbench.study.identity import digest, model_identity
 
-_FLOPS_WORTH_MEASURING = 2e11
-"""A step above this many FLOPs is not tried for a plan; its speed is scaled from the largest one tried."""
+_SHORT_SECONDS = 1.0
+"""What each kind of stage is tried for where several are."""
 
 
-def throughput_key(stage: Stage) -> str:
-    """Name what the speed of a stage depends on, this host included."""
-    numerics = vars(stage.numerics)
-    shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, numerics, socket.gethostname()]
-    return digest(shape)
+def measure_tokens_per_second(
+    stage: Stage, seconds: float = 1.0, choose: Callable[[Sequence[float]], float] = max
+) -> float:
+    """Train on random tokens for about `seconds` after two steps of warm-up.
 
+    Parameters
+    ----------
+    stage
+        What is trained.
+    seconds
+        At least one step is timed.
+    choose
+        Sums up the speeds of the steps. The default takes the best, since other work only ever slows a step down.
 
-def measure_tokens_per_second(stage: Stage, seconds: float = 1.0) -> float:
-    """Train on random tokens for about `seconds` after two steps of warm-up; tokens a second, best of all steps.
-
-    Best, since other work on the machine only ever slows a step down.
+    Returns
+    -------
+    float
+        Tokens per second.
     """
     import torch
 
@@ -62,50 +68,54 @@ def measure_tokens_per_second(stage: Stage, seconds: float = 1.0) -> float:
     )
     for _ in range(2):
         step()
-    best, start = 0.0, time.perf_counter()
-    while time.perf_counter() - start < seconds or best == 0.0:
+    speeds: list[float] = []
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or not speeds:
         began = time.perf_counter()
         step()
-        best = max(best, stage.batch_tokens / (time.perf_counter() - began))
-    return best
+        speeds.append(stage.batch_tokens / (time.perf_counter() - began))
+    return choose(speeds)
 
 
-class Throughputs:
-    """Speeds measured on this host so far, kept in a file beside the stages."""
+def measure_together(stages: Sequence[Stage], processes: int) -> tuple[list[float], float]:
+    """Measure stages in turn, in as many processes at once as will train.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    Parameters
+    ----------
+    stages
+        What is trained.
+    processes
+        Trainings at a time. They share caches, memory bandwidth and often a core, so one alone would be faster.
 
-    def get(self, stage: Stage) -> float | None:
-        """Tokens a second where it was measured."""
-        return self._known.get(throughput_key(stage))
-
-    def measure(self, stages: list[Stage]) -> dict[str, float]:
-        """Tokens a second of each stage's kind by `throughput_key`, measuring what is not known yet.
-
-        Kinds too large to try are scaled, by FLOPs, from the largest that was measured.
-        """
-        kinds = {throughput_key(stage): stage for stage in stages}
-        small = {k: s for k, s in kinds.items() if _step_flops(s) <= _FLOPS_WORTH_MEASURING}
-        found = {k: self._known[k] for k in kinds if k in self._known}
-        fresh = {k: measure_tokens_per_second(s) for k, s in small.items() if k not in found}
-        self._remember(fresh)
-        found |= fresh
-        reference = max(((training_flops_per_token(kinds[k].model), v) for k, v in found.items()), default=None)
-        if reference is not None:
-            for key in set(kinds) - set(found):
-                found[key] = reference[1] * reference[0] / training_flops_per_token(kinds[key].model)
-        return found
-
-    def _remember(self, fresh: dict[str, float]) -> None:
-        if not fresh or not self._path.parent.is_dir():
-            return
-        with exclusive(self._path.with_suffix(".lock")):
-            known = json.loads(self._path.read_text()) if self._path.exists() else {}
-            self._known = {**known, **fresh}
-            write_atomically(self._path, json.dumps(self._known, indent=1))
+    Returns
+    -------
+    speeds
+        Tokens per second of each stage: the median over steps and processes.
+    start_seconds
+        Time until a new process could train.
+    """
+    context = multiprocessing.get_context("spawn")
+    began = time.time()
+    with ProcessPoolExecutor(processes, context, _meet, (context.Barrier(processes),)) as pool:
+        found = [future.result() for future in [pool.submit(_measure_each, stages) for _ in range(processes)]]
+    speeds = [statistics.median(ours[place] for ours, _ in found) for place in range(len(stages))]
+    return speeds, max(ready for _, ready in found) - began
 
 
-def _step_flops(stage: Stage) -> float:
-    return training_flops_per_token(stage.model) * stage.batch_tokens
+_barrier: list[threading.Barrier] = []
+
+
+def _meet(barrier: threading.Barrier) -> None:
+    """Keep the barrier for the one task of this process, with everything imported that training needs."""
+    import workbench.train.loop  # noqa: F401
+
+    _barrier.append(barrier)
+
+
+def _measure_each(stages: Sequence[Stage]) -> tuple[list[float], float]:
+    ready = time.time()
+    speeds: list[float] = []
+    for stage in stages:
+        _barrier[0].wait(timeout=600)  # one process ahead of the others would measure without them
+        speeds.append(measure_tokens_per_second(stage, _SHORT_SECONDS, statistics.median))
+    return speeds, ready

@@ -1,0 +1,227 @@
+"""What is left of a study, and how long this machine takes for it: training, evaluations, and everything around them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from workbench.config.schema import BudgetConfig, Config, SuiteConfig
+from workbench.launch.planning import Facts, pending_evaluations
+from workbench.launch.speeds import MachineSpeeds
+from workbench.study.flops import count_parameters
+from workbench.study.memory import state_bytes
+from workbench.study.plan import Plan, remaining_flops
+
+_EVALUATION_TOKENS = 110_000
+"""Training tokens that cost as much as one evaluation by the embedded suite, until this machine has made one."""
+_FULL_LIMIT = 150
+"""Documents a task at which that was measured."""
+_EVALUATOR_STARTS = 2.0
+_STAGE_STARTS = 0.1
+_PREPARE_STARTS = 8.0
+_REPORT_STARTS = 4.0
+"""What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, the
+embedded text, and the report. Imports and small files dominate all of them, as they do a start."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do, and what it takes."""
+
+    flops: float
+    """Training FLOPs still to be done."""
+    disk_bytes: int
+    """New checkpoints."""
+    workers: int
+    """Stages at a time."""
+    training_seconds: dict[str, float] | None
+    """Of one worker, by stage; None where a speed is not known."""
+    evaluations: int
+    """Evaluations still to be made."""
+    evaluation_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Of one worker, for all that a stage lacks; stages whose evaluations cannot be estimated are absent."""
+    uncounted: int = 0
+    """Evaluations without an estimate, since no suite like theirs has been scored here yet."""
+    fixed_seconds: float = 0.0
+    """Starting processes, preparing the embedded text, and drawing the report."""
+    chain_seconds: float = 0.0
+    """Training of the chain of stages that takes longest, each after its parent."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time of all of it; None where a training speed is not known."""
+        if self.training_seconds is None:
+            return None
+        busy = sum(self.training_seconds.values()) + sum(self.evaluation_seconds.values())
+        return max(busy / self.workers, self.chain_seconds) + self.fixed_seconds
+
+    @property
+    def hours(self) -> float | None:
+        """The same in hours."""
+        return None if self.seconds is None else self.seconds / 3600
+
+
+def describe(work: Estimate) -> str:
+    """Say in one line how long a run will take on this machine, and what for."""
+    left_out = (
+        f"; {work.uncounted} evaluations not counted, since none like them was made here" if work.uncounted else ""
+    )
+    if work.seconds is None or work.training_seconds is None:
+        return f"not estimated, since the training speed is not known{left_out}"
+    training = max(sum(work.training_seconds.values()) / work.workers, work.chain_seconds)
+    counted = work.evaluations - work.uncounted
+    parts = [f"training {_minutes(training)}"] if training else []
+    parts += (
+        [f"{counted} evaluations {_minutes(sum(work.evaluation_seconds.values()) / work.workers)}"] if counted else []
+    )
+    parts += [f"everything else {_minutes(work.fixed_seconds)}"] if work.fixed_seconds else []
+    return f"about {_minutes(work.seconds)} with {work.workers} at a time: {', '.join(parts)}{left_out}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def worker_count(config: Config, workers: int | None) -> int:
+    """Stages at a time: as asked for, or as many as the cores allow."""
+    return workers or max(1, _cores() // config.numerics.threads)
+
+
+def _cores() -> int:
+    """Cores this process may use; where the system cannot tell, those it has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
+    """Estimate the work left from speeds measured on this machine.
+
+    Parameters
+    ----------
+    facts
+        Plan and what exists.
+    workers
+        Stages at a time; None takes as many as the cores allow.
+    measure
+        Measure training speeds that are not known yet: some seconds to start, and two for each size.
+    """
+    todo = facts.tokens_to_train()
+    count = worker_count(facts.config, workers)
+    speeds = MachineSpeeds(facts.layout, count)
+    if measure:
+        speeds.measure(facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens)
+    training = _training_seconds(facts, todo, speeds)
+    missing = missing_evaluations(facts)
+    evaluation, uncounted = _evaluation_seconds(facts, missing, speeds)
+    return Estimate(
+        flops=remaining_flops(facts.plan, facts.existing),
+        disk_bytes=_disk_bytes(facts),
+        workers=count,
+        training_seconds=training,
+        evaluations=sum(sum(suites.values()) for suites in missing.values()),
+        evaluation_seconds=evaluation,
+        uncounted=uncounted,
+        fixed_seconds=_fixed_seconds(facts, speeds, trains=any(todo.values()), evaluates=bool(missing)),
+        chain_seconds=longest_chain(facts.plan, training) if training else 0.0,
+    )
+
+
+def missing_evaluations(facts: Facts) -> dict[str, dict[str, int]]:
+    """Count the evaluations that each stage will lack once it is trained, by stage and suite."""
+    missing: dict[str, dict[str, int]] = {}
+
+    def add(stage: str, suite: str, count: int) -> None:
+        if count:
+            by_suite = missing.setdefault(stage, {})
+            by_suite[suite] = by_suite.get(suite, 0) + count
+
+    for checkpoint, suite in pending_evaluations(facts):
+        add(checkpoint.parent.parent.name, suite, 1)
+    for node in facts.plan.nodes.values():
+        for suite in facts.plan.evaluation.suites:
+            add(node.id, suite, len(set(node.stage.milestones) - facts.existing[node.id]))
+    return missing
+
+
+def _training_seconds(facts: Facts, todo: Mapping[str, int], speeds: MachineSpeeds) -> dict[str, float] | None:
+    seconds: dict[str, float] = {}
+    for identifier, tokens in todo.items():
+        speed = speeds.training(facts.plan.nodes[identifier].stage) if tokens else None
+        if tokens and speed is None:
+            return None
+        overhead = _STAGE_STARTS * (speeds.start_seconds or 0.0)
+        seconds[identifier] = tokens / speed + overhead if speed else 0.0
+    return seconds
+
+
+def _evaluation_seconds(
+    facts: Facts, missing: Mapping[str, Mapping[str, int]], speeds: MachineSpeeds
+) -> tuple[dict[str, float], int]:
+    """Seconds by stage, and how many evaluations they leave out."""
+    seconds: dict[str, float] = {}
+    uncounted = 0
+    for identifier, suites in missing.items():
+        stage = facts.plan.nodes[identifier].stage
+        for name, count in suites.items():
+            suite = facts.plan.evaluation.suites[name]
+            each = speeds.evaluation(stage, suite) or _guess(suite, speeds.training(stage))
+            if each is None:
+                uncounted += count
+            else:
+                seconds[identifier] = seconds.get(identifier, 0.0) + count * each
+    return seconds, uncounted
+
+
+def _guess(suite: SuiteConfig, tokens_per_second: float | None) -> float | None:
+    """Seconds of a first evaluation, for the project's own tasks; None for others, whose length is not known."""
+    if suite.include_path != "embedded" or tokens_per_second is None:
+        return None
+    return _EVALUATION_TOKENS * min(1.0, (suite.limit or _FULL_LIMIT) / _FULL_LIMIT) / tokens_per_second
+
+
+def _fixed_seconds(facts: Facts, speeds: MachineSpeeds, *, trains: bool, evaluates: bool) -> float:
+    if not (trains or evaluates):
+        return 0.0
+    starts = 1.0 + _REPORT_STARTS + (_EVALUATOR_STARTS if evaluates else 0.0)
+    for fingerprint in {node.stage.stream.data_fingerprint for node in facts.plan.nodes.values()}:
+        prepared = (facts.layout.data(fingerprint) / "manifest.json").exists()
+        starts += 0.0 if prepared else _PREPARE_STARTS
+    return starts * (speeds.start_seconds or 0.0)
+
+
+def _disk_bytes(facts: Facts) -> int:
+    new = {i: len(set(node.targets) - facts.existing[i]) for i, node in facts.plan.nodes.items()}
+    return sum(new[i] * state_bytes(count_parameters(node.stage.model).total) for i, node in facts.plan.nodes.items())
+
+
+def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
+    """Seconds of the chain of stages that takes longest, each after its parent."""
+    longest: dict[str, float] = {}
+    for identifier, node in plan.nodes.items():
+        parent = node.stage.parent
+        longest[identifier] = seconds[identifier] + (longest[parent.stage] if parent else 0.0)
+    return max(longest.values(), default=0.0)
+
+
+def check_budget(budget: BudgetConfig, work: Estimate) -> None:
+    """Refuse a plan above its budget.
+
+    Raises
+    ------
+    ValueError
+        With both numbers and the setting to change.
+    """
+    if budget.max_flops is not None and work.flops > budget.max_flops:
+        raise ValueError(
+            f"the plan needs {work.flops:.3g} FLOPs, more than budget.max_flops={budget.max_flops:.3g}: "
+            "make the study smaller or raise the budget"
+        )
+    if budget.max_hours is not None and work.hours is None:
+        raise ValueError("budget.max_hours is set, but no speed could be measured to hold the plan against it")
+    if budget.max_hours is not None and work.hours is not None and work.hours > budget.max_hours:
+        raise ValueError(
+            f"the plan takes about {work.hours:.3g} hours, more than budget.max_hours={budget.max_hours:.3g}: "
+            "make the study smaller or raise the budget"
+        )
