@@ -98,6 +98,16 @@ def damaged_page(place: Path) -> Path:
     return path
 
 
+def flipped_bit(place: Path) -> Path:
+    """A page that can be read as it is: its checksum alone tells."""
+    path = place / "a.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": TEXTS}), path, compression="none", use_dictionary=False, write_page_checksum=True
+    )
+    path.write_bytes(path.read_bytes().replace(b"second:", b"sfcond:"))
+    return path
+
+
 def bad_utf8_column(place: Path) -> Path:
     offsets, values = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pyarrow.py_buffer(b"ok\xff\xfe")
     column = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, values])
@@ -414,6 +424,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         r"a\.parquet is no parquet file: it begins with b'\{",
     ),
     "parquet: a damaged page": ("parquet", damaged_page, r"a\.parquet cannot be read after row \d+"),
+    "parquet: a flipped bit": ("parquet", flipped_bit, r"a\.parquet cannot be read after row 0: .*CRC"),
     "parquet: null": ("parquet", table({"text": ["a", None, "c"]}), r"a\.parquet, row 2: field 'text' is null"),
     "parquet: null struct": (
         "parquet",
@@ -471,11 +482,6 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         r"path='~no-such-user-here/a\.jsonl': no \.jsonl",
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
             _check_parquet(path, stream)
-            with pyarrow.parquet.ParquetFile(stream) as file:
+            with pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True) as file:
                 fields = _fields(file.schema_arrow)
                 if _look_up(fields, text_field) is _MISSING:
                     text_of(fields, text_field, show(path))

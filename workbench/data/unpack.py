@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import zstandard
-
 from workbench.data.inputs import show
 
 _CHUNK_BYTES = 16_384
@@ -85,7 +83,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
                 number += 1
     except EOFError as error:
         raise ValueError(f"{show(path)} is truncated after line {number}") from error
-    except (OSError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, zlib.error) as error:
         raise ValueError(f"{show(path)} cannot be read after line {number}: {one_line(error)}") from error
 
 
@@ -123,7 +121,9 @@ class _Frames(io.RawIOBase):
     """Unpacked content of Zstandard frames in a row; unlike the library's own reader it misses the end of a cut one."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        import zstandard
+
+        self._file, self._error = file, zstandard.ZstdError
         self._library = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
         self._frame: Any = None
         self._packed = b""
@@ -140,7 +140,10 @@ class _Frames(io.RawIOBase):
             if not self._packed:
                 return 0
             self._frame = self._frame or self._library.decompressobj()
-            self._ready = memoryview(self._frame.decompress(self._packed))
+            try:
+                self._ready = memoryview(self._frame.decompress(self._packed))
+            except self._error as error:
+                raise OSError(str(error)) from error
             self._packed = self._frame.unused_data
             if self._frame.eof:
                 self._frame = None
