@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from workbench.cli.shared import asked_launcher
+from workbench.cli.shared import asked_launcher, make_study_facts
 from workbench.launch.planning import make_facts, record_evaluations, write_study
 from workbench.study.record import read_record
 
@@ -36,6 +36,13 @@ def test_a_record_without_a_launcher_is_read_by_its_command(facts):
         del record["launcher"]
         path.write_text(json.dumps(record))
         assert asked_launcher(named("small")).kind == kind
+
+
+def test_a_study_named_alone_is_of_the_data_it_was_trained_on(facts, monkeypatch):
+    """Somebody else's Python holds other embedded texts, and a file may have changed: the stages stay the same."""
+    write_study(facts, "c0ffee", False)
+    monkeypatch.setattr("workbench.launch.planning.data_fingerprint", lambda *_: "e" * 16)
+    assert set(make_study_facts(named("small")).plan.nodes) == set(facts.plan.nodes)
 
 
 def test_evaluation_ids_and_the_launch_stay_whoever_writes(facts):

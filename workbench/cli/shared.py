@@ -32,9 +32,10 @@ def make_study_facts(parsed: argparse.Namespace) -> Facts:
 
     study = named_study(parsed)
     if study is not None:
-        from workbench.study.record import read_record, recorded_points
+        from workbench.study.record import read_record, recorded_fingerprints, recorded_points
 
-        return make_facts(recorded_points(read_record(default_layout(), study)))
+        record = read_record(default_layout(), study)
+        return make_facts(recorded_points(record), recorded_fingerprints(record))
     return make_facts([(point.name, point.config) for point in compose_points(parsed)])
 
 

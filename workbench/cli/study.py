@@ -86,10 +86,10 @@ def _check_store(facts: Facts) -> None:
 
 def _wait_status(facts: Facts) -> int:
     """Exit status of a launch that has waited: 1 where a stage is not what it was to become."""
-    from workbench.launch.planning import make_facts
+    from workbench.launch.planning import look
     from workbench.launch.states import study_states
 
-    facts = make_facts([(point.name, point.config) for point in facts.plan.points])
+    facts = look(facts.plan)
     return 0 if all(s.state == "finished" for s in study_states(facts, _ask_slurm(facts))) else 1
 
 

@@ -48,14 +48,24 @@ class Facts:
         return {node.id: tokens_to_train(node, self.existing[node.id]) for node in self.plan.nodes.values()}
 
 
-def make_facts(points: Sequence[tuple[str, Config]]) -> Facts:
+def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | None = None) -> Facts:
     """Plan a study and look at what exists.
+
+    Parameters
+    ----------
+    points
+        Names and configs.
+    stored
+        Fingerprints of the data that each point's recorded launch was trained on; None takes the data as they are now,
+        and the texts of this Python environment where they are embedded.
 
     Raises
     ------
     ValueError
         The points do not make a study (see `plan_study`), or a source cannot be found.
     """
+    if stored is not None:
+        return look(plan_study(points, stored))
     # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
     points = [(name, replace(config, data=pin_revisions(config.data))) for name, config in points]
     fingerprints: dict[str, str] = {}
@@ -63,7 +73,11 @@ def make_facts(points: Sequence[tuple[str, Config]]) -> Facts:
         key = repr((config.data, config.tokenizer))
         if key not in fingerprints:
             fingerprints[key] = data_fingerprint(config.data, config.tokenizer)
-    plan = plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points])
+    return look(plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points]))
+
+
+def look(plan: Plan) -> Facts:
+    """Look at what exists of a plan."""
     layout = Layout(Path(plan.points[0].config.paths.outputs))
     existing = {i: set(checkpoints_by_tokens(layout.stage(i))) for i in plan.nodes}
     return Facts(plan, layout, existing)
@@ -223,6 +237,13 @@ def write_study(
     change_record(facts.layout, facts.plan.study, replaced)
 
 
+def _heldout(layout: Layout, fingerprint: str, config: Config) -> str:
+    """Fingerprint of the held-out documents: the store's own, where there is one."""
+    if (layout.data(fingerprint) / "manifest.json").exists():
+        return open_prepared(layout.data(fingerprint)).heldout_fingerprint
+    return heldout_fingerprint(config.data)
+
+
 def record_evaluations(facts: Facts) -> None:
     """Say in `study.json` which evaluation of each suite counts now; frames leave the suite's others out."""
     evaluation = facts.plan.evaluation
@@ -233,7 +254,7 @@ def record_evaluations(facts: Facts) -> None:
         ids: set[str] = set()
         for fingerprint, config in stores(facts.plan).items():
             sources = heldout_sources(facts.layout, fingerprint) if uses_heldout(suite) else []
-            ids.add(evaluation_id(suite, evaluation.precision, heldout_fingerprint(config.data), sources))
+            ids.add(evaluation_id(suite, evaluation.precision, _heldout(facts.layout, fingerprint, config), sources))
         counted[suite.name] = sorted(ids)
 
     def with_ids(record: dict[str, Any]) -> dict[str, Any]:

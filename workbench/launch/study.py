@@ -16,7 +16,7 @@ from workbench.launch.local import LocalRun
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import (
     Facts,
-    make_facts,
+    look,
     prepare_data,
     record_evaluations,
     write_study,
@@ -133,7 +133,7 @@ def freeze_study(
         stage_dir = facts.layout.stage(node.id)
         freeze_stage(stage_dir, node.stage, code, underway=node.id in underway)
         _settle_status(stage_dir, missing_targets(stage_dir, node.targets))
-    return make_facts([(point.name, point.config) for point in facts.plan.points])
+    return look(facts.plan)
 
 
 def _settle_status(stage_dir: StageDir, missing: list[int]) -> None:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from workbench.launch.ledger import Ledger, read_ledger
-from workbench.launch.planning import Facts, make_facts
+from workbench.launch.planning import Facts, look
 from workbench.launch.slurm import SlurmError
 from workbench.launch.states import study_states
 from workbench.launch.tables import states_table, summary_line
@@ -35,7 +35,7 @@ def watch(facts: Facts, seconds: float = _SECONDS, console: Console | None = Non
     try:
         with live:
             while True:
-                facts = make_facts([(point.name, point.config) for point in facts.plan.points])
+                facts = look(facts.plan)
                 ledger, trouble = _ask(facts)
                 states = study_states(facts, ledger)
                 if console.is_terminal:

@@ -55,6 +55,12 @@ def recorded_points(record: dict[str, Any]) -> list[tuple[str, Config]]:
     return [(point["name"], from_dict(Config, point["config"])) for point in record["points"]]
 
 
+def recorded_fingerprints(record: dict[str, Any]) -> list[str]:
+    """Fingerprint of the data of every point of the study's latest launch."""
+    stages = [record["stages"][point["chain"][0]["stage"]] for point in record["points"]]
+    return [entry["stage"]["stream"]["data_fingerprint"] for entry in stages]
+
+
 def milestone_tokens(record: dict[str, Any]) -> dict[str, list[int]]:
     """By stage: tokens of the checkpoints that the study wants evaluated."""
     return {stage: list(entry["wanted"]) for stage, entry in record["stages"].items()}
