@@ -249,12 +249,40 @@ def test_counts_say_what_became_of_every_document(two_sources, small_tokenizer, 
     assert sum(int(cell) for cell in row[2:]) == int(row[1]) == len(odd)
 
 
+def read_all_first(self, method, arguments):
+    """`Pool.results` with workers that read as far ahead as can be."""
+    yield from [self.submit(method, *each).result() for each in list(arguments)]
+
+
+def test_damage_behind_the_cap_matters_to_no_number_of_workers(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
+):
+    monkeypatch.setattr("workbench.data.build._TEXT_A_CHUNK", 20_000)
+    path = write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2))
+    with path.open("ab") as file:
+        file.write(b"{}\n")
+    capped = replace_source(two_sources, "b", max_bytes=40_000)
+    first = prepare(capped, small_tokenizer, Layout(tmp_path / "first"), workers=1)
+    monkeypatch.setattr("workbench.data.workers.Pool.results", read_all_first)
+    assert digests(prepare(capped, small_tokenizer, Layout(tmp_path / "second"), workers=1)) == digests(first)
+    with pytest.raises(ValueError, match=r"b\.jsonl, line 201: no field 'text'"):
+        prepare(two_sources, small_tokenizer, Layout(tmp_path / "second"), workers=1)
+
+
+def test_a_source_without_text_is_named_before_the_tokenizer_is_trained(
+    two_sources, small_tokenizer, tmp_path, write_jsonl
+):
+    write_jsonl(tmp_path / "b.jsonl", ["short one"] * 3 + [""])
+    data = replace_source(two_sources, "b", heldout_bytes=0)
+    with pytest.raises(
+        ValueError, match=r"'b' has no training text of .*=200 bytes or more; dropped are .*1 empty, 3 too short"
+    ):
+        prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
 def test_counts_and_overlap_do_not_depend_on_how_far_workers_read_ahead(
     two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
 ):
-    def read_all_first(self, method, arguments):
-        yield from [self.submit(method, *each).result() for each in list(arguments)]
-
     monkeypatch.setattr("workbench.data.build._TEXT_A_CHUNK", 20_000)
     write_jsonl(tmp_path / "a.jsonl", [text for text in make_documents(400, 1) for _ in range(2)])
     data = replace_source(two_sources, "a", max_bytes=60_000)

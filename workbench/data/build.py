@@ -128,13 +128,17 @@ def build(data: DataConfig, tokenizer: TokenizerConfig, directory: Path, workers
     finally:
         pool.close()
         writer.close()
-    for name, intake in intakes.items():
+    _refuse_empty(data, intakes.values())
+    return _facts(data, directory, heldout, meter, intakes, facts, dtype, before, writer.hits)
+
+
+def _refuse_empty(data: DataConfig, intakes: Iterable[Intake]) -> None:
+    for intake in intakes:
         if not intake.stored:
             raise ValueError(
-                f"source {name!r} has no training text of data.min_document_bytes={data.min_document_bytes} bytes or "
-                f"more{counts.name_counts(intake.dropped, '; dropped are ')}"
+                f"source {intake.name!r} has no training text of data.min_document_bytes={data.min_document_bytes} bytes "
+                f"or more{counts.name_counts(intake.dropped, '; dropped are ')}"
             )
-    return _facts(data, directory, heldout, meter, intakes, facts, dtype, before, writer.hits)
 
 
 def _run(
@@ -166,6 +170,7 @@ def _run(
         while not all(intakes[name].sample_full for name in group.names):
             result = next(reader, None)
             if result is None:
+                _refuse_empty(data, (intakes[name] for name in group.names))
                 break
             take(result)
     progress("training the tokenizer", 0, None)
@@ -181,24 +186,41 @@ def _run(
 
 
 def _read_group(index: int, group: Group, pool: Pool, intakes: dict[str, Intake]) -> Iterator[list[Reading]]:
-    """Yield results of `Work.read` over a group's items until its sources are full."""
+    """Yield results of `Work.read` over a group's items until its sources are full.
+
+    Workers read ahead. An item that cannot be read is an error only where the items before it do not fill the sources,
+    whatever the number of workers.
+    """
+    failure: ValueError | None = None
 
     def calls() -> Iterator[tuple[int, list[Item], tuple[str, ...]]]:
-        chunk: list[Item] = []
-        size = 0
-        for item in group.items():
-            chunk.append(item)
-            size += _TEXT_A_CHUNK // _FILES_A_CHUNK if group.reads_files else len(item.payload)
-            if size >= _TEXT_A_CHUNK:
+        nonlocal failure
+        try:
+            for chunk in _chunks(group):
                 wanted = tuple(name for name in group.names if not intakes[name].full)
                 if not wanted:
                     return
                 yield index, chunk, wanted
-                chunk, size = [], 0
-        if chunk:
-            yield index, chunk, tuple(name for name in group.names if not intakes[name].full)
+        except ValueError as error:
+            failure = error
 
-    return pool.results("read", calls())
+    yield from pool.results("read", calls())
+    if failure is not None and not all(intakes[name].full for name in group.names):
+        raise failure
+
+
+def _chunks(group: Group) -> Iterator[list[Item]]:
+    """Yield a group's items, as many at a time as are worth a call of a worker."""
+    chunk: list[Item] = []
+    size = 0
+    for item in group.items():
+        chunk.append(item)
+        size += _TEXT_A_CHUNK // _FILES_A_CHUNK if group.reads_files else len(item.payload)
+        if size >= _TEXT_A_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _write_heldout(heldout: Heldout, directory: Path) -> None:
