@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from workbench.config.compose import ComposedPoint, current_composer
 from workbench.config.plain import whole_number
-from workbench.launch.outcome import Finished, StudyError, Submitted
+from workbench.launch.outcome import Finished, Outcome, Submitted, point_error
 
 
 class _GraphLauncher(Launcher):
@@ -49,17 +49,16 @@ class LocalLauncher(_GraphLauncher):
         self.workers = None if workers is None else whole_number(workers, "hydra.launcher.workers")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all points of the batch as one graph; each returns a `Finished`, or the batch's error."""
+        """Run all points of the batch as one graph; each returns a `Finished`, or the error of its own way."""
         from workbench.launch.study import run_study_locally
 
         points, facts = self._plan(job_overrides)
         outcome = run_study_locally(facts, self.workers, current_composer().command)
-        if outcome.failures or outcome.killed:
-            error = StudyError(outcome.failures, outcome.killed)
-            return [_job_return(point.overrides, JobStatus.FAILED, error) for point in points]
+        ends = [_ending(facts, planned, outcome) for planned in facts.plan.points]
+        outcome.incomplete.extend(point.name for point, end in zip(points, ends, strict=True) if _failed(end))
         return [
-            _job_return(composed.overrides, JobStatus.COMPLETED, _finished(facts, planned))
-            for composed, planned in zip(points, facts.plan.points, strict=True)
+            _job_return(composed.overrides, JobStatus.FAILED if _failed(end) else JobStatus.COMPLETED, end)
+            for composed, end in zip(points, ends, strict=True)
         ]
 
 
@@ -100,11 +99,17 @@ def _submitted(submission: Any, point: Any) -> Submitted:
     return Submitted(point.name, tuple(jobs), tuple(left))
 
 
-def _finished(facts: Any, point: Any) -> Finished:
+def _ending(facts: Any, point: Any, outcome: Outcome) -> Finished | Exception:
+    """Give what a point's job returns, or raises."""
     from workbench.train.checkpoint import find_checkpoint
 
     stage, tokens = point.chain[-1]
-    return Finished(point.name, str(find_checkpoint(facts.layout.stage(stage), tokens)))
+    checkpoint = find_checkpoint(facts.layout.stage(stage), tokens)
+    return point_error(point, outcome, trained=checkpoint is not None) or Finished(point.name, str(checkpoint))
+
+
+def _failed(end: Any) -> bool:
+    return isinstance(end, Exception)
 
 
 def _job_return(overrides: Sequence[str], status: JobStatus, value: Any) -> JobReturn:

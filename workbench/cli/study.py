@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(parsed: argparse.Namespace) -> int:
     """Run what is missing of a study, here or on a cluster."""
     from workbench.config.compose import composer
-    from workbench.launch.outcome import StudyError
+    from workbench.launch.outcome import PointError, describe_outcome
     from workbench.launch.planning import make_facts
     from workbench.launch.study import check_before_start
 
@@ -42,11 +42,10 @@ def run(parsed: argparse.Namespace) -> int:
         estimate = None if launcher.submits else _print_estimate(facts, launcher.workers)
         try:
             hydra.multirun(parsed.overrides)
-        except StudyError as error:
-            for failure in error.failures:
-                print(f"workbench: {failure}", file=sys.stderr)
-            if error.killed:
-                print("workbench: stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        except PointError as error:
+            for line in describe_outcome(error.outcome, len(points)):
+                print(f"workbench: {line}", file=sys.stderr)
+            if error.outcome.killed:
                 return 130
             status = 1
         else:
@@ -140,13 +139,17 @@ def _ask_slurm(facts: Facts) -> Ledger | None:
 
 def _print_failures(facts: Facts, states: Sequence[StageState], ledger: Ledger | None) -> None:
     from workbench.launch.states import log_tail
+    from workbench.study.causes import advise
+    from workbench.study.status import is_worth_repeating
 
     for state in states:
         if state.state == "failed" and ledger is not None:
             print(f"\n{state.label} {state.stage} failed ({state.note}); its last lines:")
             print("\n".join(f"    {line}" for line in log_tail(facts.layout, state.stage, ledger)))
-    if any(state.state in ("failed", "cancelled", "killed") for state in states):
-        print(f"\nto go on from the last checkpoints, launch again:\n    {_command(facts)}")
+    for line in advise((f"{state.label} {state.stage}", state.cause) for state in states):
+        print(f"\n{line}")
+    if any(is_worth_repeating(state) for state in states):
+        print(f"\nto continue from the last checkpoints, launch again:\n    {_command(facts)}")
 
 
 def _command(facts: Facts) -> str:

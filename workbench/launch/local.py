@@ -11,15 +11,18 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from workbench.evaluate.reconcile import EvaluationError, pending
+from workbench.launch import death
 from workbench.launch.estimate import worker_count
-from workbench.launch.outcome import Outcome
+from workbench.launch.outcome import Failure, Outcome
 from workbench.launch.planning import Facts, wanted_checkpoints
 from workbench.launch.progress import Display
 from workbench.launch.speeds import MachineSpeeds
-from workbench.launch.worker import Evaluated, Result, Task, run_worker
+from workbench.launch.worker import Evaluated, Problem, Result, Task, problem_of, run_worker
+from workbench.study.causes import PARENT, cause_of
 from workbench.study.flops import training_flops_per_token
 from workbench.study.plan import Node, Plan, tokens_to_train
 from workbench.train.checkpoint import find_checkpoint
+from workbench.train.status import note_evaluation_error, write_status
 
 _TRIES = 3
 """Times a stage is tried again because its parent's checkpoint turned out damaged, or its worker died."""
@@ -29,6 +32,8 @@ _TRIES = 3
 class _Worker:
     process: SpawnProcess
     connection: Connection
+    kills_before: int | None
+    """Processes that the kernel had killed for lack of memory when this one was started."""
     task: Task | None = None
 
 
@@ -45,6 +50,7 @@ class LocalRun:
         self.stopping = False
         self.tries: dict[str, int] = {}
         self.given_up: set[str] = set()
+        """Stages that are not trained again for a child's sake: they failed, or were trained for it already."""
         todo = [n for n in self.plan.nodes.values() if tokens_to_train(n, facts.existing[n.id])]
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
@@ -133,7 +139,7 @@ class LocalRun:
         try:
             return pending(wanted_checkpoints(self.layout, node), self.plan.evaluation, self.layout)
         except EvaluationError as error:
-            self._fail(f"evaluation of stage {node.id}: {error}")
+            self._fail(Task("evaluate", node.id), problem_of(error))
             return []
 
     # ------------------------------------------------------------------------------- hearing of results
@@ -167,46 +173,61 @@ class LocalRun:
         if task.kind == "train" and result.state == "finished":
             self.outcome.trained.append(task.stage)
             self.display.finish(task.stage)
+        if task.kind == "evaluate" and result.state in ("finished", "failed"):
+            note_evaluation_error(self.layout.stage(task.stage), result.problems[0].error if result.problems else None)
         if result.state == "failed":
-            self._fail(f"{task.kind} {task.stage}: {result.error}")
+            for problem in result.problems:
+                self._fail(task, problem)
         if result.state == "killed" and not self.stopping:
-            self._try_again(task, "its process was asked to stop")
+            self._try_again(task, Problem("its process was asked to stop"))
         if result.state == "parent_damaged":
             parent = self.plan.nodes[task.stage].stage.parent
             assert parent is not None
             self.to_train.setdefault(parent.stage, self.plan.nodes[parent.stage])
             self.to_evaluate.setdefault(parent.stage, self.plan.nodes[parent.stage])
-            self._try_again(task, str(result.error))
+            self._try_again(task, result.problems[0])
 
-    def _try_again(self, task: Task, reason: str) -> None:
+    def _try_again(self, task: Task, problem: Problem) -> bool:
+        """Put a task back, or give it up after so many tries; whether it was put back."""
         self.tries[task.stage] = self.tries.get(task.stage, 0) + 1
         if self.tries[task.stage] >= _TRIES:
-            self._fail(f"{task.kind} {task.stage}: {reason}")
-        elif task.kind == "train":
+            self._fail(task, problem)
+            return False
+        if task.kind == "train":
             self.to_train[task.stage] = self.plan.nodes[task.stage]
         else:
             self.to_evaluate[task.stage] = self.plan.nodes[task.stage]
+        return True
 
     def _bury(self, worker: _Worker) -> None:
-        """Account for a worker that died (killed, out of memory): its stage goes on from the last checkpoint."""
+        """Account for a worker that died: its stage continues from the last checkpoint, a few times at most."""
         self.workers.remove(worker)
         worker.process.join()
         task = worker.task
         if task is None or self.stopping:
             return
-        reason = f"its process ended with exit code {worker.process.exitcode}"
-        self.display.say(f"{task.kind} {task.stage}: {reason}")
-        self._try_again(task, reason)
+        problem = death.describe(worker.process.exitcode, worker.kills_before)
+        self.display.say(f"{task.kind} {task.stage}: {problem.error}")
+        if not self._try_again(task, problem) and task.kind == "train":
+            # The process could not say so itself.
+            write_status(self.layout.stage(task.stage), "failed", problem.error, error_class=problem.error_class)
 
-    def _fail(self, text: str) -> None:
-        self.outcome.failures.append(text)
-        self.display.say(f"failed: {text}")
+    def _fail(self, task: Task, problem: Problem) -> None:
+        if task.kind == "train":
+            self.given_up.add(task.stage)
+        failure = self._failure(task, problem, cause_of(problem.error_class))
+        self.outcome.failures.append(failure)
+        self.display.say(f"failed: {failure}")
+
+    def _failure(self, task: Task, problem: Problem, cause: str) -> Failure:
+        stage = self.plan.nodes[task.stage].stage
+        label = f"{stage.model.name} {stage.name}"
+        return Failure(task.kind, task.stage, label, problem.error, cause, problem.tokens)
 
     def _report_unreachable(self) -> None:
         if not self.stopping:
-            self.outcome.failures += [
-                f"train {i}: not run, because its parent stage did not reach its branch point" for i in self.to_train
-            ]
+            unreached = Problem("not begun, because its parent stage failed before the place where it branches off")
+            self.outcome.failures += [self._failure(Task("train", i), unreached, PARENT) for i in self.to_train]
 
     def _remember_evaluations(self) -> None:
         """Keep what evaluations took, for the next estimate; stages of one kind add up."""
@@ -222,9 +243,10 @@ class LocalRun:
         numerics = self.config.numerics
         arguments = (theirs, os.getpid(), self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
         process = context.Process(target=run_worker, args=arguments, daemon=False)
+        kills = death.memory_kills()
         process.start()
         theirs.close()
-        worker = _Worker(process, ours)
+        worker = _Worker(process, ours, kills)
         self.workers.append(worker)
         return worker
 

@@ -166,6 +166,7 @@ class Job:
 
     def _score(self, stages: Iterable[str]) -> int:
         from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+        from workbench.train.status import note_evaluation_error
 
         evaluation = from_dict(EvaluationConfig, self.batch["evaluation"])
         device = "cuda" if self.cluster.evaluation_gpus else "cpu"
@@ -182,6 +183,7 @@ class Job:
                     self.say(f"evaluated {name}")
                 except EvaluationError as error:
                     failed.add((checkpoint, suite))
+                    note_evaluation_error(self.layout.stage(checkpoint.parent.parent.name), f"{suite}: {error}")
                     self.say(f"evaluation of {name} failed: {error}")
 
     def _milestones(self, stages: Iterable[str]) -> list[Path]:

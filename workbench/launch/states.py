@@ -8,6 +8,7 @@ from pathlib import Path
 from workbench.launch import slurm
 from workbench.launch.ledger import Entry, Ledger
 from workbench.launch.planning import Facts, pending_evaluations
+from workbench.study.causes import MEMORY, PARENT
 from workbench.study.layout import Layout
 from workbench.study.plan import Node
 from workbench.study.status import Scheduled, StageState, stage_states
@@ -31,30 +32,33 @@ def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
     for node in facts.plan.nodes.values():
         evaluations = [e for e in ledger.of("evaluate", node.id) if e.live and e.state is not None]
         evaluation = evaluations[-1].state.id if evaluations and evaluations[-1].state else None
-        state, jobs, note = _training(node, ledger.of("train", node.id), facts.existing[node.id], found)
+        state, jobs, note, cause = _training(node, ledger.of("train", node.id), facts.existing[node.id], found)
         failed = [e.state.id for e in ledger.of("evaluate", node.id) if e.state and e.state.state in slurm.FAILED]
-        found[node.id] = Scheduled(state, jobs, note, evaluation, failed[-1] if failed else None)
+        found[node.id] = Scheduled(state, jobs, note, evaluation, failed[-1] if failed else None, cause)
     return found
 
 
 def _training(
     node: Node, entries: list[Entry], existing: set[int], found: Mapping[str, Scheduled]
-) -> tuple[str, tuple[str, ...], str | None]:
+) -> tuple[str, tuple[str, ...], str | None, str | None]:
     live = [e.state for e in entries if e.live and e.state is not None]
     running = [job for job in live if job.running]
     if running:
-        return "running", tuple(job.id for job in running), None
+        return "running", tuple(job.id for job in running), None, None
     if live:
-        return "queued", tuple(job.id for job in live), _waits_for(live[0])
+        return "queued", tuple(job.id for job in live), _waits_for(live[0]), None
     # Of the jobs that ended before their work was done, the first to go wrong is the one that explains.
     ended = [e for e in entries if e.state is not None and not set(e.claim.targets) <= existing]
     for entry in ended:
         if entry.state and entry.state.state in slurm.FAILED:
-            return "failed", (entry.state.id,), f"job {entry.state.id}: {entry.state.state}"
+            cause = MEMORY if entry.state.state == "OUT_OF_MEMORY" else None
+            return "failed", (entry.state.id,), f"job {entry.state.id}: {entry.state.state}", cause
     for entry in ended:
         if entry.state and entry.state.state == "CANCELLED":
-            return "cancelled", (entry.state.id,), _why_cancelled(node, found, entry.state)
-    return "", (), None
+            parent = _failed_parent(node, found)
+            why = _why_cancelled(parent, found, entry.state)
+            return "cancelled", (entry.state.id,), why, None if parent is None else PARENT
+    return "", (), None, None
 
 
 def _waits_for(job: slurm.JobState) -> str:
@@ -63,10 +67,16 @@ def _waits_for(job: slurm.JobState) -> str:
     )
 
 
-def _why_cancelled(node: Node, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:
+def _failed_parent(node: Node, found: Mapping[str, Scheduled]) -> str | None:
     parent = node.stage.parent
-    if parent is not None and parent.stage in found and found[parent.stage].state in ("failed", "cancelled"):
-        return f"its parent {parent.stage} {found[parent.stage].state}"
+    if parent is None or parent.stage not in found:
+        return None
+    return parent.stage if found[parent.stage].state in ("failed", "cancelled") else None
+
+
+def _why_cancelled(parent: str | None, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:
+    if parent is not None:
+        return f"its parent {parent} {found[parent].state}"
     return f"job {job.id} was cancelled {job.reason}".rstrip()
 
 

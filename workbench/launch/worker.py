@@ -36,6 +36,18 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """One thing that went wrong."""
+
+    error: str
+    """What, in one line."""
+    error_class: str = ""
+    """Name of the error's class."""
+    tokens: int | None = None
+    """`evaluate`: of the checkpoint that could not be scored; None where it is the whole task."""
+
+
+@dataclass(frozen=True)
 class Result:
     """How a task ended."""
 
@@ -43,8 +55,8 @@ class Result:
     """The task."""
     state: str
     """`finished`, `failed`, `killed`, or `parent_damaged`."""
-    error: str | None = None
-    """What went wrong, in one line."""
+    problems: tuple[Problem, ...] = ()
+    """What went wrong."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,12 @@ class Evaluated:
     """Key of the suite."""
     seconds: float
     """What it took, start-up included."""
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Say an error in one line that begins with its class."""
+    name = type(error).__name__
+    return Problem(f"{name}: {' '.join(str(error).split())}", name)
 
 
 def run_worker(
@@ -109,7 +127,7 @@ class _Worker:
             return self.train(task) if task.kind == "train" else self.evaluate(task)
         except Exception as error:
             self._log_file(task, traceback.format_exc())
-            return Result(task, "failed", f"{type(error).__name__}: {error}")
+            return Result(task, "failed", (problem_of(error),))
 
     def train(self, task: Task) -> Result:
         from workbench.train.checkpoint import DamagedCheckpointError
@@ -120,29 +138,31 @@ class _Worker:
         try:
             train_stage(self.layout, task.stage, hooks, wanted=task.targets)
         except StoppedError as error:
-            return Result(task, "killed", str(error))
+            return Result(task, "killed", (Problem(str(error)),))
         except DamagedCheckpointError as error:
             self._log(task, str(error))
-            return Result(task, "parent_damaged", str(error))
+            return Result(task, "parent_damaged", (Problem(str(error)),))
         return Result(task, "finished")
 
     def evaluate(self, task: Task) -> Result:
         from workbench.evaluate.reconcile import EvaluationError, Evaluator
+        from workbench.train.checkpoint import read_manifest
 
         if self.evaluator is None:
             self.evaluator = Evaluator(self.layout, self.evaluation, self.threads, self.device)
-        errors: list[str] = []
+        problems: list[Problem] = []
         for checkpoint, suite in task.pairs:
             if self.should_stop():
-                return Result(task, "killed", "asked to stop")
+                return Result(task, "killed", (Problem("asked to stop"),))
             began = time.monotonic()
             try:
                 self.evaluator.evaluate(checkpoint, suite)
                 self._send(Evaluated(task.stage, suite, time.monotonic() - began))
             except EvaluationError as error:
-                errors.append(f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}")
-                self._log(task, errors[-1])
-        return Result(task, "failed", errors[0]) if errors else Result(task, "finished")
+                text = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}"
+                problems.append(Problem(text, type(error).__name__, read_manifest(checkpoint)["tokens"]))
+                self._log(task, text)
+        return Result(task, "failed" if problems else "finished", tuple(problems))
 
     def _progress(self, progress: Any) -> None:
         now = time.monotonic()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench.study.causes import OTHER, PARENT, cause_of, is_repeatable
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
 from workbench.study.plan import Node, Plan, tokens_to_train
@@ -28,6 +29,8 @@ class Scheduled:
     """Id of a live evaluation job."""
     failed_evaluation: str | None = None
     """Id of the latest evaluation job, where it failed."""
+    cause: str | None = None
+    """failed, cancelled: a cause of `workbench.study.causes`, where the scheduler knows it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class StageState:
     """running: of the last step."""
     seconds_left: float | None = None
     """running: until this plan's target, at that speed."""
+    cause: str | None = None
+    """failed, cancelled, planned: why, as a cause of `workbench.study.causes`; None where nothing went wrong."""
 
 
 def stage_states(
@@ -78,47 +83,82 @@ def stage_states(
         By stage: what a scheduler says, where one was asked.
     """
     missing, jobs = unevaluated or {}, scheduled or {}
-    return [
-        _state(node, layout.stage(node.id), existing[node.id], missing.get(node.id, 0), jobs.get(node.id, Scheduled()))
-        for node in plan.nodes.values()
-    ]
+    found: dict[str, StageState] = {}
+    for node in plan.nodes.values():
+        stage = layout.stage(node.id)
+        job = jobs.get(node.id, Scheduled())
+        state = _state(node, stage, existing[node.id], missing.get(node.id, 0), job)
+        found[node.id] = _behind_its_parent(node, state, found)
+    return list(found.values())
+
+
+def is_worth_repeating(state: StageState) -> bool:
+    """Whether launching again may bring a stage further: it ended early, and not for a reason that remains."""
+    ended = state.state in ("failed", "cancelled", "killed")
+    return ended and state.cause != PARENT and not is_repeatable(state.cause)
+
+
+def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageState]) -> StageState:
+    """Say of a stage that was not begun that its parent failed."""
+    parent = None if node.stage.parent is None else found.get(node.stage.parent.stage)
+    if state.state != "planned" or parent is None or parent.cause is None:
+        return state
+    if parent.tokens is not None and parent.tokens >= node.stage.start_tokens:
+        return state
+    return replace(state, note=f"its parent {parent.stage} is not there yet ({parent.state})", cause=PARENT)
 
 
 def _state(node: Node, directory: StageDir, existing: Set[int], unevaluated: int, scheduled: Scheduled) -> StageState:
     done = tokens_to_train(node, existing) == 0
+    latest = _latest(directory)
+    jobs: tuple[str, ...] = ()
+    cause: str | None = None
     if done:
-        state, note = _trained(unevaluated, scheduled)
+        state, note = _trained(unevaluated, scheduled, latest.get("evaluation_error"))
         jobs = (scheduled.evaluation,) if state == "evaluating" and scheduled.evaluation else ()
     elif scheduled.state:
-        state, note, jobs = scheduled.state, scheduled.note, scheduled.jobs
+        state, jobs = scheduled.state, scheduled.jobs
+        note, cause = _with_error(scheduled, latest)
     else:
-        state, note = _from_files(directory)
-        jobs = ()
+        state, note, cause = _from_files(directory, latest)
     label = f"{node.stage.model.name} {node.stage.name}"
-    latest = max(existing, default=None)
     progress = _progress(node, directory) if state == "running" else {}
-    return StageState(node.id, label, state, latest, node.stage.end_tokens, note, jobs, **progress)
+    tokens = max(existing, default=None)
+    return StageState(node.id, label, state, tokens, node.stage.end_tokens, note, jobs, cause=cause, **progress)
 
 
-def _trained(unevaluated: int, scheduled: Scheduled) -> tuple[str, str | None]:
+def _latest(directory: StageDir) -> dict[str, Any]:
+    """Read what the latest attempt wrote of itself; empty where there was none."""
+    return json.loads(directory.status.read_text()) if directory.status.exists() else {}
+
+
+def _trained(unevaluated: int, scheduled: Scheduled, error: str | None) -> tuple[str, str | None]:
     if not unevaluated:
         return "finished", None
     if scheduled.evaluation:
         return "evaluating", f"{unevaluated} evaluations to go"
     note = f"{unevaluated} evaluations missing; `workbench evaluate` does them"
-    failed = scheduled.failed_evaluation
-    return "trained", note if failed is None else f"{note}; job {failed} failed"
+    if scheduled.failed_evaluation is not None:
+        note = f"{note}; job {scheduled.failed_evaluation} failed"
+    return "trained", note if error is None else f"{note}; the last attempt: {error}"
 
 
-def _from_files(directory: StageDir) -> tuple[str, str | None]:
+def _with_error(scheduled: Scheduled, latest: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Note and cause of a scheduler's state: where it says no more than that a job failed, the stage's own error."""
+    if scheduled.state != "failed" or scheduled.cause is not None or latest.get("state") != "failed":
+        return scheduled.note, scheduled.cause or (OTHER if scheduled.state == "failed" else None)
+    note = "; ".join(part for part in (scheduled.note, latest.get("error")) if part)
+    return note, cause_of(latest.get("error_class"))
+
+
+def _from_files(directory: StageDir, latest: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
     """State of a stage that no scheduler has: as its latest attempt wrote it."""
-    latest: dict[str, Any] = json.loads(directory.status.read_text()) if directory.status.exists() else {}
     state = latest.get("state", "planned")
     if state == "finished":
-        return "planned", None  # for an earlier, shorter target
+        return "planned", None, None  # for an earlier, shorter target
     if state == "running" and not is_held(directory.lock):
-        return "killed", "its process died without a word; the same command goes on from the last checkpoint"
-    return state, latest.get("error")
+        return "killed", "its process died without a word; the same command continues from the last checkpoint", None
+    return state, latest.get("error"), cause_of(latest.get("error_class")) if state == "failed" else None
 
 
 def _progress(node: Node, directory: StageDir) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def train_stage(
             _say(stage_dir, world, "killed", "asked to stop; the same command goes on from the last checkpoint")
             raise
         except BaseException as error:
-            _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}")
+            _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}", type(error).__name__)
             raise
         _say(stage_dir, world, "finished")
     return stage_dir
@@ -134,11 +134,13 @@ def _waiting(stage_dir: StageDir, hooks: Hooks) -> Callable[[], None]:
     return wait
 
 
-def _say(stage_dir: StageDir, world: World, state: str, error: str | None = None) -> None:
+def _say(
+    stage_dir: StageDir, world: World, state: str, error: str | None = None, error_class: str | None = None
+) -> None:
     """Write the status; on a full disk the error under way matters more than its record."""
     if world.is_main:
         with suppress(OSError):
-            write_status(stage_dir, state, error)
+            write_status(stage_dir, state, error, error_class=error_class)
 
 
 def _train_despite_damage(

@@ -15,14 +15,24 @@ STATES = ("running", "finished", "failed", "killed")
 
 
 def write_status(
-    stage_dir: StageDir, state: str, error: str | None = None, *, step: int | None = None, tokens: int | None = None
+    stage_dir: StageDir,
+    state: str,
+    error: str | None = None,
+    *,
+    error_class: str | None = None,
+    step: int | None = None,
+    tokens: int | None = None,
 ) -> None:
-    """Replace `status.json`; step and tokens stay as they were where they are not given."""
+    """Replace `status.json`; step and tokens stay as they were where they are not given.
+
+    `error_class` is the name of the error's class, on which `workbench.study.causes` decides what to advise.
+    """
     assert state in STATES, state
     before = read_status(stage_dir) or {}
     values = {
         "state": state,
         "error": error,
+        "error_class": error_class,
         "step": before.get("step") if step is None else step,
         "tokens": before.get("tokens") if tokens is None else tokens,
         "time": time.time(),
@@ -38,3 +48,10 @@ def read_status(stage_dir: StageDir) -> dict[str, Any] | None:
         return json.loads(stage_dir.status.read_text())
     except (OSError, ValueError):
         return None
+
+
+def note_evaluation_error(stage_dir: StageDir, error: str | None) -> None:
+    """Add to `status.json` why a checkpoint of the stage could not be scored; None says that all could."""
+    before = read_status(stage_dir)
+    if before is not None and before.get("evaluation_error") != error:
+        write_atomically(stage_dir.status, json.dumps({**before, "evaluation_error": error}))
