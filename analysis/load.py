@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.columns import truth
+from analysis.failed import FAILED_POINTS
 from analysis.overrides import label_variants
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
 
     Every checkpoint has a row for every metric of the study: where it was not evaluated, `value` and
     `stderr` are NaN. Of several evaluations of a checkpoint by one suite, the one that the study asks for is used,
-    else the latest; `eval_id` names it. `attrs["analysis"]` is the kind of analysis that the study says it is for.
+    else the latest; `eval_id` names it. `attrs["analysis"]` is the kind of analysis that the study says it is for;
+    `attrs["failed_points"]` says which points have no result because a stage failed (`analysis.failed.read_tag`).
 
     Parameters
     ----------
@@ -132,7 +134,14 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     analysis = client.get_experiment(experiment).tags.get(ANALYSIS_TAG)
     if analysis:
         frame.attrs["analysis"] = analysis
+    frame.attrs[FAILED_POINTS] = _failed_points_tag(client, experiment)
     return frame
+
+
+def _failed_points_tag(client: MlflowClient, experiment: str) -> str:
+    """Tag of the study's own run that lists the points that failed; empty where there is none."""
+    runs = client.search_runs([experiment], "tags.kind = 'study'", max_results=1)
+    return runs[0].data.tags.get(FAILED_POINTS, "") if runs else ""
 
 
 def load_documents(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import textwrap
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ MANIFEST = "report.files.json"
 """File beside a report's output that lists it."""
 BOOTSTRAP = 200
 """Replicates of a report's fits: a tenth of a second for twenty points."""
+_NOTE_WIDTH = 110
+"""Characters of a line under a figure."""
 FIGURE_FILES = ("svg", "png", "csv", "lineage.json")
 """File types that `save_figure` writes."""
 
@@ -108,6 +112,15 @@ class Results:
             words.append(f"Left out: {'; '.join(left_out)}.")
         self.tables.append(NamedTable(name, title, table, " ".join(words)))
         return table
+
+    def name_absent(self, note: str) -> None:
+        """Put a line under every figure, and into its caption, that names the points it lacks; empty puts none."""
+        if not note:
+            return
+        text = "\n".join(textwrap.wrap(note, _NOTE_WIDTH))
+        for position, one in enumerate(self.drawn):
+            one.figure.supxlabel(text, x=0.01, ha="left", fontsize="x-small", color="0.35")
+            self.drawn[position] = dataclasses.replace(one, caption=f"{one.caption} {note}.")
 
     def save(self, directory: Path, fit_directory: Path | None = None) -> list[Path]:
         """Write figures (SVG, PNG, CSV, lineage), tables (CSV) and fits (JSON), and return the files.

@@ -27,6 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.ablation.equivalent import Curve
+from analysis.failed import FAILED_POINTS, describe_failed, read_tag, short_note
 from analysis.figures.points import study_name
 from analysis.frames import require_columns
 from analysis.load import FRAME_COLUMNS
@@ -85,6 +86,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     """
     require_columns(frame, FRAME_COLUMNS)
     results = Results(study_name(frame))
+    failed = read_tag(frame.attrs.get(FAILED_POINTS))
+    if failed[0]:
+        results.notes.append(f"No result: {describe_failed(*failed)}")
     if frame["value"].dropna().empty:
         results.notes.append("nothing has been evaluated, so there is nothing to draw")
         return results
@@ -115,6 +119,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     elif kinds.repeats_data(frame) and not kinds.is_special(frame):
         results.notes.append("No law of size and tokens is fitted: a cooled-down run saw its data more than once")
     parts.add_noise(results, frame, bits)
+    results.name_absent(short_note(*failed))
     return results
 
 

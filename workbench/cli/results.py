@@ -22,7 +22,7 @@ SLOPE_STUDY = "token_scaling"
 """Study whose curves say what an ablation's differences are worth in training tokens, where MLflow has it."""
 
 
-def show_results(facts: Facts, experiments: Path | None = None) -> None:
+def show_results(facts: Facts, experiments: Path | None = None) -> bool:
     """Draw the figures, write the page, print the table, and say where everything is; or say why that cannot be.
 
     A report whose inputs have not changed is not drawn again, and what it said is printed.
@@ -33,6 +33,11 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
         The study.
     experiments
         The user's folder of studies, where one was given: the study's question may stand there.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to show.
     """
     from analysis.load import load_study
     from analysis.unchanged import inputs_digest, read_unchanged, write_stamp
@@ -48,7 +53,10 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
             frame = load_study(study, uri)
     except (PublishError, ValueError) as error:
         print(f"no table and no figures: {error}; after `workbench publish {study}`, `workbench report` draws them")
-        return
+        return False
+    if frame.empty:
+        print(f"no table and no figures: {_why_empty(study, frame)}")
+        return False
     shown = _Shown(
         facts,
         uri,
@@ -66,6 +74,16 @@ def show_results(facts: Facts, experiments: Path | None = None) -> None:
             write_stamp(directory, digest, files, text)
     print(f"\n{text}")
     print(f"MLflow: workbench ui   (tracking URI {uri})")
+    return True
+
+
+def _why_empty(study: str, frame: pd.DataFrame) -> str:
+    """Say in one line why MLflow holds no checkpoint of a study."""
+    from analysis.failed import FAILED_POINTS, describe_failed, read_tag
+
+    failed = describe_failed(*read_tag(frame.attrs.get(FAILED_POINTS)))
+    reason = failed or "`workbench status` says how far it is"
+    return f"study {study!r} has no published checkpoint: {reason}"
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class _Shown:
             "curves": self.curves,
             "question": self.question,
             "points": points,
+            "attributes": dict(self.frame.attrs),
             "sources": list(self.facts.config.data.sources),
             "code": Path(__file__).read_text(encoding="utf-8"),
         }

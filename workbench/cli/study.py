@@ -247,5 +247,4 @@ def report(parsed: argparse.Namespace) -> int:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(layout)
         show_reference(study, uri, layout.figures(study))
         return 0
-    show_results(make_study_facts(parsed), parsed.experiments)
-    return 0
+    return 0 if show_results(make_study_facts(parsed), parsed.experiments) else 1

@@ -172,18 +172,23 @@ class Job:
         device = "cuda" if self.cluster.evaluation_gpus else "cpu"
         evaluator = Evaluator(self.layout, evaluation, self.batch["threads"], device)
         failed: set[tuple[Path, str]] = set()
+        scored: set[str] = set()
         while True:
             todo = [pair for pair in pending(self._milestones(stages), evaluation, self.layout) if pair not in failed]
             if not todo:
+                for stage in scored - {checkpoint.parents[1].name for checkpoint, _ in failed}:
+                    note_evaluation_error(self.layout.stage(stage), None)
                 return FAILED if failed else FINISHED
             for checkpoint, suite in todo:
-                name = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}"
+                stage = checkpoint.parents[1].name
+                name = f"{suite} of {stage}/{checkpoint.name}"
                 try:
                     evaluator.evaluate(checkpoint, suite)
+                    scored.add(stage)
                     self.say(f"evaluated {name}")
                 except EvaluationError as error:
                     failed.add((checkpoint, suite))
-                    note_evaluation_error(self.layout.stage(checkpoint.parent.parent.name), f"{suite}: {error}")
+                    note_evaluation_error(self.layout.stage(stage), f"{name}: {error}")
                     self.say(f"evaluation of {name} failed: {error}")
 
     def _milestones(self, stages: Iterable[str]) -> list[Path]:

@@ -26,7 +26,7 @@ from workbench.launch.publisher import Publisher
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
-from workbench.train.status import read_status, write_status
+from workbench.train.status import note_evaluation_error, read_status, write_status
 from workbench.train.targets import missing_targets
 
 
@@ -149,13 +149,19 @@ def evaluate_pairs(
     """Evaluate in this process; return one line for each failure."""
     evaluator = Evaluator(layout, evaluation, threads)
     failures: list[str] = []
+    errors: dict[str, str | None] = {}
     for checkpoint, suite in pairs:
-        name = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}"
+        stage = checkpoint.parents[1].name
+        name = f"{suite} of {stage}/{checkpoint.name}"
         try:
             evaluator.evaluate(checkpoint, suite)
         except EvaluationError as error:
             failures.append(f"{name}: {error}")
+            errors[stage] = failures[-1]
             display.say(f"failed: {failures[-1]}")
         else:
+            errors.setdefault(stage, None)
             display.say(f"evaluated {name}")
+    for stage, error in errors.items():
+        note_evaluation_error(layout.stage(stage), error)
     return failures

@@ -218,6 +218,8 @@ class _Publisher:
     def ensure_study_run(self) -> str:
         """Run id of the study's own run, which its stages' runs are children of; holds `study.json`."""
         run, tags = self.runs.get(""), {"kind": "study", "study": self.record.name, **self.record.tags}
+        if run is not None and records.FAILED_POINTS in run.data.tags:
+            tags.setdefault(records.FAILED_POINTS, "[]")  # they are there by now
         if run is None:
             run = self.client.create_run(self.experiment, run_name=self.record.name, tags=tags)
             self.runs[""] = run

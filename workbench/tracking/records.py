@@ -22,12 +22,16 @@ from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
 from workbench.study.results import check_result, documents_path
 from workbench.tracking import spool
+from workbench.tracking.missing import failed_points, failed_points_tag
 from workbench.tracking.names import plain_name, run_name
 
 MAX_CODE_FILE_BYTES = 10_000_000
 """A larger diff stays in the stage's directory."""
 MAX_TAG_CHARACTERS = 5_000
 """Values of tags are cut here; MLflow refuses above 8,000."""
+
+FAILED_POINTS = "failed_points"
+"""Tag of a study's run: its points without a result because a stage failed, and how, as JSON."""
 
 STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 """A stage's state on disk, and MLflow's word for it."""
@@ -106,7 +110,8 @@ class StudyRecord:
     stages: tuple[StageRecord, ...]
     """Stages with a directory."""
     tags: dict[str, str]
-    """What was asked for: commit, how many points and stages, and the command where it is recorded."""
+    """What was asked for (commit, how many points and stages, the command where it is recorded), and the points that
+    failed."""
     skipped: tuple[str, ...] = field(default=())
     """Result files that could not be read, each with the reason."""
     analysis: str = ""
@@ -134,6 +139,8 @@ def read_study(layout: Layout, study: str) -> StudyRecord:
     ]
     asked = {"commit": plan.get("commit", ""), "points": len(plan["points"]), "stages": len(plan["stages"])}
     asked["command"] = plan.get("command", "")
+    failed = failed_points(layout, plan)
+    asked[FAILED_POINTS] = failed_points_tag(failed, MAX_TAG_CHARACTERS) if failed else ""
     tags = {key: str(value)[:MAX_TAG_CHARACTERS] for key, value in asked.items() if value != ""}
     return StudyRecord(
         study, file, _study_status(plan, stages), tuple(stages), tags, tuple(skipped), plan.get("analysis") or ""
