@@ -71,7 +71,7 @@ def test_a_budget_in_flops_buys_tokens(compose):
 
 
 def test_flops_that_do_not_pay_for_the_warm_up_are_refused(compose):
-    with pytest.raises(ValueError, match=r"flops=1e\+10 pays for 3894 tokens of m0_1"):
+    with pytest.raises(ValueError, match=r"flops=1e\+10 allows 3894 tokens of m0_1"):
         chain_of(compose, "tokens=null", "flops=1e10")
 
 

@@ -60,7 +60,9 @@ def test_smaller_gpus_share_the_model(stage):
     fewer = stage_memory(stage, asked.processes // 2, 1, "cuda")
     assert fewer.total > USABLE_MEMORY * 16e9
     whole = replace(stage, numerics=replace(stage.numerics, parallel="replicate"))
-    with pytest.raises(ValueError, match=r"tinyllama_1b.* GB a GPU at the least.*16000000000: set numerics.parallel"):
+    with pytest.raises(
+        ValueError, match=r"tinyllama_1b.* needs at least .* GB per GPU.*16000000000: set numerics.parallel"
+    ):
         stage_resources(whole, small, TOKENS)
 
 
@@ -119,7 +121,7 @@ def test_a_nodes_memory_goes_with_its_share(stage):
     plain = replace(stage, numerics=NumericsConfig(micro_batch_sequences=1))
     room = replace(CPUS, memory_bytes_per_node=8_000_000_000_000)
     assert stage_resources(plain, room, TOKENS).memory_bytes_per_node == 1_000_000_000_000
-    with pytest.raises(ValueError, match=r"GB a node, more than cluster.memory_bytes_per_node=16000000000"):
+    with pytest.raises(ValueError, match=r"GB per node, more than cluster.memory_bytes_per_node=16000000000"):
         stage_resources(plain, replace(CPUS, memory_bytes_per_node=16_000_000_000), TOKENS)
 
 

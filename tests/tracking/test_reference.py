@@ -128,16 +128,16 @@ def test_trainings_are_left_alone(root, folder):
     publish_study(made.layout, made.study)
     before = counts(root)
     frame = load(folder, study=made.study)
-    with pytest.raises(ValueError, match="holds trainings: import under another name, such as reference/synthetic"):
+    with pytest.raises(ValueError, match="has trainings: import under another name, such as reference/synthetic"):
         import_reference(Layout(root), frame)
     made.layout.study_file(made.study).unlink()
-    with pytest.raises(ValueError, match="holds trainings"):
+    with pytest.raises(ValueError, match="has trainings"):
         import_reference(Layout(root), frame)
     assert counts(root) == before
 
 
 def test_unclear_checkpoints_are_refused(root, folder):
-    with pytest.raises(ValueError, match=r"tokens of 3 checkpoints are not known, such as org/\w+@step\d: give a rule"):
+    with pytest.raises(ValueError, match=r"tokens of 3 checkpoints are unknown, such as org/\w+@step\d: give tokens"):
         import_reference(Layout(root), load(folder, tokens=None))
     with pytest.raises(ValueError, match="are both 'all' at 2000 tokens: tell them apart"):
         import_reference(Layout(root), load(folder, model=lambda _: "all"))

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
-    """Errors that say what to do; every other one is ours and keeps its traceback."""
+    """Errors that say what to do; any other one is a bug and keeps its traceback."""
     from workbench.evaluate.suite import EvaluationError
     from workbench.launch.slurm import SlurmError
     from workbench.tracking.connection import PublishError

@@ -1,4 +1,4 @@
-"""What several verbs need: composing a study, and printing a table."""
+"""Shared by several verbs: composing a study, and printing a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compose_points(parsed: argparse.Namespace) -> list[ComposedPoint]:
-    """Every point of the sweep the command line asks for."""
+    """Every point of the sweep given on the command line."""
     from workbench.config.compose import composer
 
     with composer(parsed.experiments) as hydra:
@@ -24,9 +24,9 @@ def compose_points(parsed: argparse.Namespace) -> list[ComposedPoint]:
 
 
 def make_study_facts(parsed: argparse.Namespace) -> Facts:
-    """Plan the study that the command line asks for, and look at what exists of it.
+    """Plan the study given on the command line, and look at what exists of it.
 
-    A study that was launched before may be named alone: then its latest launch counts.
+    A study that was launched before may be given by its name: then its latest launch counts.
     """
     from workbench.launch.planning import make_facts
 
@@ -40,12 +40,12 @@ def make_study_facts(parsed: argparse.Namespace) -> Facts:
 
 
 def named_study(parsed: argparse.Namespace) -> str | None:
-    """Name of a study where the command line gives nothing else."""
+    """Name of a study if the command line gives nothing else."""
     return parsed.overrides[0] if len(parsed.overrides) == 1 and "=" not in parsed.overrides[0] else None
 
 
 def asked_launcher(parsed: argparse.Namespace) -> Launcher:
-    """Give the launcher that the command line composes, or of a study named alone, the one of its latest launch."""
+    """Return the launcher that the command line composes, or that of a named study's latest launch."""
     from workbench.config.compose import composer
     from workbench.config.launcher import Launcher
     from workbench.config.schema import from_dict
@@ -57,13 +57,13 @@ def asked_launcher(parsed: argparse.Namespace) -> Launcher:
     from workbench.study.record import read_record
 
     record = read_record(default_layout(), study)
-    # Records of earlier versions hold the command alone, and what it does not say had no effect then.
+    # Records of earlier versions have only the command, and what it did not set had no effect then.
     slurm = "hydra/launcher=slurm" in shlex.split(record.get("command", ""))
     return from_dict(Launcher, record.get("launcher") or {"kind": "slurm" if slurm else "local"}, "launcher")
 
 
 def default_layout() -> Layout:
-    """Where the outputs lie when only a study is named."""
+    """Location of the outputs when only a study's name is given."""
     from workbench.study.layout import Layout
 
     return Layout(Path(os.environ.get("WORKBENCH_OUTPUTS", Path(__file__).resolve().parents[2] / "outputs")))

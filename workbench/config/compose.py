@@ -1,7 +1,7 @@
-"""The one place that asks Hydra: from overrides to frozen `Config`s.
+"""The one module that uses Hydra: from overrides to frozen `Config`s.
 
-Hydra composes mutable structured configs (`workbench.config.structured`), refusing unknown keys while it does; the
-frozen classes' own checks run when `to_config` leaves Hydra's world for good.
+Hydra composes mutable structured configs (`workbench.config.structured`) and refuses unknown keys; the frozen classes'
+own checks run when `to_config` converts the result.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ CONFIG_NAME = "config"
 
 @dataclass(frozen=True)
 class ComposedPoint:
-    """One sweep point as Hydra gave it."""
+    """One sweep point as Hydra composed it."""
 
     name: str
-    """The overrides in which it differs from its siblings, as `model=m1,tokens=4000000`."""
+    """The overrides in which it differs from the other points, as `model=m1,tokens=4000000`."""
     overrides: tuple[str, ...]
     """All overrides, whole numbers in digits."""
     config: Config
@@ -51,7 +51,7 @@ class ComposedPoint:
 
 
 class Composer:
-    """Hydra over this project's configs, for as long as `composer()` is entered."""
+    """Hydra with this project's configs, for as long as `composer()` is entered."""
 
     def __init__(self, hydra: Hydra, search_path: Sequence[Path], options: Sequence[str] = ()) -> None:
         self._hydra, self._options = hydra, options
@@ -59,14 +59,14 @@ class Composer:
         self._masters: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], Config] = {}
         self._siblings: dict[tuple[Any, ...], DictConfig] = {}
-        # Kept from before `multirun` puts another in its place.
+        # Kept, because `multirun` replaces it.
         self._load_sweep_config = hydra.config_loader.load_sweep_config
         self.command = ""
-        """What a user would type to launch again; empty before `multirun`."""
+        """The command that launches the study again; empty before `multirun`."""
         self._groups: dict[str, bool] = {}
 
     def master(self, overrides: Sequence[str]) -> DictConfig:
-        """Hydra's config of a whole multirun, sweep overrides left out."""
+        """Hydra's config of a whole multirun, without sweep overrides."""
         key = tuple(overrides)
         if key not in self._masters:
             _refuse_search_path(overrides)
@@ -77,23 +77,23 @@ class Composer:
         return self._masters[key]
 
     def launcher(self, overrides: Sequence[str]) -> Launcher:
-        """Give the composed launcher.
+        """Return the composed launcher.
 
         Raises
         ------
         ValueError
-            The overrides do not compose, or a setting of Hydra's own cannot be followed.
+            The overrides do not compose, or one of Hydra's own settings is not supported.
         """
         return read_launcher(self.master(overrides))
 
     def points(self, overrides: Sequence[str]) -> list[ComposedPoint]:
-        """Compose every point of the sweep that `overrides` ask for.
+        """Compose every point of the sweep that `overrides` define.
 
         Raises
         ------
         ValueError
-            The overrides do not compose, a point's config is impossible, or a setting of Hydra's own cannot be
-            followed.
+            The overrides do not compose, a point's config is impossible, or one of Hydra's own settings is not
+            supported.
         """
         self.launcher(overrides)
         master = self.master(overrides)
@@ -106,7 +106,7 @@ class Composer:
         return self.compose(master, batches[0])
 
     def compose(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[ComposedPoint]:
-        """Compose one batch of a multirun; `batch` holds each point's overrides, and equal ones make one point."""
+        """Compose one batch of a multirun; `batch` has each point's overrides, and equal ones make one point."""
         points = list(dict.fromkeys(tuple(self._in_digits(overrides)) for overrides in batch))
         configs = [self._compose_one(master, overrides) for overrides in points]
         return [
@@ -129,7 +129,7 @@ class Composer:
         return self._configs[overrides]
 
     def _load(self, master: DictConfig, overrides: tuple[str, ...]) -> DictConfig:
-        """Compose; points that differ in plain values alone are composed once and changed (100 ms against 8)."""
+        """Compose; points that differ only in plain values are composed once and changed (8 ms instead of 100)."""
         parsed = self._parse(overrides)
         plain = {str(o.key_or_group): o for o in parsed if self._is_plain(o)}
         rest = [str(o.input_line) for o in parsed if str(o.key_or_group) not in plain]
@@ -144,7 +144,7 @@ class Composer:
         return sibling
 
     def _is_plain(self, override: Override) -> bool:
-        """Whether an override sets one value that is there, so that it says all there is to say about it."""
+        """Whether an override sets one existing value and does nothing else."""
         if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
             return False
         if override.is_hydra_override() or isinstance(override.value(), dict | list):
@@ -158,13 +158,13 @@ class Composer:
         return self._groups[key]
 
     def multirun(self, overrides: Sequence[str]) -> Any:
-        """Run Hydra's own multirun; what happens then is the configured launcher's business."""
+        """Run Hydra's own multirun; the configured launcher does the rest."""
         config = self.points(overrides)[0].config
         self.command = shlex.join(["workbench", "run", *self._options, *overrides])
-        # Hydra writes its own record of the multirun there; a relative path would start at the working directory.
+        # Hydra writes its own record of the multirun there; a relative path would be relative to the working directory.
         record = Path(config.paths.outputs) / "studies" / config.study / "hydra"
         own = [f"hydra.sweep.dir={quoted(str(record))}"]
-        # Hydra's sweeper composes every point once more only to see whether that works; here it has.
+        # Hydra's sweeper would compose every point again just to check that it works; here it already has.
         cast(Any, self._hydra.config_loader).load_sweep_config = _composed_already
         return self._hydra.multirun(
             CONFIG_NAME, _no_task, [*overrides, *self._search_path, *own], with_log_configuration=False
@@ -177,26 +177,26 @@ def _composed_already(master_config: DictConfig, sweep_overrides: list[str]) -> 
 
 
 def _no_task(config: DictConfig) -> None:
-    raise ValueError("hydra/launcher must be one of the workbench's: local or slurm")
+    raise ValueError("hydra/launcher must be one of the workbench's own: local or slurm")
 
 
 _current: Composer | None = None
 
 
 def current_composer() -> Composer:
-    """Give the composer that is entered; Hydra's plugin asks for it from inside a multirun."""
+    """Return the entered composer; Hydra's plugin asks for it from inside a multirun."""
     assert _current is not None, "no composer is entered"
     return _current
 
 
 @contextmanager
 def composer(experiments: Path | None = None) -> Generator[Composer]:
-    """Enter Hydra with the project's configs and, beside them, a user's folder of studies.
+    """Enter Hydra with the project's configs and, additionally, a user's folder of studies.
 
     Parameters
     ----------
     experiments
-        A folder of study files, searched before the project's own; it may hold config groups of its own.
+        A folder of study files, searched before the project's own; it may contain config groups too.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _refuse_search_path(overrides: Sequence[str]) -> None:
 
 
 def _refuse_two_values(arguments: Sequence[Override]) -> None:
-    """Refuse `++seed=5` beside an axis `seed`: the last would win, and every point be called by the first.
+    """Refuse `++seed=5` together with an axis `seed`: the last would win, and every point would be named by the first.
 
     Of two equal keys the later takes the first's place.
     """
@@ -238,7 +238,7 @@ def _refuse_two_values(arguments: Sequence[Override]) -> None:
 
 
 def _in_digits(override: Override) -> str:
-    """One override, with its value in digits where that is a whole number or a list of them."""
+    """One override, with whole numbers (and lists of them) in digits."""
     key, value = str(override.key_or_group), override.value()
     kind, line = kind_of(key), str(override.input_line)
     if override.is_delete() or value is None or (isinstance(value, str) and "${" in value):
@@ -257,7 +257,7 @@ def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """Leave Hydra's world: a frozen, validated `Config`; relative outputs start at the project's root."""
+    """Convert to a frozen, validated `Config`; relative outputs are relative to the project's root."""
     ours = _without_hydra(composed)
     values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
     values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
@@ -284,5 +284,5 @@ def _one_line_errors() -> Generator[None]:
                 parts.append(text)
             cause = cause.__cause__
         if any("Could not override 'experiments/" in part for part in parts):
-            parts.append("in a study's file a group is written with a slash before it, as `override /hydra/launcher`")
+            parts.append("in a study's file a group needs a leading slash, as in `override /hydra/launcher`")
         raise ValueError("; ".join(parts)) from error

@@ -1,4 +1,4 @@
-"""What a composed config says about Hydra itself: which launcher, with which settings; the rest is refused."""
+"""Hydra's own settings in a composed config: the launcher and its settings; everything else is refused."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Launcher:
     kind: str
     """`local` trains on this machine, `slurm` submits to a cluster."""
     workers: int | None = None
-    """Stages at a time on this machine; None leaves it to the machine."""
+    """Stages that run at a time on this machine; None chooses by its cores."""
     wait: bool = False
-    """Stay until no job of the study is left."""
+    """Whether to wait until no job of the study is left."""
 
     @property
     def submits(self) -> bool:
@@ -32,18 +32,18 @@ class Launcher:
 
     @property
     def waits(self) -> bool:
-        """Whether it comes back only when the study is done."""
+        """Whether it returns only when the study is done."""
         return not self.submits or self.wait
 
 
 def read_launcher(master: DictConfig) -> Launcher:
-    """Give the launcher of a multirun's config, after a look at Hydra's other settings.
+    """Return the launcher of a multirun's config, after checking Hydra's other settings.
 
     Raises
     ------
     ValueError
-        The launcher is none of the workbench's, a setting is not its own or has a wrong value, or a setting of Hydra
-        asks for what a study cannot be.
+        The launcher is not one of the workbench's, it has no such setting, a value is wrong, or one of Hydra's settings
+        does not suit a study.
     """
     _check_mode(master)
     _check_sweeper(cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper)))
@@ -55,8 +55,8 @@ def read_launcher(master: DictConfig) -> Launcher:
     for name in values:
         if name not in _SETTINGS[kind]:
             raise ValueError(
-                f"hydra.launcher.{name}={values[name]!r} is no setting of the launcher {kind}, which has "
-                f"{', '.join(_SETTINGS[kind])}: take it out of the study's file, or add ~hydra.launcher.{name}"
+                f"hydra.launcher.{name}={values[name]!r} is not a setting of the launcher {kind}, which has "
+                f"{', '.join(_SETTINGS[kind])}: remove it from the study's file, or add ~hydra.launcher.{name}"
             )
     return Launcher(kind, _workers(values.get("workers")), _wait(values.get("wait", False)))
 
@@ -65,12 +65,12 @@ def _check_mode(master: DictConfig) -> None:
     mode = master.hydra.mode
     if getattr(mode, "name", mode) not in (None, "MULTIRUN"):
         raise ValueError(
-            f"hydra.mode={getattr(mode, 'name', mode)}: a study is a MULTIRUN, of one point where it has no axes; leave it out"
+            f"hydra.mode={getattr(mode, 'name', mode)}: a study is always a MULTIRUN; leave this setting out"
         )
 
 
 def _check_sweeper(sweeper: dict[str, Any]) -> None:
-    """Refuse what would plan a study otherwise than as one grid."""
+    """Refuse settings that would not plan a study as one grid."""
     if not str(sweeper.get("_target_")).endswith(".BasicSweeper"):
         raise ValueError(f"hydra/sweeper is {sweeper.get('_target_')}: a study is a grid, so leave hydra/sweeper=basic")
     if sweeper.get("max_batch_size") is not None:
@@ -82,7 +82,7 @@ def _check_sweeper(sweeper: dict[str, Any]) -> None:
     for key, value in params.items():
         if isinstance(value, dict) and value:
             flat = f"{key}.{next(iter(cast(dict[str, Any], value)))}"
-            raise ValueError(f"hydra.sweeper.params.{key}={value!r}: name an axis by its whole path, as {flat}: 1,2")
+            raise ValueError(f"hydra.sweeper.params.{key}={value!r}: write the full path of an axis, as {flat}: 1,2")
 
 
 def _workers(value: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Checks that quote the value, and dataclasses to and from plain values, strictly."""
+"""Checks that quote the value, and strict conversion of dataclasses to and from plain values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_above(name: str, value: float | None, bound: float) -> None:
 
 
 def check_name(name: str, value: str) -> None:
-    """Raise `ValueError` unless the value can name a file and a metric."""
+    """Raise `ValueError` unless the value can be part of a file's and a metric's name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", value):
         raise ValueError(f"{name}={value!r} must be a plain name: letters, digits, - and _")
 
@@ -88,7 +88,7 @@ def whole_number(value: Any, where: str) -> int:
 
 
 def _exact(value: Any) -> Fraction | None:
-    """Value of a number or of its text; None where it is neither."""
+    """Value of a number or of its text; None if it is neither."""
     if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, int | float):
@@ -101,7 +101,7 @@ T = TypeVar("T")
 
 
 def to_dict(value: Any) -> Any:
-    """Plain dicts, lists and scalars of a dataclass, ready for YAML or JSON."""
+    """Convert a dataclass to plain dicts, lists and scalars, ready for YAML or JSON."""
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
@@ -113,11 +113,11 @@ def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = 
     cls
         A dataclass of this module, or a type its fields use.
     values
-        What `to_dict` gave, or YAML with the same keys.
+        The result of `to_dict`, or YAML with the same keys.
     where
-        Path of the value in the whole, for messages.
+        Path of the value, for messages.
     as_written
-        The values are a person's: whole numbers may be written as `whole_number` reads them.
+        Whether the values were written by a person: whole numbers may then be written as `whole_number` reads them.
 
     Raises
     ------

@@ -16,7 +16,7 @@ def search_folders(experiments: Path | None, scratch: Path) -> list[Path]:
     Parameters
     ----------
     experiments
-        A user's folder of studies; groups within it (`cluster/mine.yaml`) count, too, and those beside it where it is
+        A user's folder of studies; groups within it (`cluster/mine.yaml`) are found too, and those beside it if it is
         called `experiments`.
     scratch
         An empty folder that may be written to.
@@ -24,7 +24,7 @@ def search_folders(experiments: Path | None, scratch: Path) -> list[Path]:
     Raises
     ------
     ValueError
-        There is no such folder, or `conf/` has a file by the same name as a group's file in it.
+        The folder does not exist, or a file of its groups has the same name as one in `conf/`.
     """
     if experiments is None:
         return [PROJECT_ROOT]
@@ -42,7 +42,7 @@ def search_folders(experiments: Path | None, scratch: Path) -> list[Path]:
 
 
 def _refuse_hidden(folder: Path) -> None:
-    """Refuse files that Hydra would never read, because it finds the project's first."""
+    """Refuse files that Hydra would never read because it finds the project's first."""
     for path in sorted(CONFIG_DIR.glob("*/**/*.yaml")):
         name = path.relative_to(CONFIG_DIR)
         if (folder / name).exists() and not (folder / name).samefile(path):
@@ -55,7 +55,7 @@ def search_override(folders: Sequence[Path]) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text as one value in Hydra's override grammar, whatever it holds."""
+    """Quote a text as one value in Hydra's override grammar, whatever it contains."""
     # A backslash counts only before a quote, and a dollar only before a brace.
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return "'" + escaped.replace("${", "\\${") + "'"

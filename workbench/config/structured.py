@@ -1,4 +1,4 @@
-"""The schemas as Hydra wants them: mutable structured configs, derived from the frozen classes."""
+"""The schemas as Hydra needs them: mutable structured configs, derived from the frozen classes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _GROUPS: dict[str, type] = {
     "variant": schema.VariantConfig,
 }
 HYDRA_CHOICES = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}
-"""What is chosen of Hydra's own groups. An `override` in `conf/config.yaml` would win over a study file's: of the
-overrides in defaults lists Hydra takes the first it meets, and it meets the primary config's before all others."""
+"""Choices among Hydra's own groups. An `override` in `conf/config.yaml` would override a study file's: of the
+overrides in defaults lists Hydra takes the first it meets, which is the primary config's."""
 
 
 @cache
 def register_schemas() -> None:
-    """Store the schemas where the defaults lists of `conf/` look for them, once a process."""
+    """Store the schemas where the defaults lists of `conf/` look for them, once per process."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=_mutable(Config))
     for group, cls in _GROUPS.items():
@@ -49,7 +49,7 @@ def _choose(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(key: str) -> Any:
-    """Type of a field of `Config` by its dotted name, without `None`; None where there is no such field."""
+    """Type of a field of `Config` by its dotted name, without `None`; None if there is no such field."""
     kind: Any = Config
     for part in key.split("."):
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -96,6 +96,6 @@ def _mutable_type(kind: Any) -> Any:
     if origin is dict:
         return dict[str, _mutable_type(arguments[1])]
     if kind is int:
-        # Hydra would refuse 1e6 and 1M here; `from_dict` reads both, and refuses what is no whole number.
+        # Hydra would refuse 1e6 and 1M here; `from_dict` reads both, and refuses anything else.
         return Any
     return _mutable(kind) if dataclasses.is_dataclass(kind) else kind

@@ -126,19 +126,21 @@ def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]
 def _divide(unique_tokens: int | None, weights: dict[str, float], context_tokens: int) -> dict[str, int]:
     """Distinct tokens of each source, whole sequences, in the ratio of the weights.
 
-    That is the ratio in which they are drawn: `Config` refuses `data.unique_tokens` beside phases that set a mixture.
+    They are drawn in that ratio: `Config` refuses `data.unique_tokens` with phases that set a mixture.
     """
     if unique_tokens is None:
         return {}
     shares = exact_weights(weights)
     windows = {name: round(share * unique_tokens / context_tokens) for name, share in shares.items()}
     if min(windows.values()) < 1:
-        raise ValueError(f"data.unique_tokens={unique_tokens} leaves a source less than a context of {context_tokens}")
+        raise ValueError(
+            f"data.unique_tokens={unique_tokens} leaves a source less than one context of {context_tokens}"
+        )
     return {name: count * context_tokens for name, count in windows.items()}
 
 
 def _milestones(config: Config, phase: PhaseConfig, start: int, end: int) -> list[int]:
-    """Tokens whose checkpoints are kept and evaluated, the phase's end among them."""
+    """Tokens whose checkpoints are kept and evaluated, including the phase's end."""
     batch_tokens = config.recipe.batch_sequences * phase.batch_scale * config.model.context_tokens
     wanted = [float(tokens) for tokens in config.recipe.milestones]
     if config.recipe.log_milestones:
@@ -157,11 +159,11 @@ def merge_targets(first: Stage, second: Stage) -> Stage:
     Raises
     ------
     ValueError
-        The two ask for different numerics: one trajectory is computed in one way.
+        The two have different numerics: one trajectory is computed in one way.
     """
     if first.numerics != second.numerics:
         raise ValueError(
-            f"stage {stage_id(first)} is asked for with two numerics, {first.numerics} and {second.numerics}: "
+            f"stage {stage_id(first)} is needed with two numerics, {first.numerics} and {second.numerics}: "
             "numerics do not change a stage's id, so sweep them in studies of different outputs"
         )
     return replace(
@@ -173,7 +175,7 @@ def merge_targets(first: Stage, second: Stage) -> Stage:
 
 
 def is_annealed(stage: Stage, tokens: int) -> bool:
-    """Whether a checkpoint at `tokens` has its learning rate's decay wholly behind it."""
+    """Whether the learning rate's decay is complete at `tokens`."""
     schedule = stage.schedule
     return schedule.decay != "constant" and tokens == schedule.decay_start_tokens + schedule.decay_tokens
 

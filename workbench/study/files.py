@@ -25,12 +25,12 @@ def read_stage(stage_dir: StageDir) -> Stage:
     Raises
     ------
     ValueError
-        The directory holds none, or one whose id is not the directory's name.
+        The directory has no stage, or one whose id is not the directory's name.
     """
     try:
         values = yaml.safe_load(stage_dir.config.read_text())
     except OSError as error:
-        raise ValueError(f"{stage_dir.path} holds no stage: {error}") from error
+        raise ValueError(f"{stage_dir.path} has no stage: {error}") from error
     stage = from_dict(Stage, values["stage"], "stage")
     if stage_id(stage) != stage_dir.id:
         raise ValueError(f"{stage_dir.config}: its content has the id {stage_id(stage)}, so it was changed or is old")
@@ -38,8 +38,8 @@ def read_stage(stage_dir: StageDir) -> Stage:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content whole or not at all."""
-    # Neither threads nor processes of several machines may share it, and the latter may share a process id.
+    """Replace a file's content completely or not at all."""
+    # Threads, and processes on several machines with the same process id, must not share it.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("w") as file:
@@ -53,14 +53,14 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Generator[None]:
-    """Hold a kernel lock on a file; the kernel drops it when the process dies, however it does.
+    """Hold a kernel lock on a file; the kernel releases it when the process ends, however it ends.
 
     Parameters
     ----------
     path
-        The file; it is made where it is not there.
+        The file; created if missing.
     on_wait
-        Called five times a second while somebody else holds the lock; what it raises ends the waiting.
+        Called five times per second while another process holds the lock; raising an exception ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -74,9 +74,9 @@ def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Generat
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock on a file; the right to read it is enough to ask."""
+    """Whether some process holds the lock on a file; read permission is enough to ask."""
     try:
-        # Shared, since network file systems refuse an exclusive lock through a file that was opened for reading.
+        # Shared, because network file systems refuse an exclusive lock on a file opened for reading.
         with path.open() as file:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def sha256(path: Path) -> str:
 
 
 def first_mismatch(directory: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Say which file is missing or differs from its recorded `bytes` and `sha256`; None when all are whole."""
+    """Name a file that is missing or differs from its recorded `bytes` and `sha256`; None when all are intact."""
     for name, expected in files.items():
         path = directory / name
         if not path.is_file():

@@ -1,6 +1,6 @@
 """Parameters and floating-point operations of a model, counted from its config alone.
 
-A multiplication and its addition are two operations. Matrix products alone are counted, as PyTorch's
+A multiplication and its addition are two operations. Only matrix products are counted, as PyTorch's
 `FlopCounterMode` counts them; norms, rotations, softmax and the optimizer are a few percent and left
 out. Causal attention is counted in full (T scores a token), although half of them are masked.
 """
@@ -17,7 +17,7 @@ class Parameters:
     """Sizes of a model, in parameters."""
 
     total: int
-    """All there are; tied embeddings counted once."""
+    """All parameters; tied embeddings counted once."""
     non_embedding: int
     """Without input embedding, output head and learned position table: the N of scaling laws."""
 
@@ -40,7 +40,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 def forward_flops_per_token(config: ModelConfig) -> int:
-    """FLOPs of one forward pass a token, at full context: `2 (block matrices + head) + 4 layers T D`.
+    """FLOPs of one forward pass per token, at full context: `2 (block matrices + head) + 4 layers T D`.
 
     The last term is attention's two products of T x K matrices for each head. Looking up an embedding
     costs nothing.
@@ -50,9 +50,9 @@ def forward_flops_per_token(config: ModelConfig) -> int:
 
 
 def training_flops_per_token(config: ModelConfig) -> int:
-    """FLOPs of forward and backward a token: every product has two more in its backward.
+    """FLOPs of forward and backward per token: every product has two more in its backward.
 
-    These are the model's operations, whatever an implementation computes twice to save memory.
+    These are the model's operations, without what an implementation recomputes to save memory.
     """
     return 3 * forward_flops_per_token(config)
 
@@ -68,12 +68,12 @@ def approx_flops_6nd(config: ModelConfig, tokens: int) -> int:
 
 
 def budget_tokens(config: Config) -> float:
-    """Training tokens of a point: `tokens`, or what `flops` pays for; before rounding to whole steps.
+    """Training tokens of a point: `tokens`, or as many as `flops` allows; before rounding to whole steps.
 
     Raises
     ------
     ValueError
-        The FLOPs do not pay for the warm-up.
+        The FLOPs do not suffice for the warm-up.
     """
     if config.flops is None:
         assert config.tokens is not None
@@ -81,7 +81,7 @@ def budget_tokens(config: Config) -> float:
     tokens = config.flops / training_flops_per_token(config.model)
     if tokens <= config.recipe.warmup_tokens:
         raise ValueError(
-            f"flops={config.flops:g} pays for {tokens:.0f} tokens of {config.model.name}, not beyond "
+            f"flops={config.flops:g} allows {tokens:.0f} tokens of {config.model.name}, not more than "
             f"recipe.warmup_tokens={config.recipe.warmup_tokens}"
         )
     return tokens

@@ -1,8 +1,8 @@
 """A stage's id: a hash of exactly the fields that change the weights at a given step.
 
 Targets (where to stop, what to keep) and circumstances (threads, micro-batch, attention backend,
-compile, world size, checkpoint interval, names) stay outside, so that a longer budget extends the
-trajectory that is there instead of making a new one.
+compile, world size, checkpoint interval, names) are not part of it, so that a longer budget extends
+the existing trajectory instead of making a new one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from workbench.config.schema import MixtureSegment, ModelConfig, OptimizerConfig
 from workbench.config.schema import exact_weights as exact
 
 ENGINE = 1
-"""Version of the training arithmetic; raised whenever the same fields would give other weights."""
+"""Version of the training arithmetic; raise it whenever the same fields would give different weights."""
 
 _UPDATE_FIELDS = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
 
@@ -32,7 +32,7 @@ def stage_id(stage: Stage) -> str:
 
 
 def identity(stage: Stage) -> dict[str, Any]:
-    """All that a stage's id is computed from, as plain values."""
+    """Everything that a stage's id is computed from, as plain values."""
     return {
         "engine": ENGINE,
         "parent": to_dict(stage.parent) if stage.parent else None,

@@ -41,7 +41,7 @@ class StageDir:
 
     @property
     def metrics(self) -> Path:
-        """A row an optimizer step."""
+        """One row per optimizer step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -51,12 +51,12 @@ class StageDir:
 
     @property
     def log(self) -> Path:
-        """What the stage had to say."""
+        """The stage's log."""
         return self.path / "log.txt"
 
     @property
     def lock(self) -> Path:
-        """File whose kernel lock the one process that trains here holds."""
+        """File on which the process that trains the stage holds a kernel lock."""
         return self.path / "lock"
 
     @property
@@ -92,15 +92,15 @@ class Layout:
     """The outputs' root."""
 
     def data(self, fingerprint: str) -> Path:
-        """Give the folder of prepared data."""
+        """Return the folder of prepared data."""
         return self.root / "data" / fingerprint
 
     def code_copy(self, digest: str) -> Path:
-        """Give the folder of one copy of the code."""
+        """Return the folder of one copy of the code."""
         return self.root / "code" / digest
 
     def batch(self, token: str) -> Path:
-        """Give the folder of one submission."""
+        """Return the folder of one submission."""
         return self.root / "jobs" / token
 
     def stage(self, stage_id: str) -> StageDir:

@@ -1,4 +1,4 @@
-"""Peak memory of one training process, counted from the model's config and from what the code keeps.
+"""Peak memory of one training process, computed from the model's config and from what the code keeps.
 
 Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and AdamW's
 moments in fp32, and what autograd keeps of a micro-batch. What the allocator wastes, libraries keep to themselves

@@ -1,7 +1,7 @@
-"""What a stage's job asks a cluster for: named rules over what fits, pure arithmetic.
+"""Resources that a stage's job requests from a cluster: named rules over what fits, pure arithmetic.
 
 A cluster with GPUs gives each process one of them; one without gives a stage one process with the threads
-of its numerics. What `Stage.resources` names is taken as it is, and the rule decides the rest.
+of its numerics. Whatever `Stage.resources` sets is taken as it is, and the rule decides the rest.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ USABLE_MEMORY = 0.9
 PROCESS_BYTES = 300_000_000
 """Memory of a training process before its first tensor, without CUDA's libraries: measured 282 MB."""
 TIME_MARGIN = 1.5
-"""Time limit over the estimate: a job that ends early costs nothing, one that is cut short waits in the queue again."""
+"""Time limit over the estimate: a job that ends early costs nothing, one that is cut short must queue again."""
 STARTUP_SECONDS = 300
-"""Allowed for imports from a shared file system, compilation and the last checkpoint; a choice, not a measurement."""
+"""Seconds for imports from a shared file system, compilation and the last checkpoint; chosen, not measured."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job of a stage asks for, and what it is expected to use."""
+    """What one job of a stage requests, and what it is expected to use."""
 
     nodes: int
     """Nodes."""
     processes_per_node: int
-    """Processes (Slurm's tasks) on each node, one a GPU."""
+    """Processes (Slurm's tasks) on each node, one per GPU."""
     gpus_per_node: int
     """GPUs on each node; 0 trains on the CPU."""
     cpus_per_process: int
@@ -45,7 +45,7 @@ class Resources:
     peak_memory_bytes: int
     """Estimated peak of one process: on its GPU, or in the node's memory."""
     seconds: float | None
-    """Estimated training time; None where the speed is not known."""
+    """Estimated training time; None where the speed is unknown."""
 
     @property
     def processes(self) -> int:
@@ -55,12 +55,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to train a stage that fits, for a rule to choose from."""
+    """One way to train a stage that fits the cluster, for a rule to choose from."""
 
     nodes: int
-    """Nodes the processes are spread over, evenly."""
+    """Nodes that the processes are spread over evenly."""
     processes: int
-    """Processes, one a GPU where there are any."""
+    """Processes, one per GPU if there are any."""
     micro_batch_sequences: int | None
     """Sequences of a process's forward pass; None leaves it to the numerics."""
     memory: Memory
@@ -70,11 +70,11 @@ class Option:
 
 
 Rule = Callable[[Sequence[Option], ClusterConfig], Option]
-"""Chooses among options that fit, fewest processes first."""
+"""Chooses among options that fit, sorted with the fewest processes first."""
 
 
 def fewest_gpus(options: Sequence[Option], cluster: ClusterConfig) -> Option:
-    """Take the fewest GPUs: every further one loses time to communication, and small jobs start earlier."""
+    """Take the fewest GPUs: each further one loses time to communication, and small jobs start earlier."""
     return options[0]
 
 
@@ -93,23 +93,24 @@ RULES: dict[str, Rule] = {rule.__name__: rule for rule in (fewest_gpus, within_t
 def stage_resources(
     stage: Stage, cluster: ClusterConfig, tokens: int, tokens_per_second: float | None = None
 ) -> Resources:
-    """Turn a stage's size, tokens and speed into what one job of it asks for.
+    """Derive what one job of a stage requests from its size, tokens and speed.
 
     Parameters
     ----------
     stage
-        What is trained; what its `resources` name is not left to the rule.
+        What is trained; whatever its `resources` set is not left to the rule.
     cluster
         Where.
     tokens
         Tokens that the job trains.
     tokens_per_second
-        Measured speed of one process; None takes the cluster's figure. Several are taken to be as many times as fast.
+        Measured speed of one process; None takes the cluster's value. Speed is assumed to scale linearly with
+        processes.
 
     Raises
     ------
     ValueError
-        The rule is unknown, or the cluster has no room for the stage.
+        The rule is unknown, or the stage does not fit the cluster.
     """
     if cluster.rule not in RULES:
         raise ValueError(f"cluster.rule={cluster.rule!r} is not one of {', '.join(RULES)}")
@@ -143,7 +144,7 @@ def uses_gpus(stage: Stage, cluster: ClusterConfig) -> bool:
 
 
 def cluster_speed(stage: Stage, cluster: ClusterConfig) -> float | None:
-    """Tokens a second of one process: as measured for the model's name, or from the cluster's FLOPs a second."""
+    """Tokens per second of one process: as measured for the model's name, or from the cluster's FLOPs per second."""
     if stage.model.name in cluster.tokens_per_second:
         return cluster.tokens_per_second[stage.model.name]
     if cluster.flops_per_second is not None:
@@ -167,7 +168,7 @@ def _options(stage: Stage, cluster: ClusterConfig, tokens: int, speed: float | N
         assert least is not None
         assert cluster.gpu_memory_bytes is not None
         raise ValueError(
-            f"stage {stage.name!r} of model {stage.model.name!r} needs {least / 1e9:.3g} GB a GPU at the least, more "
+            f"stage {stage.name!r} of model {stage.model.name!r} needs at least {least / 1e9:.3g} GB per GPU, more "
             f"than {USABLE_MEMORY:.0%} of cluster.gpu_memory_bytes={cluster.gpu_memory_bytes}: set numerics.parallel="
             "shard, numerics.activation_checkpointing=true or a smaller numerics.micro_batch_sequences"
         )
@@ -175,9 +176,9 @@ def _options(stage: Stage, cluster: ClusterConfig, tokens: int, speed: float | N
 
 
 def _spreads(stage: Stage, cluster: ClusterConfig) -> list[tuple[int, int]]:
-    """Nodes and processes that may be asked for, fewest processes first.
+    """Nodes and processes that may be requested, fewest processes first.
 
-    Within a node any number that divides the batch; beyond one, whole nodes alone.
+    Within a node, any number that divides the batch; beyond one node, only whole nodes.
     """
     wanted, room = stage.resources, _room(stage, cluster)
     if wanted.processes is not None:
@@ -203,14 +204,14 @@ def _spreads(stage: Stage, cluster: ClusterConfig) -> list[tuple[int, int]]:
 
 
 def _room(stage: Stage, cluster: ClusterConfig) -> int:
-    """Count the processes a node has room for."""
+    """Count the processes that fit a node."""
     if uses_gpus(stage, cluster):
         return cluster.gpus_per_node
     return max(1, cluster.cpus_per_node // _cpus_per_process(stage, cluster))
 
 
 def _even_nodes(processes: int, stage: Stage, cluster: ClusterConfig) -> int:
-    """Fewest nodes over which the processes asked for can be spread evenly."""
+    """Fewest nodes over which the requested processes can be spread evenly."""
     if stage.batch_sequences % processes:
         raise ValueError(
             f"resources.processes={processes} does not divide the batch of {stage.batch_sequences} sequences "
@@ -227,7 +228,7 @@ def _even_nodes(processes: int, stage: Stage, cluster: ClusterConfig) -> int:
 
 
 def _micro_batches(stage: Stage, cluster: ClusterConfig, processes: int) -> list[int | None]:
-    """Micro-batches that may be taken, largest first: powers of two that divide a process's share."""
+    """Possible micro-batches, largest first: powers of two that divide a process's share."""
     leave = stage.numerics.micro_batch_sequences is not None or cluster.gpu_memory_bytes is None
     if leave or not uses_gpus(stage, cluster):
         return [None]
@@ -260,7 +261,7 @@ def _fits(stage: Stage, cluster: ClusterConfig, memory: Memory) -> bool:
 
 
 def _cpus_per_process(stage: Stage, cluster: ClusterConfig) -> int:
-    """Cores as asked for; else a GPU's share of its node, or the threads of the numerics."""
+    """Cores as requested; else a GPU's share of its node, or the threads of the numerics."""
     if stage.resources.cpus_per_process is not None:
         return stage.resources.cpus_per_process
     if uses_gpus(stage, cluster):
@@ -269,7 +270,7 @@ def _cpus_per_process(stage: Stage, cluster: ClusterConfig) -> int:
 
 
 def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int, memory: Memory) -> int | None:
-    """Memory as asked for; else the share of the node's that goes with its GPUs or cores, if that is enough."""
+    """Memory as requested; else the node's memory in proportion to the job's GPUs or cores, if that is enough."""
     if stage.resources.memory_bytes is not None:
         return stage.resources.memory_bytes
     node = cluster.memory_bytes_per_node
@@ -280,8 +281,8 @@ def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int,
     needed = math.ceil(per_node * (memory.total / USABLE_MEMORY + PROCESS_BYTES))
     if needed > node:
         raise ValueError(
-            f"stage {stage.name!r} of model {stage.model.name!r} needs {needed / 1e9:.3g} GB a node, more than "
-            f"cluster.memory_bytes_per_node={node}: set a smaller numerics.micro_batch_sequences or more resources.nodes"
+            f"stage {stage.name!r} of model {stage.model.name!r} needs {needed / 1e9:.3g} GB per node, more than "
+            f"cluster.memory_bytes_per_node={node}: set a smaller numerics.micro_batch_sequences or more nodes"
         )
     return max(needed, node * per_node * cpus // cluster.cpus_per_node)
 
@@ -293,7 +294,7 @@ def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> 
     if wanted is not None and 60 * wanted <= cluster.signal_seconds:
         raise ValueError(
             f"resources.minutes={wanted} is not above cluster.signal_seconds={cluster.signal_seconds}: "
-            "a job would be told to leave before it begins"
+            "a job would be warned before it starts"
         )
     if wanted is not None or seconds is None:
         return wanted or cluster.time_limit_minutes
@@ -301,5 +302,5 @@ def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> 
 
 
 def _minutes(seconds: float, cluster: ClusterConfig) -> int:
-    """Minutes a job of so many seconds asks for; it is told `signal_seconds` early that its time is up."""
+    """Minutes to request for a job of so many seconds; it is warned `signal_seconds` before the limit."""
     return math.ceil((seconds * TIME_MARGIN + STARTUP_SECONDS + cluster.signal_seconds) / 60)

@@ -1,6 +1,6 @@
 """Results of evaluations as files, and what counts as a valid one.
 
-A result stands beside its checkpoint as `evals/<suite>-<eval_id>.json`, in lm-eval's format, and
+A result is stored beside its checkpoint as `evals/<suite>-<eval_id>.json`, in lm-eval's format, and
 `evals/<suite>-<eval_id>.documents.json`, the per-document values that paired comparisons need. The
 result is written last and holds the checksum of the other, so that it is valid only when both are.
 """
@@ -16,7 +16,7 @@ from workbench.study.files import write_atomically
 
 
 def result_path(checkpoint: Path, suite_name: str, eval_id: str) -> Path:
-    """Where a suite's result stands beside its checkpoint."""
+    """Path of a suite's result beside its checkpoint."""
     return checkpoint / "evals" / f"{suite_name}-{eval_id}.json"
 
 
@@ -26,16 +26,16 @@ def documents_path(result: Path) -> Path:
 
 
 def write_result(path: Path, result: dict[str, Any], documents: dict[str, Any]) -> None:
-    """Write a result and its per-document values, each whole or not at all.
+    """Write a result and its per-document values, each completely or not at all.
 
     Parameters
     ----------
     path
-        Where the result goes; its folder is made.
+        Path of the result; its folder is created.
     result
         lm-eval's result; it gains `documents_sha256` and `sha256`.
     documents
-        What `document_values` gave, by task.
+        The result of `document_values`, by task.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     documents_text = json.dumps(documents, ensure_ascii=False) + "\n"
@@ -46,7 +46,7 @@ def write_result(path: Path, result: dict[str, Any], documents: dict[str, Any]) 
 
 
 def read_result(path: Path, eval_id: str) -> dict[str, Any] | None:
-    """Read a result; None where it is missing, truncated, altered, or its per-document values are."""
+    """Read a result; None if it or its per-document values are missing, truncated or altered."""
     try:
         result = check_result(path)
     except (OSError, ValueError):
@@ -55,14 +55,14 @@ def read_result(path: Path, eval_id: str) -> dict[str, Any] | None:
 
 
 def check_result(path: Path) -> dict[str, Any]:
-    """Read a result that is whole, and whose per-document values are.
+    """Read a result that is intact and whose per-document values are.
 
     Raises
     ------
     OSError
-        One of the two files is not there.
+        One of the two files is missing.
     ValueError
-        One of them is not what was written; the file is named.
+        One of them differs from what was written; the file is named.
     """
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Scaling rules: named pure functions of size that a study states instead of a table of numbers."""
+"""Scaling rules: named pure functions of size, which a study uses instead of a table of numbers."""
 
 from __future__ import annotations
 

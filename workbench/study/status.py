@@ -1,4 +1,4 @@
-"""State of each stage of a plan, from its files and from what a scheduler says of its jobs."""
+"""State of each stage of a plan, from its files and from a scheduler's answers about its jobs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What a scheduler says of one stage's jobs."""
+    """A scheduler's answer about one stage's jobs."""
 
     state: str = ""
-    """queued, running, failed or cancelled; empty where it says nothing of its training."""
+    """queued, running, failed or cancelled; empty where it knows nothing about the training."""
     jobs: tuple[str, ...] = ()
     """Ids of the jobs that `state` is about."""
     note: str | None = None
@@ -49,7 +49,7 @@ class StageState:
     end_tokens: int
     """Target of this plan."""
     note: str | None
-    """What went wrong, what is waited for, or what is missing."""
+    """What went wrong, what it is waiting for, or what is missing."""
     jobs: tuple[str, ...] = ()
     """Slurm's ids."""
     step: int | None = None
@@ -80,7 +80,7 @@ def stage_states(
     unevaluated
         By stage: evaluations that its checkpoints lack.
     scheduled
-        By stage: what a scheduler says, where one was asked.
+        By stage: the scheduler's answer, if one was asked.
     """
     missing, jobs = unevaluated or {}, scheduled or {}
     found: dict[str, StageState] = {}
@@ -152,17 +152,17 @@ def _with_error(scheduled: Scheduled, latest: Mapping[str, Any]) -> tuple[str | 
 
 
 def _from_files(directory: StageDir, latest: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
-    """State of a stage that no scheduler has: as its latest attempt wrote it."""
+    """State of a stage without a scheduler: as its latest attempt wrote it."""
     state = latest.get("state", "planned")
     if state == "finished":
         return "planned", None, None  # for an earlier, shorter target
     if state == "running" and not is_held(directory.lock):
-        return "killed", "its process died without a word; the same command continues from the last checkpoint", None
+        return "killed", "its process died without a message; the same command continues from the last checkpoint", None
     return state, latest.get("error"), cause_of(latest.get("error_class")) if state == "failed" else None
 
 
 def _progress(node: Node, directory: StageDir) -> dict[str, Any]:
-    """Read step, speed and time left from the last whole row."""
+    """Read step, speed and time left from the last complete row."""
     try:
         with directory.metrics.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))

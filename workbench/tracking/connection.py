@@ -29,11 +29,11 @@ for _name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
 
 
 class PublishError(Exception):
-    """MLflow could not take the results; they stand in the stages' directories as before."""
+    """MLflow did not accept the results; they remain in the stages' directories."""
 
 
 def default_uri(layout: Layout) -> str:
-    """SQLite in the outputs' root."""
+    """URI of the SQLite file in the outputs' root."""
     database = layout.database.resolve()
     from sqlalchemy.engine import URL
 
@@ -56,9 +56,9 @@ def artifact_location(layout: Layout, name: str, uri: str) -> str | None:
 
 
 def init_store(uri: str) -> None:
-    """Create or upgrade a database once; a server looks after its own.
+    """Create or upgrade a database once; a server manages its own.
 
-    Several processes that start on an empty SQLite file at once break it, so this holds the file's lock.
+    Several processes that start on an empty SQLite file at the same time break it, so this holds the file's lock.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def _make_store(uri: str) -> None:
     database = _database(uri)
     if database is None:
         return
-    # Alembic tells of fifty migrations otherwise.
+    # Otherwise Alembic logs fifty migrations.
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     import mlflow.store.db.utils as db
@@ -93,16 +93,16 @@ def _make_store(uri: str) -> None:
 
 @contextlib.contextmanager
 def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[MlflowClient]:
-    """Give a client whose every call ends in bounded time, and whose failures become one `PublishError`.
+    """Return a client whose calls all end in bounded time, and whose failures become one `PublishError`.
 
-    SQLite on a file system that several machines share is safe with one writer alone, so its file's lock is
-    held until the client is given back. A server has one writer by itself, and no lock.
+    SQLite on a file system that several machines share is safe with only one writer, so its file's lock is
+    held until the client is released. A server coordinates its writers itself and needs no lock.
     """
     seconds = str(max(1, round(timeout_seconds)))
     bounds = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": seconds,
         "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": seconds,
-        # MLflow retries for four minutes otherwise; publishing again is our retry.
+        # Otherwise MLflow retries for four minutes; here, publishing again is the retry.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -122,19 +122,19 @@ def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[Mlflow
             yield MlflowClient(tracking_uri=uri)
         except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
             raise PublishError(
-                f"MLflow at {uri} did not take the results ({_first_line(error)}); "
+                f"MLflow at {uri} did not accept the results ({_first_line(error)}); "
                 f"they are safe in {layout.root}, and `workbench publish` sends what is missing"
             ) from error
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold a kernel lock whose file names the holder; it ends with its process, on whatever machine that is.
+    """Hold a kernel lock whose file names the holder; it ends with its process, on any machine.
 
     Raises
     ------
     PublishError
-        Somebody else has held it for `LOCK_SECONDS`, or the file system keeps no locks.
+        Another process has held it for `LOCK_SECONDS`, or the file system does not support locks.
     """
     give_up_at = time.monotonic() + LOCK_SECONDS
 
@@ -155,7 +155,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 def _database(uri: str) -> Path | None:
-    """File of an SQLite store, by one name whatever way leads to it; None for a server."""
+    """File of an SQLite store, by one canonical name; None for a server."""
     if not uri.startswith("sqlite"):
         return None
     from sqlalchemy.engine import make_url
@@ -165,7 +165,7 @@ def _database(uri: str) -> Path | None:
         name = make_url(uri).database
     except ArgumentError as error:
         raise PublishError(
-            f"tracking URI {uri!r} is no address of a database: write sqlite:////path/to/file"
+            f"tracking URI {uri!r} is not the address of a database: write sqlite:////path/to/file"
         ) from error
     return Path(name).resolve() if name else None
 

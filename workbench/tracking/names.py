@@ -1,4 +1,4 @@
-"""Readable names of runs: what a stage is, and in which overrides of the sweep it differs from others."""
+"""Readable names of runs: what a stage is, and the overrides of the sweep in which it differs from others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from workbench.config.schema import Stage
 
 MAX_CHARACTERS = 100
-"""Of a run's name; overrides that would not fit are cut."""
+"""Maximum length of a run's name; overrides that do not fit are cut."""
 MAX_PHASE_CHARACTERS = 30
-"""Of a phase within it."""
+"""Maximum length of a phase within it."""
 SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
-"""Between two overrides of a point's name; values may hold commas themselves."""
+"""Separator between two overrides of a point's name; values may contain commas themselves."""
 ELSEWHERE = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
 """Overrides that a name shows in its other parts."""
 SHORT = {"learning_rate": "rate", "batch_sequences": "batch", "unique_tokens": "unique"}
@@ -33,8 +33,8 @@ def run_name(stage: Stage, label: str, stage_id: str, points: Sequence[Mapping[s
     stage, label, stage_id
         The stage, what its model is called, and its id.
     points
-        Points through the stage, as `study.json` has them: what their names have in common is named, and the seed of
-        their initial weights where it is not the data's.
+        Points through the stage, as `study.json` has them: what their names have in common is shown, and the seed of
+        their initial weights where it differs from the data's.
     """
     seeds = {int(point["seed_init"]) for point in points}
     apart = len(seeds) == 1 and seeds != {stage.stream.seed}
@@ -53,7 +53,7 @@ def _tail(stage: Stage, init: str, stage_id: str) -> str:
 
 
 def common_overrides(names: Sequence[str]) -> list[str]:
-    """List the overrides that every one of these points' names holds, in the first one's order."""
+    """List the overrides that all of these points' names have, in the first one's order."""
     parts = [[part for part in SEPARATOR.split(name) if "=" in part] for name in names]
     return [part for part in parts[0] if all(part in other for other in parts)] if parts else []
 
@@ -80,7 +80,7 @@ def _is_number(value: str) -> bool:
 
 
 def tokens_label(tokens: float) -> str:
-    """Tokens for a reader: 500K, 2M, 1.5B."""
+    """Format tokens for a reader: 500K, 2M, 1.5B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if tokens >= size:
             return f"{tokens / size:.3g}{unit}"

@@ -1,7 +1,7 @@
-"""Whose an experiment is: one outputs folder publishes into it, wherever that folder is moved.
+"""Owner of an experiment: one outputs folder publishes into it, wherever that folder is moved.
 
-Two people may run a study of one name against one server. Publishing deletes runs that were made twice and marks those
-that the plan no longer has, so that it must never meet another folder's runs.
+Two people may run studies of the same name against one server. Publishing deletes runs that were made twice and marks
+those that the plan no longer has, so it must never see another folder's runs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 OUTPUTS = "workbench.outputs"
 """Tag of an experiment: id of the outputs folder that publishes into it."""
 OWNER = "workbench.owner"
-"""Tag of an experiment: where that folder lay last, as `user@host:path`, for people."""
+"""Tag of an experiment: the last location of that folder, as `user@host:path`, for people."""
 SERVERS = ("http:", "https:", "postgresql", "mysql", "mssql")
-"""Beginnings of addresses behind which a server may be down for a while."""
+"""Beginnings of addresses of servers, which may be down for a while."""
 
 
 class ForeignExperimentError(PublishError):
-    """The experiment is another outputs folder's."""
+    """The experiment belongs to another outputs folder."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Owner:
     """One outputs folder, as an experiment names it."""
 
     id: str
-    """Id kept in the folder."""
+    """Id stored in the folder."""
     place: str
     """`user@host:path`."""
     root: Path
@@ -54,7 +54,7 @@ class Owner:
 
 
 def make_owner(layout: Layout) -> Owner:
-    """Name an outputs folder, which is given an id at first."""
+    """Identify an outputs folder, which gets an id the first time."""
     path = layout.identity
     with exclusive(path):
         identity = path.read_text().strip()
@@ -78,7 +78,8 @@ def claim(client: MlflowClient, experiment: str, layout: Layout) -> None:
     Raises
     ------
     ForeignExperimentError
-        It is another folder's; one without a mark, of earlier versions, is so unless its runs are this folder's.
+        It belongs to another folder; so does one without a mark, from earlier versions, unless its runs are this
+        folder's.
     """
     owner, found = make_owner(layout), client.get_experiment(experiment)
     _refuse_marked(found, owner)
@@ -105,12 +106,12 @@ def refuse_foreign(client: MlflowClient, layout: Layout, study: str) -> None:
 
 
 def check_store(layout: Layout, study: str, uri: str, timeout_seconds: float) -> None:
-    """Refuse, before anything is trained, a store that could never take a study; one that is down may be up later.
+    """Refuse, before anything is trained, a store that could never accept a study; one that is down may recover.
 
     Raises
     ------
     PublishError
-        The experiment is another folder's, or the address is none.
+        The experiment belongs to another folder, or the address is invalid.
     """
     try:
         with connect(uri, timeout_seconds, layout) as client:
@@ -129,13 +130,13 @@ def _refuse_marked(found: Experiment, owner: Owner) -> None:
 
 def _refusal(name: str, other: str, owner: Owner) -> ForeignExperimentError:
     return ForeignExperimentError(
-        f"MLflow's experiment {name!r} belongs to {other}, and not to {owner.root}; it was left as it is: "
-        f"give this study another name, as study={name}_{_user()}, or another store by tracking.uri"
+        f"MLflow's experiment {name!r} belongs to {other}, not to {owner.root}, and was not changed: "
+        f"give this study another name, such as study={name}_{_user()}, or set another store with tracking.uri"
     )
 
 
 def _foreign_runs(client: MlflowClient, experiment: str, layout: Layout) -> str:
-    """Say whose runs stand in an experiment without a mark; empty where all are this folder's."""
+    """Describe the owner of the runs in an experiment without a mark; empty if all are this folder's."""
     runs = [run for run in search_runs(client, experiment) if run.data.tags.get("kind") in ("study", "stage")]
     if any(run.data.tags.get("reference") == "true" for run in runs):
         return "an import of others' results"
@@ -149,7 +150,8 @@ def _foreign_runs(client: MlflowClient, experiment: str, layout: Layout) -> str:
 def _is_from(client: MlflowClient, run: Run, layout: Layout) -> bool:
     """Whether a stage's run shows this folder's training of it, by the time of the first row.
 
-    The id alone does not tell: who trains the same stage elsewhere gets the same. A path would not stand a move.
+    The id is not enough, because whoever trains the same stage elsewhere gets the same id. A path would not survive a
+    move.
     """
     stage = layout.stage(run.data.tags["stage"])
     if spool.TRAIN_TOKENS not in run.data.metrics:

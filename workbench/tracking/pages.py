@@ -1,7 +1,7 @@
-"""How MLflow's web pages show a study: on its runs, with a chart of the training loss against tokens.
+"""What MLflow's web pages show of a study: its runs, and a chart of the training loss against tokens.
 
-MLflow 3.17 opens an experiment on a page of GenAI traces, unless the address says model training; earlier and hosted
-versions go by the experiment's kind. So a study's experiment has the kind, and `workbench ui` prints the addresses.
+MLflow 3.17 opens an experiment on a page of GenAI traces, unless the address selects model training; earlier and hosted
+versions use the experiment's kind. So a study's experiment has that kind, and `workbench ui` prints the addresses.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 KIND = "mlflow.experimentKind"
 TRAINING = "custom_model_development"
-"""MLflow's kind of an experiment of trainings (`mlflow/server/js`, `ExperimentKind`)."""
+"""MLflow's kind for an experiment of trainings (`mlflow/server/js`, `ExperimentKind`)."""
 INFERRED = ("", "no_inferred_type", "genai_development_inferred", "custom_model_development_inferred")
-"""Kinds that the page itself has guessed, so that nobody's choice is lost when they are replaced."""
+"""Kinds that the page itself has guessed: replacing them loses nobody's choice."""
 CHART = "loss_by_tokens"
 """Name of the view that is stored with the experiment."""
 _STAGES = {"searchFilter": "tags.kind = 'stage'", "orderByKey": f"metrics.`{spool.TRAIN_TOKENS}`", "orderByAsc": True}
-"""All stages side by side. Sorted by their creation they would be folded away below the study's own run."""
+"""All stages side by side. Sorted by creation they would be collapsed below the study's own run."""
 
 
 def _chart_view() -> str:
@@ -60,7 +60,7 @@ PAGE_TAGS = {KIND: TRAINING, f"mlflow.sharedViewState.{CHART}": _chart_view()}
 
 
 def settle_page(client: MlflowClient, experiment: str) -> None:
-    """Give an experiment's page what earlier versions did not; a kind that somebody has chosen stays."""
+    """Update an experiment's page from an earlier version; a kind that somebody has chosen stays."""
     tags = client.get_experiment(experiment).tags
     for key, value in PAGE_TAGS.items():
         chosen = key == KIND and tags.get(KIND, "") not in INFERRED

@@ -1,9 +1,9 @@
-"""Results of others in MLflow: a frame of reference checkpoints becomes runs and logged models like ours.
+"""Published results in MLflow: a frame of reference checkpoints becomes runs and logged models like those of a study.
 
-One run a model, one logged model a checkpoint, so that `analysis.load.load_study` reads them back as it reads a
-study. There is no directory behind them that could be compared later: importing compares the frame with what MLflow
-holds and sends the difference, once each. What MLflow holds beside it (earlier imports of other files) stays; a
-checkpoint whose facts have changed is made anew, with what the frame holds of it.
+There is one run per model and one logged model per checkpoint, so that `analysis.load.load_study` reads them like
+a study. There is no directory behind them to compare with later: importing compares the frame with what MLflow
+holds and sends the difference, once each. What else MLflow has (earlier imports of other files) stays; a checkpoint
+whose facts have changed is recreated from the frame.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ TEXTS = ("commit", "data_fingerprint")
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What one import sent; all zero when everything was there."""
+    """What one import sent; all zero when nothing was missing."""
 
     runs: int = 0
-    """MLflow runs made, one a model."""
+    """MLflow runs created, one per model."""
     checkpoints: int = 0
-    """Logged models made."""
+    """Logged models created."""
     replaced: int = 0
     """Logged models among them whose facts had changed."""
     metrics: int = 0
     """Values and standard errors."""
     others: int = 0
-    """Checkpoints of earlier imports that the frame does not hold; they stay."""
+    """Checkpoints of earlier imports that are not in the frame; they stay."""
 
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """One checkpoint of the frame, as MLflow is to have it."""
+    """One checkpoint of the frame, as MLflow should have it."""
 
     model: str
     tokens: int
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, tuple[float, str]]
-    """Value and evaluation id by metric, standard errors among them."""
+    """Value and evaluation id by metric, including standard errors."""
 
 
 def import_reference(
@@ -73,7 +73,7 @@ def import_reference(
     frame
         As `analysis.reference.load_lm_eval` gives it, of one study; the MLflow experiment is called so.
     uri
-        MLflow tracking URI; None is SQLite in the outputs' root.
+        MLflow tracking URI; None is URI of the SQLite file in the outputs' root.
     timeout_seconds
         A server that is silent for longer counts as down.
 
@@ -82,13 +82,13 @@ def import_reference(
     PublishError
         The server is down, refuses, or is silent. What was sent stays; import again for the rest.
     ValueError
-        The frame holds several studies, tokens of a checkpoint are not known, two checkpoints of a model have the
-        same, or the study holds trainings.
+        The frame has several studies, tokens of a checkpoint are unknown, two checkpoints of a model have the same
+        tokens, or the study has trainings.
     """
     study = _study_name(frame)
     checkpoints = _checkpoints(frame)
     if layout.study_file(study).exists():
-        raise ValueError(f"study {study!r} holds trainings: import under another name, such as reference/{study}")
+        raise ValueError(f"study {study!r} has trainings: import under another name, such as reference/{study}")
     uri = uri or default_uri(layout)
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.root / "import.lock"):
         return _Importer(client, study, artifact_location(layout, study, uri)).send(checkpoints)
@@ -123,7 +123,7 @@ class _Importer:
         for run in self.client.search_runs([self.experiment], "tags.kind = 'stage'", max_results=1):
             if run.data.tags.get("reference") != "true":
                 raise ValueError(
-                    f"study {self.study!r} holds trainings: import under another name, such as reference/{self.study}"
+                    f"study {self.study!r} has trainings: import under another name, such as reference/{self.study}"
                 )
 
     def _ensure_run(self, stage: str, name: str, tags: dict[str, str]) -> Run:
@@ -178,7 +178,7 @@ class _Importer:
 
         there = sorted(model.metrics or (), key=lambda metric: metric.timestamp)
         latest = {metric.key: (metric.value, metric.dataset_digest) for metric in there}
-        # The latest counts: what is sent again, since another evaluation came between, must be later than all.
+        # The latest counts: whatever is sent again after another evaluation must be later than all.
         now = max(int(time.time() * 1000), there[-1].timestamp + 1 if there else 0)
         metrics = [
             Metric(
@@ -206,21 +206,23 @@ def _run_tags(checkpoint: _Checkpoint, parent: str) -> dict[str, str]:
     tags |= dict.fromkeys(("parent", "commit", "dirty", "host", "cost_owner"), "")
     tags |= {"cost_counted": "false", "mlflow.parentRunId": parent}
     tags["checkpoint"] = checkpoint.tags["checkpoint"].rsplit("@", 1)[0]
-    # Tags and no params: MLflow refuses to change a param, and a fact may be corrected.
+    # Tags instead of params: MLflow refuses to change a param, but a fact may be corrected.
     return tags | {key: checkpoint.params.get(key, "") for key in ("params", "params_non_embedding")}
 
 
 def _study_name(frame: pd.DataFrame) -> str:
     names = sorted(set(frame["study"]))
     if len(names) != 1:
-        raise ValueError(f"an import is one study, and the frame holds {names}")
+        raise ValueError(f"an import is one study, but the frame has {names}")
     return str(names[0])
 
 
 def _checkpoints(frame: pd.DataFrame) -> list[_Checkpoint]:
     unknown = frame.loc[frame["tokens"].isna(), "checkpoint"].unique()
     if len(unknown):
-        raise ValueError(f"tokens of {len(unknown)} checkpoints are not known, such as {unknown[0]}: give a rule")
+        raise ValueError(
+            f"tokens of {len(unknown)} checkpoints are unknown, such as {unknown[0]}: give tokens= or facts="
+        )
     found: dict[tuple[str, int], str] = {}
     checkpoints: list[_Checkpoint] = []
     for name, rows in frame.groupby("checkpoint", sort=False):
@@ -228,7 +230,7 @@ def _checkpoints(frame: pd.DataFrame) -> list[_Checkpoint]:
         other = found.setdefault((checkpoint.model, checkpoint.tokens), str(name))
         if other != name:
             raise ValueError(
-                f"{other} and {name} are both {checkpoint.model} at {checkpoint.tokens} tokens: name apart"
+                f"{other} and {name} are both {checkpoint.model} at {checkpoint.tokens} tokens: rename one"
             )
         checkpoints.append(checkpoint)
     return checkpoints
@@ -258,5 +260,5 @@ def _checkpoint(rows: pd.DataFrame) -> _Checkpoint:
 
 
 def _stored(value: float) -> float:
-    """Value as MLflow keeps it."""
+    """Value as MLflow stores it."""
     return max(-LARGEST_STORED, min(LARGEST_STORED, float(value)))

@@ -1,7 +1,7 @@
 """Training rows on disk, and the names of every metric.
 
-A stage appends a row an optimizer step to its `metrics.jsonl`; `workbench.tracking.mlflow` reads them
-afterwards. Nothing here knows a tracking server, so nothing here can wait for one.
+A stage appends one row per optimizer step to its `metrics.jsonl`; `workbench.tracking.mlflow` reads
+them afterwards. Nothing here uses a tracking server, so nothing here can wait for one.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from types import TracebackType
 from typing import Any
 
 STEP = "step"
-"""Optimizer steps since the start of the chain, this row's included."""
+"""Optimizer steps since the start of the chain, including this row's."""
 TOKENS = "tokens"
 """Tokens trained on since the start of the chain."""
 TIME = "time"
 """Unix time in seconds at which the step was done."""
 
 TRAIN_LOSS = "train/loss"
-"""Mean cross-entropy of the batch in nats a token."""
+"""Mean cross-entropy of the batch in nats per token."""
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_GRADIENT_NORM = "train/gradient_norm"
 """Global norm before clipping."""
 TRAIN_TOKENS = "train/tokens"
-"""The row's `tokens` as it is named in MLflow, whose own axis is the step."""
+"""Name of the row's `tokens` in MLflow, whose own axis is the step."""
 TRAIN_TOKENS_PER_SECOND = "train/tokens_per_second"
 TRAIN_MODEL_FLOPS_UTILISATION = "train/model_flops_utilisation"
 """FLOPs done over the device's peak, between 0 and 1; absent where the peak is unknown."""
 TRAIN_MEMORY_BYTES = "train/memory_bytes"
-"""Peak of rank 0 since the stage (or its present attempt) began: resident memory, or on a GPU what PyTorch has allocated;
-absent where the system cannot tell."""
+"""Peak of rank 0 since the stage (or its present attempt) began: resident memory, or on a GPU what PyTorch has
+allocated; absent where the system cannot tell."""
 
 WALL_CLOCK = (TIME, TRAIN_TOKENS_PER_SECOND, TRAIN_MODEL_FLOPS_UTILISATION, TRAIN_MEMORY_BYTES)
-"""Columns that two runs of equal numerics may differ in."""
+"""Columns in which two runs of equal numerics may differ."""
 
 STDERR_SUFFIX = "_stderr"
 """`<metric>_stderr` is the standard error of `<metric>`."""
@@ -82,9 +82,9 @@ def metric_name(task: str, metric: str) -> str:
 
 
 class MetricsWriter:
-    """Appends rows to a stage's `metrics.jsonl`, each whole and at once.
+    """Appends rows to a stage's `metrics.jsonl`, each completely and immediately.
 
-    A row reaches the operating system when `write` returns, so that SIGKILL loses none; `sync` brings it
+    A row reaches the operating system when `write` returns, so that SIGKILL loses none; `sync` writes it
     to the disk, before a checkpoint that is to count as durable.
     """
 
@@ -108,10 +108,10 @@ class MetricsWriter:
             raise ValueError(f"a metrics row lacks {', '.join(missing)}: {row!r}")
         line = (json.dumps(row) + "\n").encode()
         if self._file.write(line) != len(line):
-            raise OSError(f"{self.path}: a row was written in part; is the disk full?")
+            raise OSError(f"{self.path}: a row was only partly written; is the disk full?")
 
     def sync(self) -> None:
-        """Bring all rows to the disk."""
+        """Write all rows to the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -135,12 +135,12 @@ def read_rows(stage_dir: Path, upto_step: int | None = None) -> list[dict[str, A
     stage_dir
         The stage's directory, holding `metrics.jsonl`; without that file there are no rows.
     upto_step
-        Last step wanted; None takes every complete row.
+        Last step to read; None takes every complete row.
 
     Raises
     ------
     ValueError
-        Steps do not increase: the file was not truncated before training went on.
+        Steps do not increase: the file was not truncated before training continued.
     """
     rows = [row for row, _ in _scan(stage_dir / "metrics.jsonl", upto_step)]
     for before, after in itertools.pairwise(rows):
@@ -150,10 +150,10 @@ def read_rows(stage_dir: Path, upto_step: int | None = None) -> list[dict[str, A
 
 
 def truncate_after(path: Path, step: int) -> int | None:
-    """Drop every row after `step`, and what a killed writer left half written.
+    """Drop every row after `step`, and a row that a killed writer left incomplete.
 
-    Called before training goes on from the checkpoint of that step; rows are in order of their steps, so
-    this only shortens the file.
+    Called before training continues from the checkpoint of that step; rows are in order of their steps,
+    so this only shortens the file.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def truncate_after(path: Path, step: int) -> int | None:
     Returns
     -------
     int or None
-        Last step that is left, None without any.
+        Last remaining step; None without any.
     """
     if not path.exists():
         return None
@@ -179,7 +179,7 @@ def truncate_after(path: Path, step: int) -> int | None:
 
 
 def _scan(path: Path, upto_step: int | None) -> Iterator[tuple[dict[str, Any], int]]:
-    """Whole rows up to a step, each with the byte offset of its end; stops at the first damaged line."""
+    """Complete rows up to a step, each with the byte offset of its end; stops at the first damaged line."""
     if not path.exists():
         return
     end = 0

@@ -1,4 +1,4 @@
-"""Where and how the arithmetic runs: outside a stage's id."""
+"""Configuration of the machine: where and how the arithmetic runs, which is not part of a stage's id."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ PARALLELS = ("replicate", "shard")
 
 @dataclass(frozen=True)
 class NumericsConfig:
-    """How the arithmetic is carried out; outside a stage's id, recorded with it."""
+    """How the arithmetic is carried out; not part of a stage's id, but recorded with it."""
 
     device: str = "auto"
-    """`cpu`, `cuda`, or `auto` (cuda where there is one)."""
+    """`cpu`, `cuda`, or `auto` (cuda if available)."""
     threads: int = 1
-    """CPU threads a stage; one and two give different last bits."""
+    """CPU threads per stage; one and two give different last bits."""
     micro_batch_sequences: int | None = None
     """Sequences a forward pass; None takes the whole global batch."""
     attention: str = "sdpa"
     """`sdpa`, or `flash_attn` (package and GPU needed)."""
     compile: bool = False
-    """Use `torch.compile`; where the machine lacks what it needs, training is eager and says so."""
+    """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     parallel: str = "replicate"
-    """Among several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
+    """With several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
     activation_checkpointing: bool = False
-    """Keep only each block's input and compute the rest again in the backward pass."""
+    """Whether to keep only each block's input and recompute the rest in the backward pass."""
 
     def __post_init__(self) -> None:
-        """Refuse what no machine could do."""
+        """Refuse impossible settings."""
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
         check_choice("numerics.parallel", self.parallel, PARALLELS)
@@ -41,12 +41,12 @@ class NumericsConfig:
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What a stage's job asks a cluster for, where it is not left to the cluster's rule; outside a stage's id."""
+    """Resources that a stage's job requests, where not left to the cluster's rule; not part of a stage's id."""
 
     processes: int | None = None
-    """Processes a stage, one a GPU (or, without GPUs, one a share of the cores); None leaves it to the rule."""
+    """Processes per stage, one per GPU (or, without GPUs, one per share of the cores); None leaves it to the rule."""
     nodes: int | None = None
-    """Nodes they are spread over, evenly; None leaves it to the rule."""
+    """Nodes that the processes are spread over evenly; None leaves it to the rule."""
     cpus_per_process: int | None = None
     """CPU cores of each process; None leaves it to the rule."""
     memory_bytes: int | None = None
@@ -55,7 +55,7 @@ class ResourcesConfig:
     """Time limit of one job; a stage that takes longer is requeued. None leaves it to the rule."""
 
     def __post_init__(self) -> None:
-        """Refuse requests that no cluster could grant."""
+        """Refuse requests that no cluster could satisfy."""
         for name in ("processes", "nodes", "cpus_per_process", "memory_bytes", "minutes"):
             check_at_least(f"resources.{name}", getattr(self, name), 1)
         if self.processes is not None and self.nodes is not None and self.processes % self.nodes:
@@ -64,13 +64,13 @@ class ResourcesConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When resumable state goes to disk; outside a stage's id."""
+    """When resumable state is written to disk; not part of a stage's id."""
 
     interval_seconds: float | None = None
-    """Wall time between checkpoints that are not milestones: the work lost at worst when killed. None chooses it from
+    """Wall time between checkpoints that are not milestones: the most work that can be lost. None chooses it from
     what the last write took, so that writing takes less than 1% of the time; a minute for small models."""
     keep_last: int = 2
-    """Checkpoints kept that are neither milestones nor branch points."""
+    """Number of checkpoints to keep that are neither milestones nor branch points."""
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not resume."""
@@ -80,16 +80,16 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a launch may cost; `run` refuses a plan above it."""
+    """Limits on what a launch may cost; `run` refuses a plan above them."""
 
     max_flops: float | None = None
-    """Training FLOPs still to be done; None sets no bound."""
+    """Training FLOPs still to be done; None for no limit."""
     max_hours: float | None = None
-    """Estimated hours of this machine still to be spent; None sets no bound."""
+    """Estimated hours on this machine; None for no limit."""
     max_gpu_hours: float | None = None
-    """Estimated GPU hours of the cluster still to be spent; None sets no bound."""
+    """Estimated GPU hours on the cluster; None for no limit."""
     max_cost: float | None = None
-    """Estimated cost in the cluster's currency; None sets no bound."""
+    """Estimated cost in the cluster's currency; None for no limit."""
 
     def __post_init__(self) -> None:
         """Refuse negative budgets."""

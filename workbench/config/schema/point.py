@@ -16,29 +16,29 @@ ANALYSES = ("token_scaling", "isoflop", "repetition", "continual", "ablation", "
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where results are published."""
+    """Publishing of results to MLflow."""
 
     uri: str | None = None
-    """MLflow tracking URI; None is SQLite at `<outputs>/mlflow.db`."""
+    """MLflow tracking URI; None for SQLite at `<outputs>/mlflow.db`."""
     publish: bool = True
-    """Publish while running; without it `workbench publish` does so later."""
+    """Whether to publish while running; otherwise `workbench publish` does it later."""
     timeout_seconds: float = 20.0
-    """A tracking server that is silent for longer counts as down."""
+    """A tracking server that does not answer within this time counts as down."""
 
     def __post_init__(self) -> None:
-        """Refuse a server that would have no time to answer."""
+        """Refuse a timeout of 0."""
         check_above("tracking.timeout_seconds", self.timeout_seconds, 0)
 
 
 @dataclass(frozen=True)
 class PathsConfig:
-    """Where everything goes."""
+    """Paths of the outputs."""
 
     outputs: str
-    """Root of all output; relative paths start at the project's root."""
+    """Root folder of all outputs; relative to the project's root."""
 
     def __post_init__(self) -> None:
-        """Refuse a name that could stand in no file and no address."""
+        """Refuse a name that cannot be written in UTF-8."""
         try:
             self.outputs.encode()
         except UnicodeEncodeError:
@@ -52,53 +52,53 @@ class Config:
     """One sweep point, complete."""
 
     study: str
-    """Name of the study; its MLflow experiment and its folders are called so."""
+    """Name of the study, and of its MLflow experiment and folders."""
     tokens: int | None
     """Training budget of the point, in tokens, rounded to whole optimizer steps; None where `flops` sets it."""
     model: ModelConfig
-    """What is trained."""
+    """The model to train."""
     data: DataConfig
-    """On what."""
+    """The data to train on."""
     tokenizer: TokenizerConfig
-    """Cut into which tokens."""
+    """The tokenizer of the data."""
     recipe: RecipeConfig
-    """Through which phases."""
+    """The phases of the training."""
     optimizer: OptimizerConfig
-    """By which updates."""
+    """The optimizer and its learning rate."""
     evaluation: EvaluationConfig
-    """Scored how."""
+    """The suites that checkpoints are evaluated on."""
     tracking: TrackingConfig
-    """Published where."""
+    """Where results are published."""
     paths: PathsConfig
-    """Stored where."""
+    """Where outputs are stored."""
     cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig("none"))
-    """Run on which cluster, where `hydra/launcher=slurm` is asked for."""
+    """The cluster to run on with `hydra/launcher=slurm`."""
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
-    """With which resources there, where the cluster's rule is not to decide."""
+    """Resources of a job there; what is None the cluster's rule decides."""
     numerics: NumericsConfig = field(default_factory=NumericsConfig)
-    """Computed how."""
+    """How the arithmetic is carried out."""
     variant: VariantConfig = field(default_factory=VariantConfig)
-    """Changed against the baseline how."""
+    """What an ablation changes from the baseline."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """Made resumable how often."""
+    """How often resumable checkpoints are written."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    """At what cost at the most."""
+    """Limits on the cost of a launch."""
     analysis: str | None = None
     """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
     `continual`, `ablation`, `sweep` or `seeds`; None chooses by what the points differ in."""
     flops: float | None = None
-    """Training budget in FLOPs of forward and backward (`workbench.study.flops`), in place of `tokens`."""
+    """Training budget in FLOPs of forward and backward (`workbench.study.flops`), instead of `tokens`."""
     precision: str = "fp32"
     """`fp32`, or `bf16` (autocast, master weights in fp32)."""
     seed: int = 0
-    """What `seed_init` and `seed_data` are unless they are set apart."""
+    """Default of `seed_init` and `seed_data`."""
     seed_init: int = 0
     """Seed of the initial weights."""
     seed_data: int = 0
     """Seed of the data's order."""
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit each other."""
+        """Refuse parts that do not fit together."""
         check_name("study", self.study)
         check_choice("precision", self.precision, PRECISIONS)
         if self.analysis is not None:
@@ -125,8 +125,8 @@ class Config:
         phases = [phase.name for phase in self.recipe.phases if phase.mixture is not None]
         if self.variant.mixture and phases:
             raise ValueError(
-                f"variant {self.variant.name!r} sets a mixture, but recipe phase {phases[0]!r} sets another in its "
-                "place: take a recipe whose phases set none, or write the mixture into the phases"
+                f"variant {self.variant.name!r} sets a mixture, but recipe phase {phases[0]!r} replaces it: "
+                "take a recipe whose phases set none, or write the mixture into the phases"
             )
         if self.data.unique_tokens is not None:
             self._check_unique_tokens(self.data.unique_tokens, phases)

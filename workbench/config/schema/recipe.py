@@ -1,4 +1,4 @@
-"""How it is trained and scored."""
+"""Configuration of training and evaluation: recipe, optimizer, suites."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ SPANS = ("phase", "budget")
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """One stage of a recipe, as a share of the point's token budget."""
+    """One phase of a recipe, as a share of the point's token budget."""
 
     name: str
-    """Name of the stage, such as trunk, cooldown, basic, continual."""
+    """Name of the phase, such as trunk, cooldown, basic, continual."""
     share: float
     """Share of the budget's tokens; the shares of a recipe sum to one."""
     decay: str = "constant"
     """Learning rate: `constant`, `cosine`, `linear`, or `sqrt` (1 - sqrt of the progress)."""
     span: str = "phase"
-    """What the decay runs over: this `phase`, or the whole `budget` (TinyLlama's cosine)."""
+    """Span of the decay: this `phase`, or the whole `budget` (TinyLlama's cosine)."""
     final_ratio: float = 0.1
-    """Learning rate at the decay's end, as a ratio of the peak."""
+    """Ratio of the learning rate at the end of the decay to the peak."""
     batch_scale: int = 1
     """Global batch of this phase as a multiple of the recipe's (TinyLlama v1.1 cools down by 4)."""
     mixture: dict[str, float] | None = None
-    """Source weights from this phase on; None keeps those before."""
+    """Source weights from this phase on; None keeps the previous ones."""
     ramp_tokens: int = 0
-    """Tokens over which the weights move linearly from those before to `mixture`; 0 in the first phase."""
+    """Tokens over which the weights change linearly from the previous ones to `mixture`; 0 in the first phase."""
 
     def __post_init__(self) -> None:
-        """Refuse shares, shapes and ramps that mean nothing."""
+        """Refuse impossible shares, shapes and ramps."""
         if not 0 < self.share <= 1:
             raise ValueError(f"recipe phase {self.name!r}: share={self.share!r} must lie in (0, 1]")
         check_choice(f"recipe phase {self.name!r}: decay", self.decay, DECAYS)
@@ -49,7 +49,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """The chain of phases that every sweep point goes through, in tokens."""
+    """The phases that every sweep point goes through."""
 
     name: str
     """Short name: cosine, wsd, three_stage."""
@@ -58,14 +58,14 @@ class RecipeConfig:
     warmup_tokens: int
     """Linear warm-up from zero, counted from the start of the chain."""
     batch_sequences: int
-    """Global batch: sequences an optimizer step, whatever the number of devices."""
+    """Global batch: sequences per optimizer step, whatever the number of devices."""
     milestones: list[int] = field(default_factory=list[int])
-    """Tokens at which to keep and evaluate a checkpoint; every phase's end is one anyhow."""
+    """Tokens at which to keep and evaluate a checkpoint, in addition to the end of every phase."""
     log_milestones: int = 0
-    """Further milestones: this many a factor of two, downwards from each phase's end to the warm-up's."""
+    """Further milestones: this many per factor of two, going down from each phase's end to the end of the warm-up."""
 
     def __post_init__(self) -> None:
-        """Refuse chains that do not add up."""
+        """Refuse phases whose shares do not add up."""
         if not self.phases:
             raise ValueError(f"recipe {self.name!r} has no phases")
         first = self.phases[0]
@@ -86,14 +86,14 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, with decoupled weight decay on matrices alone."""
+    """AdamW, with decoupled weight decay on matrices only."""
 
     learning_rate: float | None = None
-    """Peak learning rate; None takes the rule of size, `base_learning_rate x (params / base_params)^-exponent`."""
+    """Peak learning rate; None takes the rule `base_learning_rate x (params / base_params)^-exponent`."""
     base_learning_rate: float = 4e-4
     """The rule's learning rate at `base_params`."""
     base_params: int = 968_976_384
-    """The rule's size, in parameters without embeddings; TinyLlama's unless it is set."""
+    """The rule's reference size, in parameters without embeddings; by default TinyLlama's."""
     size_exponent: float = 0.3333
     """How fast the rule's learning rate falls with size."""
     beta1: float = 0.9
@@ -103,9 +103,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     """Added to the root of the second moment."""
     weight_decay: float = 0.1
-    """On tensors of two dimensions and more."""
+    """Weight decay of tensors with two or more dimensions."""
     clip_norm: float = 1.0
-    """Global gradient norm that is clipped to."""
+    """Global gradient norm to clip to."""
 
     def __post_init__(self) -> None:
         """Refuse rates that would not train."""
@@ -123,7 +123,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """A set of lm-eval tasks that is scored and stored together."""
+    """A set of lm-eval tasks that are scored and stored together."""
 
     name: str
     """Short name; results are files `<name>-<evaluation id>.json`."""
@@ -134,9 +134,9 @@ class SuiteConfig:
     num_fewshot: int | None = None
     """Examples before each question; None leaves it to each task."""
     limit: int | None = None
-    """Documents a task at the most; None takes all."""
+    """Most documents per task; None takes all."""
     batch_tokens: int = 4096
-    """Padded tokens a forward pass at the most."""
+    """Padded tokens per forward pass, at most."""
 
     def __post_init__(self) -> None:
         """Refuse suites that would score nothing."""
@@ -149,12 +149,12 @@ class SuiteConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What is scored at every milestone."""
+    """What is evaluated at every milestone."""
 
     suites: dict[str, SuiteConfig] = field(default_factory=dict[str, SuiteConfig])
-    """Suites by name; none scores nothing, and the tables say so."""
+    """Suites by name; without any nothing is scored, and the tables show that."""
     precision: str = "fp32"
-    """Arithmetic of the evaluation, part of the evaluation's id."""
+    """Arithmetic of the evaluation; part of the evaluation's id."""
 
     def __post_init__(self) -> None:
         """Refuse a precision that does not exist."""
