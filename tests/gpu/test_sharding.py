@@ -1,5 +1,6 @@
 """Training on one GPU as a process of several would: nccl, FSDP2, its files and its memory."""
 
+import importlib.util
 import socket
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import (
     MixtureSegment,
@@ -19,9 +21,12 @@ from workbench.config.schema import (
     StreamConfig,
     StreamSource,
 )
-from workbench.model.transformer import loss_per_token
+from workbench.model.transformer import summed_loss
 from workbench.study.memory import peak_memory
+from workbench.train.determinism import determinism
 from workbench.train.distributed import World, join
+from workbench.train.micro_batch import choose_micro_batch
+from workbench.train.optimizer import optimizer_tensors
 from workbench.train.state import initial_state, load_state, save_state
 from workbench.train.step import train_step
 
@@ -52,6 +57,7 @@ STAGE = Stage(
     numerics=NumericsConfig(),
 )
 WORLD = World(0, 1, DEVICE)
+NUMERICS = ("numerics.device=cuda", "numerics.deterministic=true")
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +71,15 @@ def mesh():
     dist.destroy_process_group()
 
 
-def losses_of(state, stage, steps, micro_batch_sequences=2):
-    """Losses of so many steps on one random batch."""
+def step_of(state, stage, micro_batch_sequences, loss=None, **settings):
+    """One step on one random batch, to be called as often as wanted."""
     shape = (stage.batch_sequences, stage.model.context_tokens + 1)
     tokens = torch.randint(0, 512, shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     sources = torch.zeros(stage.batch_sequences, dtype=torch.int64, device=DEVICE)
-    step = partial(
+    return partial(
         train_step,
         state.model,
-        partial(loss_per_token, state.model),
+        loss or partial(summed_loss, state.model),
         state.optimizer,
         tokens,
         sources,
@@ -82,7 +88,13 @@ def losses_of(state, stage, steps, micro_batch_sequences=2):
         clip_norm=1.0,
         precision=stage.precision,
         micro_batch_sequences=micro_batch_sequences,
+        **settings,
     )
+
+
+def losses_of(state, stage, steps, micro_batch_sequences=2):
+    """Losses of so many steps on one random batch."""
+    step = step_of(state, stage, micro_batch_sequences)
     state.step += steps
     return [step().loss for _ in range(steps)]
 
@@ -98,12 +110,71 @@ def test_sharded_losses_are_the_plain_ones(mesh, precision, frugal):
 
 
 def test_shares_are_written_and_read_on_the_gpu(mesh, tmp_path):
-    state = initial_state(STAGE, DEVICE, mesh)
-    losses_of(state, STAGE, 3)
-    save_state(state, tmp_path, tmp_path, 0, None, WORLD)
-    ahead = losses_of(state, STAGE, 3)
-    assert losses_of(load_state(tmp_path, STAGE, DEVICE, mesh), STAGE, 3) == ahead
-    assert losses_of(load_state(tmp_path, STAGE, DEVICE), STAGE, 3) == pytest.approx(ahead, abs=1e-5)
+    with determinism(True, DEVICE):
+        state = initial_state(STAGE, DEVICE, mesh)
+        losses_of(state, STAGE, 3)
+        save_state(state, tmp_path, tmp_path, 0, None, WORLD)
+        ahead = losses_of(state, STAGE, 3)
+        assert losses_of(load_state(tmp_path, STAGE, DEVICE, mesh), STAGE, 3) == ahead
+        assert losses_of(load_state(tmp_path, STAGE, DEVICE), STAGE, 3) == pytest.approx(ahead, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attn"])
+def test_strict_kernels_repeat_every_bit(precision, attention):
+    """Of a model large enough for backward passes whose threads race where they may."""
+    if attention == "flash_attn" and (precision == "fp32" or importlib.util.find_spec("flash_attn") is None):
+        pytest.skip("needs the package flash-attn, and bf16")
+    model = replace(STAGE.model, num_kv_heads=4, context_tokens=1024)
+    numerics = NumericsConfig(attention=attention, deterministic=True)
+    stage = replace(STAGE, model=model, precision=precision, batch_sequences=16, numerics=numerics)
+    with determinism(True, DEVICE):
+        first, second = (losses_of(initial_state(stage, DEVICE), stage, 10, 8) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_operation_of_a_step_waits_for_the_gpu(mesh, precision, shared):
+    """But the late copy, which waits for an event of its own; CUDA's own watch for implicit waits raises errors."""
+    state = initial_state(STAGE, DEVICE, mesh if shared else None)
+    step = step_of(state, replace(STAGE, precision=precision), 2)
+    step()  # libraries start
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [step().loss for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])
+def test_a_skipped_update_changes_no_bit(mesh, shared):
+    state = initial_state(STAGE, DEVICE, mesh if shared else None)
+    losses_of(state, STAGE, 2)
+    before = {key: tensor.clone() for key, tensor in everything(state).items()}
+
+    def poisoned(tokens):
+        total, losses = summed_loss(state.model, tokens)
+        return total * torch.inf, losses
+
+    result = step_of(state, STAGE, 2, loss=poisoned, skip_non_finite=True)()
+    assert result.skipped
+    assert all(torch.equal(tensor, before[key]) for key, tensor in everything(state).items())
+
+
+def everything(state):
+    tensors = {**dict(state.model.named_parameters()), **optimizer_tensors(state.model, state.optimizer)}
+    return {key: (x.full_tensor() if isinstance(x, DTensor) else x).detach() for key, x in tensors.items()}
+
+
+def test_an_open_micro_batch_is_what_the_gpu_has_room_for():
+    stage = replace(STAGE, batch_sequences=64)
+    assert choose_micro_batch(stage, 1, DEVICE) == 64
+    large = replace(STAGE.model, num_layers=24, width=2048, num_heads=32, num_kv_heads=32, mlp_width=5632)
+    large = replace(large, context_tokens=4096, vocab_size=32000)
+    assert 1 <= choose_micro_batch(replace(stage, model=large, batch_sequences=4096), 1, DEVICE) < 4096
 
 
 def test_a_process_alone_joins_its_gpu():
@@ -121,7 +192,7 @@ def test_a_stage_trains_on_the_gpu_and_resumes_exactly(make_study, tmp_path):
     for name, targets in (("at_once", [8192]), ("in_two", [2560, 8192])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "data").symlink_to(tmp_path / "outputs" / "data")
-        facts = make_study(f"paths.outputs={tmp_path / name}", "recipe.milestones=[2560]", "numerics.device=cuda")
+        facts = make_study(f"paths.outputs={tmp_path / name}", "recipe.milestones=[2560]", *NUMERICS)
         trunk = next(iter(facts.plan.nodes))
         for target in targets:
             train_stage(facts.layout, trunk, world=WORLD, wanted=[target])

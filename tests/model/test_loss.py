@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from workbench.model import loss
-from workbench.model.loss import cross_entropy_per_token
+from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 
 B, T, D, V = 3, 37, 16, 101
 
@@ -35,6 +35,25 @@ def test_values_and_gradients(monkeypatch, chunk_rows):
         expected = torch.autograd.grad((theirs * g).sum(), (h, weight), retain_graph=True)
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_rows", [16, 1000])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_sum_is_that_of_the_tokens(monkeypatch, chunk_rows, bf16):
+    """Its gradients too, of the same products; only the terms beside it have none."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_rows * 4 * V)
+    h, weight, targets, _ = make_inputs()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        total, terms = summed_cross_entropy(h, weight, targets)
+        losses = cross_entropy_per_token(h, weight, targets)
+    assert torch.equal(terms, losses)
+    assert not terms.requires_grad
+    torch.testing.assert_close(total, losses.sum())
+    got = torch.autograd.grad(total / 64, (h, weight))
+    expected = torch.autograd.grad((losses / 64).sum(), (h, weight))
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < (0.01 if bf16 else 1e-6) * b.norm()
 
 
 def test_one_of_two_may_be_frozen():

@@ -59,6 +59,9 @@ def test_flops_equal_the_counter(changes, device):
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as step:
         model(tokens, tokens).sum().backward()
     assert step.get_total_flops() == total
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as training:
+        model(tokens, tokens, summed=True)[0].backward()
+    assert training.get_total_flops() == total
 
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)

@@ -15,7 +15,7 @@ from workbench.config.schema import (
     StreamSource,
 )
 from workbench.study.chain import build_chain, merge_targets
-from workbench.study.identity import stage_id
+from workbench.study.identity import identity, stage_id
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ INSIDE = {
     "optimizer.eps": 1e-6,
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 2.0,
+    "optimizer.non_finite": "skip",
     "precision": "bf16",
     "seed_init": 5,
 }
@@ -65,11 +66,12 @@ OUTSIDE = {
     "stream.sources": {"prose": StreamSource(max_epochs=None), "code": StreamSource(max_epochs=4.0)},
     "optimizer.learning_rate": 1.0,
     "optimizer.base_learning_rate": 1.0,
+    "optimizer.max_skips_in_a_row": 7,
     "name": "another",
     "end_tokens": 10**9,
     "milestones": [1, 2, 3],
     "branch_points": [7],
-    "numerics": NumericsConfig(threads=7, micro_batch_sequences=1, compile=True),
+    "numerics": NumericsConfig(threads=7, micro_batch_sequences=1, compile=True, deterministic=False),
     "checkpoint": CheckpointConfig(interval_seconds=1.0),
     "resources": ResourcesConfig(processes=4, minutes=7),
 }
@@ -83,6 +85,15 @@ def test_what_changes_the_weights_changes_the_id(stage, path, value):
 @pytest.mark.parametrize(("path", "value"), OUTSIDE.items())
 def test_what_does_not_change_the_weights_does_not(stage, path, value):
     assert stage_id(change(stage, path, value)) == stage_id(stage)
+
+
+def test_how_many_skips_are_allowed_is_part_of_skipping(stage):
+    skipping = change(stage, "optimizer.non_finite", "skip")
+    assert stage_id(change(skipping, "optimizer.max_skips_in_a_row", 7)) != stage_id(skipping)
+
+
+def test_stages_that_stop_keep_the_ids_of_before_there_was_a_choice(stage):
+    assert identity(stage)["optimizer"].keys() == {"beta1", "beta2", "eps", "weight_decay", "clip_norm"}
 
 
 def test_every_field_is_classified():

@@ -162,6 +162,22 @@ def test_sharing_changes_no_bit_in_16_bits(fresh):
     assert ours.column(spool.TRAIN_GRADIENT_NORM) == pytest.approx(theirs.column(spool.TRAIN_GRADIENT_NORM), rel=1e-6)
 
 
+@pytest.mark.parametrize("parallel", PARALLELS)
+def test_what_is_not_finite_on_one_process_is_skipped_by_all(fresh, parallel):
+    settings = (f"numerics.parallel={parallel}", "optimizer.non_finite=skip", "numerics.micro_batch_sequences=2")
+    alone = fresh("alone", *settings)
+    alone.train(1, {0: {"poisoned_steps": (1, 5, 6)}}, stop_after=9)
+    several = fresh("several", *settings)
+    ended = several.train(2, {1: {"poisoned_steps": (1, 5, 6)}}, stop_after=9)
+    assert [each.error for each in ended] == ["StoppedError"] * 2
+    assert several.column(spool.TRAIN_SKIPPED_UPDATES) == [1, 1, 1, 1, 2, 3, 3, 3, 3]
+    ours, theirs = several.rows(), alone.rows()
+    assert [row["step"] for row in ours if spool.TRAIN_LOSS not in row] == [1, 5, 6]
+    for mine, its in zip(ours, theirs, strict=True):
+        assert mine.get(spool.TRAIN_LOSS) == pytest.approx(its.get(spool.TRAIN_LOSS), abs=1e-5)
+        assert mine.get(spool.TRAIN_GRADIENT_NORM) == pytest.approx(its.get(spool.TRAIN_GRADIENT_NORM), abs=1e-4)
+
+
 def test_any_number_of_processes_goes_on(fresh):
     """From 2 to 1 to 4, between shared and replicated, and back: the losses stay those of one process.
 

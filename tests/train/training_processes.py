@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ import torch
 
 from workbench.config.schema import Stage
 from workbench.study.layout import Layout
-from workbench.train import shard_files
+from workbench.train import loop, shard_files
 from workbench.train.distributed import World, join
 from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.stage import train_stage
 from workbench.train.state import TrainState, initial_state, load_state, save_state
+from workbench.train.step import StepResult
 
 # Forked from a server that has imported training: a rank starts at once rather than in four seconds.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -100,8 +102,12 @@ def train(
     kill_after: int | None = None,
     fail_after: int | None = None,
     largest_file_bytes: int | None = None,
+    poisoned_steps: tuple[int, ...] = (),
 ) -> list[str]:
-    """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told."""
+    """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told.
+
+    The losses of `poisoned_steps` are no numbers on this rank.
+    """
     steps: list[int] = []
 
     def on_progress(progress: Progress) -> None:
@@ -120,8 +126,20 @@ def train(
         on_progress=on_progress,
         log=said.append,
     )
-    train_stage(Layout(root), stage, hooks, world, frozen=frozen)
+    original = loop.train_step
+    loop.train_step = partial(_poisoned_step, original, poisoned_steps)
+    try:
+        train_stage(Layout(root), stage, hooks, world, frozen=frozen)
+    finally:
+        loop.train_step = original
     return said
+
+
+def _poisoned_step(
+    original: Callable[..., StepResult], steps: tuple[int, ...], model: Any, loss: Any, *rest: Any, **settings: Any
+) -> StepResult:
+    factor = float("nan") if settings["step"] in steps else 1.0
+    return original(model, lambda tokens: tuple(factor * each for each in loss(tokens)), *rest, **settings)
 
 
 def write_again(

@@ -74,7 +74,7 @@ def _plain_attention(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
         k_BGTK, v_BGTK = (x.repeat_interleave(groups, dim=1) for x in (k_BGTK, v_BGTK))
     scale = q_BHTK.shape[-1] ** -0.5
     future = torch.ones(T, T, dtype=torch.bool, device=q_BHTK.device).triu(1)
-    mask = torch.zeros(T, T, dtype=q_BHTK.dtype).masked_fill_(future, float("-inf"))
+    mask = torch.zeros(T, T, dtype=q_BHTK.dtype, device=q_BHTK.device).masked_fill_(future, float("-inf"))
     scores = (q_BHTK * scale) @ k_BGTK.transpose(-1, -2) + mask
     return torch.softmax(scores, dim=-1) @ v_BGTK
 
@@ -84,4 +84,6 @@ def _flash_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
 
     if q_BTHK.dtype == torch.float32:
         raise ValueError("numerics.attention='flash_attn' computes in 16 bits: set precision=bf16, or use sdpa")
-    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True, deterministic=True)
+    # As PyTorch's own kernels do: its backward pass adds in a fixed order, and more slowly, where that is asked for.
+    fixed_order = torch.are_deterministic_algorithms_enabled()
+    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, causal=True, deterministic=fixed_order)

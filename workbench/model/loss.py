@@ -2,9 +2,9 @@
 
 In a small model most work is in the output head, and with 4,096 tokens in the vocabulary the logits of
 a batch fill 100 MB: written, read and given back to the system several times a step. Here they are
-made in chunks that stay in the processor's cache, and each chunk's share of the gradients at once with
-its losses (as in Liger's fused linear cross-entropy, arXiv:2410.10989, section 3.2), for a loss in which
-all tokens weigh the same; where they do not, the backward pass computes them anew.
+made in chunks that stay in the processor's cache. In training all tokens weigh the same, so each chunk's share of
+the gradients is made at once with its losses (as in Liger's fused linear cross-entropy, arXiv:2410.10989,
+section 3.2); where they may weigh differently, the backward pass computes the logits again.
 
 Shapes: B sequences, T tokens, N = B T, D width, V vocabulary.
 """
@@ -46,9 +46,30 @@ def cross_entropy_per_token(
         fp32 of shape (B, T), in nats. Under autocast the logits are computed in 16 bits, and the
         cross-entropy from them in fp32.
     """
-    training = torch.is_grad_enabled() and (h_BTD.requires_grad or weight_VD.requires_grad)
-    losses_N, _, _ = _losses(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD), training)
+    losses_N = _losses(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD))
     return losses_N.view_as(targets_BT)
+
+
+def summed_cross_entropy(
+    h_BTD: Float[Tensor, "B T D"], weight_VD: Float[Tensor, "V D"], targets_BT: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+    """Sum of `cross_entropy_per_token`, and its terms: for training, at two thirds of the cost.
+
+    Only the sum has a gradient. Its form says that all tokens weigh the same; asking the values of a per-token
+    gradient whether they do would make a GPU wait for the host.
+
+    Parameters
+    ----------
+    h_BTD, weight_VD, targets_BT
+        As `cross_entropy_per_token` takes them.
+
+    Returns
+    -------
+    tuple
+        The sum, an fp32 scalar in nats, and each token's loss, fp32 of shape (B, T), in nats.
+    """
+    total, losses_N, _, _ = _sum(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD))
+    return total, losses_N.detach().view_as(targets_BT)
 
 
 def _chunk_rows(weight_VD: Tensor) -> int:
@@ -82,77 +103,90 @@ def _in_chunks(
 
 # Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
 @torch.library.custom_op("workbench::chunked_cross_entropy", mutates_args=())
-def _losses(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, gradients: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _losses(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.autocast(h_ND.device.type, enabled=False):
-        ones = h_ND.new_ones(len(h_ND), dtype=torch.float32)
-        losses, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, ones, dtype, gradients)
-    return losses, gradient_h, gradient_weight.contiguous()
+        return _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, False)[0]
 
 
 @torch.library.custom_op("workbench::chunked_cross_entropy_backward", mutates_args=())
 def _gradients(
-    h_ND: Tensor,
-    weight_VD: Tensor,
-    targets_N: Tensor,
-    dtype: torch.dtype,
-    unit_h: Tensor,
-    unit_weight: Tensor,
-    g_N: Tensor,
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    if bool((g_N == g_N[0]).all()):
-        return unit_h * g_N[0], unit_weight * g_N[0]
     with torch.autocast(h_ND.device.type, enabled=False):
         _, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
     return gradient_h, gradient_weight.contiguous()
 
 
+@torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
+def _sum(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.autocast(h_ND.device.type, enabled=False):
+        losses, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, True)
+    return losses.sum(), losses, gradient_h, gradient_weight.contiguous()
+
+
+@torch.library.custom_op("workbench::summed_cross_entropy_backward", mutates_args=())
+def _scaled(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    return unit_h * g, unit_weight * g
+
+
+def _ones(h_ND: Tensor) -> Tensor:
+    return h_ND.new_ones(len(h_ND), dtype=torch.float32)
+
+
 @_losses.register_fake
-def _(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, gradients: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
-    if not gradients:
-        return losses, h_ND.new_empty(0), h_ND.new_empty(0)
-    return losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
+def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+    return h_ND.new_empty(targets_N.shape, dtype=torch.float32)
 
 
 @_gradients.register_fake
-def _(
-    h_ND: Tensor,
-    weight_VD: Tensor,
-    targets_N: Tensor,
-    dtype: torch.dtype,
-    unit_h: Tensor,
-    unit_weight: Tensor,
-    g_N: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(h_ND), torch.empty_like(weight_VD)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    h_ND, weight_VD, targets_N, ctx.dtype, _ = inputs
-    ctx.save_for_backward(h_ND, weight_VD, targets_N, *output[1:])
+@_sum.register_fake
+def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
+    return losses.new_empty(()), losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
+
+
+@_scaled.register_fake
+def _(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(unit_h), torch.empty_like(unit_weight)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.dtype = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _losses_backward(ctx: Any, g_N: Tensor) -> tuple[Tensor | None, ...]:
+    return *_gradients(*ctx.saved_tensors, ctx.dtype, g_N), None, None
+
+
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*output[2:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, g_N: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    h_ND, weight_VD, targets_N, unit_h, unit_weight = ctx.saved_tensors
-    gradients = _gradients(h_ND, weight_VD, targets_N, ctx.dtype, unit_h, unit_weight, g_N)
-    return *gradients, None, None, None
+def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    return *_scaled(*ctx.saved_tensors, g), None, None
 
 
-_losses.register_autograd(_backward, setup_context=_keep)
+_losses.register_autograd(_losses_backward, setup_context=_keep_inputs)
+_sum.register_autograd(_sum_backward, setup_context=_keep_gradients)
 
 
-@register_flop_formula(torch.ops.workbench.chunked_cross_entropy)
+@register_flop_formula([torch.ops.workbench.chunked_cross_entropy, torch.ops.workbench.summed_cross_entropy])
 def _forward_flops(h_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
     """Tell `FlopCounterMode` the cost of the logits; that of the gradients belongs to the backward pass."""
     return 2 * h_shape[0] * weight_shape[0] * weight_shape[1]
 
 
-@register_flop_formula(torch.ops.workbench.chunked_cross_entropy_backward)
+@register_flop_formula(
+    [torch.ops.workbench.chunked_cross_entropy_backward, torch.ops.workbench.summed_cross_entropy_backward]
+)
 def _backward_flops(h_shape: list[int], weight_shape: list[int], *_: Any, **__: Any) -> int:
-    """Count the two products of the gradients: the model's own cost, without logits computed anew."""
+    """Count the two products of the gradients: the model's own cost, without logits computed again."""
     return 2 * _forward_flops(h_shape, weight_shape)

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import ModelConfig
 from workbench.model.attention import attend, check_attention
-from workbench.model.loss import cross_entropy_per_token
+from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import linear
 from workbench.model.rope import rope_table, rotate
 
@@ -203,16 +203,20 @@ class Transformer(nn.Module):
         """Logits from what `hidden` gave, for all of its tokens or some."""
         return linear(h, self.head_weight)
 
-    def forward(self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"] | None = None) -> Tensor:
+    def forward(
+        self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"] | None = None, *, summed: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
+        With targets and `summed`, their sum, which alone has a gradient, and beside it the terms.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
         h_BTD = self.hidden(tokens_BT)
         if targets_BT is None:
             return self.head(h_BTD)
-        return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
+        loss = summed_cross_entropy if summed else cross_entropy_per_token
+        return loss(h_BTD, self.head_weight, targets_BT)
 
 
 def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[Tensor, "B T"]:
@@ -226,3 +230,8 @@ def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[
         Sequences of one token more than are predicted.
     """
     return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
+
+
+def summed_loss(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+    """Sum of `loss_per_token`, which alone has a gradient, and its terms: what a training step takes."""
+    return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:], summed=True)

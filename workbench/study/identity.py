@@ -18,6 +18,7 @@ ENGINE = 1
 """Version of the training arithmetic; raise it whenever the same fields would give different weights."""
 
 _UPDATE_FIELDS = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
+_SKIP_FIELDS = ("non_finite", "max_skips_in_a_row")
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -52,7 +53,9 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
 
 
 def _optimizer_identity(optimizer: OptimizerConfig) -> dict[str, Any]:
-    return {name: getattr(optimizer, name) for name in _UPDATE_FIELDS}
+    # Absent from the ids of stages that stop, which are older than the choice.
+    skips = _SKIP_FIELDS if optimizer.non_finite == "skip" else ()
+    return {name: getattr(optimizer, name) for name in (*_UPDATE_FIELDS, *skips)}
 
 
 def _stream_identity(stream: StreamConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Memory:
     parameters: int
     """Weights in fp32: all of them, or a share where they are sharded."""
     gradients: int
-    """Gradients in fp32, likewise."""
+    """Gradients in fp32, likewise; whole where sharded ones are summed over several micro-batches."""
     optimizer: int
     """AdamW's two moments in fp32, likewise."""
     activations: int
@@ -123,14 +123,15 @@ def peak_memory(
     # Of one block alone where the others' passes are over, or yet to be done again.
     copies = _copied_bytes(shape, model.num_layers if shares == 1 else 0)
     copy = _copied_bytes(shape, 1 if shares == 1 else 0)
-    ready = share if micro_batches > 1 else 0
+    # FSDP2 sums gradients after the last micro-batch alone, and keeps them whole until then.
+    ready = share * shares if micro_batches > 1 else 0
     before = share - (0 if ready else shape.table // shares) + (shape.table if shares > 1 else 0)
     held = max(
         ready + _loss_bytes(shape, activation_checkpointing) + copies,
         ready + last + shape.table + (copy if activation_checkpointing else copies),
         before + first + copy,
     ) + (_gathered_bytes(shape) if shares > 1 else 0)
-    return Memory(share, share, 2 * share, held - ready, 3 * share + max(held, share))
+    return Memory(share, ready or share, 2 * share, held - ready, 3 * share + max(held, share))
 
 
 def _block_bytes(shape: _Shape) -> int:

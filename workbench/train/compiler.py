@@ -31,16 +31,19 @@ def missing_for_compile(device_type: str) -> str | None:
 
 
 def compile_model(model: nn.Module) -> nn.Module:
-    """Compile for fixed shapes, deterministically; the caller has asked `missing_for_compile` first.
+    """Compile for fixed shapes, once a stage; the caller has asked `missing_for_compile` first.
 
-    Deterministic algorithms are needed: without them the compiled embedding's backward adds its
-    gradients in whatever order the threads come, and a resumed run differs in its last bits.
+    A resumed training repeats its bits only under `determinism`: without it the compiled embedding's backward adds
+    its gradients in whatever order the threads come, on the CPU too.
     """
     # A process trains one stage after another: each compiles afresh, and too many shapes are an error, never
     # a silent return to eager.
+    import torch._inductor.config as inductor
+
     torch.compiler.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Kernels that are chosen by timing them would differ from one start to the next.
+    inductor.deterministic = torch.cuda.is_available() and torch.are_deterministic_algorithms_enabled()
     return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
 
 

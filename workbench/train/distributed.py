@@ -91,7 +91,7 @@ class World:
         """Agree on flags in one collective: each is true where it was so on any process."""
         if self.size == 1:
             return tuple(bool(flag) for flag in flags)
-        raised = torch.tensor([False, *flags], dtype=torch.int32, device=self._collective_device)
+        raised = torch.tensor([False, *flags], dtype=torch.int32)
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in raised.tolist()[1:])
 
@@ -110,7 +110,7 @@ class World:
                 answer[0] = function()
             except BaseException as raised:
                 error, answer[1] = raised, self._portable(raised)
-        dist.broadcast_object_list(answer, src=0, device=self._collective_device)
+        dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
         if error is not None or answer[1] is not None:
             raise error or answer[1]
         return answer[0]
@@ -150,10 +150,6 @@ class World:
                 return error
         return RemoteError(f"rank {self.rank}: {type(error).__name__}: {error}")
 
-    @property
-    def _collective_device(self) -> torch.device:
-        return self.device or torch.device("cpu")
-
 
 @contextmanager
 def join(
@@ -176,7 +172,7 @@ def join(
     address, port
         Where rank 0 listens.
     device
-        `cuda` (nccl) or `cpu` (gloo).
+        `cuda` (nccl for tensors, gloo for what the hosts agree on) or `cpu` (gloo).
     timeout_seconds
         A collective that takes longer means that a process is gone: more than rank 0 needs to check a checkpoint's
         files, or to write one of a model that is not shared out. Under gloo a process that ends is noticed at once;
@@ -191,7 +187,8 @@ def join(
         yield world
         return
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        # What is agreed between steps goes from host to host, so that no process waits for its GPU to say it.
+        "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo",
         init_method=f"tcp://{address}:{port}",
         rank=rank,
         world_size=size,

@@ -7,6 +7,7 @@ write a row, and write a checkpoint where one is due. `workbench.train.stage` lo
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from workbench.config.schema import Stage
@@ -24,7 +26,7 @@ from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.matmul import uses_onednn
-from workbench.model.transformer import loss_per_token
+from workbench.model.transformer import summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters, training_flops_per_token
@@ -33,16 +35,18 @@ from workbench.study.memory import state_bytes
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.compiler import compile_model, missing_for_compile
+from workbench.train.determinism import check_determinism, determinism, is_deterministic
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, Progress, StoppedError
 from workbench.train.interval import CheckpointClock
+from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.status import write_status
-from workbench.train.step import StepResult, train_step
+from workbench.train.step import NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import keep_targets, missing_targets
 
 
@@ -62,6 +66,9 @@ class StageRun:
         self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
         self.goals = goals
         world.together(lambda: self._prepare(code))
+        # One number for all processes: where the model is shared out, each pass is a collective.
+        self.micro_batch = min(world.gather(choose_micro_batch(stage, world.size, self.device)))
+        self.numerics = self._numerics()
         self.mesh = make_mesh(world) if is_sharded(stage, world) else None
 
     def _prepare(self, code: dict[str, Any] | None) -> None:
@@ -78,21 +85,24 @@ class StageRun:
         self.stream = Stream(self.prepared, stage.stream)
         self.stream.check(max(self.goals) // stage.stream.context_tokens)
         self.compiled = self._can_compile()
-        # On a GPU the sums of attention's and the embedding's backward would come in any order.
-        on_gpu = self.device.type == "cuda"
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.compiled or on_gpu, warn_only=on_gpu)
-        self.numerics = {
-            **asdict(stage.numerics),
+        self.deterministic = is_deterministic(stage.numerics, self.device)
+        check_determinism(self.deterministic, self.device)
+        params = count_parameters(stage.model)
+        self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
+        self.clock = CheckpointClock(stage.checkpoint.interval_seconds, state_bytes(params.total))
+
+    def _numerics(self) -> dict[str, Any]:
+        """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
+        return {
+            **asdict(self.stage.numerics),
             "device": self.device.type,
             "compile": self.compiled,
+            "deterministic": self.deterministic,
+            "micro_batch_sequences": self.micro_batch,
             "world_size": self.world.size,
             "torch": torch.__version__,
             "onednn": uses_onednn(self.device),
         }
-        params = count_parameters(stage.model)
-        self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
-        self.clock = CheckpointClock(stage.checkpoint.interval_seconds, state_bytes(params.total))
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
@@ -102,6 +112,10 @@ class StageRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
+        with determinism(self.deterministic, self.device):
+            self._all_targets()
+
+    def _all_targets(self) -> None:
         self.world.main_only(lambda: ckpt.clear_leftovers(self.dir))
         missing = self.world.main_only(lambda: missing_targets(self.dir, self.goals))
         if not missing:
@@ -109,13 +123,14 @@ class StageRun:
         start_step = self.world.main_only(self._start_step)
         durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
         state = self._restore(missing[0])
+        model = compile_model(state.model) if self.compiled else state.model
         self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
         with spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext() as writer:
             for target in missing:
                 nearer = self._nearest(target)
                 if nearer is not None and nearer[0] > state.tokens:
-                    state = self._load(nearer[1])
-                self._train_to(target, state, writer, durable)
+                    state.adopt(self._load(nearer[1]))
+                self._train_to(target, model, state, writer, durable)
 
     def _nearest(self, target: int) -> tuple[int, Path] | None:
         """Last checkpoint before a target as rank 0 sees it, so that all begin at the same."""
@@ -148,28 +163,37 @@ class StageRun:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
         state = self.world.together(lambda: load_state(path, self.stage, self.device, self.mesh))
         self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
-        changed = {k: (v, self.numerics.get(k)) for k, v in manifest["numerics"].items() if self.numerics.get(k) != v}
+        before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded
+        changed = {k: (v, self.numerics.get(k)) for k, v in before.items() if self.numerics.get(k) != v}
         if changed:
             self.hooks.log(f"numerics differ from that checkpoint's, so last bits may too: {changed}")
         return state
 
-    def _train_to(self, target: int, state: TrainState, writer: spool.MetricsWriter | None, durable: int) -> None:
-        model = compile_model(state.model) if self.compiled else state.model
+    def _train_to(
+        self,
+        target: int,
+        model: torch.nn.Module,
+        state: TrainState,
+        writer: spool.MetricsWriter | None,
+        durable: int,
+    ) -> None:
+        """Train `state` through `model`, its own or what was compiled from it."""
         while state.tokens < target:
             began = time.perf_counter()
             result = self._step(model, state)
             row = self._row(state, result, time.perf_counter() - began)
-            stop, overdue = self._agree(partial(self._tell, state, row, writer if state.step > durable else None))
+            new_row = writer if state.step > durable else None
+            stop, overdue = self._agree(partial(self._tell, state, result.loss, row, new_row))
             if stop and state.tokens < target:
                 self._save(state, writer, keep=False)
                 raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
             if state.tokens == target or overdue:
                 self._save(state, writer, keep=state.tokens == target)
 
-    def _tell(self, state: TrainState, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
+    def _tell(self, state: TrainState, loss: float, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
         if writer is not None:
             self._write(writer, row)
-        self.hooks.on_progress(self._progress(state, row[spool.TRAIN_LOSS], row[spool.TRAIN_TOKENS_PER_SECOND]))
+        self.hooks.on_progress(self._progress(state, loss, row[spool.TRAIN_TOKENS_PER_SECOND]))
 
     def _agree(self, tell: Callable[[], None]) -> tuple[bool, bool]:
         """Whether to stop and whether a checkpoint is overdue, agreed by all processes in one collective.
@@ -188,28 +212,43 @@ class StageRun:
         return stop, overdue
 
     def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
-        stage = self.stage
+        stage, skips = self.stage, self.stage.optimizer.non_finite == "skip"
         first = state.sequences(stage.stream.context_tokens)
         mine = self.world.local_range(first, stage.batch_sequences)
         tokens, sources = self.stream.batch(mine.start, len(mine))
         result = train_step(
             model,
-            partial(loss_per_token, model),
+            partial(summed_loss, model),
             state.optimizer,
-            torch.from_numpy(tokens).to(self.device, non_blocking=True),
-            torch.from_numpy(sources).to(self.device, non_blocking=True),
+            self._on_device(tokens),
+            self._on_device(sources),
             num_sources=len(self.stream.source_names),
             learning_rate=learning_rate(stage.schedule, state.tokens, stage.batch_tokens),
             clip_norm=stage.optimizer.clip_norm,
             precision=stage.precision,
-            micro_batch_sequences=stage.numerics.micro_batch_sequences,
+            micro_batch_sequences=self.micro_batch,
             world=self.world,
             step=state.step + 1,
             sequences=range(first, first + stage.batch_sequences),
+            skip_non_finite=skips,
         )
-        state.step += 1
-        state.tokens += stage.batch_tokens
+        state.advance(stage.batch_tokens, skipped=result.skipped)
+        if result.skipped:
+            self._allow_skip(state, result, range(first, first + stage.batch_sequences))
         return result
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        """Send a batch's numbers to the device; from pinned memory, so that the host need not wait until they are there."""
+        tensor = torch.from_numpy(array)
+        return (tensor.pin_memory() if self.device.type == "cuda" else tensor).to(self.device, non_blocking=True)
+
+    def _allow_skip(self, state: TrainState, result: StepResult, sequences: range) -> None:
+        """Log a skipped update, or stop the stage where it is one too many in a row."""
+        limit = self.stage.optimizer.max_skips_in_a_row
+        if state.skipped_in_a_row > limit:
+            note = f"; it is update {state.skipped_in_a_row} in a row to skip: optimizer.max_skips_in_a_row={limit}"
+            raise NonFiniteLossError(state.step, result.loss, result.gradient_norm, sequences, note)
+        self.hooks.log(f"step {state.step}: update skipped, loss {result.loss}, gradient norm {result.gradient_norm}")
 
     def _row(self, state: TrainState, result: StepResult, seconds: float) -> dict[str, Any]:
         stage = self.stage
@@ -221,12 +260,13 @@ class StageRun:
             spool.STEP: state.step,
             spool.TOKENS: state.tokens,
             spool.TIME: time.time(),
-            spool.TRAIN_LOSS: result.loss,
-            **{spool.source_loss(name): loss for name, loss in losses if loss is not None},
+            **_known(spool.TRAIN_LOSS, result.loss),
+            **{key: value for name, loss in losses for key, value in _known(spool.source_loss(name), loss).items()},
             spool.TRAIN_LEARNING_RATE: learning_rate(
                 stage.schedule, state.tokens - stage.batch_tokens, stage.batch_tokens
             ),
-            spool.TRAIN_GRADIENT_NORM: result.gradient_norm,
+            **_known(spool.TRAIN_GRADIENT_NORM, result.gradient_norm),
+            **_known(spool.TRAIN_SKIPPED_UPDATES, state.skipped if stage.optimizer.non_finite == "skip" else None),
             spool.TRAIN_TOKENS_PER_SECOND: rate,
             **_known(
                 spool.TRAIN_MODEL_FLOPS_UTILISATION, peak and rate * self.flops_per_token / peak / self.world.size
@@ -290,6 +330,7 @@ class StageRun:
             "params": self.params.total,
             "params_non_embedding": self.params.non_embedding,
             "flops": float(self.flops_per_token * state.tokens),
+            **({"skipped_updates": state.skipped} if self.stage.optimizer.non_finite == "skip" else {}),
             "data_fingerprint": self.prepared.fingerprint,
             "heldout_fingerprint": self.prepared.manifest["heldout_fingerprint"],
             "counts": {name: asdict(counts) for name, counts in self.stream.counts(sequences).items()},
@@ -333,5 +374,5 @@ def _open_data(layout: Layout, stage: Stage) -> Prepared:
 
 
 def _known(name: str, value: float | None) -> dict[str, float]:
-    """Give a row's column, or nothing where its value is unknown."""
-    return {} if value is None else {name: value}
+    """Give a row's column, or nothing where its value is unknown or not finite (which JSON has no word for)."""
+    return {name: value} if value is not None and math.isfinite(value) else {}

@@ -35,6 +35,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def step_if_(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
+    """Update where `finite`, a boolean scalar on the parameters' device, is true; else change no bit.
+
+    Neither parameters nor moments nor step counts move otherwise. The fused kernel reads the flag itself, by the way
+    in which PyTorch's `GradScaler` has it skip updates, so the host need not know.
+    """
+    optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.step()
+
+
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """State of the optimizer as `<parameter name>/<slot>` tensors; empty before the first step."""
     return {

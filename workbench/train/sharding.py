@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -62,6 +62,17 @@ def _shard(model: Transformer, mesh: DeviceMesh, precision: str) -> None:
             # The loss is divided by the global batch's tokens already, so gradients are summed, not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def reduce_gradients_after(model: nn.Module, last: bool) -> None:
+    """Have a shared-out model's gradients summed over the processes after the last micro-batch of a step alone.
+
+    Until then each process holds the whole gradient. Models of other kinds are left alone.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)  # of the modules within it too
+            return
 
 
 @torch.no_grad()

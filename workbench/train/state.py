@@ -33,6 +33,7 @@ OPTIMIZER_DIR = "optimizer"
 """Instead of the file where several processes shared the model: a file each."""
 RNG_FILE = "rng.safetensors"
 STATE_FILE = "train_state.json"
+_COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row")
 
 
 @dataclass
@@ -47,6 +48,27 @@ class TrainState:
     """Optimizer steps since the start of the chain."""
     tokens: int
     """Tokens since the start of the chain."""
+    skipped: int = 0
+    """Updates skipped since the start of the chain."""
+    skipped_in_a_row: int = 0
+    """Of these the last ones, without an update after them."""
+
+    def advance(self, tokens: int, *, skipped: bool) -> None:
+        """Count one step of so many tokens."""
+        self.step += 1
+        self.tokens += tokens
+        self.skipped += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def adopt(self, other: TrainState) -> None:
+        """Take another's values into this one's own tensors, for which a model may have been compiled."""
+        with torch.no_grad():
+            for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+                mine.copy_(theirs)
+        self.optimizer.state.clear()
+        restore_optimizer(self.model, self.optimizer, optimizer_tensors(other.model, other.optimizer))
+        for counter in _COUNTERS:
+            setattr(self, counter, getattr(other, counter))
 
     def sequences(self, context_tokens: int) -> int:
         """Index into the stream: sequences since the start of the chain."""
@@ -111,7 +133,7 @@ def _save_whole(
 
 def _save_counters(state: TrainState, directory: Path) -> None:
     write_tensors(directory / RNG_FILE, _rng_tensors())
-    (directory / STATE_FILE).write_text(json.dumps({"step": state.step, "tokens": state.tokens}))
+    (directory / STATE_FILE).write_text(json.dumps({name: getattr(state, name) for name in _COUNTERS}))
 
 
 def load_state(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
@@ -138,7 +160,7 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
     _restore_rng(load_file(directory / RNG_FILE))
     counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text())
-    return TrainState(model, optimizer, counters["step"], counters["tokens"])
+    return TrainState(model, optimizer, **counters)
 
 
 def _load_whole(directory: Path, stage: Stage) -> Transformer:

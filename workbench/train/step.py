@@ -1,10 +1,14 @@
 """One optimizer step.
 
+The host hands the device all of a step's work without waiting for it, the decision whether to update included, and
+reads what was measured from one small tensor at the end (`HostCopy`).
+
 Shapes: B sequences of this process, M sequences of a micro-batch, T predicted tokens a sequence, S sources.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,10 +18,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from workbench.train.distributed import World
-from workbench.train.optimizer import set_learning_rate
+from workbench.train.optimizer import set_learning_rate, step_if_
+from workbench.train.sharding import reduce_gradients_after
 
-LossFunction = Callable[[torch.Tensor], torch.Tensor]
-"""Maps tokens (M, T+1) to the loss of each predicted token (M, T), in nats."""
+LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Maps tokens (M, T+1) to the sum of their losses, with its gradient, and each predicted token's (M, T), in nats."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,39 @@ class StepResult:
     """The same by source; None for a source without a sequence in this batch."""
     gradient_norm: float
     """Global norm before clipping."""
+    skipped: bool = False
+    """Whether loss or gradient were not finite, and nothing was updated."""
 
 
 class NonFiniteLossError(Exception):
     """The loss or its gradient is not a finite number; the weights were not touched."""
 
-    def __init__(self, step: int, loss: float, gradient_norm: float, sequences: range) -> None:
+    def __init__(self, step: int, loss: float, gradient_norm: float, sequences: range, note: str = "") -> None:
         super().__init__(
             f"step {step}: loss {loss}, gradient norm {gradient_norm}, on sequences "
-            f"[{sequences.start}, {sequences.stop}) of the stream"
+            f"[{sequences.start}, {sequences.stop}) of the stream{note}"
         )
+
+
+class HostCopy:
+    """Numbers on their way from the device to the host; the device goes on meanwhile.
+
+    Parameters
+    ----------
+    numbers
+        A tensor of one dimension.
+    """
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self._host = torch.empty_like(numbers, device="cpu", pin_memory=numbers.is_cuda)
+        self._host.copy_(numbers, non_blocking=True)
+        self._copied = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+
+    def read(self) -> list[float]:
+        """Wait until they are here; the one time in a step that the host waits for the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host.tolist()
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -62,13 +90,16 @@ def train_step(
     world: World = World(),  # noqa: B008  (frozen)
     step: int = 0,
     sequences: range = range(0),
+    skip_non_finite: bool = False,
 ) -> StepResult:
     """Forward, backward, clip and update on one global batch.
+
+    Where loss or gradient are not finite nothing is updated: no bit of parameters, moments and step counts changes.
 
     Parameters
     ----------
     model, loss_function, optimizer
-        What is trained, its loss a token, and what updates it.
+        What is trained, its loss, and what updates it.
     tokens_BT1
         This process's token ids, int64 of shape (B, T+1).
     sources_B
@@ -85,40 +116,43 @@ def train_step(
         This process among all.
     step, sequences
         Named in the error.
+    skip_non_finite
+        Return a result that says `skipped` in place of the error.
 
     Raises
     ------
     NonFiniteLossError
-        Loss or gradient norm is not finite.
+        Loss or gradient norm is not finite, and that is not to be skipped.
     """
     global_tokens = tokens_BT1.shape[0] * (tokens_BT1.shape[1] - 1) * world.size
     sums_2S = torch.zeros(2, num_sources, dtype=torch.float64, device=tokens_BT1.device)
     size = micro_batch_sequences or tokens_BT1.shape[0]
-    for micro_MT1, micro_sources_M in zip(tokens_BT1.split(size), sources_B.split(size), strict=True):
+    micro_batches = list(zip(tokens_BT1.split(size), sources_B.split(size), strict=True))
+    for number, (micro_MT1, micro_sources_M) in enumerate(micro_batches, 1):
+        reduce_gradients_after(model, number == len(micro_batches))
         with autocast(precision, tokens_BT1.device):
-            loss_MT = loss_function(micro_MT1)
-        (loss_MT.sum() / global_tokens).backward()
-        sums_2S[0].index_add_(0, micro_sources_M, loss_MT.detach().double().sum(1))
+            total, loss_MT = loss_function(micro_MT1)
+        (total / global_tokens).backward()
+        sums_2S[0].index_add_(0, micro_sources_M, loss_MT.double().sum(1))
         sums_2S[1].index_add_(0, micro_sources_M, torch.full_like(micro_sources_M, loss_MT.shape[1]).double())
     world.sum_gradients_(model)
-    losses_S, tokens_S = world.sum_(sums_2S).tolist()
-    loss = sum(losses_S) / global_tokens
     norm = _clip_gradients(model, clip_norm)
-    if not (_is_finite(loss) and _is_finite(norm)):
-        optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteLossError(step, loss, norm, sequences)
+    measured = torch.cat((world.sum_(sums_2S).flatten(), norm.double().view(1)))
+    copy = HostCopy(measured)
     set_learning_rate(optimizer, learning_rate)
-    optimizer.step()
+    step_if_(optimizer, measured.isfinite().all())
     optimizer.zero_grad(set_to_none=True)
+    *sums, gradient_norm = copy.read()
+    losses_S, tokens_S = sums[:num_sources], sums[num_sources:]
+    loss = sum(losses_S) / global_tokens
+    skipped = not all(map(math.isfinite, (*losses_S, gradient_norm)))
+    if skipped and not skip_non_finite:
+        raise NonFiniteLossError(step, loss, gradient_norm, sequences)
     by_source = [total / count if count else None for total, count in zip(losses_S, tokens_S, strict=True)]
-    return StepResult(loss, by_source, norm)
+    return StepResult(loss, by_source, gradient_norm, skipped)
 
 
-def _clip_gradients(model: nn.Module, clip_norm: float) -> float:
-    """Scale the gradients to a norm of `clip_norm` at the most; give the norm that they had."""
+def _clip_gradients(model: nn.Module, clip_norm: float) -> torch.Tensor:
+    """Scale the gradients to a norm of at most `clip_norm`; give the norm that they had."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0.0
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

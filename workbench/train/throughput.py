@@ -9,8 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import Stage
+
+if TYPE_CHECKING:
+    import torch
 
 _SHORT_SECONDS = 1.0
 """What each kind of stage is tried for where several are."""
@@ -37,14 +41,34 @@ def measure_tokens_per_second(
     """
     import torch
 
-    from workbench.model.transformer import loss_per_token
-    from workbench.train.compiler import compile_model, missing_for_compile
-    from workbench.train.state import initial_state
-    from workbench.train.step import train_step
+    from workbench.train.determinism import determinism, is_deterministic
 
     device = torch.device("cuda" if stage.numerics.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
+    with determinism(is_deterministic(stage.numerics, device), device):
+        step = _make_step(stage, device)
+        for _ in range(2):
+            step()
+        speeds: list[float] = []
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds or not speeds:
+            began = time.perf_counter()
+            step()
+            speeds.append(stage.batch_tokens / (time.perf_counter() - began))
+    return choose(speeds)
+
+
+def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
+    """Give a function that trains one step, on the same random tokens each time."""
+    import torch
+
+    from workbench.model.transformer import summed_loss
+    from workbench.train.compiler import compile_model, missing_for_compile
+    from workbench.train.micro_batch import choose_micro_batch
+    from workbench.train.state import initial_state
+    from workbench.train.step import train_step
+
     state = initial_state(stage, device)
     model = state.model
     if stage.numerics.compile and missing_for_compile(device.type) is None:
@@ -53,10 +77,10 @@ def measure_tokens_per_second(
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=generator).to(device)
     sources = torch.zeros(stage.batch_sequences, dtype=torch.int64, device=device)
-    step = partial(
+    return partial(
         train_step,
         model,
-        partial(loss_per_token, model),
+        partial(summed_loss, model),
         state.optimizer,
         tokens,
         sources,
@@ -64,17 +88,8 @@ def measure_tokens_per_second(
         learning_rate=1e-5,
         clip_norm=1.0,
         precision=stage.precision,
-        micro_batch_sequences=stage.numerics.micro_batch_sequences,
+        micro_batch_sequences=choose_micro_batch(stage, 1, device),
     )
-    for _ in range(2):
-        step()
-    speeds: list[float] = []
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or not speeds:
-        began = time.perf_counter()
-        step()
-        speeds.append(stage.batch_tokens / (time.perf_counter() - began))
-    return choose(speeds)
 
 
 def measure_together(stages: Sequence[Stage], processes: int) -> tuple[list[float], float]:

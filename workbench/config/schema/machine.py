@@ -20,7 +20,7 @@ class NumericsConfig:
     threads: int = 1
     """CPU threads per stage; one and two give different last bits."""
     micro_batch_sequences: int | None = None
-    """Sequences a forward pass; None takes the whole global batch."""
+    """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
     """`sdpa`, or `flash_attn` (package and GPU needed)."""
     compile: bool = False
@@ -29,6 +29,8 @@ class NumericsConfig:
     """With several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
     activation_checkpointing: bool = False
     """Whether to keep only each block's input and recompute the rest in the backward pass."""
+    deterministic: bool | None = None
+    """Compute the same bits every time, at some cost in speed; None does so on the CPU, and not on a GPU."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""

@@ -9,6 +9,7 @@ from workbench.config.plain import check_above, check_at_least, check_choice, ex
 PRECISIONS = ("fp32", "bf16")
 DECAYS = ("constant", "cosine", "linear", "sqrt")
 SPANS = ("phase", "budget")
+NON_FINITE = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class OptimizerConfig:
     """Weight decay of tensors with two or more dimensions."""
     clip_norm: float = 1.0
     """Global gradient norm to clip to."""
+    non_finite: str = "stop"
+    """At a loss or gradient that is not finite: `stop` the stage, or `skip` that step's update."""
+    max_skips_in_a_row: int = 5
+    """Updates in a row that `skip` may skip; one more stops the stage."""
 
     def __post_init__(self) -> None:
         """Refuse rates that would not train."""
@@ -119,6 +124,8 @@ class OptimizerConfig:
         check_above("optimizer.eps", self.eps, 0)
         check_at_least("optimizer.weight_decay", self.weight_decay, 0)
         check_above("optimizer.clip_norm", self.clip_norm, 0)
+        check_choice("optimizer.non_finite", self.non_finite, NON_FINITE)
+        check_at_least("optimizer.max_skips_in_a_row", self.max_skips_in_a_row, 1)
 
 
 @dataclass(frozen=True)
