@@ -10,7 +10,6 @@ data/<fingerprint>/
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -29,6 +28,8 @@ from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
+from workbench.study.cores import usable_cores
+from workbench.study.files import fsync, sha256
 from workbench.study.layout import Layout
 
 __all__ = [
@@ -143,7 +144,7 @@ def prepare(
             shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
             partial.mkdir()
             try:
-                facts = build(data, tokenizer, partial, workers or _cores(), progress or (lambda *_: None))
+                facts = build(data, tokenizer, partial, workers or usable_cores(), progress or (lambda *_: None))
                 _refuse_leak(facts)
                 if data_fingerprint(data, tokenizer) != fingerprint:
                     raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
@@ -158,7 +159,7 @@ def prepare(
                 }
                 _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
                 partial.replace(directory)
-                _sync(directory.parent)
+                fsync(directory.parent)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return open_prepared(directory)
@@ -215,10 +216,6 @@ def _refuse_leak(facts: dict[str, Any]) -> None:
             )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
@@ -243,12 +240,7 @@ def _is_still(file: IO[str], path: Path) -> bool:
 
 def _checksums(directory: Path) -> dict[str, dict[str, Any]]:
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    result = {}
-    for path in files:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        result[path.relative_to(directory).as_posix()] = {"sha256": digest, "bytes": path.stat().st_size}
-    return result
+    return {p.relative_to(directory).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}
 
 
 def _write_durably(path: Path, text: str) -> None:
@@ -256,12 +248,4 @@ def _write_durably(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    fsync(path.parent)
