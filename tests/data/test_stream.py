@@ -233,7 +233,7 @@ def test_repetition_beyond_max_epochs_is_refused_with_both_numbers():
     stream = Stream(Arrays(), make_config(b=StreamSource(40 * CONTEXT, 1.5)))
     stop = next(i for i in itertools.count() if stream.counts(i)["b"].drawn_tokens > 60 * CONTEXT)
     stream.check(stop - 1)
-    with pytest.raises(ValueError, match=rf"'b' would give {61 * CONTEXT} tokens.* {60 * CONTEXT} at the most"):
+    with pytest.raises(ValueError, match=rf"'b' would give {61 * CONTEXT} tokens.* {60 * CONTEXT} at most"):
         stream.check(stop)
 
 

@@ -178,7 +178,7 @@ class Stream:
             if allowed is not None and drawn > allowed:
                 raise ValueError(
                     f"source {source.name!r} would give {drawn * context} tokens, but has {source.windows * context} "
-                    f"distinct ones and max_epochs={source.config.max_epochs}, so {allowed * context} at the most: "
+                    f"distinct ones and max_epochs={source.config.max_epochs}, so {allowed * context} at most: "
                     f"train on fewer tokens, raise data.sources.{source.name}.max_bytes or unique_tokens, "
                     f"or allow repetition with data.sources.{source.name}.max_epochs"
                 )

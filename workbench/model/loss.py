@@ -1,7 +1,7 @@
 """Cross-entropy straight from the hidden states, without ever holding all logits.
 
 In a small model most work is in the output head, and with 4,096 tokens in the vocabulary the logits of
-a batch fill 100 MB: written, read and given back to the system several times a step. Here they are
+a batch fill 100 MB: written, read and given back to the system several times per step. Here they are
 made in chunks that stay in the processor's cache. In training all tokens weigh the same, so each chunk's share of
 the gradients is made at once with its losses (as in Liger's fused linear cross-entropy, arXiv:2410.10989,
 section 3.2); where they may weigh differently, the backward pass computes the logits again.

@@ -28,7 +28,7 @@ def rope_table(num_tokens: int, head_width: int, theta: float) -> Float[Tensor, 
     num_tokens
         Positions, from 0.
     head_width
-        Features of a head, an even number K; feature pair i turns by `theta**(-2i/K)` a token.
+        Features of a head, an even number K; feature pair i turns by `theta**(-2i/K)` per token.
     theta
         RoPE's base.
 

@@ -2,7 +2,7 @@
 
 A multiplication and its addition are two operations. Only matrix products are counted, as PyTorch's
 `FlopCounterMode` counts them; norms, rotations, softmax and the optimizer are a few percent and left
-out. Causal attention is counted in full (T scores a token), although half of them are masked.
+out. Causal attention is counted in full (T scores per token), although half of them are masked.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 MAX_BATCH_METRICS = 1000
-"""MLflow's limit for one `log_batch`; 16,000 metrics a second, against 350 sent singly."""
+"""MLflow's limit for one `log_batch`; 16,000 metrics per second, against 350 sent one by one."""
 MAX_BATCH_PARAMS = 100
 REPORT_FILES = "report.files.json"
 """Artifact of a study's run that lists what its report stored, so that the next can remove what it does not store."""

@@ -21,11 +21,11 @@ _DENSE_BF16_FLOPS = {
     r"L40S": 362e12,
     r"GeForce RTX 4090": 165e12,
 }
-"""Vendors' dense figures by the device's full name (a regular expression, without the vendor's), in FLOPs a second."""
+"""Vendors' dense figures by the device's full name (a regular expression, without the vendor's), in FLOPs per second."""
 
 
 def published_flops(device_name: str) -> float | None:
-    """Give the published dense bf16 FLOPs a second of a GPU by its full name; None for one that is not listed.
+    """Give the published dense bf16 FLOPs per second of a GPU by its full name; None for one that is not listed.
 
     Products that share a part of their names differ: an H100 has 756 (PCIe), 835 (NVL) or 989 (SXM) TFLOP/s.
 
@@ -44,7 +44,7 @@ def published_flops(device_name: str) -> float | None:
 
 @cache
 def peak_flops(device_type: str, precision: str, threads: int) -> float | None:
-    """Attainable FLOPs a second of this process's share of the device; None where nobody knows.
+    """Attainable FLOPs per second of this process's share of the device; None where it is unknown.
 
     In bf16 on a GPU the published figure of its name, and None for a name without one. Everywhere else the best of
     several square matrix products, measured at `threads` CPU threads.
