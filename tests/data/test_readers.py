@@ -17,6 +17,7 @@ def test_missing_null_and_wrong_type_are_three_messages():
         return str(caught.value).removeprefix("x, row 7: ")
 
     assert message({"body": "b"}) == "no field 'text' (there: body); set the source's text_field"
+    assert message({}) == "no field 'text' (there: nothing); set the source's text_field"
     assert message({"text": None}) == "field 'text' is null: leave such records out of the file"
     assert message({"text": 3}) == "field 'text' is a number, not text; set the source's text_field"
     assert message({"text": True}).startswith("field 'text' is true or false, not text")

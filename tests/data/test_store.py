@@ -273,7 +273,8 @@ def test_a_source_without_text_is_named_before_the_tokenizer_is_trained(
     two_sources, small_tokenizer, tmp_path, write_jsonl
 ):
     write_jsonl(tmp_path / "b.jsonl", ["short one"] * 3 + [""])
-    data = replace_source(two_sources, "b", heldout_bytes=0)
+    source = dataclasses.replace(two_sources.sources["b"], heldout_bytes=0)
+    data = dataclasses.replace(two_sources, sources={"b": source})
     with pytest.raises(
         ValueError, match=r"'b' has no training text of .*=200 bytes or more; dropped are .*1 empty, 3 too short"
     ):

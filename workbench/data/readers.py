@@ -57,7 +57,9 @@ def text_of(record: Any, text_field: str, where: str) -> str:
         raise ValueError(f"{where}: {_kind_of(record)}, not an object with the field {text_field!r}")
     value = _look_up(record, text_field)
     if value is _MISSING:
-        raise ValueError(f"{where}: no field {text_field!r} (there: {_names(record)}); set the source's text_field")
+        raise ValueError(
+            f"{where}: no field {text_field!r} (there: {_names(record) or 'nothing'}); set the source's text_field"
+        )
     if value is None:
         raise ValueError(f"{where}: field {text_field!r} is null: leave such records out of the file")
     if not isinstance(value, str):
