@@ -25,7 +25,7 @@ def inputs_digest(frame: pd.DataFrame, others: Mapping[str, object]) -> str:
     Parameters
     ----------
     frame
-        As `analysis.load.load_study` returns it.
+        As `analysis.load.load_study` returns it, its `attrs` included: they hold what analysis the study says it is for.
     others
         Whatever else the report shows: plain values.
 
@@ -35,7 +35,7 @@ def inputs_digest(frame: pd.DataFrame, others: Mapping[str, object]) -> str:
         SHA-256 of the values, of this package's code, and of the versions of the libraries that fit and draw.
     """
     whole = hashlib.sha256(frame.to_csv(index=False).encode())
-    whole.update(json.dumps(others, sort_keys=True, default=str).encode())
+    whole.update(json.dumps([frame.attrs, others], sort_keys=True, default=str).encode())
     whole.update(_code_digest().encode())
     return whole.hexdigest()
 

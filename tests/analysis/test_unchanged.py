@@ -40,6 +40,12 @@ def test_another_frame_is_a_change(drawn, frame):
     assert read_unchanged(drawn, inputs_digest(frame, OTHERS)) is None
 
 
+def test_a_study_that_is_for_another_analysis_is_a_change(drawn):
+    frame = FRAME.copy()
+    frame.attrs["analysis"] = "isoflop"
+    assert read_unchanged(drawn, inputs_digest(frame, OTHERS)) is None
+
+
 def test_other_inputs_are_a_change(drawn):
     assert read_unchanged(drawn, inputs_digest(FRAME, {"question": "how?"})) is None
 

@@ -3,16 +3,21 @@
 import json
 
 from workbench.launch.cost import cluster_work
-from workbench.launch.speeds import ClusterSpeeds
+from workbench.launch.speeds import ClusterSpeeds, MachineSpeeds
+
+
+def write_rows(facts, node, steps):
+    rows = [
+        {"step": n, "tokens": 256 * n, "time": 0.0, "train/tokens_per_second": 1000.0 + 10 * n}
+        for n in range(1, steps + 1)
+    ]
+    facts.layout.stage(node.id).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
     facts = make_study("tokens=10240", "cluster.name=here")
     trunk, cooldown = facts.plan.nodes.values()
-    rows = [
-        {"step": n, "tokens": 256 * n, "time": 0.0, "train/tokens_per_second": 1000.0 + 10 * n} for n in range(1, 6)
-    ]
-    facts.layout.stage(trunk.id).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(facts, trunk, steps=5)
     assert cluster_work(facts).gpu_hours is None
     ClusterSpeeds(facts.layout, "here").remember(facts.layout, trunk.id, trunk.stage, processes=2)
     assert ClusterSpeeds(facts.layout, "here").get(cooldown.stage) == 1030 / 2
@@ -22,3 +27,18 @@ def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
     assert work.gpu_hours > 0
     other = make_study("tokens=10240", "model.num_layers=2")
     assert all(ClusterSpeeds(facts.layout, "here").get(node.stage) is None for node in other.plan.nodes.values())
+
+
+def test_what_a_local_run_took_replaces_what_was_measured_before_it(make_study, monkeypatch):
+    facts = make_study("tokens=10240")
+    trunk, cooldown = facts.plan.nodes.values()
+    monkeypatch.setattr("workbench.launch.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
+    speeds = MachineSpeeds(facts.layout, 2)
+    speeds.measure([trunk.stage])
+    write_rows(facts, trunk, steps=5)
+    speeds.remember_training(facts.layout, trunk.id, trunk.stage)
+    assert speeds.training(trunk.stage) == 100  # five steps say little
+    write_rows(facts, trunk, steps=21)
+    speeds.remember_training(facts.layout, trunk.id, trunk.stage)
+    assert MachineSpeeds(facts.layout, 2).training(cooldown.stage) == 1110
+    assert MachineSpeeds(facts.layout, 1).training(trunk.stage) is None

@@ -71,7 +71,7 @@ class LocalRun:
                 signal.signal(number, handler)
             self._end_workers()
         self._report_unreachable()
-        self._remember_evaluations()
+        self._remember_speeds()
         self.outcome.killed = self.stopping
         return self.outcome
 
@@ -229,9 +229,11 @@ class LocalRun:
             unreached = Problem("not begun, because its parent stage failed before the place where it branches off")
             self.outcome.failures += [self._failure(Task("train", i), unreached, PARENT) for i in self.to_train]
 
-    def _remember_evaluations(self) -> None:
-        """Keep what evaluations took, for the next estimate; stages of one kind add up."""
+    def _remember_speeds(self) -> None:
+        """Keep what trainings and evaluations took, for the next estimate; of one kind, the last stage counts."""
         speeds = MachineSpeeds(self.layout, self.num_workers)
+        for stage in self.outcome.trained:
+            speeds.remember_training(self.layout, stage, self.plan.nodes[stage].stage)
         for (stage, suite), seconds in self.scored.items():
             speeds.remember_evaluations(self.plan.nodes[stage].stage, self.plan.evaluation.suites[suite], seconds)
 

@@ -18,6 +18,8 @@ from workbench.train.throughput import measure_together
 
 _ROWS = 200
 """Steps whose median counts; the last ones, so that compilation and start-up are behind."""
+_FEWEST_ROWS = 20
+"""Steps that a stage must have before its speed replaces a measured one, whose first two steps are not timed."""
 _FILE = "speeds.json"
 _LARGEST_STEP_FLOPS = 2e11
 """A step above this many FLOPs is not tried for an estimate; its speed is scaled from the largest one tried."""
@@ -66,10 +68,9 @@ class ClusterSpeeds:
 
     def remember(self, layout: Layout, stage_id: str, stage: Stage, processes: int) -> None:
         """Keep what a stage's last steps took, from its rows."""
-        rows = spool.read_rows(layout.stage(stage_id).path)[-_ROWS:]
-        if rows:
-            speed = statistics.median(row[spool.TRAIN_TOKENS_PER_SECOND] for row in rows) / processes
-            self._file.keep({self._key(stage): speed})
+        speed = _last_speed(layout, stage_id)
+        if speed is not None:
+            self._file.keep({self._key(stage): speed / processes})
 
     def _key(self, stage: Stage) -> str:
         numerics = stage.numerics
@@ -124,6 +125,12 @@ class MachineSpeeds:
             large = [key for key in kinds if key not in known]
             self._file.keep({key: flops / training_flops_per_token(kinds[key].model) for key in large})
 
+    def remember_training(self, layout: Layout, stage_id: str, stage: Stage) -> None:
+        """Keep what a stage's last steps took in place of what was measured: a machine may have been busy then."""
+        speed = _last_speed(layout, stage_id, fewest=_FEWEST_ROWS)
+        if speed is not None:
+            self._file.keep({self._training_key(stage): speed})
+
     def remember_evaluations(self, stage: Stage, suite: SuiteConfig, seconds: Sequence[float]) -> None:
         """Keep what evaluations of a stage's checkpoints took: the median, so that one slow start-up does not count."""
         self._file.keep({self._evaluation_key(stage, suite): statistics.median(seconds)})
@@ -138,6 +145,12 @@ class MachineSpeeds:
     def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:
         shape = [model_identity(stage.model), stage.stream.data_fingerprint, stage.numerics.threads, to_dict(suite)]
         return digest(["evaluation", shape, self._here])
+
+
+def _last_speed(layout: Layout, stage_id: str, fewest: int = 1) -> float | None:
+    """Tokens per second of a stage's last steps, the median; None if there are fewer steps than that."""
+    rows = spool.read_rows(layout.stage(stage_id).path)[-_ROWS:]
+    return statistics.median(row[spool.TRAIN_TOKENS_PER_SECOND] for row in rows) if len(rows) >= fewest else None
 
 
 def _step_flops(stage: Stage) -> float:
