@@ -35,8 +35,6 @@ def inputs_digest(frame: pd.DataFrame, others: Mapping[str, object]) -> str:
         SHA-256 of the values, of this package's code, and of the versions of the libraries that fit and draw.
     """
     whole = hashlib.sha256(frame.to_csv(index=False).encode())
-    # What the study says it is for (`analysis.report.kinds`) chooses the figures, and stands in no column.
-    whole.update(json.dumps(frame.attrs, sort_keys=True, default=str).encode())
     whole.update(json.dumps([frame.attrs, others], sort_keys=True, default=str).encode())
     whole.update(_code_digest().encode())
     return whole.hexdigest()

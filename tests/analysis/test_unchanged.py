@@ -25,12 +25,6 @@ def test_the_same_inputs_are_unchanged(drawn):
     assert read_unchanged(drawn, inputs_digest(FRAME.copy(), dict(OTHERS))) == "a table\n±"
 
 
-def test_another_kind_of_analysis_is_a_change(drawn):
-    said = FRAME.copy()
-    said.attrs["analysis"] = "isoflop"
-    assert read_unchanged(drawn, inputs_digest(said, OTHERS)) is None
-
-
 @pytest.mark.parametrize(
     "frame",
     [
