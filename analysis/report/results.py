@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis.figures.points import Drawing
 from analysis.figures.save import save_figure
@@ -119,7 +120,7 @@ class Results:
             return
         text = "\n".join(textwrap.wrap(note, _NOTE_WIDTH))
         for position, one in enumerate(self.drawn):
-            one.figure.supxlabel(text, x=0.01, ha="left", fontsize="x-small", color="0.35")
+            _write_under(one.figure, text)
             self.drawn[position] = dataclasses.replace(one, caption=f"{one.caption} {note}.")
 
     def save(self, directory: Path, fit_directory: Path | None = None) -> list[Path]:
@@ -146,6 +147,15 @@ class Results:
             with _replacing(fit_directory, [f"{one.name}.json" for one in self.fits]):
                 written += [one.fit.save(fit_directory / f"{one.name}.json") for one in self.fits]
         return written
+
+
+def _write_under(figure: Figure, text: str) -> None:
+    """Put a line at a figure's foot; where its legend stands there, into the legend's text, which has room kept for it."""
+    if figure.legends:
+        legend = figure.legends[0]
+        legend.set_title("\n".join(part for part in (legend.get_title().get_text(), text) if part))
+    else:
+        figure.supxlabel(text, x=0.01, ha="left", fontsize="x-small")
 
 
 @contextlib.contextmanager

@@ -45,5 +45,6 @@ def test_report_and_figures_name_them(published):
     assert results.drawn
     for drawn in results.drawn:
         assert "Not shown: model=m9,tokens=1 (diverged)" in drawn.caption
-        assert "m9,tokens=1" in drawn.figure.get_supxlabel()
+        foot = [drawn.figure.get_supxlabel(), *(one.get_title().get_text() for one in drawn.figure.legends)]
+        assert any("Not shown: model=m9,tokens=1 (diverged)" in text for text in foot)
     assert "model=m9,tokens=1 diverged" in page_of(results, frame)

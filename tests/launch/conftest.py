@@ -57,11 +57,11 @@ class Quiet:
 def run_in_threads(monkeypatch):
     """Run a frozen study as `LocalRun` does; gives the outcome and what was said."""
 
-    def start(self):
+    def start(self, slots):
         ours, theirs = multiprocessing.Pipe()
         process = Thread(theirs, self.layout, self.plan.evaluation)
         process.start()
-        worker = local._Worker(process, ours, None)
+        worker = local._Worker(process, ours, None, slots)
         self.workers.append(worker)
         return worker
 

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from workbench.launch.cost import ClusterWork
     from workbench.launch.estimate import Estimate
     from workbench.launch.planning import Facts
+    from workbench.launch.slots import Slots
 
 
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
     from workbench.launch.cost import cluster_json, cluster_work
-    from workbench.launch.estimate import estimate
+    from workbench.launch.estimate import estimate, study_slots
     from workbench.launch.planning import plan_json
 
     facts = make_study_facts(parsed)
@@ -32,7 +33,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     _print_points(values)
     if work is None:
         _print_stages(values)
-        _print_local(values, here)
+        _print_local(values, here, study_slots(facts, launcher.workers))
     else:
         _print_cluster(facts, values, work)
     for note in values["notes"]:
@@ -55,10 +56,12 @@ def _print_stages(values: dict[str, Any]) -> None:
     )
 
 
-def _print_local(values: dict[str, Any], work: Estimate) -> None:
+def _print_local(values: dict[str, Any], work: Estimate, slots: Slots) -> None:
     from workbench.launch.estimate import describe
+    from workbench.launch.slots import describe_slots
 
-    print(f"\n{_tokens_line(values)}\ntime here: {describe(work)}\ndisk: {work.disk_bytes / 1e6:.0f} MB")
+    print(f"\n{_tokens_line(values)}\n{describe_slots(slots)}\ntime here: {describe(work)}")
+    print(f"disk: {work.disk_bytes / 1e6:.0f} MB")
 
 
 def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workbench.config.schema import BudgetConfig, Config, SuiteConfig
+from workbench.config.schema import BudgetConfig, SuiteConfig
 from workbench.launch.planning import Facts, pending_evaluations
+from workbench.launch.slots import Slots, count_slots
 from workbench.launch.speeds import MachineSpeeds
 from workbench.study.flops import count_parameters
 from workbench.study.memory import state_bytes
@@ -83,16 +83,10 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def worker_count(config: Config, workers: int | None) -> int:
-    """Stages at a time: as asked for, or as many as the cores allow."""
-    return workers or max(1, _cores() // config.numerics.threads)
-
-
-def _cores() -> int:
-    """Cores this process may use; where the system cannot tell, those it has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def study_slots(facts: Facts, workers: int | None) -> Slots:
+    """Count the slots that this machine has for a study."""
+    stages = [node.stage for node in facts.plan.nodes.values()]
+    return count_slots(stages, facts.config.numerics.threads, workers)
 
 
 def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
@@ -103,12 +97,12 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     facts
         Plan and what exists.
     workers
-        Stages at a time; None takes as many as the cores allow.
+        Stages at a time; None takes one per GPU, or as many as the cores allow.
     measure
         Measure training speeds that are not known yet: some seconds to start, and two for each size.
     """
     todo = facts.tokens_to_train()
-    count = worker_count(facts.config, workers)
+    count = study_slots(facts, workers).count
     speeds = MachineSpeeds(facts.layout, count)
     if measure:
         speeds.measure(facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens)

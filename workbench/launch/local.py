@@ -12,10 +12,11 @@ from pathlib import Path
 
 from workbench.evaluate.reconcile import EvaluationError, pending
 from workbench.launch import death
-from workbench.launch.estimate import worker_count
+from workbench.launch.estimate import study_slots
 from workbench.launch.outcome import Failure, Outcome
 from workbench.launch.planning import Facts, wanted_checkpoints
 from workbench.launch.progress import Display
+from workbench.launch.slots import check_processes
 from workbench.launch.speeds import MachineSpeeds
 from workbench.launch.worker import Evaluated, Problem, Result, Task, problem_of, run_worker
 from workbench.study.causes import PARENT, cause_of
@@ -34,6 +35,8 @@ class _Worker:
     connection: Connection
     kills_before: int | None
     """Processes that the kernel had killed for lack of memory when this one was started."""
+    slots: tuple[int, ...]
+    """Slots that it occupies while it has a task."""
     task: Task | None = None
 
 
@@ -43,7 +46,7 @@ class LocalRun:
     def __init__(self, facts: Facts, workers: int | None, display: Display) -> None:
         self.plan, self.layout, self.config = facts.plan, facts.layout, facts.config
         self.display = display
-        self.num_workers = worker_count(self.config, workers)
+        self.slots = study_slots(facts, workers)
         self.outcome = Outcome()
         self.scored: dict[tuple[str, str], list[float]] = {}
         self.workers: list[_Worker] = []
@@ -52,8 +55,11 @@ class LocalRun:
         self.given_up: set[str] = set()
         """Stages that are not trained again for a child's sake: they failed, or were trained for it already."""
         todo = [n for n in self.plan.nodes.values() if tokens_to_train(n, facts.existing[n.id])]
+        check_processes((node.stage for node in todo), self.slots)
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
+        self.next: Task | None = None
+        """Task that waits for enough free slots; later ones wait behind it, or they could keep it out for ever."""
 
     def run(self) -> Outcome:
         """Do everything that is missing; Ctrl-C lets every stage write a checkpoint and end as killed."""
@@ -86,22 +92,42 @@ class LocalRun:
     # ------------------------------------------------------------------------------- giving out tasks
 
     def _assign(self) -> None:
-        while not self.stopping:
-            idle = next((worker for worker in self.workers if worker.task is None), None)
-            if idle is None and len(self.workers) >= self.num_workers:
+        while not self.stopping and len(self._occupied()) < self.slots.count:
+            task = self.next or self._next_task()
+            worker = None if task is None else self._worker_for(task)
+            self.next = task if worker is None else None
+            if task is None or worker is None:
                 return
-            task = self._next_task()
-            if task is None:
-                return
-            idle = idle or self._start_worker()
-            idle.task = task
+            worker.task = task
             if self.stopping:
-                idle.process.terminate()
+                worker.process.terminate()
                 return
             try:
-                idle.connection.send(task)
+                worker.connection.send(task)
             except OSError:
-                self._bury(idle)
+                self._bury(worker)
+
+    def _occupied(self) -> set[int]:
+        return {slot for worker in self.workers if worker.task is not None for slot in worker.slots}
+
+    def _worker_for(self, task: Task) -> _Worker | None:
+        """Find an idle worker with as many slots as a task needs, or start one; None while too few slots are free."""
+        idle = [worker for worker in self.workers if worker.task is None]
+        for worker in idle:
+            if len(worker.slots) == task.processes:
+                return worker
+        slots = self.slots.choose(task.processes, self._occupied())
+        if slots is None:
+            return None
+        for worker in idle:
+            if set(worker.slots) & set(slots):
+                self._retire(worker)  # it would keep memory of a GPU that is now another's
+        return self._start_worker(slots)
+
+    def _retire(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        worker.connection.close()
+        worker.process.join()
 
     def _next_task(self) -> Task | None:
         """Trainings whose parent is there, those with the longest way to go first; then evaluations."""
@@ -109,7 +135,8 @@ class LocalRun:
             self._bring_back_parent(node)
             if self._is_ready(node):
                 del self.to_train[node.id]
-                return Task("train", node.id, targets=tuple(node.targets))
+                processes = node.stage.resources.processes or 1
+                return Task("train", node.id, targets=tuple(node.targets), processes=processes)
         for node in list(self.to_evaluate.values()):
             if node.id in self.to_train or self._is_busy(node.id):
                 continue
@@ -133,7 +160,8 @@ class LocalRun:
         return parent is None or find_checkpoint(self.layout.stage(parent.stage), parent.tokens) is not None
 
     def _is_busy(self, stage: str) -> bool:
-        return any(w.task is not None and w.task.stage == stage and w.task.kind == "train" for w in self.workers)
+        tasks = [self.next, *(worker.task for worker in self.workers)]
+        return any(task is not None and task.stage == stage and task.kind == "train" for task in tasks)
 
     def _pending(self, node: Node) -> list[tuple[Path, str]]:
         try:
@@ -178,6 +206,8 @@ class LocalRun:
         if result.state == "failed":
             for problem in result.problems:
                 self._fail(task, problem)
+        if result.state == "died" and not self.stopping:
+            self._account_for_death(task, result.problems[0])
         if result.state == "killed" and not self.stopping:
             self._try_again(task, Problem("its process was asked to stop"))
         if result.state == "parent_damaged":
@@ -206,7 +236,9 @@ class LocalRun:
         task = worker.task
         if task is None or self.stopping:
             return
-        problem = death.describe(worker.process.exitcode, worker.kills_before)
+        self._account_for_death(task, death.describe(worker.process.exitcode, worker.kills_before))
+
+    def _account_for_death(self, task: Task, problem: Problem) -> None:
         self.display.say(f"{task.kind} {task.stage}: {problem.error}")
         if not self._try_again(task, problem) and task.kind == "train":
             # The process could not say so itself.
@@ -231,24 +263,27 @@ class LocalRun:
 
     def _remember_speeds(self) -> None:
         """Keep what trainings and evaluations took, for the next estimate; of one kind, the last stage counts."""
-        speeds = MachineSpeeds(self.layout, self.num_workers)
-        for stage in self.outcome.trained:
-            speeds.remember_training(self.layout, stage, self.plan.nodes[stage].stage)
+        speeds = MachineSpeeds(self.layout, self.slots.count)
+        for identifier in self.outcome.trained:
+            stage = self.plan.nodes[identifier].stage
+            if (stage.resources.processes or 1) == 1:  # an estimate is of stages that one worker trains
+                speeds.remember_training(self.layout, identifier, stage)
         for (stage, suite), seconds in self.scored.items():
             speeds.remember_evaluations(self.plan.nodes[stage].stage, self.plan.evaluation.suites[suite], seconds)
 
     # ------------------------------------------------------------------------------- processes
 
-    def _start_worker(self) -> _Worker:
+    def _start_worker(self, slots: tuple[int, ...]) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         numerics = self.config.numerics
-        arguments = (theirs, os.getpid(), self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
+        settings = (self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
+        arguments = (theirs, os.getpid(), *settings, self.slots.environment(slots))
         process = context.Process(target=run_worker, args=arguments, daemon=False)
         kills = death.memory_kills()
         process.start()
         theirs.close()
-        worker = _Worker(process, ours, kills)
+        worker = _Worker(process, ours, kills, slots)
         self.workers.append(worker)
         return worker
 

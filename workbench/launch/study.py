@@ -11,7 +11,7 @@ from workbench.config.schema import EvaluationConfig, Stage
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.evaluate.suite import task_contents
 from workbench.launch.cost import check_cluster_budget, cluster_work
-from workbench.launch.estimate import check_budget, estimate
+from workbench.launch.estimate import check_budget, estimate, study_slots
 from workbench.launch.local import LocalRun
 from workbench.launch.outcome import Outcome
 from workbench.launch.planning import (
@@ -23,6 +23,7 @@ from workbench.launch.planning import (
 )
 from workbench.launch.progress import Display
 from workbench.launch.publisher import Publisher
+from workbench.launch.slots import check_processes
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
@@ -44,7 +45,9 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
             raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
     todo = facts.tokens_to_train()
     if here and any(todo.values()):
-        _check_devices([node.stage for node in facts.plan.nodes.values() if todo[node.id]])
+        stages = [node.stage for node in facts.plan.nodes.values() if todo[node.id]]
+        check_processes(stages, study_slots(facts, workers))
+        _check_devices(stages)
     _check_tokenizers(facts)
     _check_suites(facts)
     budget = facts.config.budget

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import EvaluationConfig
+from workbench.launch.slots import VISIBLE
 from workbench.study.layout import Layout
 
 
@@ -33,6 +34,8 @@ class Task:
     """`train`: tokens this launch wants checkpoints at."""
     pairs: tuple[tuple[Path, str], ...] = ()
     """`evaluate`: checkpoints and suites."""
+    processes: int = 1
+    """`train`: processes of this machine that train it together."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Result:
     task: Task
     """The task."""
     state: str
-    """`finished`, `failed`, `killed`, or `parent_damaged`."""
+    """`finished`, `failed`, `killed`, `died` (a process of several), or `parent_damaged`."""
     problems: tuple[Problem, ...] = ()
     """What went wrong."""
 
@@ -78,9 +81,20 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def run_worker(
-    connection: Connection, parent: int, outputs: Path, evaluation: EvaluationConfig, threads: int, device: str
+    connection: Connection,
+    parent: int,
+    outputs: Path,
+    evaluation: EvaluationConfig,
+    threads: int,
+    device: str,
+    gpus: str | None = None,
 ) -> None:
-    """Do the tasks that come over `connection` until it closes; send progress, log lines and results."""
+    """Do the tasks that come over `connection` until it closes; send progress, log lines and results.
+
+    `gpus` is CUDA_VISIBLE_DEVICES of this process and its children; None leaves it as it is.
+    """
+    if gpus is not None:
+        os.environ[VISIBLE] = gpus  # before anything here starts CUDA, which reads it once
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -130,6 +144,12 @@ class _Worker:
             return Result(task, "failed", (problem_of(error),))
 
     def train(self, task: Task) -> Result:
+        if task.processes > 1:
+            from workbench.launch.together import train_together
+
+            return train_together(
+                self.layout, task, self.should_stop, self._progress, lambda text: self._log(task, text)
+            )
         from workbench.train.checkpoint import DamagedCheckpointError
         from workbench.train.loop import Hooks, StoppedError
         from workbench.train.stage import train_stage

@@ -105,7 +105,8 @@ def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageS
         return state
     if parent.tokens is not None and parent.tokens >= node.stage.start_tokens:
         return state
-    return replace(state, note=f"its parent {parent.stage} is not there yet ({parent.state})", cause=PARENT)
+    ended = "failed" if parent.state == "failed" else f"is {parent.state}"
+    return replace(state, note=f"its parent {parent.stage} {ended}", cause=PARENT)
 
 
 def _state(node: Node, directory: StageDir, existing: Set[int], unevaluated: int, scheduled: Scheduled) -> StageState:

@@ -46,7 +46,8 @@ class ResourcesConfig:
     """Resources that a stage's job requests, where not left to the cluster's rule; not part of a stage's id."""
 
     processes: int | None = None
-    """Processes per stage, one per GPU (or, without GPUs, one per share of the cores); None leaves it to the rule."""
+    """Processes per stage, one per GPU (or, without GPUs, one per share of the cores); None leaves it to the rule, and
+    is one process where `hydra/launcher=local` trains."""
     nodes: int | None = None
     """Nodes that the processes are spread over evenly; None leaves it to the rule."""
     cpus_per_process: int | None = None
