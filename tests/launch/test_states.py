@@ -167,3 +167,23 @@ def test_the_log_of_a_failed_stage(make_study):
     tail = log_tail(facts.layout, trunk, Ledger((replace(failed),)))
     assert tail[-1] == "ValueError: no"
     assert len(tail) == 8
+
+
+def test_a_failed_job_says_what_its_stage_said(states, make_study):
+    """Slurm knows no more than that a job failed: the advice needs the class of the stage's own error."""
+    from workbench.study.causes import DIVERGED, MEMORY, OTHER, PARENT
+    from workbench.study.status import is_worth_repeating
+    from workbench.train.status import write_status
+
+    ids = states.ids
+    trunk = make_study(TOKENS).layout.stage(ids["trunk"])
+    assert states(entry(ids["trunk"], "TIMEOUT"))["trunk"].cause == OTHER
+    write_status(trunk, "failed", "NonFiniteLossError: step 3", error_class="NonFiniteLossError")
+    found = states(entry(ids["trunk"], "FAILED"), entry(ids["short"], "CANCELLED", (10240,), job="9"))
+    assert (found["trunk"].cause, found["trunk"].note) == (DIVERGED, "job 7: FAILED; NonFiniteLossError: step 3")
+    assert found["short"].cause == PARENT
+    assert not any(is_worth_repeating(state) for state in found.values())
+    killed = states(entry(ids["trunk"], "OUT_OF_MEMORY"))["trunk"]
+    assert (killed.cause, is_worth_repeating(killed)) == (MEMORY, True)
+    assert states(entry(ids["trunk"], slurm.UNKNOWN))["trunk"].cause == DIVERGED
+    assert states(entry(ids["trunk"], "CANCELLED", reason="by 0"))["trunk"].cause is None

@@ -84,7 +84,7 @@ class LocalRun:
     def _ask_to_stop(self, *_: object) -> None:
         if not self.stopping:
             self.stopping = True
-            self.display.say("stopping: every stage writes a checkpoint; the same command goes on from there")
+            self.display.say("stopping: every stage writes a checkpoint; the same command continues from there")
         for worker in self.workers:
             if worker.process.is_alive():
                 worker.process.terminate()
