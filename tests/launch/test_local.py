@@ -99,6 +99,32 @@ def test_idle_workers_make_room_for_a_larger_one(run):
     assert (alone.slots, found.process.joined) == ((0,), True)
 
 
+def lose_parent(run):
+    """Let a run be of a child alone, whose parent was finished by the plan and has gone since."""
+    parent = next(iter(run.plan.nodes.values()))
+    del run.to_train[parent.id]
+    return parent
+
+
+def test_a_lost_parent_is_trained_again_though_nothing_else_can_run(run):
+    one = run(1)
+    parent = lose_parent(one)
+    assert [node.stage.parent.stage for node in one.to_train.values()] == [parent.id]
+    one._assign()
+    assert [worker.task.stage for worker in one.workers] == [parent.id]
+
+
+def test_a_lost_parent_with_more_processes_than_fit_here_fails_and_says_so(run, monkeypatch):
+    one = run(2, "resources.processes=2")
+    parent = lose_parent(one)
+    monkeypatch.setattr(one, "slots", slots.Slots(1, "one per GPU: 0", ("0",)))  # it was trained where there are more
+    one._assign()
+    [failure] = one.outcome.failures
+    assert (failure.kind, failure.stage) == ("train", parent.id)
+    assert "resources.processes=2 is more than there is room for here, which is 1" in failure.error
+    assert (one.workers, one.next) == ([], None)
+
+
 def test_a_process_of_several_that_died_is_tried_again_and_then_given_up(run):
     two = run(2, "resources.processes=2")
     for turn in range(local._TRIES):

@@ -133,10 +133,13 @@ class LocalRun:
         """Trainings whose parent is there, those with the longest way to go first; then evaluations."""
         for node in list(self.to_train.values()):
             self._bring_back_parent(node)
-            if self._is_ready(node):
-                del self.to_train[node.id]
-                processes = node.stage.resources.processes or 1
-                return Task("train", node.id, targets=tuple(node.targets), processes=processes)
+        for node in list(self.to_train.values()):
+            if not self._is_ready(node):
+                continue
+            del self.to_train[node.id]
+            task = Task("train", node.id, tuple(node.targets), processes=node.stage.resources.processes or 1)
+            if self._fits(task):
+                return task
         for node in list(self.to_evaluate.values()):
             if node.id in self.to_train or self._is_busy(node.id):
                 continue
@@ -154,6 +157,16 @@ class LocalRun:
         if parent.stage not in self.given_up:
             self.given_up.add(parent.stage)
             self.to_train[parent.stage] = self.plan.nodes[parent.stage]
+            self._bring_back_parent(self.plan.nodes[parent.stage])
+
+    def _fits(self, task: Task) -> bool:
+        """Fail a stage that has to be trained again, but was trained where there was room for more processes."""
+        try:
+            check_processes([self.plan.nodes[task.stage].stage], self.slots)
+        except ValueError as error:
+            self._fail(task, problem_of(error))
+            return False
+        return True
 
     def _is_ready(self, node: Node) -> bool:
         parent = node.stage.parent
