@@ -63,9 +63,12 @@ def numbers(root, facts):
         present = checkpoints_by_tokens(layout.stage(identifier))
         assert set(node.targets) <= set(present)
         for tokens in node.targets:
-            verify(present[tokens])
+            files = verify(present[tokens])["files"]
             for name in ("model.safetensors", "optimizer.safetensors"):
-                found[identifier, tokens, name] = load_file(present[tokens] / name)
+                if name in files:
+                    found[identifier, tokens, name] = load_file(present[tokens] / name)
+        branches = checkpoints_by_tokens(layout.stage(identifier), resumable=True)
+        assert set(node.stage.branch_points) <= set(branches)
     return found
 
 

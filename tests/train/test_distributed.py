@@ -18,6 +18,7 @@ from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.compiler import missing_for_compile
 from workbench.train.stage import train_stage
 from workbench.train.state import initial_state
+from workbench.train.weights_only import is_resumable
 
 PARALLELS = ("replicate", "shard")
 STEPS = 52
@@ -70,10 +71,13 @@ class Trunk:
 
 
 def state_of(checkpoint):
-    """Weights and optimizer state of a checkpoint, whole, however many processes wrote it."""
+    """Weights and optimizer state (if it is kept) of a checkpoint, whole, however many processes wrote it."""
     files = {path.name for path in checkpoint.iterdir()}
-    assert ("optimizer" in files) != ("optimizer.safetensors" in files)
     weights = load_file(checkpoint / "model.safetensors")
+    if "manifest.json" in files and not is_resumable(ckpt.read_manifest(checkpoint)):
+        assert not {"optimizer", "optimizer.safetensors"} & files
+        return weights
+    assert ("optimizer" in files) != ("optimizer.safetensors" in files)
     if "optimizer.safetensors" in files:
         return weights | load_file(checkpoint / "optimizer.safetensors")
     return weights | whole_shards(checkpoint / "optimizer")

@@ -60,8 +60,12 @@ def _print_local(values: dict[str, Any], work: Estimate, slots: Slots) -> None:
     from workbench.launch.estimate import describe
     from workbench.launch.slots import describe_slots
 
-    print(f"\n{_tokens_line(values)}\n{describe_slots(slots)}\ntime here: {describe(work)}")
-    print(f"disk: {work.disk_bytes / 1e6:.0f} MB")
+    print(f"\n{_tokens_line(values)}\n{describe_slots(slots)}\ntime here: {describe(work)}\n{_disk(work)}")
+
+
+def _disk(work: Estimate) -> str:
+    more = f" and up to {work.training_disk_bytes / 1e6:.0f} MB more while training" if work.training_disk_bytes else ""
+    return f"disk: {work.disk_bytes / 1e6:.0f} MB{more}"
 
 
 def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:

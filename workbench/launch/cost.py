@@ -69,7 +69,7 @@ def cluster_work(facts: Facts) -> ClusterWork:
         The cluster has no room for a stage, or the stage asks for what it does not have.
     """
     cluster, by_stage = facts.config.cluster, dict[str, list[Part]]()
-    for part in training_parts(facts.plan, facts.existing, {}):
+    for part in training_parts(facts.plan, facts.settled(), {}):
         by_stage.setdefault(part.stage, []).append(part)
     stages = {stage: _stage_work(facts, cluster, parts) for stage, parts in by_stage.items()}
     unknown = sorted({facts.plan.nodes[i].stage.model.name for i, work in stages.items() if work.gpu_hours is None})
@@ -82,7 +82,7 @@ def _stage_work(facts: Facts, cluster: ClusterConfig, parts: Sequence[Part]) -> 
     stage = facts.plan.nodes[parts[0].stage].stage
     speed = ClusterSpeeds(facts.layout, cluster.name).get(stage)
     each = [
-        stage_resources(stage, cluster, part_tokens(facts.plan, part, facts.existing[part.stage]), speed)
+        stage_resources(stage, cluster, part_tokens(facts.plan, part, facts.resumable(part.stage)), speed)
         for part in parts
     ]
     minutes = max(resources.minutes for resources in each)
@@ -94,10 +94,10 @@ def _stage_work(facts: Facts, cluster: ClusterConfig, parts: Sequence[Part]) -> 
     return StageWork(len(parts), replace(each[0], minutes=minutes, seconds=seconds), hours)
 
 
-def part_tokens(plan: Plan, part: Part, existing: set[int]) -> int:
-    """Count the tokens that a training job adds: from the checkpoint, or the job, before it."""
+def part_tokens(plan: Plan, part: Part, resumable: set[int]) -> int:
+    """Count the tokens that a training job adds: from the resumable checkpoint, or the job, before it."""
     before = part.after.targets if isinstance(part.after, Part) and part.after.stage == part.stage else ()
-    there = [tokens for tokens in existing if tokens < part.targets[-1]]
+    there = [tokens for tokens in resumable if tokens < part.targets[-1]]
     return part.targets[-1] - max([plan.nodes[part.stage].stage.start_tokens, *before, *there])
 
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workbench.config.schema import BudgetConfig, SuiteConfig
+from workbench.launch.disk import kept_bytes, training_bytes
 from workbench.launch.planning import Facts, pending_evaluations
 from workbench.launch.slots import Slots, count_slots
 from workbench.launch.speeds import MachineSpeeds
-from workbench.study.flops import count_parameters
-from workbench.study.memory import state_bytes
 from workbench.study.plan import Plan, remaining_flops
 
 _EVALUATION_TOKENS = 110_000
@@ -32,7 +31,7 @@ class Estimate:
     flops: float
     """Training FLOPs still to be done."""
     disk_bytes: int
-    """New checkpoints."""
+    """New checkpoints that stay."""
     workers: int
     """Stages at a time."""
     training_seconds: dict[str, float] | None
@@ -47,6 +46,8 @@ class Estimate:
     """Starting processes, preparing the embedded text, and drawing the report."""
     chain_seconds: float = 0.0
     """Training of the chain of stages that takes longest, each after its parent."""
+    training_disk_bytes: int = 0
+    """Checkpoints that come and go while stages train, at most."""
 
     @property
     def seconds(self) -> float | None:
@@ -110,8 +111,9 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     missing = missing_evaluations(facts)
     evaluation, uncounted = _evaluation_seconds(facts, missing, speeds)
     return Estimate(
-        flops=remaining_flops(facts.plan, facts.existing),
-        disk_bytes=_disk_bytes(facts),
+        flops=remaining_flops(facts.plan, facts.existing, facts.weights_only),
+        disk_bytes=kept_bytes(facts),
+        training_disk_bytes=training_bytes(facts, count),
         workers=count,
         training_seconds=training,
         evaluations=sum(sum(suites.values()) for suites in missing.values()),
@@ -183,11 +185,6 @@ def _fixed_seconds(facts: Facts, speeds: MachineSpeeds, *, trains: bool, evaluat
         prepared = (facts.layout.data(fingerprint) / "manifest.json").exists()
         starts += 0.0 if prepared else _PREPARE_STARTS
     return starts * (speeds.start_seconds or 0.0)
-
-
-def _disk_bytes(facts: Facts) -> int:
-    new = {i: len(set(node.targets) - facts.existing[i]) for i, node in facts.plan.nodes.items()}
-    return sum(new[i] * state_bytes(count_parameters(node.stage.model).total) for i, node in facts.plan.nodes.items())
 
 
 def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:

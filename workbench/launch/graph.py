@@ -44,7 +44,7 @@ class Batch:
 
 
 def training_parts(
-    plan: Plan, existing: Mapping[str, Set[int]], underway: Mapping[str, Mapping[int, str]]
+    plan: Plan, settled: Mapping[str, Set[int]], underway: Mapping[str, Mapping[int, str]]
 ) -> list[Part]:
     """Segments that nobody trains yet, each after the one it begins from.
 
@@ -52,8 +52,8 @@ def training_parts(
     ----------
     plan
         The study's graph.
-    existing
-        Tokens of the checkpoints each stage has.
+    settled
+        Tokens of the checkpoints of each stage that need no more training.
     underway
         By stage: tokens of the checkpoints that a live job will write, and that job's id.
     """
@@ -64,7 +64,7 @@ def training_parts(
         makers |= {(node.id, tokens): job for tokens, job in live.items()}
         # One after the other within a stage: a second job would only wait for the stage's lock.
         before = live[max(live)] if live else _parents_maker(node, makers)
-        for targets in _segments(node, existing[node.id] | set(live)):
+        for targets in _segments(node, set(settled[node.id]) | set(live)):
             part = Part("train", str(targets[-1]), node.id, targets, before)
             makers |= {(node.id, tokens): part for tokens in targets}
             parts.append(part)

@@ -21,7 +21,7 @@ from workbench.launch.speeds import MachineSpeeds
 from workbench.launch.worker import Evaluated, Problem, Result, Task, problem_of, run_worker
 from workbench.study.causes import PARENT, cause_of
 from workbench.study.flops import training_flops_per_token
-from workbench.study.plan import Node, Plan, tokens_to_train
+from workbench.study.plan import Node, Plan
 from workbench.train.checkpoint import find_checkpoint
 from workbench.train.status import note_evaluation_error, write_status
 
@@ -54,7 +54,8 @@ class LocalRun:
         self.tries: dict[str, int] = {}
         self.given_up: set[str] = set()
         """Stages that are not trained again for a child's sake: they failed, or were trained for it already."""
-        todo = [n for n in self.plan.nodes.values() if tokens_to_train(n, facts.existing[n.id])]
+        left = facts.tokens_to_train()
+        todo = [n for n in self.plan.nodes.values() if left[n.id]]
         check_processes((node.stage for node in todo), self.slots)
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
@@ -170,7 +171,9 @@ class LocalRun:
 
     def _is_ready(self, node: Node) -> bool:
         parent = node.stage.parent
-        return parent is None or find_checkpoint(self.layout.stage(parent.stage), parent.tokens) is not None
+        return parent is None or (
+            find_checkpoint(self.layout.stage(parent.stage), parent.tokens, resumable=True) is not None
+        )
 
     def _is_busy(self, stage: str) -> bool:
         tasks = [self.next, *(worker.task for worker in self.workers)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
 from workbench.study.flops import training_flops_per_token
 from workbench.study.layout import Layout
-from workbench.study.plan import Node, Plan, Point, plan_study, study_record, tokens_to_train
+from workbench.study.plan import Node, Plan, Point, plan_study, settled_targets, study_record, tokens_to_train
 from workbench.study.record import change_record
-from workbench.train.checkpoint import checkpoints_by_tokens
+from workbench.train.checkpoint import checkpoints_by_tokens, list_tokens
 
 if TYPE_CHECKING:
     from workbench.launch.estimate import Estimate
@@ -37,6 +37,8 @@ class Facts:
     """The outputs."""
     existing: dict[str, set[int]]
     """Tokens of the checkpoints that each stage has."""
+    weights_only: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Those among them without the optimizer's state, which no training can resume from."""
 
     @property
     def config(self) -> Config:
@@ -45,7 +47,18 @@ class Facts:
 
     def tokens_to_train(self) -> dict[str, int]:
         """Tokens still to be trained, by stage."""
-        return {node.id: tokens_to_train(node, self.existing[node.id]) for node in self.plan.nodes.values()}
+        return {i: tokens_to_train(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+
+    def settled(self) -> dict[str, set[int]]:
+        """Tokens of the checkpoints that need no more training, by stage."""
+        return {i: settled_targets(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+
+    def resumable(self, stage: str) -> set[int]:
+        """Tokens of the checkpoints of one stage that training can resume from."""
+        return self.existing[stage] - self._bare(stage)
+
+    def _bare(self, stage: str) -> set[int]:
+        return self.weights_only.get(stage, set())
 
 
 def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | None = None) -> Facts:
@@ -79,8 +92,9 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
 def look(plan: Plan) -> Facts:
     """Look at what exists of a plan."""
     layout = Layout(Path(plan.points[0].config.paths.outputs))
-    existing = {i: set(checkpoints_by_tokens(layout.stage(i))) for i in plan.nodes}
-    return Facts(plan, layout, existing)
+    found = {i: list_tokens(layout.stage(i)) for i in plan.nodes}
+    existing, weights_only = ({i: pair[n] for i, pair in found.items()} for n in range(2))
+    return Facts(plan, layout, existing, weights_only)
 
 
 def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
@@ -167,6 +181,24 @@ def unique_token_notes(facts: Facts) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def trained_again_notes(facts: Facts) -> list[str]:
+    """Lines on the checkpoints from which a stage is to begin, but whose optimizer's state is gone."""
+    return [
+        _trained_again(facts, node, tokens)
+        for node in facts.plan.nodes.values()
+        for tokens in sorted(facts.weights_only.get(node.id, set()) & set(node.stage.branch_points))
+    ]
+
+
+def _trained_again(facts: Facts, node: Node, tokens: int) -> str:
+    before = [t for t in facts.resumable(node.id) if t <= tokens]
+    begin = max(before, default=node.stage.start_tokens)
+    return (
+        f"stage {node.id} ({node.stage.model.name} {node.stage.name}): another stage begins at {tokens:,} tokens, where "
+        f"only the weights were kept; it is trained again from {begin:,} tokens to have the optimizer's state"
+    )
+
+
 def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
     """Machine-readable plan; see `workbench plan --json`."""
     todo = facts.tokens_to_train()
@@ -198,8 +230,9 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "evaluations": work.evaluations,
         "evaluations_not_in_hours": work.uncounted,
         "disk_bytes": work.disk_bytes,
+        "training_disk_bytes": work.training_disk_bytes,
         "workers": work.workers,
-        "notes": unique_token_notes(facts),
+        "notes": [*unique_token_notes(facts), *trained_again_notes(facts)],
     }
 
 

@@ -17,7 +17,7 @@ from workbench.config.schema import Stage, from_dict, to_dict
 from workbench.study.chain import merge_targets
 from workbench.study.files import exclusive, read_stage, write_atomically
 from workbench.study.layout import Layout, StageDir
-from workbench.train.targets import keep_targets, missing_targets, targets
+from workbench.train.targets import keep_targets, missing_targets
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def freeze_stage(stage_dir: StageDir, stage: Stage, code: CodeVersion, *, underw
     """
     stage_dir.path.mkdir(parents=True, exist_ok=True)
     with exclusive(stage_dir.path / "freeze.lock"):
-        missing = missing_targets(stage_dir, targets(stage))
+        missing = missing_targets(stage_dir, stage)
         if stage_dir.config.exists():
             old = read_stage(stage_dir)
             if underway:

@@ -23,23 +23,24 @@ def study_states(facts: Facts, ledger: Ledger | None) -> list[StageState]:
         stage = checkpoint.parent.parent.name
         unevaluated[stage] = unevaluated.get(stage, 0) + 1
     scheduled = {} if ledger is None else schedule(facts, ledger)
-    return stage_states(facts.plan, facts.layout, facts.existing, unevaluated, scheduled)
+    return stage_states(facts.plan, facts.layout, facts.existing, unevaluated, scheduled, facts.weights_only)
 
 
 def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
     """Sum up the jobs of each stage, parents first: a stage cancelled with its parent says so."""
     found: dict[str, Scheduled] = {}
+    settled = facts.settled()
     for node in facts.plan.nodes.values():
         evaluations = [e for e in ledger.of("evaluate", node.id) if e.live and e.state is not None]
         evaluation = evaluations[-1].state.id if evaluations and evaluations[-1].state else None
-        state, jobs, note, cause = _training(node, ledger.of("train", node.id), facts.existing[node.id], found)
+        state, jobs, note, cause = _training(node, ledger.of("train", node.id), settled[node.id], found)
         failed = [e.state.id for e in ledger.of("evaluate", node.id) if e.state and e.state.state in slurm.FAILED]
         found[node.id] = Scheduled(state, jobs, note, evaluation, failed[-1] if failed else None, cause)
     return found
 
 
 def _training(
-    node: Node, entries: list[Entry], existing: set[int], found: Mapping[str, Scheduled]
+    node: Node, entries: list[Entry], settled: set[int], found: Mapping[str, Scheduled]
 ) -> tuple[str, tuple[str, ...], str | None, str | None]:
     live = [e.state for e in entries if e.live and e.state is not None]
     running = [job for job in live if job.running]
@@ -48,7 +49,7 @@ def _training(
     if live:
         return "queued", tuple(job.id for job in live), _waits_for(live[0]), None
     # Of the jobs that ended before their work was done, the first to go wrong is the one that explains.
-    ended = [e for e in entries if e.state is not None and not set(e.claim.targets) <= existing]
+    ended = [e for e in entries if e.state is not None and not set(e.claim.targets) <= settled]
     for entry in ended:
         if entry.state and entry.state.state in slurm.FAILED:
             cause = MEMORY if entry.state.state == "OUT_OF_MEMORY" else None

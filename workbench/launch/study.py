@@ -135,7 +135,7 @@ def freeze_study(
     for node in facts.plan.nodes.values():
         stage_dir = facts.layout.stage(node.id)
         freeze_stage(stage_dir, node.stage, code, underway=node.id in underway)
-        _settle_status(stage_dir, missing_targets(stage_dir, node.targets))
+        _settle_status(stage_dir, missing_targets(stage_dir, node.stage))
     return look(facts.plan)
 
 

@@ -74,7 +74,7 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         code = freeze_code(facts.layout)
         facts = freeze_study(facts, code, ledger.underway(), command, {"kind": "slurm"})
         launch = _Launch(facts, code, ledger)
-        training = training_parts(facts.plan, facts.existing, launch.underway)
+        training = training_parts(facts.plan, facts.settled(), launch.underway)
         launch.submit([*training, *launch.evaluations(training)])
         launch.submit_publishing()
         return launch.result
@@ -240,8 +240,8 @@ class _Launch:
     def _resources(self, part: Part) -> Resources:
         if part.kind != "train":
             return evaluation_resources(self.cluster)
-        settled = self.facts.existing[part.stage] | set(self.underway.get(part.stage, {}))
-        tokens = part_tokens(self.plan, part, settled)
+        resumable = self.facts.resumable(part.stage) | set(self.underway.get(part.stage, {}))
+        tokens = part_tokens(self.plan, part, resumable)
         stage = self.plan.nodes[part.stage].stage
         return stage_resources(stage, self.cluster, tokens, self.speeds.get(stage))
 

@@ -19,6 +19,8 @@ from workbench.study.flops import count_parameters
 
 FP32 = 4
 """Bytes of a weight, a gradient, a moment, and a number of the residual stream."""
+_SMALL_FILES_BYTES = 4_000_000
+"""Of a checkpoint's tokenizer, configs and counters, and then some."""
 LOSS_ROWS = 4096
 """Tokens whose logits a GPU holds at once (`workbench.model.loss`)."""
 LOSS_BYTES = 4 << 20
@@ -207,4 +209,9 @@ def _gathered_bytes(shape: _Shape) -> int:
 
 def state_bytes(params: int) -> int:
     """Bytes of a checkpoint on disk: weights and two moments in fp32, and a margin for the small files."""
-    return 12 * params + 4_000_000
+    return 3 * FP32 * params + _SMALL_FILES_BYTES
+
+
+def weights_bytes(params: int) -> int:
+    """Bytes of a checkpoint that keeps its weights alone."""
+    return FP32 * params + _SMALL_FILES_BYTES

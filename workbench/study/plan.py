@@ -146,26 +146,47 @@ def _same_for_all(points: Sequence[tuple[str, Config]]) -> None:
                 raise ValueError(f"point {name}: {part} differs from the first point's, but it is one for a study")
 
 
-def tokens_to_train(node: Node, existing: Set[int]) -> int:
-    """Tokens still to be trained in a stage, given the tokens of the checkpoints it has.
+def settled_targets(node: Node, existing: Set[int], weights_only: Set[int] = frozenset()) -> set[int]:
+    """Tokens of the checkpoints that need no more training.
 
-    The engine reaches each missing target from the nearest checkpoint before it; so does this sum.
+    Parameters
+    ----------
+    node
+        A stage of the plan.
+    existing
+        Tokens of the checkpoints it has.
+    weights_only
+        Those among them without the optimizer's state: where another stage is to begin, they do not do.
+    """
+    return set(existing) - (set(weights_only) & set(node.stage.branch_points))
+
+
+def tokens_to_train(node: Node, existing: Set[int], weights_only: Set[int] = frozenset()) -> int:
+    """Tokens still to be trained in a stage, given the tokens of the checkpoints it has (see `settled_targets`).
+
+    The engine reaches each missing target from the nearest checkpoint before it that it can resume from; so does this
+    sum.
     """
     position, total = node.stage.start_tokens, 0
+    settled, resumable = settled_targets(node, existing, weights_only), set(existing) - set(weights_only)
     for target in node.targets:
-        if target in existing:
+        if target in settled:
             continue
-        position = max([position, *(tokens for tokens in existing if tokens <= target)])
+        position = max([position, *(tokens for tokens in resumable if tokens <= target)])
         total += target - position
         position = target
     return total
 
 
-def remaining_flops(plan: Plan, existing: Mapping[str, Set[int]]) -> float:
-    """Training FLOPs still to be done."""
+def remaining_flops(
+    plan: Plan, existing: Mapping[str, Set[int]], weights_only: Mapping[str, Set[int]] | None = None
+) -> float:
+    """Training FLOPs still to be done; see `tokens_to_train`."""
+    bare = weights_only or {}
     return float(
         sum(
-            tokens_to_train(node, existing.get(node.id, frozenset())) * training_flops_per_token(node.stage.model)
+            tokens_to_train(node, existing.get(node.id, frozenset()), bare.get(node.id, frozenset()))
+            * training_flops_per_token(node.stage.model)
             for node in plan.nodes.values()
         )
     )

@@ -68,6 +68,7 @@ def stage_states(
     existing: Mapping[str, Set[int]],
     unevaluated: Mapping[str, int] | None = None,
     scheduled: Mapping[str, Scheduled] | None = None,
+    weights_only: Mapping[str, Set[int]] | None = None,
 ) -> list[StageState]:
     """State of every stage.
 
@@ -81,13 +82,16 @@ def stage_states(
         By stage: evaluations that its checkpoints lack.
     scheduled
         By stage: the scheduler's answer, if one was asked.
+    weights_only
+        Tokens of the checkpoints without the optimizer's state.
     """
-    missing, jobs = unevaluated or {}, scheduled or {}
+    missing, jobs, bare = unevaluated or {}, scheduled or {}, weights_only or {}
     found: dict[str, StageState] = {}
     for node in plan.nodes.values():
         stage = layout.stage(node.id)
         job = jobs.get(node.id, Scheduled())
-        state = _state(node, stage, existing[node.id], missing.get(node.id, 0), job)
+        left = tokens_to_train(node, existing[node.id], bare.get(node.id, frozenset()))
+        state = _state(node, stage, existing[node.id], left, missing.get(node.id, 0), job)
         found[node.id] = _behind_its_parent(node, state, found)
     return list(found.values())
 
@@ -109,12 +113,13 @@ def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageS
     return replace(state, note=f"its parent {parent.stage} {ended}", cause=PARENT)
 
 
-def _state(node: Node, directory: StageDir, existing: Set[int], unevaluated: int, scheduled: Scheduled) -> StageState:
-    done = tokens_to_train(node, existing) == 0
+def _state(
+    node: Node, directory: StageDir, existing: Set[int], tokens_left: int, unevaluated: int, scheduled: Scheduled
+) -> StageState:
     latest = _latest(directory)
     jobs: tuple[str, ...] = ()
     cause: str | None = None
-    if done:
+    if not tokens_left:
         state, note = _trained(unevaluated, scheduled, latest.get("evaluation_error"))
         jobs = (scheduled.evaluation,) if state == "evaluating" and scheduled.evaluation else ()
     elif scheduled.state:

@@ -2,7 +2,8 @@
 
 `step_<n>/` holds a Hugging Face model directory, `optimizer.safetensors` (or a folder `optimizer/` with a file
 of each process that had a share of the model), `rng.safetensors`, `train_state.json`, and last of all `manifest.json`. A directory with a manifest is complete; a file
-`keep` in it says that a milestone, a branch or a study needs it, and it is never deleted.
+`keep` in it says that a milestone, a branch or a study needs it, and it is never deleted. Once the training has moved
+past a milestone, its optimizer's state goes (`workbench.train.weights_only`).
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.study.files import first_mismatch, sha256
+from workbench.study.files import first_mismatch, fsync, sha256
 from workbench.study.layout import StageDir, checkpoint_step
+from workbench.train.weights_only import MANIFEST, add_optimizer, is_resumable
 
 if TYPE_CHECKING:  # planning and `workbench status` read checkpoints too, and need not wait for torch
     from workbench.model.tensor_file import FileFacts
     from workbench.train.distributed import World
 
-MANIFEST = "manifest.json"
 KEEP = "keep"
 DAMAGED = ".damaged"
+REPLACED = ".replaced"
 
 
 class DamagedCheckpointError(Exception):
@@ -78,15 +79,19 @@ def quarantine(checkpoint: Path) -> Path:
 
     Another process may have moved it already, and may have made it anew: then nothing is moved.
     """
-    target = checkpoint.with_name(checkpoint.name + DAMAGED)
-    number = 1
-    while target.exists():
-        number += 1
-        target = checkpoint.with_name(f"{checkpoint.name}{DAMAGED}-{number}")
+    target = _free_name(checkpoint, DAMAGED)
     if _is_whole(checkpoint):
         return checkpoint
     with contextlib.suppress(FileNotFoundError):
         checkpoint.rename(target)
+    return target
+
+
+def _free_name(checkpoint: Path, suffix: str) -> Path:
+    target, number = checkpoint.with_name(checkpoint.name + suffix), 1
+    while target.exists():
+        number += 1
+        target = checkpoint.with_name(f"{checkpoint.name}{suffix}-{number}")
     return target
 
 
@@ -98,17 +103,36 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def find_checkpoint(stage_dir: StageDir, tokens: int) -> Path | None:
-    """Complete checkpoint of a stage at exactly `tokens`, or None."""
-    return checkpoints_by_tokens(stage_dir).get(tokens)
+def find_checkpoint(stage_dir: StageDir, tokens: int, *, resumable: bool = False) -> Path | None:
+    """Complete checkpoint of a stage at exactly `tokens`, or None; if asked, only one that training can go on from."""
+    return checkpoints_by_tokens(stage_dir, resumable=resumable).get(tokens)
 
 
-def checkpoints_by_tokens(stage_dir: StageDir) -> dict[int, Path]:
-    """Complete checkpoints of a stage by the tokens they have seen; unreadable manifests are left out."""
-    found: dict[int, Path] = {}
+def checkpoints_by_tokens(stage_dir: StageDir, *, resumable: bool = False) -> dict[int, Path]:
+    """Complete checkpoints of a stage by the tokens they have seen; unreadable manifests are left out.
+
+    Parameters
+    ----------
+    stage_dir
+        The stage.
+    resumable
+        Leave out those that hold weights alone.
+    """
+    manifests = _manifests(stage_dir)
+    return {m["tokens"]: path for path, m in manifests.items() if is_resumable(m) or not resumable}
+
+
+def list_tokens(stage_dir: StageDir) -> tuple[set[int], set[int]]:
+    """Tokens of a stage's complete checkpoints, and of those among them that hold weights alone."""
+    manifests = _manifests(stage_dir).values()
+    return {m["tokens"] for m in manifests}, {m["tokens"] for m in manifests if not is_resumable(m)}
+
+
+def _manifests(stage_dir: StageDir) -> dict[Path, dict[str, Any]]:
+    found: dict[Path, dict[str, Any]] = {}
     for path in stage_dir.list_checkpoints():
         with contextlib.suppress(DamagedCheckpointError):
-            found[read_manifest(path)["tokens"]] = path
+            found[path] = read_manifest(path)
     return found
 
 
@@ -130,13 +154,15 @@ def write_checkpoint(
     keep: bool,
     needed_bytes: int,
     world: World | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write one checkpoint whole or not at all; every process of the stage calls this.
 
     Parameters
     ----------
     stage_dir, step
-        Where; an existing complete checkpoint of that step stays as it is.
+        Where; a complete checkpoint of that step stays as it is, but for one that holds weights alone. That one gets
+        the optimizer's state where the weights are bit for bit the same, and is moved aside where they are not.
     write_files
         Writes everything but the manifest into the folder it is given, on all processes; gives the checksums of the
         files that this one hashed as it wrote them, by their paths in the folder. Of the rest, which only rank 0 may
@@ -149,6 +175,8 @@ def write_checkpoint(
         Room it will take, checked before and named if there is none.
     world
         This process among all; None means that it is alone.
+    say
+        Told where a checkpoint is moved aside.
 
     Raises
     ------
@@ -166,7 +194,7 @@ def write_checkpoint(
         written = write_files(partial)
         # Each process answers for its own files: a network file system may not show them to rank 0 at once.
         sealed = world.gather(world.together(lambda: _sync(partial, written)))
-        world.main_only(lambda: _finish(partial, target, manifest, keep, sealed))
+        world.main_only(lambda: _finish(partial, target, manifest, keep, sealed, say))
     except BaseException as error:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -182,7 +210,8 @@ def _begin(target: Path, keep: bool, needed_bytes: int) -> Path | None:
     if (target / MANIFEST).exists():
         if keep:
             mark_kept(target)
-        return None
+        if is_resumable(read_manifest(target)):
+            return None
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < needed_bytes:
@@ -201,7 +230,7 @@ def is_disk_full(error: BaseException) -> bool:
 def _sync(partial: Path, written: Mapping[str, FileFacts]) -> dict[str, FileFacts]:
     """Bring the files of a process to the disk; give what it knows of them."""
     for name in written:
-        _fsync(partial / name)
+        fsync(partial / name)
     return dict(written)
 
 
@@ -209,13 +238,18 @@ def _seal(partial: Path, files: Iterable[Path]) -> dict[str, FileFacts]:
     """Bring files to the disk; read their checksums and sizes, by name."""
     facts: dict[str, FileFacts] = {}
     for path in files:
-        _fsync(path)
+        fsync(path)
         facts[str(path.relative_to(partial))] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     return facts
 
 
 def _finish(
-    partial: Path, target: Path, manifest: dict[str, Any], keep: bool, sealed: list[dict[str, FileFacts]]
+    partial: Path,
+    target: Path,
+    manifest: dict[str, Any],
+    keep: bool,
+    sealed: list[dict[str, FileFacts]],
+    say: Callable[[str], None],
 ) -> None:
     """Add the manifest, bring everything to the disk, and give the directory its name."""
     files = {name: facts for by_rank in sealed for name, facts in by_rank.items()}
@@ -225,45 +259,35 @@ def _finish(
     if keep:
         (partial / KEEP).touch()
     for path in [partial / MANIFEST, *(path for path in partial.rglob("*") if path.is_dir()), partial]:
-        _fsync(path)
+        fsync(path)
+    if (target / MANIFEST).exists() and _complete(partial, target, say):
+        return
     if target.exists():  # a directory without a manifest: not one of ours, and not a checkpoint
         quarantine(target)
     partial.rename(target)
-    _fsync(target.parent)
+    fsync(target.parent)
+
+
+def _complete(partial: Path, target: Path, say: Callable[[str], None]) -> bool:
+    """Give a checkpoint of weights alone the optimizer's state of the same weights, or move it out of the way."""
+    from workbench.model.weights import WEIGHTS
+
+    ours, theirs = read_manifest(partial), read_manifest(target)
+    if ours["files"][WEIGHTS] == theirs["files"][WEIGHTS]:
+        add_optimizer(target, theirs, partial, ours)
+        shutil.rmtree(partial)
+        return True
+    if (target / KEEP).exists():
+        mark_kept(partial)
+    aside = _free_name(target, REPLACED)
+    target.rename(aside)
+    say(f"{target.name} was trained again and its weights differ from those kept, now {aside.name}")
+    return False
 
 
 def mark_kept(checkpoint: Path) -> None:
     """Protect a checkpoint from ever being deleted."""
     (checkpoint / KEEP).touch()
-
-
-def delete_superseded(stage_dir: StageDir, keep_last: int) -> list[Path]:
-    """Delete checkpoints that nothing needs, but for the latest `keep_last`; return what went.
-
-    The latest by time of writing: a stage that fills in an early milestone goes on from there.
-    """
-    spare = [path for path in stage_dir.list_checkpoints() if not (path / KEEP).exists()]
-    spare.sort(key=lambda path: (path / MANIFEST).stat().st_mtime_ns)
-    doomed = spare[: max(0, len(spare) - keep_last)]
-    for path in doomed:
-        # Without its manifest it is no checkpoint any more, so a death in the middle leaves no half one.
-        (path / MANIFEST).unlink()
-        shutil.rmtree(path)
-    return doomed
-
-
-def clear_leftovers(stage_dir: StageDir) -> None:
-    """Remove what a killed writer or deleter left, and move unreadable checkpoints aside."""
-    for path in stage_dir.checkpoints.glob(".step_*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in stage_dir.checkpoints.glob("step_*"):
-        if DAMAGED not in path.name and not (path / MANIFEST).exists():
-            shutil.rmtree(path, ignore_errors=True)
-    for path in stage_dir.list_checkpoints():
-        with contextlib.suppress(DamagedCheckpointError):
-            read_manifest(path)
-            continue
-        quarantine(path)
 
 
 def _no_room(target: Path, needed_bytes: int, free: int) -> str:
@@ -273,24 +297,15 @@ def _no_room(target: Path, needed_bytes: int, free: int) -> str:
     )
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 __all__ = [
     "DamagedCheckpointError",
     "DiskFullError",
     "checkpoint_step",
     "checkpoints_by_tokens",
-    "clear_leftovers",
-    "delete_superseded",
     "durable_step",
     "find_checkpoint",
     "is_disk_full",
+    "list_tokens",
     "mark_kept",
     "quarantine",
     "read_manifest",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from workbench.train.checkpoint import KEEP, MANIFEST, verify
-from workbench.train.state import OPTIMIZER_DIR, OPTIMIZER_FILE, RNG_FILE, STATE_FILE
+from workbench.study.files import first_mismatch
+from workbench.train.checkpoint import KEEP, DamagedCheckpointError, read_manifest
+from workbench.train.state import RNG_FILE, STATE_FILE
+from workbench.train.weights_only import MANIFEST, OPTIMIZER_DIR, OPTIMIZER_FILE
 
-_OURS = (MANIFEST, KEEP, OPTIMIZER_FILE, OPTIMIZER_DIR, RNG_FILE, STATE_FILE, "evals")
+_OURS = (MANIFEST, KEEP, OPTIMIZER_FILE, OPTIMIZER_DIR, RNG_FILE, STATE_FILE, "evals", ".*")
 
 
 def export_checkpoint(checkpoint: Path, target: Path) -> str:
@@ -25,7 +27,11 @@ def export_checkpoint(checkpoint: Path, target: Path) -> str:
         raise ValueError(f"{target} exists: name a new directory")
     if not (checkpoint / MANIFEST).exists():
         raise ValueError(f"{checkpoint} is no checkpoint: it has no {MANIFEST}")
-    verify(checkpoint)
+    # A training may delete the optimizer's files meanwhile; they are not copied.
+    files = read_manifest(checkpoint)["files"]
+    mismatch = first_mismatch(checkpoint, {name: files[name] for name in files if name.split("/")[0] not in _OURS})
+    if mismatch is not None:
+        raise DamagedCheckpointError(checkpoint, mismatch)
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(*_OURS))
     llama = '"model_type": "llama"' in (target / "config.json").read_text()
     first = "" if llama else "import workbench.model.hf; "

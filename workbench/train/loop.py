@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from workbench.study.layout import Layout, StageDir
 from workbench.study.memory import state_bytes
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
+from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
 from workbench.train.distributed import World
@@ -47,7 +48,7 @@ from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.status import write_status
 from workbench.train.step import NonFiniteLossError, StepResult, train_step
-from workbench.train.targets import keep_targets, missing_targets
+from workbench.train.targets import clear_superseded, missing_targets
 
 
 class StageRun:
@@ -116,8 +117,8 @@ class StageRun:
             self._all_targets()
 
     def _all_targets(self) -> None:
-        self.world.main_only(lambda: ckpt.clear_leftovers(self.dir))
-        missing = self.world.main_only(lambda: missing_targets(self.dir, self.goals))
+        self.world.main_only(lambda: clear_leftovers(self.dir))
+        missing = self.world.main_only(lambda: missing_targets(self.dir, self.stage, self.goals))
         if not missing:
             return
         start_step = self.world.main_only(self._start_step)
@@ -133,8 +134,8 @@ class StageRun:
                 self._train_to(target, model, state, writer, durable)
 
     def _nearest(self, target: int) -> tuple[int, Path] | None:
-        """Last checkpoint before a target as rank 0 sees it, so that all begin at the same."""
-        found = self.world.main_only(lambda: ckpt.checkpoints_by_tokens(self.dir))
+        """Last checkpoint to resume from before a target as rank 0 sees it, so that all begin at the same."""
+        found = self.world.main_only(lambda: ckpt.checkpoints_by_tokens(self.dir, resumable=True))
         return max(((tokens, path) for tokens, path in found.items() if tokens <= target), default=None)
 
     def _restore(self, target: int) -> TrainState:
@@ -151,11 +152,12 @@ class StageRun:
 
     def _parent_checkpoint(self) -> Path:
         assert self.stage.parent is not None
-        path = ckpt.find_checkpoint(self.layout.stage(self.stage.parent.stage), self.stage.parent.tokens)
+        parent = self.layout.stage(self.stage.parent.stage)
+        path = ckpt.find_checkpoint(parent, self.stage.parent.tokens, resumable=True)
         if path is None:
             raise ValueError(
                 f"stage {self.dir.id} begins at {self.stage.parent.tokens} tokens of stage {self.stage.parent.stage}, "
-                "which has no checkpoint there"
+                "which has no checkpoint there to resume from"
             )
         return path
 
@@ -288,11 +290,11 @@ class StageRun:
                 "are whole, so make room and run the same command again"
             ) from error
 
-    def _delete_superseded(self) -> None:
+    def _clear_superseded(self) -> None:
         """Delete what nothing needs; another launch may have added targets since this run began."""
         with exclusive(self.dir.path / "freeze.lock"):
-            keep_targets(self.dir, read_stage(self.dir))
-            ckpt.delete_superseded(self.dir, self.stage.checkpoint.keep_last)
+            stage = replace(read_stage(self.dir), checkpoint=self.stage.checkpoint)
+            clear_superseded(self.dir, stage, self.goals)
 
     def _save(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
         """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
@@ -308,13 +310,14 @@ class StageRun:
             keep=keep,
             needed_bytes=state_bytes(self.params.total),
             world=self.world,
+            say=self.hooks.log,
         )
         seconds = time.monotonic() - began
         self.world.main_only(lambda: self._after_save(state, path))
         self.clock.saved(seconds)
 
     def _after_save(self, state: TrainState, path: Path) -> None:
-        self._delete_superseded()
+        self._clear_superseded()
         write_status(self.dir, "running", step=state.step, tokens=state.tokens)
         self.hooks.on_checkpoint(path)
 

@@ -70,7 +70,7 @@ def train_stage(
     with _locked(stage_dir, hooks, world):
         stage = _as_submitted(world.main_only(lambda: read_stage(stage_dir)), frozen)
         goals = sorted(targets(stage) if wanted is None else wanted)
-        if not world.main_only(lambda: missing_targets(stage_dir, goals)):
+        if not world.main_only(lambda: missing_targets(stage_dir, stage, goals)):
             return stage_dir
         try:
             _say(stage_dir, world, "running")
@@ -156,7 +156,7 @@ def _train_despite_damage(
 
     A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
     """
-    while world.main_only(lambda: missing_targets(stage_dir, goals)):
+    while world.main_only(lambda: missing_targets(stage_dir, stage, goals)):
         try:
             StageRun(layout, stage_dir, stage, goals, hooks, world, code).all_targets()
         except ckpt.DamagedCheckpointError as error:

@@ -27,10 +27,8 @@ from workbench.train.optimizer import (
 )
 from workbench.train.shard_files import WeightsFile, read_shards, write_shards, write_weights
 from workbench.train.sharding import empty_sharded, fill
+from workbench.train.weights_only import OPTIMIZER_DIR, OPTIMIZER_FILE
 
-OPTIMIZER_FILE = "optimizer.safetensors"
-OPTIMIZER_DIR = "optimizer"
-"""Instead of the file where several processes shared the model: a file each."""
 RNG_FILE = "rng.safetensors"
 STATE_FILE = "train_state.json"
 _COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row")
@@ -151,10 +149,12 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     Raises
     ------
     ValueError
-        The checkpoint's model is not the stage's.
+        The checkpoint's model is not the stage's, or the checkpoint holds weights alone.
     """
     if model_identity(read_config(directory)) != model_identity(stage.model):
         raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
+    if not (directory / OPTIMIZER_FILE).exists() and not (directory / OPTIMIZER_DIR).is_dir():
+        raise ValueError(f"checkpoint {directory} holds weights alone: training cannot go on from it")
     model = _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
     optimizer = build_optimizer(model, stage.optimizer)
     restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
