@@ -2,8 +2,10 @@
 
     python benchmarks/checkpoints.py --folder /scratch/empty --rounds 5
 
-The two take turns on the same tensors, synced to the disk each time; compare the ratios, since disks are noisy. Both
-checkpoints are compared byte for byte at the end. A state of 200M parameters takes 2.4 GB of memory and of disk, twice.
+The latter once with what was written still in memory, and once without, as where a checkpoint is larger than what is
+left of it, or the disk is another machine's. They take turns on the same tensors, in one order and then in the other,
+each alone on the disk and synced to it; compare the ratios, since disks are noisy. Both checkpoints' files are compared before. A state of 200M
+parameters takes 2.4 GB of memory, and up to twice that of disk.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import os
 import shutil
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,32 +40,46 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    state, seconds = make_state(options.layers, options.width), {"read_again": [], "as_written": []}
-    processor = {name: [] for name in seconds}
-    folders = {name: options.folder / name for name in seconds}
-    for _ in range(options.rounds):
-        for name, write in (("read_again", write_and_read_again), ("as_written", write_as_now)):
-            shutil.rmtree(folders[name], ignore_errors=True)
-            os.sync()
+    state = make_state(options.layers, options.width)
+    ways = {
+        "as_written": write_as_now,
+        "read_again": write_and_read_again,
+        "read_from_disk": partial(write_and_read_again, forget=True),
+    }
+    seconds, processor = {name: [] for name in ways}, {name: [] for name in ways}
+    folders = {name: options.folder / name for name in ways}
+    clear(folders)
+    for name, write in ways.items():
+        write(state, folders[name])
+    assert_equal(folders["read_again"], folders["as_written"])
+    size = sum(path.stat().st_size for path in folders["as_written"].rglob("*"))
+    for number in range(options.rounds):
+        for name in sorted(ways, reverse=bool(number % 2)):
+            clear(folders)
             began, used = time.perf_counter(), time.process_time()
-            write(state, folders[name])
+            ways[name](state, folders[name])
             seconds[name].append(time.perf_counter() - began)
             processor[name].append(time.process_time() - used)
-    assert_equal(folders["read_again"], folders["as_written"])
+    clear(folders)
     print(
         json.dumps(
             {
                 "params": count_parameters(state.model.config).total,
-                "bytes": sum(path.stat().st_size for path in folders["as_written"].rglob("*")),
+                "bytes": size,
                 "seconds": rounded(seconds),
-                "ratio": ratio(seconds),
+                "ratios": ratios(seconds),
                 "processor_seconds": rounded(processor),
-                "processor_ratio": ratio(processor),
+                "processor_ratios": ratios(processor),
             }
         )
     )
+
+
+def clear(folders: dict[str, Path]) -> None:
+    """Begin with an empty disk and nothing to be written."""
     for folder in folders.values():
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    os.sync()
 
 
 def rounded(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
@@ -70,10 +87,13 @@ def rounded(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     return {name: [round(each, 2) for each in values] for name, values in seconds.items()}
 
 
-def ratio(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Give the second way over the first, a round each: median and range."""
-    each = [new / old for old, new in zip(*seconds.values(), strict=True)]
-    return {"median": round(statistics.median(each), 3), "min": round(min(each), 3), "max": round(max(each), 3)}
+def ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Give the present way over each other, round by round: least, median and greatest."""
+    found = {}
+    for other in ("read_again", "read_from_disk"):
+        each = sorted(new / old for new, old in zip(seconds["as_written"], seconds[other], strict=True))
+        found[other] = [round(value, 2) for value in (each[0], statistics.median(each), each[-1])]
+    return found
 
 
 def make_state(layers: int, width: int) -> TrainState:
@@ -99,7 +119,7 @@ def make_state(layers: int, width: int) -> TrainState:
     return TrainState(model, optimizer, 1, 2048)
 
 
-def write_and_read_again(state: TrainState, folder: Path) -> None:
+def write_and_read_again(state: TrainState, folder: Path, *, forget: bool = False) -> None:
     """Write as it was until November 2026: by safetensors, then read each file to hash it."""
     folder.mkdir(parents=True)
     weights = {key: value.contiguous() for key, value in to_hf(state.model.state_dict(), state.model.config).items()}
@@ -109,6 +129,8 @@ def write_and_read_again(state: TrainState, folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+            if forget:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         sha256(path)
 
 
