@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from workbench.model import loss
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
+from workbench.study import memory
 
 B, T, D, V = 3, 37, 16, 101
 
@@ -25,7 +25,7 @@ def reference(h: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> t
 
 @pytest.mark.parametrize("chunk_rows", [16, 50, 1000])
 def test_values_and_gradients(monkeypatch, chunk_rows):
-    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_rows * 4 * V)
+    monkeypatch.setattr(memory, "LOSS_BYTES", chunk_rows * 4 * V)
     h, weight, targets, token_weights = make_inputs()
     ours, theirs = cross_entropy_per_token(h, weight, targets), reference(h, weight, targets)
     assert ours.dtype == torch.float32
@@ -41,7 +41,7 @@ def test_values_and_gradients(monkeypatch, chunk_rows):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_sum_is_that_of_the_tokens(monkeypatch, chunk_rows, bf16):
     """Its gradients too, of the same products; only the terms beside it have none."""
-    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_rows * 4 * V)
+    monkeypatch.setattr(memory, "LOSS_BYTES", chunk_rows * 4 * V)
     h, weight, targets, _ = make_inputs()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         total, terms = summed_cross_entropy(h, weight, targets)

@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from workbench.model.matmul import compute_dtype, correlate, product
+from workbench.study.memory import loss_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-
-CHUNK_BYTES = 4 << 20
-"""Logits held at once on the CPU, in bytes as fp32; 2 to 8 MB were equally fast, 16 MB half as fast."""
 
 
 def cross_entropy_per_token(
@@ -72,11 +70,6 @@ def summed_cross_entropy(
     return total, losses_N.detach().view_as(targets_BT)
 
 
-def _chunk_rows(weight_VD: Tensor) -> int:
-    # A GPU wants large products; 4,096 rows bound the memory for a vocabulary of 32,000 to 0.5 GB.
-    return max(16, CHUNK_BYTES // (4 * len(weight_VD))) if weight_VD.device.type == "cpu" else 4096
-
-
 def _in_chunks(
     h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +78,7 @@ def _in_chunks(
     With p = softmax(logits): loss = max(logits) - log(max(p)) - logits[target], which neither overflows
     nor rounds to zero, and with p[target] lessened by one, dh = g p W and dW = sum (g p)^T h.
     """
-    rows, weight = _chunk_rows(weight_VD), weight_VD.to(dtype)
+    rows, weight = loss_rows(len(weight_VD), weight_VD.device.type), weight_VD.to(dtype)
     losses = h_ND.new_empty(len(h_ND), dtype=torch.float32)
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
     for h, targets, g, loss, out in zip(

@@ -22,9 +22,14 @@ FP32 = 4
 _SMALL_FILES_BYTES = 4_000_000
 """Of a checkpoint's tokenizer, configs and counters, and then some."""
 LOSS_ROWS = 4096
-"""Tokens whose logits a GPU holds at once (`workbench.model.loss`)."""
+"""Tokens whose logits a GPU holds at once: it wants large products, and of 32,000 ids these are 0.5 GB."""
 LOSS_BYTES = 4 << 20
-"""Logits that a CPU holds at once, likewise."""
+"""Logits that a CPU holds at once, as fp32; 2 to 8 MB were equally fast, 16 MB half as fast."""
+
+
+def loss_rows(vocab_size: int, device: str) -> int:
+    """Tokens whose logits `workbench.model.loss` makes at once, on a `cpu` or another device."""
+    return max(16, LOSS_BYTES // (FP32 * vocab_size)) if device == "cpu" else LOSS_ROWS
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,7 @@ def _loss_bytes(shape: _Shape, checkpointing: bool) -> int:
     chunk of tokens, the head's copy and the chunk's logits.
     """
     vocabulary = shape.model.vocab_size
-    rows = max(16, LOSS_BYTES // (FP32 * vocabulary)) if shape.device == "cpu" else LOSS_ROWS
+    rows = loss_rows(vocabulary, shape.device)
     # Logits and probabilities, of this chunk and the one before.
     wide = 3 if shape.tokens > rows else 2
     chunk = min(rows, shape.tokens) * vocabulary * (wide * FP32 + (2 if shape.size == 2 else 0))
