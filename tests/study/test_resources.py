@@ -67,7 +67,7 @@ def test_smaller_gpus_share_the_model(stage):
 
 
 def test_beyond_a_node_whole_nodes_are_asked_for(stage):
-    tiny = replace(GPUS, gpu_memory_bytes=6_000_000_000)
+    tiny = replace(GPUS, gpu_memory_bytes=7_000_000_000)
     checkpointed = replace(stage, numerics=replace(stage.numerics, activation_checkpointing=True))
     asked = stage_resources(checkpointed, tiny, TOKENS)
     assert asked.nodes > 1
@@ -76,7 +76,7 @@ def test_beyond_a_node_whole_nodes_are_asked_for(stage):
 
 def test_processes_divide_the_batch(stage):
     odd = replace(stage, batch_sequences=6)
-    asked = stage_resources(odd, replace(GPUS, gpu_memory_bytes=14_000_000_000), TOKENS)
+    asked = stage_resources(odd, replace(GPUS, gpu_memory_bytes=17_000_000_000), TOKENS)
     assert 6 % asked.processes == 0
     assert asked.processes > 1
     with pytest.raises(ValueError, match=r"resources.processes=4 does not divide the batch of 6 sequences"):
