@@ -1,9 +1,14 @@
 """Speeds that jobs measured are the next plan's."""
 
 import json
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 from workbench.launch.cost import cluster_work
+from workbench.launch.slots import Slots
 from workbench.launch.speeds import ClusterSpeeds, MachineSpeeds
+
+TWO = Slots(2, "")
 
 
 def write_rows(facts, node, steps):
@@ -33,12 +38,53 @@ def test_what_a_local_run_took_replaces_what_was_measured_before_it(make_study, 
     facts = make_study("tokens=10240")
     trunk, cooldown = facts.plan.nodes.values()
     monkeypatch.setattr("workbench.launch.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
-    speeds = MachineSpeeds(facts.layout, 2)
+    speeds = MachineSpeeds(facts.layout, TWO)
     speeds.measure([trunk.stage])
     write_rows(facts, trunk, steps=5)
     speeds.remember_training(facts.layout, trunk.id, trunk.stage)
     assert speeds.training(trunk.stage) == 100  # five steps say little
     write_rows(facts, trunk, steps=21)
     speeds.remember_training(facts.layout, trunk.id, trunk.stage)
-    assert MachineSpeeds(facts.layout, 2).training(cooldown.stage) == 1110
-    assert MachineSpeeds(facts.layout, 1).training(trunk.stage) is None
+    assert MachineSpeeds(facts.layout, TWO).training(cooldown.stage) == 1110
+    assert MachineSpeeds(facts.layout, Slots(1, "")).training(trunk.stage) is None
+
+
+def test_a_measurement_that_fails_leaves_the_speed_unknown_and_says_so(make_study, monkeypatch, caplog):
+    facts = make_study("tokens=10240")
+    trunk = next(iter(facts.plan.nodes.values()))
+
+    def fails(stages, environments):
+        raise BrokenProcessPool("a process was killed")
+
+    monkeypatch.setattr("workbench.launch.speeds.measure_together", fails)
+    speeds = MachineSpeeds(facts.layout, TWO)
+    speeds.measure([trunk.stage])
+    assert speeds.training(trunk.stage) is None
+    assert "training speed was not measured: BrokenProcessPool: a process was killed" in caplog.text
+
+
+def test_a_speed_scaled_from_another_is_not_kept_as_measured(make_study, monkeypatch):
+    facts = make_study("tokens=10240")
+    small = next(iter(facts.plan.nodes.values())).stage
+    large = replace(small, batch_sequences=10**9)
+    monkeypatch.setattr("workbench.launch.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
+    speeds = MachineSpeeds(facts.layout, TWO)
+    speeds.measure([small, large])
+    assert speeds.training(large) == 100
+    assert MachineSpeeds(facts.layout, TWO).training(small) == 100
+    assert MachineSpeeds(facts.layout, TWO).training(large) is None
+
+
+def test_each_measuring_process_has_the_gpu_of_its_slot(make_study, monkeypatch):
+    facts = make_study("tokens=10240")
+    trunk = next(iter(facts.plan.nodes.values()))
+    seen = []
+
+    def measured(stages, environments):
+        seen.extend(environments)
+        return [100.0] * len(stages), 3.0
+
+    monkeypatch.setattr("workbench.launch.speeds.measure_together", measured)
+    MachineSpeeds(facts.layout, Slots(2, "", ("4", "GPU-x"))).measure([trunk.stage])
+    MachineSpeeds(facts.layout, Slots(3, "")).measure([trunk.stage])
+    assert seen == ["4", "GPU-x", None, None, None]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from workbench.evaluate.suite import EvaluationError
 from workbench.launch import slurm
 from workbench.launch.claim import Claim
 from workbench.launch.ledger import Entry, Ledger, read_ledger
@@ -187,3 +188,13 @@ def test_a_failed_job_says_what_its_stage_said(states, make_study):
     assert (killed.cause, is_worth_repeating(killed)) == (MEMORY, True)
     assert states(entry(ids["trunk"], slurm.UNKNOWN))["trunk"].cause == DIVERGED
     assert states(entry(ids["trunk"], "CANCELLED", reason="by 0"))["trunk"].cause is None
+
+
+def test_evaluations_that_cannot_be_counted_do_not_hide_the_states(make_study, monkeypatch, caplog):
+    def fails(facts):
+        raise EvaluationError("task 'mine': data file 'x.json' is not there")
+
+    facts = make_study("tokens=10240")
+    monkeypatch.setattr("workbench.launch.states.pending_evaluations", fails)
+    assert {state.state for state in study_states(facts, None)} == {"planned"}
+    assert "evaluations are not counted: task 'mine': data file 'x.json' is not there" in caplog.text

@@ -103,8 +103,8 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         Measure training speeds that are not known yet: some seconds to start, and two for each size.
     """
     todo = facts.tokens_to_train()
-    count = study_slots(facts, workers).count
-    speeds = MachineSpeeds(facts.layout, count)
+    slots = study_slots(facts, workers)
+    speeds = MachineSpeeds(facts.layout, slots)
     if measure:
         speeds.measure(facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens)
     training = _training_seconds(facts, todo, speeds)
@@ -113,8 +113,8 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     return Estimate(
         flops=remaining_flops(facts.plan, facts.existing, facts.weights_only),
         disk_bytes=kept_bytes(facts),
-        training_disk_bytes=training_bytes(facts, count),
-        workers=count,
+        training_disk_bytes=training_bytes(facts, slots.count),
+        workers=slots.count,
         training_seconds=training,
         evaluations=sum(sum(suites.values()) for suites in missing.values()),
         evaluation_seconds=evaluation,

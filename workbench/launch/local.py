@@ -279,7 +279,7 @@ class LocalRun:
 
     def _remember_speeds(self) -> None:
         """Keep what trainings and evaluations took, for the next estimate; of one kind, the last stage counts."""
-        speeds = MachineSpeeds(self.layout, self.slots.count)
+        speeds = MachineSpeeds(self.layout, self.slots)
         for identifier in self.outcome.trained:
             stage = self.plan.nodes[identifier].stage
             if (stage.resources.processes or 1) == 1:  # an estimate is of stages that one worker trains

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from workbench.config.schema import Stage, SuiteConfig, to_dict
+from workbench.launch.slots import Slots
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import digest, model_identity
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.train.throughput import measure_together
+
+logger = logging.getLogger(__name__)
 
 _ROWS = 200
 """Steps whose median counts; the last ones, so that compilation and start-up are behind."""
@@ -79,20 +83,21 @@ class ClusterSpeeds:
 
 
 class MachineSpeeds:
-    """What this machine does while `workers` processes are busy, which share caches and memory bandwidth.
+    """What this machine does while all its slots are busy, which share caches and memory bandwidth.
 
     Parameters
     ----------
     layout
         The outputs.
-    workers
-        Stages at a time.
+    slots
+        Where stages train at the same time.
     """
 
-    def __init__(self, layout: Layout, workers: int) -> None:
-        self._file, self._workers = _SpeedFile(layout), workers
+    def __init__(self, layout: Layout, slots: Slots) -> None:
+        self._file, self._slots = _SpeedFile(layout), slots
+        self._scaled: dict[str, float] = {}
         instructions = [os.environ.get(name, "") for name in _INSTRUCTIONS]
-        self._here = [socket.gethostname(), os.cpu_count(), instructions, workers]
+        self._here = [socket.gethostname(), os.cpu_count(), instructions, slots.count]
 
     @property
     def start_seconds(self) -> float | None:
@@ -100,30 +105,38 @@ class MachineSpeeds:
         return self._file.get(self._start_key())
 
     def training(self, stage: Stage) -> float | None:
-        """Tokens per second of a stage like this one; None if not measured."""
-        return self._file.get(self._training_key(stage))
+        """Tokens per second of a stage like this one; None if neither measured nor scaled."""
+        key = self._training_key(stage)
+        known = self._file.get(key)
+        return self._scaled.get(key) if known is None else known
 
     def evaluation(self, stage: Stage, suite: SuiteConfig) -> float | None:
         """Seconds that a suite took on a checkpoint of a stage like this one; None if none was scored yet."""
         return self._file.get(self._evaluation_key(stage, suite))
 
     def measure(self, stages: Iterable[Stage]) -> None:
-        """Measure the training speeds that are not known, about two seconds each with all workers at it at once.
+        """Measure the training speeds that are not known, about two seconds each with all slots busy.
 
         Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
+        A measurement that fails is a warning, and leaves its speeds unknown: a plan can do without.
         """
         kinds = {self._training_key(stage): stage for stage in stages}
         small = {key: s for key, s in kinds.items() if _step_flops(s) <= _LARGEST_STEP_FLOPS}
         fresh = [key for key in small if self._file.get(key) is None]
         if fresh:
-            speeds, start = measure_together([small[key] for key in fresh], self._workers)
-            self._file.keep({**dict(zip(fresh, speeds, strict=True)), self._start_key(): start})
+            devices = [self._slots.environment((slot,)) for slot in range(self._slots.count)]
+            try:
+                speeds, start = measure_together([small[key] for key in fresh], devices)
+            except Exception as error:
+                logger.warning("training speed was not measured: %s: %s", type(error).__name__, error)
+            else:
+                self._file.keep({**dict(zip(fresh, speeds, strict=True)), self._start_key(): start})
         known = {key: speed for key in kinds if (speed := self._file.get(key)) is not None}
         if known:
             largest = max(known, key=lambda key: training_flops_per_token(kinds[key].model))
             flops = known[largest] * training_flops_per_token(kinds[largest].model)
-            large = [key for key in kinds if key not in known]
-            self._file.keep({key: flops / training_flops_per_token(kinds[key].model) for key in large})
+            large = [key for key in kinds if key not in known and key not in small]
+            self._scaled |= {key: flops / training_flops_per_token(kinds[key].model) for key in large}
 
     def remember_training(self, layout: Layout, stage_id: str, stage: Stage) -> None:
         """Keep what a stage's last steps took in place of what was measured: a machine may have been busy then."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from workbench.evaluate.suite import EvaluationError
 from workbench.launch import slurm
 from workbench.launch.ledger import Entry, Ledger
 from workbench.launch.planning import Facts, pending_evaluations
@@ -13,15 +15,23 @@ from workbench.study.layout import Layout
 from workbench.study.plan import Node
 from workbench.study.status import Scheduled, StageState, stage_states
 
+logger = logging.getLogger(__name__)
+
 _LOG_LINES = 8
 
 
 def study_states(facts: Facts, ledger: Ledger | None) -> list[StageState]:
-    """State of every stage; without a ledger, of the files alone."""
+    """State of every stage; without a ledger, of the files alone.
+
+    Evaluations that cannot be counted, because a task or its data are not there, are named in a warning.
+    """
     unevaluated: dict[str, int] = {}
-    for checkpoint, _ in pending_evaluations(facts):
-        stage = checkpoint.parent.parent.name
-        unevaluated[stage] = unevaluated.get(stage, 0) + 1
+    try:
+        for checkpoint, _ in pending_evaluations(facts):
+            stage = checkpoint.parent.parent.name
+            unevaluated[stage] = unevaluated.get(stage, 0) + 1
+    except EvaluationError as error:
+        logger.warning("evaluations are not counted: %s", error)
     scheduled = {} if ledger is None else schedule(facts, ledger)
     return stage_states(facts.plan, facts.layout, facts.existing, unevaluated, scheduled, facts.weights_only)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import Stage
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     import torch
 
 _SHORT_SECONDS = 1.0
@@ -92,15 +95,16 @@ def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
     )
 
 
-def measure_together(stages: Sequence[Stage], processes: int) -> tuple[list[float], float]:
+def measure_together(stages: Sequence[Stage], devices: Sequence[str | None]) -> tuple[list[float], float]:
     """Measure stages in turn, in as many processes at once as will train.
 
     Parameters
     ----------
     stages
         What is trained.
-    processes
-        Trainings at a time. They share caches, memory bandwidth and often a core, so one alone would be faster.
+    devices
+        CUDA_VISIBLE_DEVICES of each process, None where it stays as it is. The processes share caches, memory
+        bandwidth and often a core, so one alone would be faster.
 
     Returns
     -------
@@ -108,11 +112,20 @@ def measure_together(stages: Sequence[Stage], processes: int) -> tuple[list[floa
         Tokens per second of each stage: the median over steps and processes.
     start_seconds
         Time until a new process could train.
+
+    Raises
+    ------
+    Exception
+        Whatever one of the processes raised; the others do not go on without it.
     """
     context = multiprocessing.get_context("spawn")
+    processes = len(devices)
+    given: SimpleQueue[str | None] = context.SimpleQueue()
+    for device in devices:
+        given.put(device)
     began = time.time()
-    with ProcessPoolExecutor(processes, context, _meet, (context.Barrier(processes),)) as pool:
-        found = [future.result() for future in [pool.submit(_measure_each, stages) for _ in range(processes)]]
+    with ProcessPoolExecutor(processes, context, _meet, (context.Barrier(processes), given)) as pool:
+        found = _results([pool.submit(_measure_each, stages) for _ in range(processes)])
     speeds = [statistics.median(ours[place] for ours, _ in found) for place in range(len(stages))]
     return speeds, max(ready for _, ready in found) - began
 
@@ -120,8 +133,11 @@ def measure_together(stages: Sequence[Stage], processes: int) -> tuple[list[floa
 _barrier: list[threading.Barrier] = []
 
 
-def _meet(barrier: threading.Barrier) -> None:
-    """Keep the barrier for the one task of this process, with everything imported that training needs."""
+def _meet(barrier: threading.Barrier, devices: SimpleQueue[str | None]) -> None:
+    """Keep the barrier for the one task of this process, with a device and everything imported that training needs."""
+    device = devices.get()
+    if device is not None:  # before CUDA starts, which reads it once
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     import workbench.train.loop  # noqa: F401
 
     _barrier.append(barrier)
@@ -130,7 +146,19 @@ def _meet(barrier: threading.Barrier) -> None:
 def _measure_each(stages: Sequence[Stage]) -> tuple[list[float], float]:
     ready = time.time()
     speeds: list[float] = []
-    for stage in stages:
-        _barrier[0].wait(timeout=600)  # one process ahead of the others would measure without them
-        speeds.append(measure_tokens_per_second(stage, _SHORT_SECONDS, statistics.median))
+    try:
+        for stage in stages:
+            _barrier[0].wait(timeout=600)  # one process ahead of the others would measure without them
+            speeds.append(measure_tokens_per_second(stage, _SHORT_SECONDS, statistics.median))
+    except BaseException:
+        _barrier[0].abort()
+        raise
     return speeds, ready
+
+
+def _results(futures: Sequence[Future[tuple[list[float], float]]]) -> list[tuple[list[float], float]]:
+    """Wait for all; raise the error that came first, and not what it did to the processes that waited."""
+    errors = [error for error in [future.exception() for future in futures] if error is not None]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    return [future.result() for future in futures]
