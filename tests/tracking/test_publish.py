@@ -415,3 +415,39 @@ def test_frames_show_the_evaluation_that_the_study_asks_for(root):
         publish_study(made.layout, made.study)
         frame = load_study(made.study, default_uri(made.layout))
         assert set(frame.loc[frame.checkpoint == str(checkpoint.resolve()), "eval_id"]) == {asked}
+
+
+def test_scores_of_replaced_weights_do_not_stay(root):
+    """A checkpoint that was trained again to other weights has no scores until it is evaluated, and then its own."""
+    from analysis.load import load_study
+
+    made = make_study(root, **SMALL)
+    stage = made.layout.stage(next(iter(json.loads(made.layout.study_file(made.study).read_text())["stages"])))
+    checkpoint = stage.list_checkpoints()[0]
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    evals = checkpoint / "evals"
+
+    def publish(weights: str):
+        files = {"model.safetensors": {"sha256": weights, "bytes": 1}}
+        (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+        publish_study(made.layout, made.study)
+        frame = load_study(made.study, default_uri(made.layout))
+        return frame[frame.checkpoint == str(checkpoint.resolve())].set_index("metric")["value"]
+
+    publish_study(made.layout, made.study)  # as before weights were named
+    first = publish("a" * 64)
+    assert first.notna().all()
+    evals.rename(root / "aside")
+    assert publish("b" * 64).isna().all()
+    (root / "aside").rename(evals)
+    [result] = [path for path in evals.glob("*.json") if "documents" not in path.name]
+    scores = json.loads(result.read_text())
+    scores["results"]["heldout_prose"]["bits_per_byte,none"] += 1
+    suite, _, eval_id = result.stem.rpartition("-")
+    documents = json.loads(documents_path(result).read_text())
+    write_result(result_path(checkpoint, suite, eval_id), scores, documents)
+    second = publish("b" * 64)
+    assert second["heldout/prose/bits_per_byte"] == pytest.approx(first["heldout/prose/bits_per_byte"] + 1)
+    before = stored_counts(made.layout)
+    publish("b" * 64)
+    assert stored_counts(made.layout) == before

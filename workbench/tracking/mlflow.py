@@ -300,6 +300,10 @@ class _Publisher:
         from mlflow.entities import LoggedModelOutput
 
         model = self.models.get((run.info.run_id, str(checkpoint.step)))
+        if model is not None and _is_of_other_weights(model, checkpoint):
+            # The step was trained again to other weights: metrics of a logged model cannot be taken back one by one.
+            self.client.delete_logged_model(model.model_id)
+            model = None
         if model is not None and str(model.status) == "READY":
             return model
         if model is None:
@@ -355,6 +359,12 @@ class _Publisher:
             self.client.update_run(run.info.run_id, status=status)
         else:
             self.client.set_terminated(run.info.run_id, status, ended_ms)
+
+
+def _is_of_other_weights(model: LoggedModel, checkpoint: records.CheckpointRecord) -> bool:
+    """Whether a logged model has the scores of weights that are no more; those logged without a hash count as equal."""
+    logged, ours = model.tags.get(records.WEIGHTS), checkpoint.tags.get(records.WEIGHTS)
+    return logged is not None and ours is not None and logged != ours
 
 
 def _row_metrics(row: dict[str, Any]) -> list[Any]:

@@ -131,7 +131,8 @@ def _refuse_marked(found: Experiment, owner: Owner) -> None:
 def _refusal(name: str, other: str, owner: Owner) -> ForeignExperimentError:
     return ForeignExperimentError(
         f"MLflow's experiment {name!r} belongs to {other}, not to {owner.root}, and was not changed: "
-        f"give this study another name, such as study={name}_{_user()}, or set another store with tracking.uri"
+        f"give this study another name, such as study={name}_{_user()}, or set another store with tracking.uri; if those "
+        f"outputs are these, in a copy or elsewhere, set the experiment's tag {OUTPUTS} to {owner.id}"
     )
 
 

@@ -33,6 +33,8 @@ MAX_TAG_CHARACTERS = 5_000
 FAILED_POINTS = "failed_points"
 """Tag of a study's run: its points without a result because a stage failed, and how, as JSON."""
 
+WEIGHTS = "weights"
+"""Tag of a logged checkpoint: SHA-256 of its weights."""
 STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 """A stage's state on disk, and MLflow's word for it."""
 
@@ -303,10 +305,17 @@ def _checkpoint_record(
             "model": tags["model"],
             **names_tags("points", [point["name"] for point in through]),
             "checkpoint": str(path.resolve()),
+            **_weights_tag(manifest),
             "evaluation_ids": tags["evaluation_ids"],
         },
         evaluations=tuple(evaluations),
     )
+
+
+def _weights_tag(manifest: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of a checkpoint's weights, by which scores of others are told from its own."""
+    weights = manifest.get("files", {}).get("model.safetensors")
+    return {} if weights is None else {WEIGHTS: weights["sha256"]}
 
 
 def _variant(point: dict[str, Any]) -> str:
