@@ -14,6 +14,7 @@ def test_the_class_decides_and_not_the_text():
     assert cause_of("ValueError") == INPUT
     assert cause_of("OutOfMemoryError") == cause_of("KilledForMemoryError") == MEMORY
     assert cause_of(None) == cause_of("RuntimeError") == OTHER
+    assert cause_of("KeyError") == cause_of("AssertionError") == OTHER  # ours to mend, and no input's
     assert [is_repeatable(cause) for cause in (DIVERGED, INPUT, MEMORY, OTHER, None)] == [True, True] + [False] * 3
 
 

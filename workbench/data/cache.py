@@ -1,7 +1,8 @@
-"""Small facts remembered from one call to the next, in the user's own cache folder."""
+"""Small facts remembered from one call to the next, in the user's own cache folder, if it can be written and read."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -11,15 +12,18 @@ from workbench.study.files import write_atomically
 
 def recall(kind: str, *key: object) -> str | None:
     """Text that was remembered under a key; None where there is none."""
-    path = _place(kind, key)
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        return _place(kind, key).read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return None
 
 
 def remember(text: str, kind: str, *key: object) -> None:
-    """Keep a text under a key."""
+    """Keep a text under a key; where the folder cannot be written, nothing is remembered."""
     path = _place(kind, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
 
 
 def _place(kind: str, key: tuple[object, ...]) -> Path:

@@ -19,8 +19,6 @@ _CAUSES = {
     "NonFiniteLossError": DIVERGED,
     "ValueError": INPUT,
     "TypeError": INPUT,
-    "KeyError": INPUT,
-    "AssertionError": INPUT,
     "MemoryError": MEMORY,
     "OutOfMemoryError": MEMORY,
     KILLED_FOR_MEMORY: MEMORY,
