@@ -50,7 +50,7 @@ def fit_law(
 
     Minimises sum_i w_i Huber_delta(log L(x_i) - log L_i) (`huber_log`), or the mean square (`mse`) or mean absolute
     value (`mae`) of L(x_i) - L_i, by quasi-Newton steps with analytic gradients from many starts at once
-    (`analysis.fitting. minimise`), each distinct minimum sharpened by SciPy's L-BFGS-B.
+    (`analysis.fitting.minimise`), each distinct minimum sharpened by SciPy's L-BFGS-B.
 
     Parameters
     ----------

@@ -85,8 +85,7 @@ def ablation_table(
         One row per metric and variant: metric, lower_is_better, variant, baseline, mean (of the paired seeds),
         baseline_mean, difference (variant minus baseline, metric's unit), stderr, low, high, p (two-sided t), pair_sd
         (of this variant's own paired differences: smaller than sigma sqrt(2) where a seed gives both the same initial
-        weights), pair_low, pair_high (interval of a paired t interval from them only, with seeds - 1 degrees of
-        freedom), noise (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none),
+        weights), pair_low, pair_high (paired t interval from them only, with seeds - 1 degrees of freedom), noise (sigma), dof, seeds (paired), missing (seeds that are not there, by name; empty where none),
         rate, baseline_rate (those chosen; `any` without `rate`), rate_at_edge, cross_fitted, params_ratio and
         flops_ratio (variant over baseline, NaN where not known), tokens, note (what a reader must know, in words),
         p_adjusted, correction (with the number of comparisons), alpha, mark (`beyond` or `within` the noise, missing

@@ -108,6 +108,7 @@ class _Shown:
             "points": points,
             "attributes": dict(self.frame.attrs),
             "sources": list(self.facts.config.data.sources),
+            "publish": self.facts.config.tracking.publish,
             "code": Path(__file__).read_text(encoding="utf-8"),
         }
 
