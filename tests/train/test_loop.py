@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from workbench.data.stream import Stream
 from workbench.study.files import exclusive
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
-from workbench.train import loop
+from workbench.train import loop, micro_batch
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.loop import Hooks, StoppedError
 from workbench.train.stage import train_stage
@@ -129,6 +130,26 @@ def test_stopped_anywhere_it_ends_the_same(fresh, numerics):
                 stops += 1
     assert stops >= 3
     assert_same(untouched, stopped)
+
+
+def test_a_stage_continues_with_the_micro_batch_that_it_began_with(fresh, monkeypatch):
+    """Where the numerics leave it open, another machine's memory does not change the sums."""
+    chosen = micro_batch.choose_micro_batch
+    small = partial(chosen, memory_bytes=1_000_000)  # one sequence at a time, the least there is
+    untouched, moved = fresh("untouched"), fresh("moved")
+    trunk = next(node.id for node in moved.plan.nodes.values() if node.stage.parent is None)
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.train.loop.choose_micro_batch", small)
+        train_all(untouched)
+        with pytest.raises(StoppedError):
+            train_stage(moved.layout, trunk, stop_after(7))
+    train_stage(moved.layout, trunk)
+    manifests = [ckpt.read_manifest(path) for path in moved.layout.stage(trunk).list_checkpoints()]
+    assert {manifest["numerics"]["micro_batch_sequences"] for manifest in manifests} == {1}
+    with monkeypatch.context() as patch:
+        patch.setattr("workbench.train.loop.choose_micro_batch", small)
+        train_all(moved)
+    assert_same(untouched, moved)
 
 
 def test_a_longer_budget_trains_the_difference(make_study):

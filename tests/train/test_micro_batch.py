@@ -76,6 +76,17 @@ def test_the_cpu_takes_the_whole_batch_while_it_has_the_memory():
     assert choose_micro_batch(stage, 1, CPU, int(needed / USABLE_MEMORY) + 1) == 12
 
 
+def test_what_a_stage_began_with_is_taken_again_while_it_fits():
+    """A machine with more memory continues with the same sums; one with too little for them chooses anew."""
+    stage = replace(STAGE, batch_sequences=4)
+    assert choose_micro_batch(stage, 1, CUDA, GPU_BYTES) == 4
+    assert choose_micro_batch(stage, 1, CUDA, GPU_BYTES, begun_with=2) == 2
+    assert choose_micro_batch(stage, 1, CUDA, 1_000_000, begun_with=2) == 1
+    assert choose_micro_batch(stage, 1, CUDA, GPU_BYTES, begun_with=3) == 4  # does not divide the share
+    fixed = replace(stage, numerics=NumericsConfig(micro_batch_sequences=1))
+    assert choose_micro_batch(fixed, 1, CUDA, GPU_BYTES, begun_with=2) == 1
+
+
 def test_whole_gradients_of_a_shared_out_model_are_counted():
     """They are summed after the last micro-batch alone."""
     stage = replace(STAGE, numerics=NumericsConfig(parallel="shard"))

@@ -68,7 +68,9 @@ class StageRun:
         self.goals = goals
         world.together(lambda: self._prepare(code))
         # One number for all processes: where the model is shared out, each pass is a collective.
-        self.micro_batch = min(world.gather(choose_micro_batch(stage, world.size, self.device)))
+        begun_with = world.main_only(self._begun_with)
+        chosen = choose_micro_batch(stage, world.size, self.device, begun_with=begun_with)
+        self.micro_batch = min(world.gather(chosen))
         self.numerics = self._numerics()
         self.mesh = make_mesh(world) if is_sharded(stage, world) else None
 
@@ -91,6 +93,12 @@ class StageRun:
         params = count_parameters(stage.model)
         self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
         self.clock = CheckpointClock(stage.checkpoint.interval_seconds, state_bytes(params.total))
+
+    def _begun_with(self) -> int | None:
+        """Micro-batch of the stage's latest checkpoint; None if it has none, or was trained by more or fewer processes."""
+        found = ckpt.checkpoints_by_tokens(self.dir)
+        numerics = ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
+        return numerics.get("micro_batch_sequences") if numerics.get("world_size") == self.world.size else None
 
     def _numerics(self) -> dict[str, Any]:
         """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
