@@ -250,7 +250,7 @@ def test_a_preempted_job_came_back_under_its_own_id(struck):
     stage = struck.stages()[PREEMPTED]
     log = struck.layout.stage(stage).log.read_text()
     assert "back into the queue under the same id" in log
-    assert "goes on from" in log
+    assert "resumes from" in log
     turns = [state for (state,) in struck.slurm.sacct(struck.job(stage), "State")]
     assert turns == ["REQUEUED", "COMPLETED"]
 

@@ -183,7 +183,7 @@ def cancel(parsed: argparse.Namespace) -> int:
     live = [e for e in read_ledger(facts.plan, facts.layout).entries if e.live and e.state is not None]
     mine = [e.state.id for e in live if e.claim.study == facts.plan.study and e.state]
     slurm.cancel(mine)
-    print(f"{len(mine)} jobs cancelled; what they had done stands, and the same launch goes on from there")
+    print(f"{len(mine)} jobs cancelled; what they had done stands, and the same launch continues from there")
     others = {e.claim.study for e in live} - {facts.plan.study}
     if others:
         print(f"left alone: {len(live) - len(mine)} jobs that were launched by {', '.join(sorted(others))}")

@@ -239,7 +239,7 @@ class Job:
         from workbench.launch.slurm import SlurmError, requeue
 
         if not self.is_to_return():
-            self.say("ended as it was told to; the same launch goes on from the last checkpoint")
+            self.say("ended as it was told to; the same launch continues from the last checkpoint")
             return STOPPED
         if self._stands_still():
             self.say(f"{_TURNS} turns in the queue brought nothing new: a job's time is too short for what it must do")
@@ -248,7 +248,7 @@ class Job:
         try:
             requeue(self.id, _REQUEUE_SECONDS)
         except SlurmError as error:
-            self.say(f"not requeued ({error}); the same launch goes on from the last checkpoint")
+            self.say(f"not requeued ({error}); the same launch continues from the last checkpoint")
         else:
             self.interrupt.await_the_end(_REQUEUE_SECONDS)
         return STOPPED

@@ -104,7 +104,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def find_checkpoint(stage_dir: StageDir, tokens: int, *, resumable: bool = False) -> Path | None:
-    """Complete checkpoint of a stage at exactly `tokens`, or None; if asked, only one that training can go on from."""
+    """Complete checkpoint of a stage at exactly `tokens`, or None; if asked, only one that training can resume from."""
     return checkpoints_by_tokens(stage_dir, resumable=resumable).get(tokens)
 
 

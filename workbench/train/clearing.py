@@ -22,7 +22,7 @@ from workbench.train.weights_only import MANIFEST, clear_unlisted, drop_optimize
 def delete_superseded(stage_dir: StageDir, keep_last: int, *, before_step: int = 0) -> list[Path]:
     """Delete checkpoints that nothing needs, but for the latest `keep_last`; return what went.
 
-    The latest by time of writing: a stage that fills in an early milestone goes on from there. Those before
+    The latest by time of writing: a stage that fills in an early milestone resumes from it. Those before
     `before_step` go without exception.
     """
     spare = _by_time(path for path in stage_dir.list_checkpoints() if not (path / KEEP).exists())

@@ -172,7 +172,7 @@ class StageRun:
     def _load(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
         state = self.world.together(lambda: load_state(path, self.stage, self.device, self.mesh))
-        self.hooks.log(f"goes on from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
+        self.hooks.log(f"resumes from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
         before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded
         changed = {k: (v, self.numerics.get(k)) for k, v in before.items() if self.numerics.get(k) != v}
         if changed:

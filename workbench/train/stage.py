@@ -76,7 +76,7 @@ def train_stage(
             _say(stage_dir, world, "running")
             _train_despite_damage(layout, stage_dir, stage, goals, hooks, world, code)
         except (StoppedError, KeyboardInterrupt):
-            _say(stage_dir, world, "killed", "asked to stop; the same command goes on from the last checkpoint")
+            _say(stage_dir, world, "killed", "asked to stop; the same command continues from the last checkpoint")
             raise
         except BaseException as error:
             _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}", type(error).__name__)

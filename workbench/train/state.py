@@ -154,7 +154,7 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     if model_identity(read_config(directory)) != model_identity(stage.model):
         raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
     if not (directory / OPTIMIZER_FILE).exists() and not (directory / OPTIMIZER_DIR).is_dir():
-        raise ValueError(f"checkpoint {directory} holds weights alone: training cannot go on from it")
+        raise ValueError(f"checkpoint {directory} holds weights alone: training cannot resume from it")
     model = _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
     optimizer = build_optimizer(model, stage.optimizer)
     restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))

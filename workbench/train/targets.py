@@ -19,7 +19,7 @@ def targets(stage: Stage) -> list[int]:
 def missing_targets(stage_dir: StageDir, stage: Stage, goals: Sequence[int] | None = None) -> list[int]:
     """Give the goals without a complete checkpoint, in order.
 
-    A branch point is missing too where its checkpoint holds weights alone: another stage is to go on from there.
+    A branch point is missing too where its checkpoint holds weights alone: another stage will start from it.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def keep_targets(stage_dir: StageDir, stage: Stage) -> None:
 def whole_targets(stage: Stage) -> set[int]:
     """Targets whose checkpoints keep the optimizer's state once the stage has reached all of them.
 
-    Branch points, where other stages begin; and the end, from which a longer budget goes on. The end of a decay is no
+    Branch points, where other stages begin; and the end, from which a longer budget continues. The end of a decay is no
     such place: no budget is longer without being another trajectory. It still stays whole where the stage begins from
     initial weights, since all of it would have to be trained again for a stage that is one day to begin there;
     elsewhere that is only this stage, from its parent's branch point.

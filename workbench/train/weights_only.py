@@ -24,7 +24,7 @@ FLAG = "weights_only"
 
 
 def is_resumable(manifest: Mapping[str, Any]) -> bool:
-    """Whether training can go on from a checkpoint; manifests from before the flag are of whole ones."""
+    """Whether training can resume from a checkpoint; manifests from before the flag are of whole ones."""
     return not manifest.get(FLAG, False)
 
 
