@@ -123,7 +123,7 @@ def write_lineage(points: pd.DataFrame, path: Path) -> Path:
     """Write a figure's lineage file and return its path."""
     marks = {name: dataclasses.asdict(mark) for name, mark in marks_of(points).items()}
     body = {"figure": path.name.removesuffix(".lineage.json"), "marks": marks}
-    path.write_text(json.dumps(body, indent=1))
+    path.write_text(json.dumps(body, indent=1), encoding="utf-8")
     return path
 
 
@@ -136,7 +136,7 @@ def read_lineage(path: Path) -> dict[str, Mark]:
         The file is not a lineage file.
     """
     try:
-        marks: dict[str, Any] = json.loads(path.read_text())["marks"]
+        marks: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["marks"]
         return {name: _mark(values) for name, values in marks.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a figure's lineage file: {error!r}") from error

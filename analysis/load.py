@@ -437,4 +437,4 @@ def _read_documents(client: MlflowClient, model: LoggedModel, suite: str, eval_i
     path = f"{folder}/{suite}-{eval_id}.documents.json"
     if path not in {file.path for file in client.list_artifacts(run_id, folder)}:
         return {}
-    return json.loads(Path(client.download_artifacts(run_id, path)).read_text())
+    return json.loads(Path(client.download_artifacts(run_id, path)).read_text(encoding="utf-8"))

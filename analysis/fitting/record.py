@@ -291,13 +291,13 @@ class Fit:
     def save(self, path: Path) -> Path:
         """Write the record to a file and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_json())
+        path.write_text(self.to_json(), encoding="utf-8")
         return path
 
     @staticmethod
     def load(path: Path) -> Fit:
         """Read a record that `save` wrote."""
-        return Fit.from_json(path.read_text())
+        return Fit.from_json(path.read_text(encoding="utf-8"))
 
     @property
     def _law(self) -> Law:

@@ -29,7 +29,7 @@ from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.study.cores import usable_cores
-from workbench.study.files import fsync, sha256
+from workbench.study.files import fsync, sha256, write_atomically
 from workbench.study.layout import Layout
 
 __all__ = [
@@ -157,7 +157,8 @@ def prepare(
                     "seconds": round(time.monotonic() - started, 2),
                     "files": _checksums(partial),
                 }
-                _write_durably(partial / MANIFEST, json.dumps(manifest, indent=1))
+                write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1))
+                fsync(partial)
                 partial.replace(directory)
                 fsync(directory.parent)
             finally:
@@ -220,7 +221,7 @@ def _refuse_leak(facts: dict[str, Any]) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
     while True:
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_still(file, path):  # the one before us removed it
                 continue
@@ -241,11 +242,3 @@ def _is_still(file: IO[str], path: Path) -> bool:
 def _checksums(directory: Path) -> dict[str, dict[str, Any]]:
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
     return {p.relative_to(directory).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fsync(path.parent)

@@ -75,7 +75,7 @@ def take(layout: Layout, claim: Claim) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     claim = replace(claim, host=socket.gethostname(), pid=os.getpid(), time=time.time())
     partial = path.with_name(f".{path.name}.{claim.token}.partial")
-    partial.write_text(json.dumps(asdict(claim)))
+    partial.write_text(json.dumps(asdict(claim)), encoding="utf-8")
     try:
         os.link(partial, path)
     except FileExistsError:
@@ -110,7 +110,7 @@ def release(layout: Layout, claim: Claim) -> None:
 def read(path: Path) -> Claim | None:
     """Read a claim; None where there is none."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return Claim(**{**values, "targets": tuple(values["targets"])})

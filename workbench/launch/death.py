@@ -26,7 +26,7 @@ def memory_kills(root: Path = _ROOT) -> int | None:
     """
     for file in (*_group_files(root), root / "proc/vmstat"):
         try:
-            lines = file.read_text().splitlines()
+            lines = file.read_text(encoding="utf-8").splitlines()
         except OSError:
             continue
         for line in lines:
@@ -39,7 +39,7 @@ def memory_kills(root: Path = _ROOT) -> int | None:
 def _group_files(root: Path) -> list[Path]:
     """Files of this process's control group that count kills: of version 2, and of version 1."""
     try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     files: list[Path] = []

@@ -38,7 +38,7 @@ class Job:
 
     def __init__(self, batch_file: Path) -> None:
         self.file = batch_file
-        self.batch: dict[str, Any] = json.loads(batch_file.read_text())
+        self.batch: dict[str, Any] = json.loads(batch_file.read_text(encoding="utf-8"))
         self.layout = Layout(Path(self.batch["outputs"]))
         self.cluster = from_dict(ClusterConfig, self.batch["cluster"])
         self.index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
@@ -270,7 +270,7 @@ class Job:
     def _stands_still(self) -> bool:
         """Whether the last turns in the queue have all ended where the one before them did."""
         turns = self.file.with_name(f"turns-{self.index}.json")
-        seen: list[int] = json.loads(turns.read_text()) if turns.exists() else []
+        seen: list[int] = json.loads(turns.read_text(encoding="utf-8")) if turns.exists() else []
         seen.append(self._progress())
         write_atomically(turns, json.dumps(seen))
         return len(seen) > _TURNS and len(set(seen[-_TURNS - 1 :])) == 1
@@ -288,7 +288,7 @@ class Job:
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
         print(line, flush=True)  # noqa: T201
         if self.rank == 0 and self.stage:
-            with self.layout.stage(self.stage).log.open("a") as file:
+            with self.layout.stage(self.stage).log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 

@@ -49,7 +49,7 @@ class _SpeedFile:
                 write_atomically(self._path, json.dumps({**self._read(), **values}, indent=1))
 
     def _read(self) -> dict[str, float]:
-        return json.loads(self._path.read_text()) if self._path.exists() else {}
+        return json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
 
 
 class ClusterSpeeds:

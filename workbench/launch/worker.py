@@ -196,7 +196,7 @@ class _Worker:
 
     def _log_file(self, task: Task, text: str) -> None:
         # On a full disk the result under way still reaches the parent.
-        with contextlib.suppress(OSError), self.layout.stage(task.stage).log.open("a") as file:
+        with contextlib.suppress(OSError), self.layout.stage(task.stage).log.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def _send(self, message: Any) -> None:

@@ -177,7 +177,7 @@ def write_hf_config(
     _write_json(directory / GENERATION_CONFIG, {"bos_token_id": bos_id, "eos_token_id": eos_id})
     if not config.is_llama:
         # transformers' own message for an unknown model type cannot be changed: what to do stands here.
-        (directory / README).write_text(HOW_TO_LOAD + "\n")
+        (directory / README).write_text(HOW_TO_LOAD + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
         if tokenizer_dir is not None and (tokenizer_dir / name).exists():
             shutil.copyfile(tokenizer_dir / name, directory / name)
@@ -193,7 +193,7 @@ def read_config(directory: Path) -> ModelConfig:
     """
     path = directory / CONFIG
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if "workbench" not in values:
@@ -229,4 +229,4 @@ def load_model(directory: Path, attention: str = "sdpa") -> Transformer:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ def read_stage(stage_dir: StageDir) -> Stage:
         The directory has no stage, or one whose id is not the directory's name.
     """
     try:
-        values = yaml.safe_load(stage_dir.config.read_text())
+        values = yaml.safe_load(stage_dir.config.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{stage_dir.path} has no stage: {error}") from error
     stage = from_dict(Stage, values["stage"], "stage")
@@ -42,7 +42,7 @@ def write_atomically(path: Path, text: str) -> None:
     # Threads, and processes on several machines with the same process id, must not share it.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -72,7 +72,7 @@ def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Generat
         Called five times per second while another process holds the lock; raising an exception ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         while not _try_lock(file):
             on_wait()
             time.sleep(0.2)
@@ -86,7 +86,7 @@ def is_held(path: Path) -> bool:
     """Whether some process holds the lock on a file; read permission is enough to ask."""
     try:
         # Shared, because network file systems refuse an exclusive lock on a file opened for reading.
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             return not _try_lock(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False

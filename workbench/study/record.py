@@ -23,7 +23,7 @@ def read_record(layout: Layout, study: str) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"study {study!r} has no plan at {path}: run it first, or give its overrides")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

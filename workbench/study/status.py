@@ -135,7 +135,7 @@ def _state(
 
 def _latest(directory: StageDir) -> dict[str, Any]:
     """Read what the latest attempt wrote of itself; empty where there was none."""
-    return json.loads(directory.status.read_text()) if directory.status.exists() else {}
+    return json.loads(directory.status.read_text(encoding="utf-8")) if directory.status.exists() else {}
 
 
 def _trained(unevaluated: int, scheduled: Scheduled, error: str | None) -> tuple[str, str | None]:

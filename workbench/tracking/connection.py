@@ -140,7 +140,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
     def wait_no_longer() -> None:
         if time.monotonic() >= give_up_at:
-            holder = path.read_text().strip() or "another process"
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise PublishError(
                 f"{holder} has held {path} for {LOCK_SECONDS:.0f} s; `workbench publish` sends what is missing later"
             )
@@ -148,7 +148,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(exclusive(path, wait_no_longer))
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         except OSError as error:
             raise PublishError(f"{path} cannot be locked: {error}") from error
         yield

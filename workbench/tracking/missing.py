@@ -73,13 +73,13 @@ def _has_checkpoint(stage: StageDir, tokens: int) -> bool:
     if not checkpoints:
         return False
     try:
-        return json.loads((checkpoints[-1] / "manifest.json").read_text())["tokens"] >= tokens
+        return json.loads((checkpoints[-1] / "manifest.json").read_text(encoding="utf-8"))["tokens"] >= tokens
     except FileNotFoundError:  # a running stage has removed it meanwhile
         return False
 
 
 def _status(stage: StageDir) -> dict[str, Any]:
     try:
-        return json.loads(stage.status.read_text())
+        return json.loads(stage.status.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}

@@ -57,10 +57,10 @@ def make_owner(layout: Layout) -> Owner:
     """Identify an outputs folder, which gets an id the first time."""
     path = layout.identity
     with exclusive(path):
-        identity = path.read_text().strip()
+        identity = path.read_text(encoding="utf-8").strip()
         if not identity:
             identity = uuid.uuid4().hex
-            path.write_text(f"{identity}\n")
+            path.write_text(f"{identity}\n", encoding="utf-8")
     root = layout.root.resolve()
     return Owner(identity, f"{_user()}@{socket.gethostname()}:{root}", root)
 

@@ -158,7 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
         The file is damaged or holds something else.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
@@ -205,7 +205,11 @@ def _cost_owners(layout: Layout) -> dict[str, str]:
 def _stage_record(
     stage_dir: StageDir, entry: dict[str, Any], plan: dict[str, Any], owner: str, skipped: list[str]
 ) -> StageRecord:
-    frozen = yaml.safe_load(stage_dir.config.read_text())["stage"] if stage_dir.config.exists() else entry["stage"]
+    frozen = (
+        yaml.safe_load(stage_dir.config.read_text(encoding="utf-8"))["stage"]
+        if stage_dir.config.exists()
+        else entry["stage"]
+    )
     stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
     planned = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage")
     label = planned.model.name

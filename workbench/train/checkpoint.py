@@ -54,7 +54,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         It cannot be read.
     """
     try:
-        return json.loads((checkpoint / MANIFEST).read_text())
+        return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(checkpoint, f"its manifest cannot be read ({error})") from error
 
@@ -255,7 +255,8 @@ def _finish(
     files = {name: facts for by_rank in sealed for name, facts in by_rank.items()}
     here = [path for path in partial.rglob("*") if path.is_file() and str(path.relative_to(partial)) not in files]
     files |= _seal(partial, here)
-    (partial / MANIFEST).write_text(json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1))
+    text = json.dumps({**manifest, "files": dict(sorted(files.items()))}, indent=1)
+    (partial / MANIFEST).write_text(text, encoding="utf-8")
     if keep:
         (partial / KEEP).touch()
     for path in [partial / MANIFEST, *(path for path in partial.rglob("*") if path.is_dir()), partial]:

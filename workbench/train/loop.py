@@ -354,7 +354,7 @@ class StageRun:
 
 
 def _code_version(stage_dir: StageDir) -> dict[str, Any]:
-    version = json.loads((stage_dir.code / "version.json").read_text())
+    version = json.loads((stage_dir.code / "version.json").read_text(encoding="utf-8"))
     return {key: version[key] for key in ("commit", "dirty", "copy") if key in version}
 
 

@@ -47,7 +47,7 @@ def _reset_gpu(device: torch.device) -> bool:
 
 def _reset_resident() -> bool:
     try:
-        _CLEAR_REFS.write_text(_RESET_PEAK)
+        _CLEAR_REFS.write_text(_RESET_PEAK, encoding="utf-8")
     except OSError:
         return False
     return _resident_peak() is not None

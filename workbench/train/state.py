@@ -131,7 +131,9 @@ def _save_whole(
 
 def _save_counters(state: TrainState, directory: Path) -> None:
     write_tensors(directory / RNG_FILE, _rng_tensors())
-    (directory / STATE_FILE).write_text(json.dumps({name: getattr(state, name) for name in _COUNTERS}))
+    (directory / STATE_FILE).write_text(
+        json.dumps({name: getattr(state, name) for name in _COUNTERS}), encoding="utf-8"
+    )
 
 
 def load_state(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
@@ -159,7 +161,7 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     optimizer = build_optimizer(model, stage.optimizer)
     restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
     _restore_rng(load_file(directory / RNG_FILE))
-    counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text())
+    counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
     return TrainState(model, optimizer, **counters)
 
 

@@ -45,7 +45,7 @@ def write_status(
 def read_status(stage_dir: StageDir) -> dict[str, Any] | None:
     """Read the latest status, None where nothing has run."""
     try:
-        return json.loads(stage_dir.status.read_text())
+        return json.loads(stage_dir.status.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
