@@ -29,7 +29,10 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
     ids = torch.tensor([_with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)])
     context = model.config.max_position_embeddings
     if ids.shape[1] + max_tokens > context:
-        raise ValueError(f"{ids.shape[1]} tokens of text and {max_tokens} more exceed the model's context of {context}")
+        raise ValueError(
+            f"{ids.shape[1]} tokens of text and {max_tokens} more exceed the model's context of {context}: "
+            "set a smaller --max-tokens, or shorten the text"
+        )
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode():
         output = model.generate(ids, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
