@@ -130,11 +130,12 @@ def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
     lines += _missing(shown.facts, set(frame.loc[frame["annealed"], "stage"]))
     curves, source, reason = shown.curves
     results = analyse_study(frame, curves=curves, curves_from=source)
-    results.notes.extend([*reason, *shown.warnings])
+    results.notes.extend(reason)
+    results.warnings.extend(shown.warnings)
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
     write_page(page, page_of(results, frame, baselines=compressors, question=shown.question))
-    return results, [*files, page], "\n".join([*lines, *results.notes, *_files(files, page)])
+    return results, [*files, page], "\n".join([*lines, *shown.warnings, *results.notes, *_files(files, page)])
 
 
 def show_reference(study: str, uri: str, directory: Path) -> None:

@@ -16,6 +16,7 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     import workbench.model.hf  # noqa: F401  (registers model_type workbench)
 
@@ -23,6 +24,7 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
         raise ValueError(f"{checkpoint} is not a checkpoint: it has no config.json")
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
     torch.manual_seed(seed)

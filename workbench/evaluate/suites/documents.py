@@ -176,8 +176,5 @@ def _hash(*parts: str) -> bytes:
 
 def _as_dataset(rows: list[dict[str, Any]], source: str) -> datasets.DatasetDict:
     if not rows:
-        raise ValueError(
-            f"the held-out text of source {source!r} is too short to ask a question of: score its loss alone "
-            "(evaluation=heldout), or hold more text out (data.heldout_percent)"
-        )
+        raise ValueError(f"the held-out text of source {source!r} is too short to ask a question of")
     return datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
