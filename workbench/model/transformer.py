@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 
 
 class Linear(nn.Linear):
-    """A matrix without bias; NaN until `init_weights` or a checkpoint fills it, so that neither is forgotten."""
+    """A matrix, without bias unless asked; NaN until `init_weights` or a checkpoint fills it, so neither is forgotten."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         """Fill with NaN; draws no random numbers."""
-        nn.init.constant_(self.weight, math.nan)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, math.nan)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply."""
-        return linear(input, self.weight)
+        """Multiply, and add the bias."""
+        products = linear(input, self.weight)
+        # pyright does not know that a bias may be None.
+        return products if self.bias is None else products + self.bias.to(products.dtype)  # pyright: ignore
 
 
 class Embedding(nn.Embedding):
@@ -52,11 +55,12 @@ class Embedding(nn.Embedding):
 
 
 class Norm(nn.Module):
-    """RMSNorm, or LayerNorm without bias, over the last axis."""
+    """RMSNorm, or LayerNorm with or without bias, over the last axis."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.norm_bias else None
         self.kind, self.eps = config.norm, config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ class Norm(nn.Module):
         wide, shape = x.to(self.weight.dtype), self.weight.shape
         if self.kind == "rmsnorm":
             return F.rms_norm(wide, shape, self.weight, self.eps).to(x.dtype)
-        return F.layer_norm(wide, shape, self.weight, None, self.eps).to(x.dtype)
+        return F.layer_norm(wide, shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -74,10 +78,10 @@ class Attention(nn.Module):
         super().__init__()
         self.H, self.G, self.K = config.num_heads, config.num_kv_heads, config.head_width
         self.backend = backend
-        self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K)
+        self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K, config.attention_bias != "none")
         self.q_norm = Norm(config, self.K) if config.qk_norm else None
         self.k_norm = Norm(config, self.K) if config.qk_norm else None
-        self.output = Linear(config.width, config.width)
+        self.output = Linear(config.width, config.width, config.attention_bias == "all")
 
     def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
         """Attend; `rope` holds the rotations of these T positions."""
@@ -97,8 +101,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = Linear(config.width, 2 * config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
+        self.gate_up = Linear(config.width, 2 * config.mlp_width, config.mlp_bias)
+        self.down = Linear(config.mlp_width, config.width, config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each token."""
@@ -107,12 +111,12 @@ class SwiGLU(nn.Module):
 
 
 class GELU(nn.Module):
-    """`down(gelu(up(x)))`, the feed-forward block of GPT-2, exact GELU, without biases."""
+    """`down(gelu(up(x)))`, the feed-forward block of GPT-2, with exact GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = Linear(config.width, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
+        self.up = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.down = Linear(config.mlp_width, config.width, config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each token."""
@@ -124,6 +128,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
+        self.parallel = config.parallel_residual
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, backend)
         self.mlp_norm = Norm(config, config.width)
@@ -131,6 +136,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
         """Apply to the residual stream."""
+        if self.parallel:
+            return x_BTD + self.attention(self.attention_norm(x_BTD), rope) + self.mlp(self.mlp_norm(x_BTD))
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
@@ -164,7 +171,9 @@ class Transformer(nn.Module):
 
     def _rope_table(self) -> Tensor | None:
         c = self.config
-        return rope_table(c.context_tokens, c.head_width, c.rope_theta) if c.position == "rope" else None
+        if c.position != "rope":
+            return None
+        return rope_table(c.context_tokens, c.rotary_width, c.rope_theta, c.rope_scaling)
 
     def reset_buffers(self) -> None:
         """Compute the rotations anew, on the parameters' device; needed after `to_empty`."""
