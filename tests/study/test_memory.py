@@ -108,6 +108,10 @@ def test_tensors_without_values_measure_the_same(fake_values, precision):
         {"tie_embeddings": True},
         {"qk_norm": True},
         {"num_kv_heads": 4},
+        {"attention_bias": "all", "mlp_bias": True},
+        {"norm": "layernorm", "norm_bias": True, "mlp": "gelu", "mlp_bias": True},
+        {"parallel_residual": True},
+        {"rotary_share": 0.5},
     ],
     ids=str,
 )
