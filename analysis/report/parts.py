@@ -75,6 +75,8 @@ def add_fits(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None
         words, name = style.metric_label(metric), file_name("chinchilla", metric)
         fit = results.fit(name, words, partial(fit_study, frame, metric, bootstrap=BOOTSTRAP))
         if fit is None:
+            if len(set(select_loss(frame, metric)["params"])) > 1:
+                results.notes[-1] += " (the largest size is held out, to check the law by it)"
             continue
         results.draw(
             name, f"Fitted law: {words}", "Measured points and the fitted law.", partial(fit_figure, frame, fit)

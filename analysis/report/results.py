@@ -77,6 +77,8 @@ class Results:
     """Tables, in order."""
     notes: list[str] = field(default_factory=list[str])
     """What is missing, and why."""
+    warnings: list[str] = field(default_factory=list[str])
+    """What a reader of the scores must mind."""
 
     def draw(self, name: str, title: str, caption: str, make: Callable[[], Drawing]) -> None:
         """Add a figure, or the reason there is none."""

@@ -8,8 +8,8 @@ chosen by what the frame holds:
 figure                drawn where
 ====================  ================================================================================================
 token_scaling         a model was scored at two token counts or more; no variants, rates, branches or repeated data
-chinchilla            L(N, D) is fitted: three sizes and three token counts, fresh data, one variant of each size; with
-                      it surface, diagnostics and predicted
+chinchilla            L(N, D) is fitted: four sizes, the largest held out to check the law, and three token counts,
+                      fresh data, one variant of each size; with it surface, diagnostics and predicted
 isoflop               points name budgets in FLOPs (`flops=`), two or more, of one variant of each size
 repetition            a cooled-down run saw its data more than once
 continual             branches that share a trunk are trained on different mixtures or data

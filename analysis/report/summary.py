@@ -45,13 +45,16 @@ def page_of(
     """
     metrics = headline_metrics(frame)
     scores = (
-        [table_block(summary_table(frame, baselines, metrics), note=_score_note(frame, metrics))] if metrics else []
+        [table_block(summary_table(frame, baselines, metrics), note=_score_note(frame, metrics, baselines))]
+        if metrics
+        else []
     )
     sections = [
+        Section("What to mind", [list_block(results.warnings, flags=True)] if results.warnings else []),
         Section("Figures", [figure_block(one) for one in results.drawn]),
+        Section("Scores", scores),
         Section("Fits", [block for one in results.fits for block in fit_blocks(one)]),
         Section("Tables", [table_block(_readable(one.table), one.title, one.note) for one in results.tables]),
-        Section("Scores", scores),
         Section("What is missing", [block for block in (list_block(results.notes), _missing(frame)) if block]),
         Section("Where it comes from", [_origin(frame)]),
     ]
@@ -132,11 +135,14 @@ def _short(name: str, value: object) -> object:
     return f"{number:.4g}"
 
 
-def _score_note(frame: pd.DataFrame, metrics: list[str]) -> str:
+def _score_note(frame: pd.DataFrame, metrics: list[str], baselines: Mapping[str, Mapping[str, float]] | None) -> str:
     left = len({name for name in frame["metric"] if isinstance(name, str)}) - len(metrics)
     more = f" {left} other metrics are in MLflow." if left else ""
+    names = " and ".join(name for name, values in (baselines or {}).items() if values)
+    below = f" {names}, for comparison, compress the same held-out text without having learnt any." if names else ""
     return (
-        f"Cooled-down points; ± one standard error over documents, mean over seeds; none where it is not known.{more}"
+        "Cooled-down points; ± one standard error over documents, mean over seeds; none where it is not known."
+        f"{below}{more}"
     )
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import pytest
 
 from workbench.cli.shared import asked_launcher, make_study_facts
+from workbench.cli.study import run
 from workbench.launch.planning import make_facts, record_evaluations, write_study
 from workbench.study.record import read_record
 
@@ -57,3 +59,15 @@ def test_evaluation_ids_and_the_launch_stay_whoever_writes(facts):
         "workbench run",
         {"kind": "slurm"},
     )
+
+
+def test_a_study_named_alone_is_run_by_the_command_of_its_latest_launch(facts, monkeypatch):
+    seen = []
+    monkeypatch.setattr("workbench.cli.study.compose_and_run", lambda parsed: seen.append(parsed) or 0)
+    write_study(facts, "c0ffee", False, "workbench run --experiments '/a b' experiments=mine 'seed=range(3)'")
+    assert run(named("small")) == 0
+    assert seen[0].overrides == ["experiments=mine", "seed=range(3)"]
+    assert seen[0].experiments == Path("/a b")
+    write_study(facts, "c0ffee", False, "made by hand")
+    with pytest.raises(ValueError, match="not recorded how study 'small' was launched"):
+        run(named("small"))

@@ -132,3 +132,33 @@ def test_a_wrong_value_in_a_later_point_is_refused():
         hydra.points(["experiments=token_scaling_tiny", "tokens=40960,many"])
     with composer() as hydra, pytest.raises(ValueError, match="bogus"):
         hydra.points(["experiments=token_scaling_tiny", "model.bogus=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("token=1000", "there is no setting 'token': did you mean tokens"),
+        ("optimizer.lr=0.1", "did you mean optimizer.learning_rate"),
+        ("optimiser=adamw", "did you mean optimizer"),
+        ("model.n_layers=3", "did you mean model.num_layers"),
+        ("recipe=wsdd", "no recipe=wsdd: did you mean wsd? There are continual_code, "),
+        ("model=m0_04", "no model=m0_04: did you mean "),
+        ("experiments=token_scalng", "did you mean token_scaling? There are ablation, "),
+        ("experiments=mine", "a study of your own is found with --experiments DIR"),
+        ("data.sources.prose.path=~/x", "twice, for the shell and for Hydra"),
+        ("seed=range(3", "twice, for the shell and for Hydra"),
+    ],
+)
+def test_a_mistake_names_what_was_meant_and_not_hydras_advice(override, words):
+    with composer() as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        hydra.points([override])
+    assert words in str(error.value)
+    for noise in ("To append", "+", "search path", "object_type", "base_", "hydra.cc"):
+        assert noise not in str(error.value)
+
+
+def test_every_setting_outside_the_groups_can_be_set_on_the_command_line():
+    """Hydra takes every folder that it searches for a group: the project's own folder `analysis` hid a setting."""
+    with composer() as hydra:
+        [point] = hydra.points(["analysis=seeds"])
+    assert point.config.analysis == "seeds"

@@ -315,14 +315,15 @@ def test_a_large_document_that_ends_a_source_early_is_named_with_both_numbers(
     assert facts["bytes"] < 40_000
     assert facts["left_out_bytes"] == len(large)
     assert facts["dropped"]["beyond_cap"] == 1
-    [note] = notes(stores[100_000])
+    note, *few = notes(stores[100_000])
+    assert all("held-out document" in line for line in few)
     for number in (
         f"{facts['bytes']:,} of max_bytes=100,000",
         f"{len(large):,} bytes",
         f"{facts['bytes'] + len(large)}",
     ):
         assert number in note
-    assert not notes(stores[200_000])
+    assert not [line for line in notes(stores[200_000]) if "max_bytes" in line]
     row = dict(
         zip(*(part for part in (source_table(stores[100_000])[0], source_table(stores[100_000])[1][0])), strict=True)
     )
@@ -343,9 +344,28 @@ def test_files_that_are_not_read_are_named_and_counted(
     made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
     assert made.manifest["sources"]["a"]["skipped_files"]["count"] == 31
     assert len(made.manifest["sources"]["a"]["skipped_files"]["names"]) == 20
-    assert notes(made) == [
+    assert notes(made)[:1] == [
         "source 'a': 31 files there are not read as jsonl: 00.log, 01.log, 02.log, 03.log, 04.log and 26 more"
     ]
+
+
+def test_few_held_out_documents_are_named_with_their_number(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    """Error bars over a handful of documents say little."""
+    write_jsonl(tmp_path / "few.jsonl", make_documents(200, seed=1))
+    write_jsonl(tmp_path / "many.jsonl", make_documents(1500, seed=1))
+    for name, said in (("few", True), ("many", False)):
+        source = dataclasses.replace(
+            two_sources.sources["a"], path=str(tmp_path / f"{name}.jsonl"), heldout_bytes=10**6
+        )
+        data = dataclasses.replace(two_sources, sources={"a": source})
+        made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+        count = made.manifest["sources"]["a"]["heldout_documents"]
+        assert (count < 20) == said
+        assert [f"scores rest on {count} held-out documents" in note for note in notes(made)] == (
+            [True] if said else []
+        )
 
 
 def test_what_only_looks_like_a_line_end_stays_in_training_and_held_out_text(

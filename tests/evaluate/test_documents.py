@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.conftest import DATA
+from workbench.config.schema import SuiteConfig
+from workbench.evaluate.suite import EvaluationError, resolve_suite
 from workbench.evaluate.suites.documents import (
     load_continuations,
     load_last_words,
@@ -13,6 +15,7 @@ from workbench.evaluate.suites.documents import (
     perplexity,
     read_heldout,
 )
+from workbench.evaluate.tasks import load_task
 from workbench.study.layout import Layout
 
 CHOICES = {"items": 160, "choices": 4, "context_characters": 200, "choice_characters": 48}
@@ -86,3 +89,11 @@ def test_perplexity_is_lm_evals() -> None:
     from lm_eval.api.metrics import perplexity as theirs
 
     assert perplexity([-1.0, -2.5, -0.25]) == pytest.approx(theirs([-1.0, -2.5, -0.25]))
+
+
+def test_text_too_short_for_a_question_names_the_settings_that_help(tmp_path: Path) -> None:
+    (tmp_path / "prose.jsonl").write_text(json.dumps({"id": "a", "text": "Too short."}) + "\n")
+    suite = SuiteConfig(name="s", tasks=["heldout_{source}_continuation"], include_path="embedded")
+    [spec] = resolve_suite(suite, ["prose"])
+    with pytest.raises(EvaluationError, match=r"too short to ask .*evaluation=heldout.*data\.heldout_percent"):
+        load_task(spec, suite, {"heldout_dir": str(tmp_path)})

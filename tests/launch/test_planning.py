@@ -9,7 +9,7 @@ import pytest
 from workbench.cli.plan import print_plan
 from workbench.config.schema import BudgetConfig
 from workbench.launch.cost import check_cluster_budget, cluster_work
-from workbench.launch.planning import make_facts, prepare_data
+from workbench.launch.planning import leaving_points_note, make_facts, prepare_data
 from workbench.launch.study import check_before_start
 
 # Ten tokens a second: a stage of 8,192 tokens takes 819.2 s, and one of 2,048 a quarter of that.
@@ -127,7 +127,8 @@ def test_distinct_tokens_beyond_the_store_are_refused_before_training(facts_of, 
     with pytest.raises(ValueError, match=r"unique_tokens=100000000 gives source 'code' 30000000 .* the store has \d+:"):
         prepare_data(facts_of(*beyond), print)
     assert "the store has" in plan(*beyond)
-    [code, prose] = json.loads(plan(*beyond, json=True))["notes"]
+    code, prose, refusal = json.loads(plan(*beyond, json=True))["notes"]
+    assert refusal.startswith("`workbench run` will refuse this: data.unique_tokens=100000000 gives source 'code'")
     assert prose.startswith("source 'prose'")
     assert code.startswith("source 'code'")
 
@@ -138,3 +139,23 @@ def test_a_sources_own_distinct_tokens_are_the_most_and_plan_says_so(facts_of, p
     [note] = json.loads(plan(most, json=True))["notes"]
     assert note.startswith("source 'prose'")
     assert json.loads(plan("data.sources.prose.unique_tokens=3200", json=True))["notes"] == []
+
+
+def test_a_plan_says_what_a_run_will_refuse_for_want_of_data(plan, facts_of):
+    once = ("tokens=100M", "data.sources.prose.max_epochs=1")
+    prepare_data(facts_of(), lambda line: None)
+    assert "`workbench run` will refuse this: source 'prose' would give 56000000 tokens, but has " in plan(*once)
+    assert "will refuse" not in plan()
+
+
+def test_points_that_a_launch_no_longer_names_are_said(make_study, facts_of, plan):
+    """They leave the table and the figures of the study's name."""
+    first = make_study("tokens=10240,20480")
+    assert leaving_points_note(first) == []
+    assert leaving_points_note(facts_of("tokens=10240,20480,40960")) == []
+    [note] = leaving_points_note(facts_of("tokens=10240,40960"))
+    assert "1 of the 2 points of its last launch are not in this one" in note
+    assert "(tokens=20480)" in note
+    assert note in plan("tokens=10240,40960")
+    [note] = leaving_points_note(facts_of("tokens=40960"))
+    assert "all 2 points of its last launch" in note

@@ -66,8 +66,21 @@ def test_a_checkpoint_that_could_not_be_scored_counts(files):
     last = files.layout.stage(files.plan["points"][0]["chain"][-1]["stage"])
     status = json.loads(last.status.read_text())
     last.status.write_text(json.dumps({**status, "evaluation_error": "task 'x' has no documents"}))
-    [found] = failed_points(files.layout, files.plan)
+    plan = {**files.plan, "evaluation_ids": {"embedded": ["f" * 16]}}
+    [found] = failed_points(files.layout, plan)
     assert (found["cause"], found["error"]) == ("evaluation", "task 'x' has no documents")
+
+
+def test_an_evaluation_that_another_study_asked_for_does_not_count(files):
+    """Studies share stages, and an error in `status.json` is of the latest evaluation of any of them."""
+    last = files.layout.stage(files.plan["points"][0]["chain"][-1]["stage"])
+    status = json.loads(last.status.read_text())
+    last.status.write_text(json.dumps({**status, "evaluation_error": "another study's"}))
+    [result] = [path for path in (last.list_checkpoints()[-1] / "evals").glob("*.json") if "documents" not in path.name]
+    suite, _, evaluation = result.stem.rpartition("-")
+    assert failed_points(files.layout, {**files.plan, "evaluation_ids": {suite: [evaluation]}}) == []
+    [found] = failed_points(files.layout, {**files.plan, "evaluation_ids": {suite: [evaluation], "more": ["a" * 16]}})
+    assert found["cause"] == "evaluation"
 
 
 def test_a_tag_holds_as_many_as_fit_and_counts_the_rest():

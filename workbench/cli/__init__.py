@@ -14,13 +14,7 @@ from workbench.cli.help import ARGUMENTS, EXAMPLES, SETTINGS, START
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(arguments)
-    unknown = [argument for argument in rest if argument.startswith("-")]
-    if unknown:
-        parser.error(f"unknown option {unknown[0]}")
-    # argparse stops collecting overrides at the first option: `experiments=x -m model=a,b`.
-    parsed.overrides = [*parsed.overrides, *rest]
+    parsed = parse(arguments)
     try:
         status = parsed.command(parsed)
     except _user_errors() as error:
@@ -29,6 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command; None takes this process's own."""
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    unknown = [argument for argument in rest if argument.startswith("-")]
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}")
+    # argparse stops collecting overrides at the first option: `experiments=x -m model=a,b`.
+    parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

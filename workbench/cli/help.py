@@ -1,7 +1,7 @@
 """What `workbench --help` and each command's help say: an example, and what to type next."""
 
 SETTINGS = (
-    "experiments=STUDY and any setting as Hydra takes it, such as model=m0_1,m0_3 seed=range(3); "
+    "experiments=STUDY and any setting as Hydra takes it, such as model=m0_1,m0_3 'seed=range(3)'; "
     "or the name of a study that was launched before"
 )
 ARGUMENTS = {

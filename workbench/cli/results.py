@@ -41,6 +41,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
     """
     from analysis.load import load_study
     from analysis.unchanged import inputs_digest, read_unchanged, write_stamp
+    from workbench.launch.rising import rising_losses
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
     from workbench.tracking.owner import refuse_foreign
@@ -64,6 +65,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
         heldout=_heldout_sizes(facts),
         curves=_slopes(facts, frame, uri),
         question=study_question(layout, study, experiments),
+        warnings=(*rising_losses(facts), *_data_notes(facts)),
     )
     directory = layout.figures(study)
     digest = inputs_digest(frame, shown.inputs())
@@ -96,6 +98,7 @@ class _Shown:
     heldout: Mapping[str, Mapping[str, int]]
     curves: tuple[dict[str, float], str, list[str]]
     question: str
+    warnings: tuple[str, ...]
 
     def inputs(self) -> dict[str, object]:
         """Everything but the frame, as plain values."""
@@ -105,6 +108,7 @@ class _Shown:
             "heldout": self.heldout,
             "curves": self.curves,
             "question": self.question,
+            "warnings": self.warnings,
             "points": points,
             "attributes": dict(self.frame.attrs),
             "sources": list(self.facts.config.data.sources),
@@ -127,10 +131,11 @@ def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
     curves, source, reason = shown.curves
     results = analyse_study(frame, curves=curves, curves_from=source)
     results.notes.extend(reason)
+    results.warnings.extend(shown.warnings)
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
     write_page(page, page_of(results, frame, baselines=compressors, question=shown.question))
-    return results, [*files, page], "\n".join([*lines, *results.notes, *_files(files, page)])
+    return results, [*files, page], "\n".join([*lines, *shown.warnings, *results.notes, *_files(files, page)])
 
 
 def show_reference(study: str, uri: str, directory: Path) -> None:
@@ -243,6 +248,16 @@ def _crossings(facts: Facts, uri: str, evaluated: set[str]) -> list[str]:
         if metric in evaluated
         for crossing in find_crossings(load_documents(facts.plan.study, metric, uri))
     ]
+
+
+def _data_notes(facts: Facts) -> list[str]:
+    """Lines on data whose scores rest on few held-out documents."""
+    from workbench.data.store import open_prepared
+    from workbench.data.summary import heldout_notes
+    from workbench.launch.planning import stores
+
+    folders = [facts.layout.data(fingerprint) for fingerprint in stores(facts.plan)]
+    return [note for f in folders if (f / "manifest.json").exists() for note in heldout_notes(open_prepared(f))]
 
 
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:

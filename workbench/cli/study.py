@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from workbench.cli.results import show_reference, show_results
 from workbench.cli.shared import asked_launcher, default_layout, make_study_facts, named_study
 from workbench.study.files import is_held
 from workbench.study.record import read_record, recorded_points
+
+UNNAMED = "scratch"
+"""Study of a command that names none, as `conf/config.yaml` has it."""
 
 if TYPE_CHECKING:
     from workbench.config.schema import TrackingConfig
@@ -26,6 +30,11 @@ if TYPE_CHECKING:
 
 def run(parsed: argparse.Namespace) -> int:
     """Run what is missing of a study, here or on a cluster."""
+    return compose_and_run(_as_launched(parsed))
+
+
+def compose_and_run(parsed: argparse.Namespace) -> int:
+    """Compose a study from settings, and run what is missing of it."""
     from workbench.config.compose import composer
     from workbench.launch.outcome import PointError, describe_outcome
     from workbench.launch.planning import make_facts
@@ -55,6 +64,21 @@ def run(parsed: argparse.Namespace) -> int:
     if estimate is not None and status == 0:
         _print_duration(time.monotonic() - began, estimate)
     return _wait_status(facts) if launcher.waits and launcher.submits else status
+
+
+def _as_launched(parsed: argparse.Namespace) -> argparse.Namespace:
+    """Replace the bare name of a study by the command of its latest launch."""
+    from workbench import cli
+
+    study = named_study(parsed)
+    if study is None:
+        return parsed
+    command = read_record(default_layout(), study).get("command", "")
+    words = shlex.split(command)
+    if words[:2] != ["workbench", "run"]:
+        raise ValueError(f"it is not recorded how study {study!r} was launched: give its settings")
+    print(command)
+    return cli.parse(words[1:])
 
 
 def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:
@@ -93,6 +117,8 @@ def _wait_status(facts: Facts) -> int:
 
 
 def _print_plan_line(facts: Facts) -> None:
+    from workbench.launch.planning import leaving_points_note
+
     todo = sum(facts.tokens_to_train().values())
     plan = facts.plan
     print(
@@ -101,6 +127,15 @@ def _print_plan_line(facts: Facts) -> None:
         f"{plan.tokens_unshared / 1e6:.3g}M without sharing)",
         flush=True,
     )
+    for note in [*leaving_points_note(facts), *_name_note(plan.study)]:
+        print(note, flush=True)
+
+
+def _name_note(study: str) -> list[str]:
+    """Line on a study that nobody has named."""
+    if study != UNNAMED:
+        return []
+    return [f"study={UNNAMED} is for what need not be kept: the next study without a name replaces it (study=NAME)"]
 
 
 def status(parsed: argparse.Namespace) -> int:

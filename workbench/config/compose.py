@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from workbench.config.errors import one_line
 from workbench.config.launcher import Launcher, read_launcher
 from workbench.config.plain import whole_number
 from workbench.config.schema import Config, from_dict
@@ -212,7 +213,11 @@ def composer(experiments: Path | None = None) -> Generator[Composer]:
         with initialize_config_dir(str(CONFIG_DIR), job_name="workbench", version_base="1.3"):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
-            _current = Composer(hydra, search_path, [] if experiments is None else ["--experiments", str(experiments)])
+            _current = Composer(
+                hydra,
+                search_path,
+                [] if experiments is None else ["--experiments", str(experiments.expanduser().resolve())],
+            )
             try:
                 yield _current
             finally:
@@ -276,13 +281,4 @@ def _one_line_errors() -> Generator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        parts: list[str] = []
-        cause: BaseException | None = error
-        while cause is not None:
-            text = " ".join(line.strip() for line in str(cause).splitlines() if line.strip())
-            if text and text not in parts:
-                parts.append(text)
-            cause = cause.__cause__
-        if any("Could not override 'experiments/" in part for part in parts):
-            parts.append("in a study's file a group needs a leading slash, as in `override /hydra/launcher`")
-        raise ValueError("; ".join(parts)) from error
+        raise ValueError(one_line(error)) from error

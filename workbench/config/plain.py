@@ -169,4 +169,9 @@ def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: 
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"missing key {prefix}{missing[0]}")
-    return cls(**{name: _build(hints[name], value, prefix + name, as_written) for name, value in values.items()})
+    fields = {name: _build(hints[name], value, prefix + name, as_written) for name, value in values.items()}
+    try:
+        return cls(**fields)
+    except ValueError as error:
+        # A part among several of its kind does not know which it is.
+        raise error if where.count(".") < 2 or where in str(error) else ValueError(f"{where}: {error}") from error

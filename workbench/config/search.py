@@ -19,26 +19,32 @@ def search_folders(experiments: Path | None, scratch: Path) -> list[Path]:
         A user's folder of studies; groups within it (`cluster/mine.yaml`) are found too, and those beside it if it is
         called `experiments`.
     scratch
-        An empty folder that may be written to.
+        An empty folder that may be written to: the project's studies are linked into it, since Hydra takes every folder
+        beside them for a config group, and `analysis` is a setting.
 
     Raises
     ------
     ValueError
         The folder does not exist, or a file of its groups has the same name as one in `conf/`.
     """
+    project = scratch / "project"
+    project.mkdir()
+    (project / "experiments").symlink_to(PROJECT_ROOT / "experiments", target_is_directory=True)
     if experiments is None:
-        return [PROJECT_ROOT]
+        return [project]
     folder = experiments.expanduser().resolve()
     if not folder.is_dir():
         raise ValueError(f"--experiments {folder}: no such folder")
     if folder.name == "experiments":
         folders = [folder.parent, folder]
     else:
-        (scratch / "experiments").symlink_to(folder, target_is_directory=True)
-        folders = [scratch, folder]
+        user = scratch / "user"
+        user.mkdir()
+        (user / "experiments").symlink_to(folder, target_is_directory=True)
+        folders = [user, folder]
     for root in folders:
         _refuse_hidden(root)
-    return [*folders, PROJECT_ROOT]
+    return [*folders, project]
 
 
 def _refuse_hidden(folder: Path) -> None:

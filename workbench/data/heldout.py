@@ -84,7 +84,8 @@ def collect_heldout(data: DataConfig, groups: Iterable[Group]) -> Heldout:
                 passed = heldout.passed_over[name]
                 raise ValueError(
                     f"source {name!r} has no held-out document{counts.name_counts(passed, ': the split has ')}: raise "
-                    f"data.heldout_percent={data.heldout_percent}, or set heldout_bytes=0 to go without"
+                    f"data.heldout_percent={data.heldout_percent}, or go without "
+                    f"(data.sources.{name}.heldout_bytes=0 evaluation=none)"
                 )
     return heldout
 

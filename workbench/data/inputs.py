@@ -62,9 +62,18 @@ def find_inputs(source: SourceConfig) -> Inputs:
     else:
         found, skipped = [place] if place.is_file() else [], []
     if not found:
-        there = f" (there: {some_names(skipped)})" if skipped else ""
-        raise ValueError(f"data source path={source.path!r}: no {' or '.join(endings)} file there{there}")
+        raise ValueError(f"data source path={source.path!r}: {_why_none(place, pattern, skipped, endings)}")
     return Inputs(tuple(sorted(found)), tuple(skipped))
+
+
+def _why_none(place: Path, pattern: str, skipped: list[str], endings: tuple[str, ...]) -> str:
+    """Say in words why a path stands for no file."""
+    there = f" (there: {some_names(skipped)})" if skipped else ""
+    if pattern and not glob.has_magic(pattern):
+        return f"{show((place / pattern).absolute())} is not there"
+    if pattern:
+        return f"nothing in {show(place.absolute())} matches {pattern!r}{there}"
+    return f"no {' or '.join(endings)} file there{there}: {show(place.absolute())}"
 
 
 def some_names(names: tuple[str, ...] | list[str], most: int = 5) -> str:

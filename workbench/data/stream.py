@@ -179,6 +179,6 @@ class Stream:
                 raise ValueError(
                     f"source {source.name!r} would give {drawn * context} tokens, but has {source.windows * context} "
                     f"distinct ones and max_epochs={source.config.max_epochs}, so {allowed * context} at most: "
-                    f"train on fewer tokens, raise data.sources.{source.name}.max_bytes or unique_tokens, "
-                    f"or allow repetition with data.sources.{source.name}.max_epochs"
+                    f"train on fewer tokens, give it more text (or a larger max_bytes or unique_tokens, where they are "
+                    f"set), or allow repetition with data.sources.{source.name}.max_epochs"
                 )

@@ -12,6 +12,9 @@ from workbench.data.store import Prepared
 _FILLED = 0.9
 """Part of a cap that a source fills at least where the documents are small; less deserves a look."""
 
+_FEW_DOCUMENTS = 20
+"""Held-out documents of a source below which a standard error over them is itself a guess (within a sixth, at 20)."""
+
 Table = tuple[list[str], list[list[str]]]
 """Head and rows."""
 
@@ -74,7 +77,7 @@ def dropped_table(prepared: Prepared) -> Table:
 
 
 def notes(prepared: Prepared) -> list[str]:
-    """Lines on what deserves a look: files that are not read, and caps that a large document leaves unfilled."""
+    """Lines on what deserves a look: files not read, caps left unfilled, and too few held-out documents."""
     found = []
     for name, source in prepared.manifest["sources"].items():
         skipped = source["skipped_files"]
@@ -83,6 +86,22 @@ def notes(prepared: Prepared) -> list[str]:
             names = some_names(skipped["names"] + [""] * (skipped["count"] - len(skipped["names"])))
             found.append(f"source {name!r}: {skipped['count']:,} files there are not read as {kind}: {names}")
         found += _note_on_cap(name, source)
+    return [*found, *heldout_notes(prepared)]
+
+
+def heldout_notes(prepared: Prepared) -> list[str]:
+    """Lines on sources whose scores rest on few held-out documents."""
+    found = []
+    data = prepared.manifest["config"]["data"]
+    for name, source in prepared.manifest["sources"].items():
+        count, size = source["heldout_documents"], source["heldout_bytes"]
+        if 0 < count < _FEW_DOCUMENTS:
+            documents = "1 held-out document" if count == 1 else f"{count} held-out documents"
+            found.append(
+                f"source {name!r}: scores rest on {documents} ({size:,} bytes), too few for error bars to mean much: raise "
+                f"data.heldout_percent={data['heldout_percent']} and "
+                f"data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
+            )
     return found
 
 

@@ -16,6 +16,7 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     import workbench.model.hf  # noqa: F401  (registers model_type workbench)
 
@@ -23,13 +24,17 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
         raise ValueError(f"{checkpoint} is not a checkpoint: it has no config.json")
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
     torch.manual_seed(seed)
     ids = torch.tensor([_with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)])
     context = model.config.max_position_embeddings
     if ids.shape[1] + max_tokens > context:
-        raise ValueError(f"{ids.shape[1]} tokens of text and {max_tokens} more exceed the model's context of {context}")
+        raise ValueError(
+            f"{ids.shape[1]} tokens of text and {max_tokens} more exceed the model's context of {context}: "
+            "set a smaller --max-tokens, or shorten the text"
+        )
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode():
         output = model.generate(ids, max_new_tokens=max_tokens, pad_token_id=tokenizer.eos_token_id, **sampling)

@@ -50,7 +50,14 @@ def load_task(spec: TaskSpec, suite: SuiteConfig, metadata: dict[str, Any]) -> T
                 raise ValueError(f"num_fewshot={suite.num_fewshot}, but held-out text has no examples to give")
             config["num_fewshot"] = suite.num_fewshot
         manager = TaskManager(include_defaults=False, metadata=metadata)
-        (task,) = manager.load([config])["tasks"].values()
+        try:
+            (task,) = manager.load([config])["tasks"].values()
+        except ValueError as error:
+            # The message is part of the suite's code, whose hash is in every evaluation's id.
+            if not str(error).endswith("too short to ask a question of"):
+                raise
+            more = "score its loss alone (evaluation=heldout), or hold more text out (data.heldout_percent)"
+            raise ValueError(f"{error}: {more}") from error
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(FEWSHOT_SEED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.config.schema import Config, Stage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
+from workbench.data.inputs import some_names
 from workbench.data.special_tokens import choose
 from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
@@ -20,7 +21,7 @@ from workbench.evaluate.suite import uses_heldout
 from workbench.study.flops import training_flops_per_token
 from workbench.study.layout import Layout
 from workbench.study.plan import Node, Plan, Point, plan_study, settled_targets, study_record, tokens_to_train
-from workbench.study.record import change_record
+from workbench.study.record import change_record, read_record
 from workbench.train.checkpoint import checkpoints_by_tokens, list_tokens
 
 if TYPE_CHECKING:
@@ -129,9 +130,21 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
             log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
         for note in notes(prepare(config.data, config.tokenizer, facts.layout)):
             log(note)
+    check_streams(facts)
+
+
+def check_streams(facts: Facts) -> None:
+    """Refuse stages that draw more than their prepared data has; what is not prepared yet is not looked at.
+
+    Raises
+    ------
+    ValueError
+        As `prepare_data`.
+    """
     for node in facts.plan.nodes.values():
-        stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
-        stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)
+        if (facts.layout.data(node.stage.stream.data_fingerprint) / "manifest.json").exists():
+            stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
+            stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)
     for point in facts.plan.points:
         _check_unique_tokens(facts, point)
 
@@ -199,6 +212,32 @@ def _trained_again(facts: Facts, node: Node, tokens: int) -> str:
     )
 
 
+def leaving_points_note(facts: Facts) -> list[str]:
+    """Line on the points that the study had and this launch does not name: its table and figures lose them."""
+    study = facts.plan.study
+    if not facts.layout.study_file(study).exists():
+        return []
+    named = {point.chain[-1] for point in facts.plan.points}
+    ends = [(point, point["chain"][-1]) for point in read_record(facts.layout, study)["points"]]
+    leaving = [point["name"] for point, end in ends if (end["stage"], end["tokens"]) not in named]
+    if not leaving:
+        return []
+    these = f"{len(leaving)} of the {len(ends)} points" if len(leaving) < len(ends) else f"all {len(ends)} points"
+    return [
+        f"study {study!r}: {these} of its last launch are not in this one and leave its table and figures "
+        f"({some_names(leaving, most=3)}); their trainings stay. Name this launch otherwise (study=...) to keep both"
+    ]
+
+
+def refusal_note(facts: Facts) -> list[str]:
+    """Line on what `run` would refuse now that the data is prepared."""
+    try:
+        check_streams(facts)
+    except ValueError as error:
+        return [f"`workbench run` will refuse this: {error}"]
+    return []
+
+
 def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
     """Machine-readable plan; see `workbench plan --json`."""
     todo = facts.tokens_to_train()
@@ -232,7 +271,12 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "disk_bytes": work.disk_bytes,
         "training_disk_bytes": work.training_disk_bytes,
         "workers": work.workers,
-        "notes": [*unique_token_notes(facts), *trained_again_notes(facts)],
+        "notes": [
+            *unique_token_notes(facts),
+            *trained_again_notes(facts),
+            *leaving_points_note(facts),
+            *refusal_note(facts),
+        ],
     }
 
 

@@ -31,8 +31,8 @@ _NAMED = 5
 _ADVICE = {
     DIVERGED: (
         "diverged, and would diverge again at the same step: lower optimizer.learning_rate (or "
-        "optimizer.base_learning_rate, which the rule of size scales), lengthen recipe.warmup_tokens, or leave out single "
-        "updates with optimizer.non_finite=skip"
+        "optimizer.base_learning_rate, which the rule of size scales), or lengthen recipe.warmup_tokens "
+        "(optimizer.non_finite=skip only helps where single updates are not finite)"
     ),
     INPUT: "would fail again in the same way: change what the message names before launching again",
     MEMORY: (

@@ -80,8 +80,10 @@ def _boundaries(config: Config) -> list[int]:
         steps = round((share * budget - boundaries[-1]) / batch_tokens)
         if steps < 1:
             raise ValueError(
-                f"recipe phase {phase.name!r} of {budget:.0f} tokens is shorter than one step of {batch_tokens} "
-                "tokens: raise tokens, or lower recipe.batch_sequences"
+                f"recipe phase {phase.name!r}, {phase.share:.0%} of {budget:.0f} tokens, is shorter than one step of "
+                f"{batch_tokens} tokens ({config.recipe.batch_sequences * phase.batch_scale} sequences of "
+                f"model.context_tokens={config.model.context_tokens}): raise tokens, or lower recipe.batch_sequences or "
+                "model.context_tokens"
             )
         boundaries.append(boundaries[-1] + steps * batch_tokens)
     return boundaries

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.study.causes import EVALUATION, cause_of
 from workbench.study.layout import Layout, StageDir
+from workbench.study.results import read_result, result_path
 
 _ERROR_CHARACTERS = 200
 
@@ -37,7 +38,9 @@ def failed_points(layout: Layout, plan: dict[str, Any]) -> list[dict[str, Any]]:
         if not _has_checkpoint(last, chain[-1]["tokens"]):
             failed = next((s for s in (r["stage"] for r in chain) if statuses[s].get("state") == "failed"), None)
         else:
-            failed = last.id if statuses[last.id].get("evaluation_error") else None
+            # The stage may be another study's too, whose evaluations are none of this one's.
+            missed = statuses[last.id].get("evaluation_error") and _lacks_a_result(last, chain[-1]["tokens"], plan)
+            failed = last.id if missed else None
         if failed is not None:
             stage = plan["stages"][failed]["stage"]
             found.append({"point": point["name"], **_failure(failed, stage, statuses[failed])})
@@ -76,6 +79,22 @@ def _has_checkpoint(stage: StageDir, tokens: int) -> bool:
         return json.loads((checkpoints[-1] / "manifest.json").read_text(encoding="utf-8"))["tokens"] >= tokens
     except FileNotFoundError:  # a running stage has removed it meanwhile
         return False
+
+
+def _lacks_a_result(stage: StageDir, tokens: int, plan: dict[str, Any]) -> bool:
+    """Whether the checkpoint at `tokens` lacks the result of an evaluation that the study asks for."""
+    asked: dict[str, list[str]] = plan.get("evaluation_ids", {})
+    for checkpoint in reversed(stage.list_checkpoints() if asked else []):
+        try:
+            found = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["tokens"]
+        except FileNotFoundError:
+            continue
+        if found == tokens:
+            valid = [
+                any(read_result(result_path(checkpoint, suite, i), i) for i in ids) for suite, ids in asked.items()
+            ]
+            return not all(valid)
+    return True
 
 
 def _status(stage: StageDir) -> dict[str, Any]:

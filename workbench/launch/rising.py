@@ -1,0 +1,64 @@
+"""Trainings that went wrong without stopping: the loss stayed finite, and rose."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from workbench.launch.planning import Facts
+from workbench.study.plan import Node
+from workbench.tracking.spool import TRAIN_LOSS
+
+_RISE = 1.1
+"""Times its lowest that a loss may end at; windows of at least ten steps stay far below without a cause."""
+_ROWS = 2000
+"""Rows of a stage that are looked at, evenly spaced."""
+_WINDOWS = 20
+"""Windows of equally many rows, whose means are compared."""
+_FEWEST = 10
+"""Rows of a window."""
+
+
+def rising_losses(facts: Facts) -> list[str]:
+    """Lines on the stages whose training loss ended above guessing, or well above its lowest."""
+    found: list[str] = []
+    for node in facts.plan.nodes.values():
+        losses = _losses(facts.layout.stage(node.id).metrics)
+        why = _why(node, losses)
+        if why:
+            stage = node.stage
+            found.append(
+                f"{stage.model.name} {stage.name} {node.id} went wrong, though its loss stayed finite: {why}; a lower "
+                f"optimizer.learning_rate (its peak is {stage.schedule.peak:.3g}) or a longer recipe.warmup_tokens may help"
+            )
+    return found
+
+
+def _why(node: Node, losses: list[float]) -> str:
+    size = max(_FEWEST, len(losses) // _WINDOWS)
+    means = [sum(window) / size for i in range(0, len(losses) - size + 1, size) if (window := losses[i : i + size])]
+    if len(means) < 2:
+        return ""
+    end = sum(losses[-size:]) / size
+    guessing = math.log(node.stage.model.vocab_size)
+    if end > guessing:
+        return f"the training loss ended at {end:.3g} nats a token, above guessing ({guessing:.3g})"
+    if len(node.stage.stream.mixture) == 1 and end > _RISE * min(means):  # another mixture has another loss
+        return f"the training loss ended at {end:.3g} nats a token, after {min(means):.3g} before"
+    return ""
+
+
+def _losses(metrics: Path) -> list[float]:
+    """Losses of a stage's rows, at most `_ROWS` of them; damaged lines are left out."""
+    try:
+        lines = metrics.read_bytes().splitlines()
+    except OSError:
+        return []
+    losses: list[float] = []
+    for line in lines[:: max(1, len(lines) // _ROWS)]:
+        try:
+            losses.append(float(json.loads(line)[TRAIN_LOSS]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [loss for loss in losses if math.isfinite(loss)]
