@@ -97,7 +97,7 @@ def _yarn(frequency: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
     return frequency / scaling.factor * divided + frequency * (1 - divided)
 
 
-def rotate(x_BTHK: Float[Tensor, "B T H K"], rope: Float[Tensor, "2 T half"]) -> Float[Tensor, "B T H K"]:
+def rotate(x_BTHK: Float[Tensor, "B T H K"], rope: Float[Tensor, "2 *B T half"]) -> Float[Tensor, "B T H K"]:
     """Turn each head's features by their positions' angles; keeps the dtype of `x_BTHK`.
 
     Parameters
@@ -105,12 +105,12 @@ def rotate(x_BTHK: Float[Tensor, "B T H K"], rope: Float[Tensor, "2 T half"]) ->
     x_BTHK
         Queries or keys (or both, side by side on the head axis: one pass is faster than two).
     rope
-        Rows of `rope_table` for these T positions; features beyond those that it has angles for stay as they are.
+        Rows of `rope_table` for these T positions, or for those of each sequence; features beyond those that it has angles for stay as they are.
     """
     rotated = 2 * rope.shape[-1]
     if rotated < x_BTHK.shape[-1]:
         turning, still = x_BTHK.split((rotated, x_BTHK.shape[-1] - rotated), dim=-1)
         return torch.cat((rotate(turning, rope), still), dim=-1)
-    cos, sin = rope.to(x_BTHK.dtype)[:, :, None, :]
+    cos, sin = rope.to(x_BTHK.dtype)[..., None, :]
     first, second = x_BTHK.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -85,6 +85,8 @@ def _stream_identity(stream: StreamConfig) -> dict[str, Any]:
         "seed": stream.seed,
         "unique_tokens": {name: source.unique_tokens for name, source in sorted(stream.sources.items())},
         "mixture": [_segment_identity(segment) for segment in stream.mixture],
+        # Absent from ids that are older than the choice.
+        **({"document_mask": True} if stream.document_mask else {}),
     }
 
 
