@@ -21,6 +21,7 @@ from workbench.config.schema import (
     StreamConfig,
     StreamSource,
 )
+from workbench.model.batch import Batch
 from workbench.model.transformer import summed_loss
 from workbench.study.memory import peak_memory
 from workbench.train.determinism import determinism
@@ -81,7 +82,7 @@ def step_of(state, stage, micro_batch_sequences, loss=None, **settings):
         state.model,
         loss or partial(summed_loss, state.model),
         state.optimizer,
-        tokens,
+        Batch(tokens),
         sources,
         num_sources=1,
         learning_rate=1e-3,

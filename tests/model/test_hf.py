@@ -101,7 +101,7 @@ def test_from_hf_inverts_to_hf():
     for changes in ({"num_kv_heads": 2}, {"mlp": "gelu"}):
         model = make_model(**changes)
         state = model.state_dict()
-        back = from_hf(to_hf(state, model.config), model.config)
+        back = from_hf(to_hf(state, model.config), model.config, state)
         assert set(back) == set(state)
         assert all(torch.equal(back[key], state[key]) for key in state)
 

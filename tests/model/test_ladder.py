@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from workbench.config.schema import ModelConfig, from_dict
+from workbench.model.families import LLAMA, family_of
 from workbench.model.transformer import Transformer
 from workbench.study.flops import count_parameters
 
@@ -57,7 +58,7 @@ def test_count_equals_the_model(name):
 def test_rungs_have_their_names_size_and_the_ladders_shape(name):
     config = load_config(name)
     assert abs(count_parameters(config).non_embedding / LADDER[name] - 1) < 0.15
-    assert config.is_llama
+    assert family_of(config) is LLAMA
     aspect = config.width / config.num_layers
     assert aspect == 16 if LADDER[name] < 0.1e6 else aspect == 32 if LADDER[name] < 10e6 else 46 <= aspect <= 55
     if LADDER[name] >= 10e6:
@@ -71,7 +72,7 @@ def test_rungs_have_their_names_size_and_the_ladders_shape(name):
 def test_rungs_between_have_their_names_size(name):
     config = load_config(name)
     assert abs(count_parameters(config).non_embedding / BETWEEN[name] - 1) < 0.1
-    assert config.is_llama
+    assert family_of(config) is LLAMA
     assert config.num_kv_heads == config.num_heads
 
 

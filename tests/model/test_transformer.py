@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from workbench.config.schema import ModelConfig
+from workbench.config.schema import ModelConfig, RopeScaling
 from workbench.model.init import init_weights
 from workbench.model.rope import rope_table, rotate
 from workbench.model.transformer import Transformer, loss_per_token
@@ -31,6 +31,15 @@ SWITCHES = (
     {"position": "learned"},
     {"position": "none"},
     {"tie_embeddings": True},
+    {"attention_bias": "qkv", "num_kv_heads": 2},
+    {"attention_bias": "all", "mlp_bias": True},
+    {"norm": "layernorm", "norm_bias": True, "mlp": "gelu", "mlp_bias": True},
+    {"parallel_residual": True},
+    {"rotary_share": 0.5},
+    {"rope_scaling": RopeScaling("linear", 4.0)},
+    {"rope_scaling": RopeScaling("ntk", 4.0)},
+    {"rope_scaling": RopeScaling("llama3", 4.0, 12)},
+    {"rope_scaling": RopeScaling("yarn", 4.0, 12)},
     {"qk_norm": True, "num_kv_heads": 2},
 )
 
@@ -38,6 +47,9 @@ SWITCHES = (
 def make_model(seed: int = 0, **changes) -> Transformer:
     model = Transformer(dataclasses.replace(BASE, **changes))
     init_weights(model, seed)
+    for name, parameter in model.named_parameters():  # zeros would hide them
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.2, generator=torch.Generator().manual_seed(seed))
     return model
 
 

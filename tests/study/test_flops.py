@@ -37,6 +37,9 @@ SWITCHES = (
     {"position": "none"},
     {"tie_embeddings": True},
     {"qk_norm": True, "num_kv_heads": 2},
+    {"attention_bias": "qkv", "num_kv_heads": 2},
+    {"attention_bias": "all", "mlp_bias": True, "parallel_residual": True, "rotary_share": 0.5},
+    {"norm": "layernorm", "norm_bias": True, "qk_norm": True, "mlp": "gelu", "mlp_bias": True},
     {"context_tokens": 20, "num_layers": 1},
 )
 

@@ -11,6 +11,7 @@ from workbench.config.schema import (
     NumericsConfig,
     Parent,
     ResourcesConfig,
+    RopeScaling,
     Stage,
     StreamSource,
 )
@@ -40,11 +41,17 @@ INSIDE = {
     "model.tie_embeddings": True,
     "model.qk_norm": True,
     "model.rope_theta": 5e5,
+    "model.attention_bias": "qkv",
+    "model.mlp_bias": True,
+    "model.parallel_residual": True,
+    "model.rotary_share": 0.5,
+    "model.rope_scaling": RopeScaling("linear", 2.0),
     "stream.data_fingerprint": "0" * 16,
     "stream.context_tokens": 128,
     "stream.seed": 9,
     "stream.sources": {"prose": StreamSource(unique_tokens=1000), "code": StreamSource()},
     "stream.mixture": [MixtureSegment(0, {"prose": 1, "code": 1})],
+    "stream.document_mask": True,
     "batch_sequences": 64,
     "schedule.peak": 0.123,
     "schedule.warmup_tokens": 1,
@@ -94,6 +101,28 @@ def test_how_many_skips_are_allowed_is_part_of_skipping(stage):
 
 def test_stages_that_stop_keep_the_ids_of_before_there_was_a_choice(stage):
     assert identity(stage)["optimizer"].keys() == {"beta1", "beta2", "eps", "weight_decay", "clip_norm"}
+
+
+def test_switches_of_models_from_outside_are_in_ids_only_where_they_are_turned(stage):
+    """Ids of before there were any stay."""
+    assert identity(stage)["model"].keys() == {
+        "num_layers",
+        "width",
+        "num_heads",
+        "num_kv_heads",
+        "mlp_width",
+        "vocab_size",
+        "context_tokens",
+        "mlp",
+        "norm",
+        "position",
+        "tie_embeddings",
+        "qk_norm",
+        "rope_theta",
+        "norm_eps",
+    }
+    layernorm = change(stage, "model.norm", "layernorm")
+    assert stage_id(change(layernorm, "model.norm_bias", True)) != stage_id(layernorm)
 
 
 def test_every_field_is_classified():

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from workbench.config.schema import ModelConfig, OptimizerConfig
+from workbench.model.batch import Batch
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.memory import peak_memory
@@ -35,7 +36,7 @@ LARGE = {
 LARGE = {size: replace(model, context_tokens=1024) for size, model in LARGE.items()}
 
 
-def measured_bytes(model, precision, checkpointing, micro_batch, micro_batches, fake):
+def measured_bytes(model, precision, checkpointing, micro_batch, micro_batches, fake, document_mask=False):
     """Peak over two steps, the second of which has moments from the start."""
     with FakeTensorMode() if fake else contextlib.nullcontext():
         network = Transformer(model, "sdpa", checkpointing)
@@ -45,6 +46,7 @@ def measured_bytes(model, precision, checkpointing, micro_batch, micro_batches, 
         sequences = micro_batch * micro_batches
         tokens = torch.zeros(sequences, model.context_tokens + 1, dtype=torch.int64)
         sources = torch.zeros(sequences, dtype=torch.int64)
+        batch = Batch.by_document(tokens, 1) if document_mask else Batch(tokens)
         tracker = MemTracker()
         tracker.track_external(network, optimizer)
 
@@ -52,7 +54,7 @@ def measured_bytes(model, precision, checkpointing, micro_batch, micro_batches, 
             tracker.reset_mod_stats()  # the tracker wants to be told of every pass
             return summed_loss(network, micro_tokens)
 
-        step = partial(train_step, network, loss, optimizer, tokens, sources, num_sources=1, learning_rate=1e-4)
+        step = partial(train_step, network, loss, optimizer, batch, sources, num_sources=1, learning_rate=1e-4)
         with tracker:
             for _ in range(2):
                 step(clip_norm=1.0, precision=precision, micro_batch_sequences=micro_batch)
@@ -65,7 +67,7 @@ def fake_values(monkeypatch):
     monkeypatch.setattr(FakeTensor, "tolist", lambda x: [1.0] * len(x))
 
 
-def estimated(model, precision, checkpointing, micro_batch, micro_batches):
+def estimated(model, precision, checkpointing, micro_batch, micro_batches, document_mask=False):
     return peak_memory(
         model,
         micro_batch_sequences=micro_batch,
@@ -76,6 +78,7 @@ def estimated(model, precision, checkpointing, micro_batch, micro_batches):
         parallel="replicate",
         processes=1,
         device="cpu",
+        document_mask=document_mask,
     )
 
 
@@ -108,6 +111,10 @@ def test_tensors_without_values_measure_the_same(fake_values, precision):
         {"tie_embeddings": True},
         {"qk_norm": True},
         {"num_kv_heads": 4},
+        {"attention_bias": "all", "mlp_bias": True},
+        {"norm": "layernorm", "norm_bias": True, "mlp": "gelu", "mlp_bias": True},
+        {"parallel_residual": True},
+        {"rotary_share": 0.5},
     ],
     ids=str,
 )
@@ -115,6 +122,16 @@ def test_tensors_without_values_measure_the_same(fake_values, precision):
 def test_peak_of_every_switch(fake_values, changes, micro_batches):
     case = (replace(SMALL, **changes), "fp32", False, 4, micro_batches)
     assert estimated(*case).total == pytest.approx(measured_bytes(*case, fake=True), rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_peak_with_a_mask_of_documents(fake_values, precision):
+    """One mask for all blocks: four of them hold little more than two."""
+    for layers in (2, 4):
+        case = (replace(SMALL, num_layers=layers, context_tokens=512), precision, False, 4, 1)
+        plain, masked = (measured_bytes(*case, fake=True, document_mask=mask) for mask in (False, True))
+        assert masked > plain
+        assert estimated(*case, document_mask=True).total == pytest.approx(masked, rel=0.15)
 
 
 def test_sharding_divides_the_state():

@@ -4,11 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from training_processes import start, talk, train, write_again
+from training_processes import start, talk, train, weighted_step, write_again
 
 from workbench.data.store import open_prepared
 from workbench.model.weights import load_model
@@ -318,3 +319,21 @@ def test_compiled_they_end_the_same(fresh):
     stopped.train(2, stop_after=20)
     assert_same(untouched, stopped.finish(2))
     assert ckpt.read_manifest(stopped.last())["numerics"]["compile"]
+
+
+@pytest.mark.parametrize("parallel", PARALLELS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_targets_of_unequal_weights_count_once_on_however_many_processes(make_study, parallel, size):
+    """One process has most of them, another none: not the mean of the processes' means."""
+    stage = next(iter(make_study().plan.nodes.values())).stage
+    model = replace(stage.model, vocab_size=61, context_tokens=16)
+    stage = replace(stage, model=model, numerics=replace(stage.numerics, parallel=parallel))
+    [(whole, moments)] = (each.result for each in start(1, weighted_step, stage=stage))
+    for each in start(size, weighted_step, stage=stage):
+        assert (each.exit_code, each.text) == (0, "")
+        divided, theirs = each.result
+        assert divided.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert divided.source_losses == pytest.approx(whole.source_losses, rel=1e-6)
+        assert divided.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
+        for a, b in zip(moments, theirs, strict=True):
+            assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a) + 1e-9

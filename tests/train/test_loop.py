@@ -113,6 +113,7 @@ def test_rows_and_checkpoints(make_study):
         ["numerics.threads=2"],
         ["numerics.activation_checkpointing=true"],
         ["recipe=three_stage", "recipe.warmup_tokens=512", "recipe.batch_sequences=8"],
+        ["data.document_mask=true"],
         pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
         pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),
     ],
@@ -435,10 +436,10 @@ def test_the_same_sequences_reach_the_step_for_every_world_size(make_study, monk
     reached = {}
     original = loop.train_step
 
-    def record(model, loss, optimizer, tokens, sources, **settings):
+    def record(model, loss, optimizer, batch, sources, **settings):
         rank = settings["world"].rank
-        reached.setdefault((settings["step"], rank), (tokens.clone(), sources.clone()))
-        return original(model, loss, optimizer, tokens, sources, **{**settings, "world": loop.World()})
+        reached.setdefault((settings["step"], rank), (batch.tokens.clone(), sources.clone()))
+        return original(model, loss, optimizer, batch, sources, **{**settings, "world": loop.World()})
 
     monkeypatch.setattr(loop, "train_step", record)
     for rank in range(world_size):

@@ -34,6 +34,7 @@ from workbench.config.schema import (
     StreamSource,
 )
 from workbench.model import loss as loss_module
+from workbench.model.batch import Batch
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.train import step as step_module
@@ -128,7 +129,7 @@ def take_steps(model, device, precision, world=World()):  # noqa: B008
             model,
             partial(summed_loss, model),
             optimizer,
-            tokens,
+            Batch(tokens),
             sources,
             num_sources=SOURCES,
             learning_rate=1e-3,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from workbench.config.schema import ModelConfig, OptimizerConfig
+from workbench.model.batch import Batch
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer, loss_per_token, summed_loss
 from workbench.train.optimizer import build_optimizer, optimizer_tensors
@@ -35,7 +36,7 @@ class Trained:
             self.model,
             loss or partial(summed_loss, self.model),
             self.optimizer,
-            TOKENS,
+            Batch(TOKENS),
             SOURCES,
             num_sources=3,
             learning_rate=1e-2,

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import Stage
+from workbench.model.batch import Batch
+from workbench.model.transformer import summed_loss
 from workbench.study.layout import Layout
 from workbench.train import loop, shard_files
 from workbench.train.distributed import World, join
@@ -26,7 +29,7 @@ from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.stage import train_stage
 from workbench.train.state import TrainState, initial_state, load_state, save_state
-from workbench.train.step import StepResult
+from workbench.train.step import StepResult, train_step
 
 # Forked from a server that has imported training: a rank starts at once rather than in four seconds.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -212,3 +215,31 @@ def caught(function: Callable[[], Any]) -> tuple[str, str]:
 
 def raise_(error: Exception) -> None:
     raise error
+
+
+WEIGHTS = torch.zeros(4, 16)
+"""Of the targets of four sequences: many, few, none and some."""
+WEIGHTS[0, :14], WEIGHTS[1, 3], WEIGHTS[3, 5:9] = 1.0, 0.5, 2.0
+
+
+def weighted_step(world: World, stage: Stage) -> tuple[StepResult, list[Any]]:
+    """One step on this rank's share of four sequences whose targets weigh differently: result and first moments."""
+    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    state = initial_state(stage, torch.device("cpu"), mesh)
+    tokens = torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(0))
+    mine = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)
+    result = train_step(
+        state.model,
+        partial(summed_loss, state.model),
+        state.optimizer,
+        Batch(tokens[mine], WEIGHTS[mine]),
+        torch.tensor([0, 1, 1, 0])[mine],
+        num_sources=2,
+        learning_rate=1e-3,
+        clip_norm=1.0,
+        precision="fp32",
+        micro_batch_sequences=1,
+        world=world,
+    )
+    moments = [state.optimizer.state[p]["exp_avg"] for p in state.model.parameters()]
+    return result, [(x.full_tensor() if isinstance(x, DTensor) else x).numpy() for x in moments]

@@ -43,6 +43,10 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
     for node in facts.plan.nodes.values():
         if node.stage.numerics.attention == "flash_attn" and node.stage.precision == "fp32":
             raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
+        if node.stage.numerics.attention == "flash_attn" and node.stage.stream.document_mask:
+            raise ValueError(
+                "numerics.attention='flash_attn' has no masks by document: use sdpa, or data.document_mask=false"
+            )
     todo = facts.tokens_to_train()
     if here and any(todo.values()):
         stages = [node.stage for node in facts.plan.nodes.values() if todo[node.id]]

@@ -14,9 +14,12 @@ from workbench.model.transformer import Transformer
 def initial_std(name: str, config: ModelConfig) -> float | None:
     """Tell how widely a parameter's initial values spread around zero; None for gains, which start at one.
 
+    Biases start at zero.
+
     | parameter                          | standard deviation      |
     |------------------------------------|-------------------------|
     | norm gains                         | none, all ones          |
+    | biases                             | 0                       |
     | `attention.output`, `mlp.down`     | 1 / (sqrt(D) layers)    |
     | embeddings and every other matrix  | sqrt(2 / (5 D))         |
 
@@ -32,6 +35,8 @@ def initial_std(name: str, config: ModelConfig) -> float | None:
     TinyLlama's `lit_gpt/model.py`, `GPT._init_weights`, after GPT-NeoX (Black et al.,
     arXiv:2204.06745, section 2.1).
     """
+    if name.endswith(".bias"):
+        return 0.0
     if "norm" in name:
         return None
     if name.endswith(("attention.output.weight", "mlp.down.weight")):
@@ -70,7 +75,9 @@ def init_weights(model: Transformer, seed: int) -> None:
 def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> torch.Tensor:
     """Draw one parameter's initial values, in fp32 on the CPU."""
     std = initial_std(name, config)
-    return torch.ones(shape) if std is None else torch.randn(shape, generator=_generator(seed, name)).mul_(std)
+    if not std:
+        return torch.ones(shape) if std is None else torch.zeros(shape)
+    return torch.randn(shape, generator=_generator(seed, name)).mul_(std)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -4,7 +4,8 @@ In a small model most work is in the output head, and with 4,096 tokens in the v
 a batch fill 100 MB: written, read and given back to the system several times per step. Here they are
 made in chunks that stay in the processor's cache. In training all tokens weigh the same, so each chunk's share of
 the gradients is made at once with its losses (as in Liger's fused linear cross-entropy, arXiv:2410.10989,
-section 3.2); where they may weigh differently, the backward pass computes the logits again.
+section 3.2), or weigh what the batch says; where the gradient of each is asked for, the backward pass computes the
+logits again.
 
 Shapes: B sequences, T tokens, N = B T, D width, V vocabulary.
 """
@@ -49,24 +50,31 @@ def cross_entropy_per_token(
 
 
 def summed_cross_entropy(
-    h_BTD: Float[Tensor, "B T D"], weight_VD: Float[Tensor, "V D"], targets_BT: Int[Tensor, "B T"]
+    h_BTD: Float[Tensor, "B T D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_BT: Int[Tensor, "B T"],
+    weights_BT: Float[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
-    """Sum of `cross_entropy_per_token`, and its terms: for training, at two thirds of the cost.
+    """Sum of `cross_entropy_per_token` times the tokens' weights, and its terms: for training, at two thirds of the cost.
 
-    Only the sum has a gradient. Its form says that all tokens weigh the same; asking the values of a per-token
-    gradient whether they do would make a GPU wait for the host.
+    Only the sum has a gradient. Its form says what each token weighs; asking the values of a per-token gradient would
+    make a GPU wait for the host.
 
     Parameters
     ----------
     h_BTD, weight_VD, targets_BT
         As `cross_entropy_per_token` takes them.
+    weights_BT
+        How much each target counts; None counts all alike.
 
     Returns
     -------
     tuple
-        The sum, an fp32 scalar in nats, and each token's loss, fp32 of shape (B, T), in nats.
+        The sum, an fp32 scalar in nats, and each token's loss without its weight, fp32 of shape (B, T), in nats.
     """
-    total, losses_N, _, _ = _sum(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD))
+    h_ND = h_BTD.flatten(0, 1)
+    g_N = _ones(h_ND) if weights_BT is None else weights_BT.flatten().float()
+    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD))
     return total, losses_N.detach().view_as(targets_BT)
 
 
@@ -112,11 +120,11 @@ def _gradients(
 
 @torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
 def _sum(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
-        losses, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, True)
-    return losses.sum(), losses, gradient_h, gradient_weight.contiguous()
+        losses, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
+    return (losses * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
 
 
 @torch.library.custom_op("workbench::summed_cross_entropy_backward", mutates_args=())
@@ -139,7 +147,9 @@ def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_
 
 
 @_sum.register_fake
-def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     return losses.new_empty(()), losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
 
@@ -164,7 +174,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *_scaled(*ctx.saved_tensors, g), None, None
+    return *_scaled(*ctx.saved_tensors, g), None, None, None
 
 
 _losses.register_autograd(_losses_backward, setup_context=_keep_inputs)

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import ModelConfig
-from workbench.model.attention import attend, check_attention
+from workbench.model.attention import attend, check_attention, document_mask
+from workbench.model.batch import Batch
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
-from workbench.model.matmul import linear
+from workbench.model.matmul import compute_dtype, linear
 from workbench.model.rope import rope_table, rotate
 
 if TYPE_CHECKING:
@@ -29,18 +30,21 @@ if TYPE_CHECKING:
 
 
 class Linear(nn.Linear):
-    """A matrix without bias; NaN until `init_weights` or a checkpoint fills it, so that neither is forgotten."""
+    """A matrix, without bias unless asked; NaN until `init_weights` or a checkpoint fills it, so neither is forgotten."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         """Fill with NaN; draws no random numbers."""
-        nn.init.constant_(self.weight, math.nan)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, math.nan)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply."""
-        return linear(input, self.weight)
+        """Multiply, and add the bias."""
+        products = linear(input, self.weight)
+        # pyright does not know that a bias may be None.
+        return products if self.bias is None else products + self.bias.to(products.dtype)  # pyright: ignore
 
 
 class Embedding(nn.Embedding):
@@ -52,11 +56,12 @@ class Embedding(nn.Embedding):
 
 
 class Norm(nn.Module):
-    """RMSNorm, or LayerNorm without bias, over the last axis."""
+    """RMSNorm, or LayerNorm with or without bias, over the last axis."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.norm_bias else None
         self.kind, self.eps = config.norm, config.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class Norm(nn.Module):
         wide, shape = x.to(self.weight.dtype), self.weight.shape
         if self.kind == "rmsnorm":
             return F.rms_norm(wide, shape, self.weight, self.eps).to(x.dtype)
-        return F.layer_norm(wide, shape, self.weight, None, self.eps).to(x.dtype)
+        return F.layer_norm(wide, shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -74,13 +79,13 @@ class Attention(nn.Module):
         super().__init__()
         self.H, self.G, self.K = config.num_heads, config.num_kv_heads, config.head_width
         self.backend = backend
-        self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K)
+        self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K, config.attention_bias != "none")
         self.q_norm = Norm(config, self.K) if config.qk_norm else None
         self.k_norm = Norm(config, self.K) if config.qk_norm else None
-        self.output = Linear(config.width, config.width)
+        self.output = Linear(config.width, config.width, config.attention_bias == "all")
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
-        """Attend; `rope` holds the rotations of these T positions."""
+    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Attend; `rope` holds the rotations of these T positions, `mask` is that of `document_mask` if there is one."""
         heads = self.qkv(x_BTD).unflatten(-1, (-1, self.K))
         qk, v_BTGK = heads.split((self.H + self.G, self.G), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -89,7 +94,7 @@ class Attention(nn.Module):
         if rope is not None:
             qk = rotate(qk, rope)
         q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
-        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend).flatten(2))
+        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -97,8 +102,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = Linear(config.width, 2 * config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
+        self.gate_up = Linear(config.width, 2 * config.mlp_width, config.mlp_bias)
+        self.down = Linear(config.mlp_width, config.width, config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each token."""
@@ -107,12 +112,12 @@ class SwiGLU(nn.Module):
 
 
 class GELU(nn.Module):
-    """`down(gelu(up(x)))`, the feed-forward block of GPT-2, exact GELU, without biases."""
+    """`down(gelu(up(x)))`, the feed-forward block of GPT-2, with exact GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = Linear(config.width, config.mlp_width)
-        self.down = Linear(config.mlp_width, config.width)
+        self.up = Linear(config.width, config.mlp_width, config.mlp_bias)
+        self.down = Linear(config.mlp_width, config.width, config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each token."""
@@ -124,14 +129,17 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
+        self.parallel = config.parallel_residual
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, backend)
         self.mlp_norm = Norm(config, config.width)
         self.mlp = SwiGLU(config) if config.mlp == "swiglu" else GELU(config)
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Apply to the residual stream."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope)
+        if self.parallel:
+            return x_BTD + self.attention(self.attention_norm(x_BTD), rope, mask) + self.mlp(self.mlp_norm(x_BTD))
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, mask)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD))
 
 
@@ -164,7 +172,9 @@ class Transformer(nn.Module):
 
     def _rope_table(self) -> Tensor | None:
         c = self.config
-        return rope_table(c.context_tokens, c.head_width, c.rope_theta) if c.position == "rope" else None
+        if c.position != "rope":
+            return None
+        return rope_table(c.context_tokens, c.rotary_width, c.rope_theta, c.rope_scaling)
 
     def reset_buffers(self) -> None:
         """Compute the rotations anew, on the parameters' device; needed after `to_empty`."""
@@ -176,8 +186,22 @@ class Transformer(nn.Module):
         """Matrix of the output head; the embedding's where they are tied."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def hidden(
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        positions_BT: Int[Tensor, "B T"] | None = None,
+        documents_BT: Int[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """Residual stream after the final norm.
+
+        Parameters
+        ----------
+        tokens_BT
+            Token ids.
+        positions_BT
+            Each token's position; None counts from 0.
+        documents_BT
+            Number of each token's document, to which attention is confined; None lets it see all before.
 
         Raises
         ------
@@ -189,14 +213,17 @@ class Transformer(nn.Module):
             raise ValueError(f"sequences of {T} tokens exceed model.context_tokens={self.config.context_tokens}")
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
-            x_BTD = x_BTD + self.position.weight[:T]
-        rope = None if self.rope is None else self.rope[:, :T]
+            x_BTD = x_BTD + (self.position.weight[:T] if positions_BT is None else self.position(positions_BT))
+        rope = self.rope
+        if rope is not None:
+            rope = rope[:, :T] if positions_BT is None else rope[:, positions_BT]
+        mask = None if documents_BT is None else document_mask(documents_BT, compute_dtype(x_BTD))
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 # Nothing here draws random numbers, so their state need not be kept.
-                x_BTD = checkpoint(block, x_BTD, rope, use_reentrant=False, preserve_rng_state=False)
+                x_BTD = checkpoint(block, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD = block(x_BTD, rope)
+                x_BTD = block(x_BTD, rope, mask)
         return self.norm(x_BTD)
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
@@ -204,19 +231,28 @@ class Transformer(nn.Module):
         return linear(h, self.head_weight)
 
     def forward(
-        self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"] | None = None, *, summed: bool = False
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        targets_BT: Int[Tensor, "B T"] | None = None,
+        *,
+        weights_BT: Float[Tensor, "B T"] | None = None,
+        positions_BT: Int[Tensor, "B T"] | None = None,
+        documents_BT: Int[Tensor, "B T"] | None = None,
+        summed: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
-        With targets and `summed`, their sum, which alone has a gradient, and beside it the terms.
+        With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
+        without weights. Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
-        h_BTD = self.hidden(tokens_BT)
+        h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT)
         if targets_BT is None:
             return self.head(h_BTD)
-        loss = summed_cross_entropy if summed else cross_entropy_per_token
-        return loss(h_BTD, self.head_weight, targets_BT)
+        if summed:
+            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT)
+        return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
 
 
 def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[Tensor, "B T"]:
@@ -232,6 +268,13 @@ def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[
     return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
 
 
-def summed_loss(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
-    """Sum of `loss_per_token`, which alone has a gradient, and its terms: what a training step takes."""
-    return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:], summed=True)
+def summed_loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+    """Sum of the targets' losses times their weights, which alone has a gradient, and the losses: what a step takes."""
+    return model(
+        batch.tokens[:, :-1],
+        batch.tokens[:, 1:],
+        weights_BT=batch.weights,
+        positions_BT=batch.positions,
+        documents_BT=batch.documents,
+        summed=True,
+    )

@@ -1,15 +1,16 @@
 """A model as files in Hugging Face's layout, without importing `transformers` (seconds of start-up).
 
-What Llama can represent is written as `LlamaForCausalLM`, with its keys and unfused matrices. The rest
-is written as model type `workbench`, which `transformers` reads after `import workbench.model.hf`.
-Both carry our `ModelConfig` in `config.json` under `workbench`, so that `load_model` restores exactly.
+What a family of `workbench.model.families` can represent is written as a model of that family, with its keys and its
+matrices; Llama's, if it can. The rest is written as model type `workbench`, which `transformers` reads after
+`import workbench.model.hf`. All carry our `ModelConfig` in `config.json` under `workbench`, so that `load_model` restores
+exactly.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.config.schema import ModelConfig, from_dict, to_dict
+from workbench.model.families import family_config, family_of
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
 
@@ -27,24 +29,11 @@ GENERATION_CONFIG = "generation_config.json"
 README = "README.md"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 HOW_TO_LOAD = (
-    "Llama cannot represent this model. With lm-scaling-workbench installed, `import workbench.model.hf` first; "
+    "No model type of transformers can represent this model. With lm-scaling-workbench installed, `import workbench.model.hf` first; "
     "then `AutoModelForCausalLM.from_pretrained` reads this directory."
 )
 
 _PREFIX = "transformer."
-_TOP = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_BLOCK = {
-    "attention_norm": ("input_layernorm",),
-    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attention.output": ("self_attn.o_proj",),
-    "mlp_norm": ("post_attention_layernorm",),
-    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down": ("mlp.down_proj",),
-}
 
 
 def _rows(config: ModelConfig, name: str) -> list[int]:
@@ -57,12 +46,8 @@ def _rows(config: ModelConfig, name: str) -> list[int]:
 
 def hf_keys(name: str, config: ModelConfig) -> tuple[str, ...]:
     """Hugging Face's names of one of `Transformer`'s weights: several where the matrix is a fused one."""
-    if not config.is_llama:
-        return (_PREFIX + name,)
-    if name in _TOP:
-        return (_TOP[name],)
-    _, layer, ours = name.removesuffix(".weight").split(".", 2)
-    return tuple(f"model.layers.{layer}.{theirs}.weight" for theirs in _BLOCK[ours])
+    family = family_of(config)
+    return (_PREFIX + name,) if family is None else family.keys(name)
 
 
 def hf_shapes(name: str, shape: tuple[int, ...], config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -70,7 +55,7 @@ def hf_shapes(name: str, shape: tuple[int, ...], config: ModelConfig) -> dict[st
     keys = hf_keys(name, config)
     if len(keys) == 1:
         return {keys[0]: shape}
-    rows = _rows(config, name.removesuffix(".weight").split(".", 2)[2])
+    rows = _rows(config, name.rpartition(".")[0].split(".", 2)[2])
     return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
 
 
@@ -82,35 +67,54 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     state
         `Transformer.state_dict()`.
     config
-        The model's config; where Llama cannot represent it, keys only gain the prefix `transformer.`.
+        The model's config; where no family can represent it, keys only gain the prefix `transformer.`.
     """
     renamed: dict[str, Tensor] = {}
     for name, whole in state.items():
         shapes = hf_shapes(name, tuple(whole.shape), config)
-        renamed |= zip(shapes, whole.split([shape[0] for shape in shapes.values()]), strict=True)
+        parts = hf_rows(name, whole, config).split([shape[0] for shape in shapes.values()])
+        renamed |= zip(shapes, parts, strict=True)
     return renamed
 
 
-def from_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def hf_rows(name: str, whole: Tensor, config: ModelConfig) -> Tensor:
+    """Rows of one of `Transformer`'s weights in the order in which its family's files have them."""
+    family = family_of(config)
+    return whole if family is None else family.rows_out(name, whole, config)
+
+
+def our_rows(name: str, whole: Tensor, config: ModelConfig) -> Tensor:
+    """Inverse of `hf_rows`."""
+    family = family_of(config)
+    return whole if family is None else family.rows_in(name, whole, config)
+
+
+def from_hf(state: Mapping[str, Tensor], config: ModelConfig, names: Iterable[str]) -> dict[str, Tensor]:
     """Inverse of `to_hf`.
+
+    Parameters
+    ----------
+    state
+        Weights by Hugging Face's names; others than the model's are left out.
+    config
+        The model's config.
+    names
+        Names in `Transformer.state_dict()`.
 
     Raises
     ------
     KeyError
         A weight is missing.
     """
-    if not config.is_llama:
-        return {key.removeprefix(_PREFIX): value for key, value in state.items()}
-    renamed = {ours: state[theirs] for ours, theirs in _TOP.items() if theirs in state}
-    for i in range(config.num_layers):
-        for ours, theirs in _BLOCK.items():
-            parts = [state[f"model.layers.{i}.{name}.weight"] for name in theirs]
-            renamed[f"blocks.{i}.{ours}.weight"] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    renamed: dict[str, Tensor] = {}
+    for name in names:
+        parts = [state[key] for key in hf_keys(name, config)]
+        renamed[name] = our_rows(name, torch.cat(parts) if len(parts) > 1 else parts[0], config)
     return renamed
 
 
 def hf_config(config: ModelConfig, bos_id: int | None, eos_id: int | None) -> dict[str, Any]:
-    """Contents of `config.json`: Llama's fields, or model type `workbench`; ours beside them."""
+    """Contents of `config.json`: fields of the model's family, or model type `workbench`; ours beside them."""
     common: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_tokens,
@@ -123,23 +127,11 @@ def hf_config(config: ModelConfig, bos_id: int | None, eos_id: int | None) -> di
         "dtype": "float32",
         "workbench": to_dict(config),
     }
-    if not config.is_llama:
+    family = family_of(config)
+    if family is None:
         kind = {"model_type": "workbench", "architectures": ["WorkbenchForCausalLM"], "how_to_load": HOW_TO_LOAD}
         return kind | common
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        **common,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
+    return family_config(family, config) | common
 
 
 def write_hf(
@@ -175,7 +167,7 @@ def write_hf_config(
     """Write all of `write_hf`'s files but the weights."""
     _write_json(directory / CONFIG, hf_config(config, bos_id, eos_id))
     _write_json(directory / GENERATION_CONFIG, {"bos_token_id": bos_id, "eos_token_id": eos_id})
-    if not config.is_llama:
+    if family_of(config) is None:
         # transformers' own message for an unknown model type cannot be changed: what to do stands here.
         (directory / README).write_text(HOW_TO_LOAD + "\n", encoding="utf-8")
     for name in TOKENIZER_FILES:
@@ -222,7 +214,11 @@ def load_model(directory: Path, attention: str = "sdpa") -> Transformer:
     config = read_config(directory)
     model = Transformer(config, attention)
     try:
-        model.load_state_dict(from_hf(load_file(directory / WEIGHTS), config))
+        stored, names = load_file(directory / WEIGHTS), list(model.state_dict())
+        unknown = sorted(set(stored) - {key for name in names for key in hf_keys(name, config)})
+        if unknown:
+            raise KeyError(f"unknown tensor {unknown[0]}")
+        model.load_state_dict(from_hf(stored, config, names))
     except Exception as error:
         raise ValueError(f"{directory / WEIGHTS} cannot be read as model {config.name!r}: {error}") from error
     return model.eval()

@@ -122,6 +122,7 @@ def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]
             for name, source in config.data.sources.items()
         },
         mixture=mixture,
+        document_mask=config.data.document_mask,
     )
 
 

@@ -30,10 +30,20 @@ def _block_matrices(config: ModelConfig) -> int:
     return attention + matrices * config.width * config.mlp_width
 
 
+def _block_biases(config: ModelConfig) -> int:
+    """Biases of one block's matrices."""
+    qkv = config.width + 2 * config.num_kv_heads * config.head_width
+    attention = {"none": 0, "qkv": qkv, "all": qkv + config.width}[config.attention_bias]
+    rows = 2 if config.mlp == "swiglu" else 1
+    return attention + (rows * config.mlp_width + config.width if config.mlp_bias else 0)
+
+
 def count_parameters(config: ModelConfig) -> Parameters:
     """Count a model's parameters, equal to what `Transformer(config)` holds."""
-    gains = 2 * config.width + (2 * config.head_width if config.qk_norm else 0)
-    non_embedding = config.num_layers * (_block_matrices(config) + gains) + config.width
+    norms = 2 if config.norm_bias else 1
+    gains = norms * (2 * config.width + (2 * config.head_width if config.qk_norm else 0))
+    block = _block_matrices(config) + _block_biases(config) + gains
+    non_embedding = config.num_layers * block + norms * config.width
     tables = config.vocab_size * config.width * (1 if config.tie_embeddings else 2)
     positions = config.context_tokens * config.width if config.position == "learned" else 0
     return Parameters(total=non_embedding + tables + positions, non_embedding=non_embedding)

@@ -11,7 +11,15 @@ import hashlib
 import json
 from typing import Any
 
-from workbench.config.schema import MixtureSegment, ModelConfig, OptimizerConfig, Stage, StreamConfig, to_dict
+from workbench.config.schema import (
+    MixtureSegment,
+    ModelConfig,
+    OptimizerConfig,
+    RopeScaling,
+    Stage,
+    StreamConfig,
+    to_dict,
+)
 from workbench.config.schema import exact_weights as exact
 
 ENGINE = 1
@@ -19,6 +27,17 @@ ENGINE = 1
 
 _UPDATE_FIELDS = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
 _SKIP_FIELDS = ("non_finite", "max_skips_in_a_row")
+
+
+_YOUNGER = {
+    "attention_bias": "none",
+    "mlp_bias": False,
+    "norm_bias": False,
+    "parallel_residual": False,
+    "rotary_share": 1.0,
+    "rope_scaling": to_dict(RopeScaling()),
+}
+"""Switches of a model that ids did not have from the start, and the values that leave them out."""
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -48,8 +67,9 @@ def identity(stage: Stage) -> dict[str, Any]:
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
-    """Shape and switches of a model, without its name."""
-    return {name: value for name, value in to_dict(model).items() if name != "name"}
+    """Shape and switches of a model, without its name; switches younger than the first ids only where they are turned."""
+    values = {name: value for name, value in to_dict(model).items() if name != "name"}
+    return {name: value for name, value in values.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
 
 def _optimizer_identity(optimizer: OptimizerConfig) -> dict[str, Any]:
@@ -65,6 +85,8 @@ def _stream_identity(stream: StreamConfig) -> dict[str, Any]:
         "seed": stream.seed,
         "unique_tokens": {name: source.unique_tokens for name, source in sorted(stream.sources.items())},
         "mixture": [_segment_identity(segment) for segment in stream.mixture],
+        # Absent from ids that are older than the choice.
+        **({"document_mask": True} if stream.document_mask else {}),
     }
 
 

@@ -101,6 +101,7 @@ def peak_memory(
     processes: int,
     micro_batches: int = 1,
     device: str = "cuda",
+    document_mask: bool = False,
 ) -> Memory:
     """Estimate the peak memory of one training process.
 
@@ -120,6 +121,8 @@ def peak_memory(
         Forward passes of this process a step; from the second on, gradients stand beside the activations.
     device
         `cuda` or `cpu`: they compute attention, norms and loss differently.
+    document_mask
+        Whether attention is confined to documents: its mask is held throughout, one number for each pair of tokens.
     """
     shape = _Shape(
         model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
@@ -138,6 +141,8 @@ def peak_memory(
         ready + last + shape.table + (copy if activation_checkpointing else copies),
         before + first + copy,
     ) + (_gathered_bytes(shape) if shares > 1 else 0)
+    if document_mask:
+        held += shape.size * shape.tokens * model.context_tokens
     return Memory(share, ready or share, 2 * share, held - ready, 3 * share + max(held, share))
 
 

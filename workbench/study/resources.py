@@ -251,6 +251,7 @@ def stage_memory(stage: Stage, processes: int, micro_batch_sequences: int | None
         parallel=stage.numerics.parallel,
         processes=processes,
         device=device,
+        document_mask=stage.stream.document_mask,
     )
 
 

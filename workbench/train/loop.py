@@ -25,6 +25,7 @@ from workbench.config.schema import Stage
 from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
+from workbench.model.batch import Batch
 from workbench.model.matmul import uses_onednn
 from workbench.model.transformer import summed_loss
 from workbench.study.chain import is_annealed
@@ -230,7 +231,7 @@ class StageRun:
             model,
             partial(summed_loss, model),
             state.optimizer,
-            self._on_device(tokens),
+            self._batch(tokens),
             self._on_device(sources),
             num_sources=len(self.stream.source_names),
             learning_rate=learning_rate(stage.schedule, state.tokens, stage.batch_tokens),
@@ -246,6 +247,12 @@ class StageRun:
         if result.skipped:
             self._allow_skip(state, result, range(first, first + stage.batch_sequences))
         return result
+
+    def _batch(self, tokens: np.ndarray) -> Batch:
+        tokens_BT1 = self._on_device(tokens)
+        if not self.stage.stream.document_mask:
+            return Batch(tokens_BT1)
+        return Batch.by_document(tokens_BT1, self.prepared.bos_id)
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         """Send a batch's numbers to the device; from pinned memory, so that the host need not wait until they are there."""

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from workbench.config.schema import ModelConfig
 from workbench.model.tensor_file import FileFacts, HashedFile, header
 from workbench.model.transformer import Transformer
-from workbench.model.weights import WEIGHTS, hf_keys, hf_shapes
+from workbench.model.weights import WEIGHTS, hf_keys, hf_rows, hf_shapes, our_rows
 from workbench.train.distributed import World
 
 FILE_BYTES = 1 << 30
@@ -47,11 +47,11 @@ def write_weights(directory: Path, model: Transformer, world: World) -> FileFact
     """
     failure: list[OSError] = []
     file = _open_weights(directory, model, failure) if world.is_main else None
-    for _, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor)
         whole = parameter.full_tensor().detach()  # every process takes part, whatever became of the file
         if file is not None and not failure:
-            _append(file, whole, failure)
+            _append(file, hf_rows(name, whole, model.config), failure)
     if file is not None:
         try:
             file.close()
@@ -103,7 +103,7 @@ class WeightsFile:
     def read(self, name: str, shape: torch.Size) -> Tensor:
         """One of `Transformer`'s weights, whole, on the CPU."""
         parts = [self._file.get_tensor(key) for key in hf_keys(name, self._config)]
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        whole = our_rows(name, torch.cat(parts) if len(parts) > 1 else parts[0], self._config)
         if whole.shape != shape:
             raise ValueError(f"{name} has the shape {tuple(whole.shape)} in the checkpoint, not {tuple(shape)}")
         return whole

@@ -17,12 +17,14 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from workbench.model.batch import Batch
 from workbench.train.distributed import World
 from workbench.train.optimizer import set_learning_rate, step_if_
 from workbench.train.sharding import reduce_gradients_after
 
-LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Maps tokens (M, T+1) to the sum of their losses, with its gradient, and each predicted token's (M, T), in nats."""
+LossFunction = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
+"""Maps a micro-batch to the sum of its targets' losses times their weights, with its gradient, and to each target's loss
+(M, T), in nats."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class StepResult:
     """What one step measured."""
 
     loss: float
-    """Mean over the global batch's tokens, in nats."""
+    """Mean over the global batch's targets, by their weights, in nats."""
     source_losses: list[float | None]
     """The same by source; None for a source without a sequence in this batch."""
     gradient_norm: float
@@ -79,7 +81,7 @@ def train_step(
     model: nn.Module,
     loss_function: LossFunction,
     optimizer: torch.optim.Optimizer,
-    tokens_BT1: torch.Tensor,
+    batch: Batch,
     sources_B: torch.Tensor,
     *,
     num_sources: int,
@@ -100,8 +102,9 @@ def train_step(
     ----------
     model, loss_function, optimizer
         What is trained, its loss, and what updates it.
-    tokens_BT1
-        This process's token ids, int64 of shape (B, T+1).
+    batch
+        This process's share of the global batch. Each target counts by its weight over the weights of all processes'
+        and all micro-batches' targets, however they are divided.
     sources_B
         Index of each sequence's source, int64 of shape (B,).
     num_sources
@@ -124,17 +127,23 @@ def train_step(
     NonFiniteLossError
         Loss or gradient norm is not finite, and that is not to be skipped.
     """
-    global_tokens = tokens_BT1.shape[0] * (tokens_BT1.shape[1] - 1) * world.size
-    sums_2S = torch.zeros(2, num_sources, dtype=torch.float64, device=tokens_BT1.device)
-    size = micro_batch_sequences or tokens_BT1.shape[0]
-    micro_batches = list(zip(tokens_BT1.split(size), sources_B.split(size), strict=True))
-    for number, (micro_MT1, micro_sources_M) in enumerate(micro_batches, 1):
+    device, mine = batch.tokens.device, batch.targets
+    # Where all count alike their number is known here; otherwise it stays on the device.
+    targets = mine * world.size if isinstance(mine, int) else world.sum_(mine)
+    sums_2S = torch.zeros(2, num_sources, dtype=torch.float64, device=device)
+    size = micro_batch_sequences or len(batch.tokens)
+    micro_batches = list(zip(batch.split(size), sources_B.split(size), strict=True))
+    for number, (micro, micro_sources_M) in enumerate(micro_batches, 1):
         reduce_gradients_after(model, number == len(micro_batches))
-        with autocast(precision, tokens_BT1.device):
-            total, loss_MT = loss_function(micro_MT1)
-        (total / global_tokens).backward()
+        with autocast(precision, device):
+            total, loss_MT = loss_function(micro)
+        (total / targets).backward()
+        if micro.weights is None:
+            counts_M = torch.full_like(micro_sources_M, loss_MT.shape[1]).double()
+        else:
+            loss_MT, counts_M = loss_MT * micro.weights, micro.weights.double().sum(1)
         sums_2S[0].index_add_(0, micro_sources_M, loss_MT.double().sum(1))
-        sums_2S[1].index_add_(0, micro_sources_M, torch.full_like(micro_sources_M, loss_MT.shape[1]).double())
+        sums_2S[1].index_add_(0, micro_sources_M, counts_M)
     world.sum_gradients_(model)
     norm = _clip_gradients(model, clip_norm)
     measured = torch.cat((world.sum_(sums_2S).flatten(), norm.double().view(1)))
@@ -144,7 +153,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     *sums, gradient_norm = copy.read()
     losses_S, tokens_S = sums[:num_sources], sums[num_sources:]
-    loss = sum(losses_S) / global_tokens
+    loss = sum(losses_S) / (targets if isinstance(targets, int) else sum(tokens_S))
     skipped = not all(map(math.isfinite, (*losses_S, gradient_norm)))
     if skipped and not skip_non_finite:
         raise NonFiniteLossError(step, loss, gradient_norm, sequences)

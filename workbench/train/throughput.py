@@ -66,6 +66,7 @@ def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
     """Give a function that trains one step, on the same random tokens each time."""
     import torch
 
+    from workbench.model.batch import Batch
     from workbench.model.transformer import summed_loss
     from workbench.train.compiler import compile_model, missing_for_compile
     from workbench.train.micro_batch import choose_micro_batch
@@ -85,7 +86,7 @@ def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
         model,
         partial(summed_loss, model),
         state.optimizer,
-        tokens,
+        Batch(tokens),
         sources,
         num_sources=1,
         learning_rate=1e-5,

@@ -22,7 +22,7 @@ from workbench.config.schema.machine import (
     NumericsConfig,
     ResourcesConfig,
 )
-from workbench.config.schema.model import KV_HEADS, MLPS, NORMS, POSITIONS, ModelConfig, VariantConfig
+from workbench.config.schema.model import KV_HEADS, MLPS, NORMS, POSITIONS, ModelConfig, RopeScaling, VariantConfig
 from workbench.config.schema.point import ANALYSES, Config, PathsConfig, TrackingConfig
 from workbench.config.schema.recipe import (
     DECAYS,
@@ -65,6 +65,7 @@ __all__ = [
     "PhaseConfig",
     "RecipeConfig",
     "ResourcesConfig",
+    "RopeScaling",
     "Schedule",
     "SourceConfig",
     "Stage",

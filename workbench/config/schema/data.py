@@ -74,6 +74,9 @@ class DataConfig:
     overlap_lines: int = 5
     """Every run of this many non-blank lines (white space folded) that occurs in a held-out document is
     removed from training text."""
+    document_mask: bool = False
+    """Whether attention in training is confined to documents, several of which share a sequence; positions then count
+    from each document's beginning. Needs `numerics.attention=sdpa`."""
 
     def __post_init__(self) -> None:
         """Refuse an empty or one-sided split."""

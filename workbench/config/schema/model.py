@@ -10,6 +10,56 @@ MLPS = ("swiglu", "gelu")
 NORMS = ("rmsnorm", "layernorm")
 POSITIONS = ("rope", "learned", "none")
 KV_HEADS = ("multi_head", "multi_query")
+ATTENTION_BIASES = ("none", "qkv", "all")
+ROPE_SCALINGS = ("none", "linear", "ntk", "yarn", "llama3")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How RoPE's frequencies are changed for more positions than a model was first trained on.
+
+    References
+    ----------
+    `linear`: position interpolation, Chen et al., arXiv:2306.15595. `yarn`: Peng et al., arXiv:2309.00071, whose
+    section 3.1 also describes `ntk`. `llama3`: as in Llama 3.1's published config.
+    """
+
+    kind: str = "none"
+    """`none`, `linear` (every frequency over the factor), `ntk` (a larger base), `yarn` or `llama3` (both by frequency)."""
+    factor: float = 1.0
+    """How many times longer the context becomes."""
+    original_context_tokens: int | None = None
+    """Context before the extension; `yarn` and `llama3` need it."""
+    low_freq_factor: float = 1.0
+    """`llama3`: turns over the original context below which a frequency is divided by the factor."""
+    high_freq_factor: float = 4.0
+    """`llama3`: turns over the original context above which a frequency stays."""
+    beta_fast: float = 32.0
+    """`yarn`: turns over the original context above which a frequency stays."""
+    beta_slow: float = 1.0
+    """`yarn`: turns over the original context below which a frequency is divided by the factor."""
+    truncate: bool = True
+    """`yarn`: whether the ramp between the two begins and ends at whole features."""
+    attention_factor: float | None = None
+    """`yarn`: what cosines and sines are multiplied by; None takes 0.1 ln(factor) + 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no frequencies."""
+        check_choice("model.rope_scaling.kind", self.kind, ROPE_SCALINGS)
+        check_at_least("model.rope_scaling.factor", self.factor, 1)
+        for name in ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"):
+            check_above(f"model.rope_scaling.{name}", getattr(self, name), 0)
+        if self.kind in ("yarn", "llama3"):
+            if self.original_context_tokens is None:
+                raise ValueError(
+                    f"model.rope_scaling.kind={self.kind!r} needs model.rope_scaling.original_context_tokens"
+                )
+            check_at_least("model.rope_scaling.original_context_tokens", self.original_context_tokens, 1)
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"model.rope_scaling.high_freq_factor={self.high_freq_factor} must be above "
+                f"low_freq_factor={self.low_freq_factor}"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,6 +96,18 @@ class ModelConfig:
     """RoPE's base."""
     norm_eps: float = 1e-5
     """Added to the mean square (or variance) in every norm."""
+    attention_bias: str = "none"
+    """Biases of attention: `none`, `qkv` (Qwen 2) or `all` (queries, keys, values and output)."""
+    mlp_bias: bool = False
+    """Whether the feed-forward block's matrices have biases."""
+    norm_bias: bool = False
+    """Whether LayerNorm has a bias beside its gain."""
+    parallel_residual: bool = False
+    """Whether attention and feed-forward block read the same residual stream (GPT-NeoX), not one after the other."""
+    rotary_share: float = 1.0
+    """Share of each head's features that RoPE rotates, the first ones; a quarter in GPT-NeoX."""
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    """Change of RoPE's frequencies for a longer context."""
 
     def __post_init__(self) -> None:
         """Refuse impossible shapes."""
@@ -60,8 +122,16 @@ class ModelConfig:
             raise ValueError(
                 f"model.num_heads={self.num_heads} is not divisible by model.num_kv_heads={self.num_kv_heads}"
             )
-        if self.position == "rope" and self.head_width % 2:
-            raise ValueError(f"model.position='rope' needs an even head width, not {self.head_width}")
+        if not 0 < self.rotary_share <= 1:
+            raise ValueError(f"model.rotary_share={self.rotary_share} must be above 0 and at most 1")
+        if self.position == "rope" and (self.rotary_width % 2 or not self.rotary_width):
+            of = "" if self.rotary_share == 1 else f" (model.rotary_share={self.rotary_share} of {self.head_width})"
+            raise ValueError(f"model.position='rope' needs an even head width, not {self.rotary_width}{of}")
+        if self.position != "rope" and self.rope_scaling.kind != "none":
+            raise ValueError(f"model.rope_scaling.kind={self.rope_scaling.kind!r} needs model.position='rope'")
+        check_choice("model.attention_bias", self.attention_bias, ATTENTION_BIASES)
+        if self.norm_bias and self.norm != "layernorm":
+            raise ValueError(f"model.norm_bias needs model.norm='layernorm', not {self.norm!r}")
         check_above("model.rope_theta", self.rope_theta, 0)
         check_above("model.norm_eps", self.norm_eps, 0)
 
@@ -71,9 +141,9 @@ class ModelConfig:
         return self.width // self.num_heads
 
     @property
-    def is_llama(self) -> bool:
-        """Whether Hugging Face's `LlamaForCausalLM` can represent this model."""
-        return (self.mlp, self.norm, self.position, self.qk_norm) == ("swiglu", "rmsnorm", "rope", False)
+    def rotary_width(self) -> int:
+        """Features of a head that RoPE rotates."""
+        return int(self.head_width * self.rotary_share)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ class StreamConfig:
     """Sources by name."""
     mixture: list[MixtureSegment]
     """Weights along the chain; the first segment starts at 0."""
+    document_mask: bool = False
+    """Whether attention is confined to documents."""
 
 
 @dataclass(frozen=True)

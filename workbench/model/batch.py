@@ -1,0 +1,50 @@
+"""What a model is trained on in one pass: tokens, how much each target counts, and where documents begin.
+
+Shapes: B sequences, T predicted tokens a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Sequences of one token more than are predicted: each token but the first is a target."""
+
+    tokens: Tensor
+    """Token ids, int64 (B, T+1)."""
+    weights: Tensor | None = None
+    """How much each target counts, fp32 (B, T); None counts all alike, as pretraining does."""
+    positions: Tensor | None = None
+    """Position of each input in its document, int64 (B, T); None counts from the sequence's beginning."""
+    documents: Tensor | None = None
+    """Number of each input's document, int64 (B, T), to which attention is confined; None lets it see all before."""
+
+    @classmethod
+    def by_document(cls, tokens_BT1: Tensor, bos_id: int, weights_BT: Tensor | None = None) -> Batch:
+        """Confine attention to documents, each of which begins with `bos_id`.
+
+        What comes before the first one in a sequence is the end of a document that began elsewhere, and one of its own.
+        """
+        inputs_BT = tokens_BT1[:, :-1]
+        begins = inputs_BT == bos_id
+        place = torch.arange(inputs_BT.shape[1], device=inputs_BT.device).expand_as(inputs_BT)
+        start = torch.where(begins, place, 0).cummax(dim=1).values
+        return cls(tokens_BT1, weights_BT, place - start, begins.cumsum(dim=1))
+
+    def split(self, sequences: int) -> Iterator[Batch]:
+        """Yield pieces of so many sequences, the last with what is left."""
+        for start in range(0, len(self.tokens), sequences):
+            rows = slice(start, start + sequences)
+            yield Batch(self.tokens[rows], *(None if part is None else part[rows] for part in self[1:]))
+
+    @property
+    def targets(self) -> Tensor | int:
+        """Sum of the targets' weights, an fp64 scalar on their device; a plain number where all count alike."""
+        if self.weights is None:
+            return self.tokens.shape[0] * (self.tokens.shape[1] - 1)
+        return self.weights.double().sum()
