@@ -31,6 +31,8 @@ class FailedPoint:
     """Id of the stage that failed."""
     error: str
     """What it said, in one line."""
+    model: str = ""
+    """Name of the model."""
 
 
 def read_tag(text: str | None) -> tuple[list[FailedPoint], int]:
@@ -47,7 +49,8 @@ def read_tag(text: str | None) -> tuple[list[FailedPoint], int]:
         The points, and how many more there are that the tag had no room for.
     """
     entries: list[dict[str, Any]] = json.loads(text) if text else []
-    points = [FailedPoint(e["point"], e["cause"], e["stage"], e["error"]) for e in entries if "point" in e]
+    keys = ("point", "cause", "stage", "error", "model")
+    points = [FailedPoint(*(str(entry.get(key, "")) for key in keys)) for entry in entries if "point" in entry]
     return points, sum(int(e["left_out"]) for e in entries if "left_out" in e)
 
 

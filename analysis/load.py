@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.columns import truth
-from analysis.failed import FAILED_POINTS
+from analysis.failed import FAILED_POINTS, read_tag
 from analysis.overrides import label_variants
 
 if TYPE_CHECKING:
@@ -128,14 +128,20 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
         facts["mixture"] = runs[str(model.source_run_id)].get("stream.mixture")
         results = _latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
-    frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)))
+    tag = _failed_points_tag(client, experiment)
+    frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), _failed(tag))
     order = ["metric", "params", "trajectory", "tokens", "annealed"]
     frame = with_missing(frame).sort_values(order, ignore_index=True)
     analysis = client.get_experiment(experiment).tags.get(ANALYSIS_TAG)
     if analysis:
         frame.attrs["analysis"] = analysis
-    frame.attrs[FAILED_POINTS] = _failed_points_tag(client, experiment)
+    frame.attrs[FAILED_POINTS] = tag
     return frame
+
+
+def _failed(tag: str) -> list[tuple[str, str]]:
+    """Models and names of the points that failed."""
+    return [(point.model, point.point) for point in read_tag(tag)[0] if point.model]
 
 
 def _failed_points_tag(client: MlflowClient, experiment: str) -> str:
@@ -195,7 +201,8 @@ def load_documents(
         parts.append(part.assign(point=facts["point"]))
     if not parts:
         raise ValueError(f"study {name!r} keeps no documents for metric {metric!r}")
-    return label_variants(pd.concat(parts, ignore_index=True)).drop(columns="point")
+    failed = _failed(_failed_points_tag(client, experiment))
+    return label_variants(pd.concat(parts, ignore_index=True), failed).drop(columns="point")
 
 
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ A checkpoint that several points share names them all, joined by `" | "`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
@@ -61,7 +61,7 @@ def override_values(frame: pd.DataFrame, key: str) -> pd.Series:
     return pd.Series([values[name] for name in names], index=frame.index, dtype=object)
 
 
-def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
+def label_variants(frame: pd.DataFrame, failed: Iterable[tuple[str, str]] = ()) -> pd.DataFrame:
     """Tell the variants of one model apart: `m1` becomes `m1 optimizer.learning_rate=0.001`, where there are several.
 
     A variant is given by a point's overrides other than model, budget and seeds that all points of a
@@ -71,11 +71,15 @@ def label_variants(frame: pd.DataFrame) -> pd.DataFrame:
     ----------
     frame
         With the columns `model` and `point`.
+    failed
+        Models and names of points that have no row: what tells the others from them is shown too.
     """
     variants = frame["point"].map(_variant)
     found: dict[str, set[str]] = {}
     for model, variant in zip(frame["model"], variants, strict=True):
         found.setdefault(model, set()).add(variant)
+    for model, point in failed:
+        found.setdefault(model, set()).add(_variant(point))
     labels = [
         f"{model} {variant}".strip() if len(found[model]) > 1 else model
         for model, variant in zip(frame["model"], variants, strict=True)

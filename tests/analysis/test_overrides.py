@@ -26,3 +26,11 @@ def test_the_refusal_says_how_to_get_all_points():
 def test_variants_are_told_apart_by_the_points_that_are_known():
     labels = label_variants(frame(CUT, "model=m1,seed=0,variant=base"))["model"]
     assert labels.tolist() == ["m1 variant=gelu", "m1 variant=base"]
+
+
+def test_what_tells_a_point_from_those_that_failed_is_shown():
+    """The only rate that did not diverge is still one of four."""
+    frame = pd.DataFrame({"model": ["m1", "m2"], "point": ["model=m1,rate=1,tokens=5", "model=m2,rate=1,tokens=5"]})
+    failed = [("m1", "model=m1,rate=100,tokens=5"), ("m1", "model=m1,rate=1e6,tokens=5")]
+    assert list(label_variants(frame, failed)["model"]) == ["m1 rate=1", "m2"]
+    assert list(label_variants(frame)["model"]) == ["m1", "m2"]

@@ -162,3 +162,40 @@ def test_every_setting_outside_the_groups_can_be_set_on_the_command_line():
     with composer() as hydra:
         [point] = hydra.points(["analysis=seeds"])
     assert point.config.analysis == "seeds"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=[m0_03,m0_1]"], "a sweep is written with commas and without brackets, model=m0_03,m0_1"),
+        (["seed=[0,1]"], "seed=0,1"),
+        (["token_scaling_tiny", "tokens=40960"], "a study is given as experiments=token_scaling_tiny"),
+        (["tokens=40960,", "81920"], "write a sweep without spaces"),
+        (["experiments=mine/my_study.yaml"], "--experiments mine experiments=my_study"),
+    ],
+)
+def test_what_hydra_would_take_otherwise_is_refused(overrides, words):
+    """A list of a group's choices left all but the last out, without a word."""
+    with composer() as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        hydra.points(overrides)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("defaults:\n  - data: python_tiny\n", "`- override /data: python_tiny`"),
+        ("variant: gelu\n", "`- override /variant: gelu` in the study's defaults"),
+        ("tokens: 40960,81920\n", "a sweep belongs under hydra.sweeper.params"),
+        ("recipe:\n  warmup_tokns: 3\n", "did you mean recipe.warmup_tokens"),
+        (
+            "hydra:\n  sweeper:\n    params:\n      model: [m0_03, m0_1]\n",
+            "model: m0_03,m0_1 under hydra.sweeper.params",
+        ),
+    ],
+)
+def test_a_study_files_mistakes_say_what_to_write(tmp_path, body, words):
+    (tmp_path / "mine.yaml").write_text(f"# @package _global_\n{body}")
+    with composer(tmp_path) as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        hydra.points(["experiments=mine"])
+    assert words in str(error.value)

@@ -154,8 +154,8 @@ def test_points_that_a_launch_no_longer_names_are_said(make_study, facts_of, pla
     assert leaving_points_note(first) == []
     assert leaving_points_note(facts_of("tokens=10240,20480,40960")) == []
     [note] = leaving_points_note(facts_of("tokens=10240,40960"))
-    assert "1 of the 2 points of its last launch are not in this one" in note
+    assert "1 of the 2 points of its last launch are not in this one, and leave its table" in note
     assert "(tokens=20480)" in note
     assert note in plan("tokens=10240,40960")
     [note] = leaving_points_note(facts_of("tokens=40960"))
-    assert "all 2 points of its last launch" in note
+    assert "other points than its last one, which leave its table and figures (tokens=10240, tokens=20480)" in note

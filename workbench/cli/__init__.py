@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parse(arguments)
     try:
         status = parsed.command(parsed)
+    except BrokenPipeError:  # whoever read the output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except _user_errors() as error:
         print(f"workbench: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import asked_launcher, make_study_facts, print_table
+from workbench.cli.shared import asked_launcher, make_study_facts, print_plan_line, print_table
 
 if TYPE_CHECKING:
     from workbench.launch.cost import ClusterWork
@@ -30,6 +30,8 @@ def print_plan(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
         return 0
+    said = print_plan_line(facts)
+    print()
     _print_points(values)
     if work is None:
         _print_stages(values)
@@ -37,7 +39,8 @@ def print_plan(parsed: argparse.Namespace) -> int:
     else:
         _print_cluster(facts, values, work)
     for note in values["notes"]:
-        print(note)
+        if note not in said:
+            print(note)
     return 0
 
 

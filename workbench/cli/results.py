@@ -131,7 +131,7 @@ def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
     curves, source, reason = shown.curves
     results = analyse_study(frame, curves=curves, curves_from=source)
     results.notes.extend(reason)
-    results.warnings.extend(shown.warnings)
+    results.warnings.extend([*_advice(frame), *shown.warnings])
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
     write_page(page, page_of(results, frame, baselines=compressors, question=shown.question))
@@ -248,6 +248,15 @@ def _crossings(facts: Facts, uri: str, evaluated: set[str]) -> list[str]:
         if metric in evaluated
         for crossing in find_crossings(load_documents(facts.plan.study, metric, uri))
     ]
+
+
+def _advice(frame: pd.DataFrame) -> list[str]:
+    """Lines on what to do about the points that failed."""
+    from analysis.failed import FAILED_POINTS, read_tag
+    from workbench.study.causes import advise
+
+    failed, _ = read_tag(frame.attrs.get(FAILED_POINTS))
+    return advise((f"{point.model} {point.point}".strip(), point.cause) for point in failed)
 
 
 def _data_notes(facts: Facts) -> list[str]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from workbench.study.layout import Layout
 
 
+UNNAMED = "scratch"
+"""Study of a command that names none, as `conf/config.yaml` has it."""
+
+
 def compose_points(parsed: argparse.Namespace) -> list[ComposedPoint]:
     """Every point of the sweep given on the command line."""
     from workbench.config.compose import composer
@@ -67,6 +71,39 @@ def default_layout() -> Layout:
     from workbench.study.layout import Layout
 
     return Layout(Path(os.environ.get("WORKBENCH_OUTPUTS", Path(__file__).resolve().parents[2] / "outputs")))
+
+
+def print_plan_line(facts: Facts) -> list[str]:
+    """Print a study's name, how large it is, and what is to be known of its name; return the lines on the latter."""
+    from workbench.launch.planning import leaving_points_note
+
+    plan, todo = facts.plan, sum(facts.tokens_to_train().values())
+    print(
+        f"{plan.study}: {count(len(plan.points), 'point')}, {count(len(plan.nodes), 'stage')}, {millions(todo)} tokens to "
+        f"train ({millions(plan.tokens_shared)} in all, {millions(plan.tokens_unshared)} without sharing)",
+        flush=True,
+    )
+    notes = [*leaving_points_note(facts), *_name_note(plan.study)]
+    for note in notes:
+        print(note, flush=True)
+    return notes
+
+
+def _name_note(study: str) -> list[str]:
+    """Line on a study that nobody has named."""
+    if study != UNNAMED:
+        return []
+    return [f"study={UNNAMED} is for what need not be kept: the next study without a name replaces it (study=NAME)"]
+
+
+def count(number: int, thing: str) -> str:
+    """Give a number of things, `1 point` or `2 points`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
+def millions(tokens: int) -> str:
+    """Give tokens in millions: three digits, or all before the point where those are more."""
+    return f"{tokens / 1e6:.3g}M" if tokens < 1e9 else f"{tokens / 1e6:,.0f}M"
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:

@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from workbench.cli.results import show_reference, show_results
-from workbench.cli.shared import asked_launcher, default_layout, make_study_facts, named_study
+from workbench.cli.shared import asked_launcher, default_layout, make_study_facts, named_study, print_plan_line
 from workbench.study.files import is_held
 from workbench.study.record import read_record, recorded_points
-
-UNNAMED = "scratch"
-"""Study of a command that names none, as `conf/config.yaml` has it."""
 
 if TYPE_CHECKING:
     from workbench.config.schema import TrackingConfig
@@ -47,7 +44,7 @@ def compose_and_run(parsed: argparse.Namespace) -> int:
         launcher = hydra.launcher(parsed.overrides)
         check_before_start(facts, launcher.workers, here=not launcher.submits)
         _check_store(facts)
-        _print_plan_line(facts)
+        print_plan_line(facts)
         estimate = None if launcher.submits else _print_estimate(facts, launcher.workers)
         try:
             hydra.multirun(parsed.overrides)
@@ -114,28 +111,6 @@ def _wait_status(facts: Facts) -> int:
 
     facts = look(facts.plan)
     return 0 if all(s.state == "finished" for s in study_states(facts, _ask_slurm(facts))) else 1
-
-
-def _print_plan_line(facts: Facts) -> None:
-    from workbench.launch.planning import leaving_points_note
-
-    todo = sum(facts.tokens_to_train().values())
-    plan = facts.plan
-    print(
-        f"{plan.study}: {len(plan.points)} points, {len(plan.nodes)} stages, "
-        f"{todo / 1e6:.3g}M tokens to train ({plan.tokens_shared / 1e6:.3g}M in all, "
-        f"{plan.tokens_unshared / 1e6:.3g}M without sharing)",
-        flush=True,
-    )
-    for note in [*leaving_points_note(facts), *_name_note(plan.study)]:
-        print(note, flush=True)
-
-
-def _name_note(study: str) -> list[str]:
-    """Line on a study that nobody has named."""
-    if study != UNNAMED:
-        return []
-    return [f"study={UNNAMED} is for what need not be kept: the next study without a name replaces it (study=NAME)"]
 
 
 def status(parsed: argparse.Namespace) -> int:

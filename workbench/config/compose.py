@@ -71,6 +71,7 @@ class Composer:
         key = tuple(overrides)
         if key not in self._masters:
             _refuse_search_path(overrides)
+            _refuse_what_is_no_setting(overrides)
             loader = self._hydra.config_loader
             with _one_line_errors():
                 arguments = [*overrides, *self._search_path]
@@ -103,6 +104,8 @@ class Composer:
         with _one_line_errors():
             arguments = self._parse([*(f"{key}={value}" for key, value in params.items()), *task])
             _refuse_two_values(arguments)
+            for argument in arguments:
+                self._refuse_list(argument)
             batches = BasicSweeper.split_arguments(arguments, None)
         return self.compose(master, batches[0])
 
@@ -114,6 +117,17 @@ class Composer:
             ComposedPoint(name, overrides, config)
             for name, overrides, config in zip(_point_names(points), points, configs, strict=True)
         ]
+
+    def _refuse_list(self, override: Override) -> None:
+        """Refuse a list where one value belongs: Hydra would take a group's last choice and drop the others."""
+        key, value = str(override.key_or_group), override.value()
+        if not isinstance(value, list) or not (self._is_group(key) or kind_of(key) in (int, float, str, bool)):
+            return
+        values = ",".join(str(item) for item in value)
+        raise ValueError(
+            f"{override.input_line}: a sweep is written with commas and without brackets, {key}={values} (in a study's file "
+            f"{key}: {values} under hydra.sweeper.params)"
+        )
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
@@ -228,6 +242,25 @@ def _refuse_search_path(overrides: Sequence[str]) -> None:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra.searchpath"):
             raise ValueError(f"{override}: name a folder with config groups of your own by --experiments DIR instead")
+
+
+def _refuse_what_is_no_setting(overrides: Sequence[str]) -> None:
+    """Refuse words without `=`, a sweep that a space has torn, and a study that is named by its file."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if override.endswith(",") or (not equals and override.startswith(",")):
+            raise ValueError(f"{override!r}: write a sweep without spaces, as in tokens=40960,81920")
+        if not equals and not override.startswith("~"):
+            raise ValueError(
+                f"{override!r} is no setting (KEY=VALUE): with settings behind it, a study is given as "
+                f"experiments={Path(override).stem}"
+            )
+        if key == "experiments" and (value.startswith("/") or value.endswith((".yaml", ".yml"))):
+            folder = Path(value).parent if Path(value).parent != Path() else "DIR"
+            raise ValueError(
+                f"{override}: a study is named without its folder and ending, --experiments {folder} "
+                f"experiments={Path(value).stem}"
+            )
 
 
 def _refuse_two_values(arguments: Sequence[Override]) -> None:

@@ -20,6 +20,11 @@ _ADVICE = re.compile(r"\.? ?To append to your (?:config|default list) use \S+")
 _UNKNOWN = re.compile(r"Could not override '([^']+)'(?:\. No match in the defaults list)?")
 _KEY = re.compile(r"Key '([^']+)' (?:is not in struct|not in '\w+')")
 _MISSING = re.compile(r"(?:In '([^']+)': )?Could not find '([\w/-]+?)/([^'/]+)' Available options in '[^']+': (.*)")
+_BARE_GROUP = re.compile(r"(?:In '([^']+)': )?Could not find 'experiments/([\w-]+)/([^']+)'")
+_COMPOSED = re.compile(
+    r"(In '[^']+'): ConfigKeyError raised while composing config: Key '[^']+' not in '\w+' full_key: (\S+)"
+)
+_NO_CHOICE = re.compile(r"\w+ is not a subclass of (\w+)Config\. value: (\S+)")
 _SEARCHED = re.compile(r" ?Config search path: .*")
 _TYPES = re.compile(r" full_key: \S+( reference_type=.*?)?( object_type=\S+)?$")
 _GRAMMAR = re.compile(r"See https://hydra\.cc\S+ for details")
@@ -50,6 +55,8 @@ def one_line(error: BaseException) -> str:
         if text and text not in parts:
             parts.append(text)
         cause = cause.__cause__
+    if parts and (bare := _BARE_GROUP.match(parts[0])) and "Available options" not in parts[0]:
+        return f"in a study's defaults a choice of {bare[2]} is `- override /{bare[2]}: {bare[3]}`"
     missing = _MISSING.match(_SEARCHED.sub("", parts[0])) if parts else None
     if missing is not None:
         return _not_found(*missing.groups())
@@ -70,6 +77,13 @@ def _unknown(text: str) -> str:
     key = _UNKNOWN.search(text)
     if key is not None and key[1] in (*setting_names(), *config_groups()):
         return text
+    composed = _COMPOSED.match(text)
+    if composed is not None:
+        return f"{composed[1]}: there is no setting '{composed[2]}'{_nearest(composed[2])}"
+    choice = _NO_CHOICE.search(text)
+    if choice is not None:
+        group = choice[1].lower()
+        return f"{group}: {choice[2]} is a choice of a file: `- override /{group}: {choice[2]}` in the study's defaults"
     text = _TYPES.sub("", text)
     if key is not None and "Did you mean" not in text:
         return _UNKNOWN.sub(f"there is no setting '{key[1]}'{_nearest(key[1])}", _ADVICE.sub("", text)).rstrip(". ")

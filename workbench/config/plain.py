@@ -79,6 +79,10 @@ def whole_number(value: Any, where: str) -> int:
         It is not a whole number; the message quotes the value and says what to write.
     """
     number = _exact(value)
+    if number is None and isinstance(value, str) and "," in value:
+        raise ValueError(
+            f"{where}={value!r} has several values: in a study's file a sweep belongs under hydra.sweeper.params"
+        )
     if number is None or number.denominator != 1:
         raise ValueError(
             f"{where}={value!r} must be a whole number: write it as 250000, 250_000, 2.5e5 or 250K "

@@ -98,8 +98,8 @@ def heldout_notes(prepared: Prepared) -> list[str]:
         if 0 < count < _FEW_DOCUMENTS:
             documents = "1 held-out document" if count == 1 else f"{count} held-out documents"
             found.append(
-                f"source {name!r}: scores rest on {documents} ({size:,} bytes), too few for error bars to mean much: raise "
-                f"data.heldout_percent={data['heldout_percent']} and "
+                f"source {name!r}: scores rest on {documents} ({size:,} bytes), too few for error bars to mean much: hold out "
+                f"more than data.heldout_percent={data['heldout_percent']} of its files, and at most "
                 f"data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
             )
     return found

@@ -77,7 +77,8 @@ def describe(work: Estimate) -> str:
         [f"{counted} evaluations {_minutes(sum(work.evaluation_seconds.values()) / work.workers)}"] if counted else []
     )
     parts += [f"everything else {_minutes(work.fixed_seconds)}"] if work.fixed_seconds else []
-    return f"about {_minutes(work.seconds)} with {work.workers} at a time: {', '.join(parts)}{left_out}"
+    what = f": {', '.join(parts)}" if parts else ""
+    return f"about {_minutes(work.seconds)} with {work.workers} at a time{what}{left_out}"
 
 
 def _minutes(seconds: float) -> str:

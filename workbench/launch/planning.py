@@ -222,10 +222,11 @@ def leaving_points_note(facts: Facts) -> list[str]:
     leaving = [point["name"] for point, end in ends if (end["stage"], end["tokens"]) not in named]
     if not leaving:
         return []
-    these = f"{len(leaving)} of the {len(ends)} points" if len(leaving) < len(ends) else f"all {len(ends)} points"
+    some = f"{len(leaving)} of the {len(ends)} points of its last launch are not in this one, and"
+    these = some if len(leaving) < len(ends) else "this launch has other points than its last one, which"
     return [
-        f"study {study!r}: {these} of its last launch are not in this one and leave its table and figures "
-        f"({some_names(leaving, most=3)}); their trainings stay. Name this launch otherwise (study=...) to keep both"
+        f"study {study!r}: {these} leave its table and figures ({some_names(leaving, most=3)}); their trainings stay. Name "
+        "this launch otherwise (study=...) to keep both"
     ]
 
 

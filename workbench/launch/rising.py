@@ -43,7 +43,7 @@ def _why(node: Node, losses: list[float]) -> str:
     end = sum(losses[-size:]) / size
     guessing = math.log(node.stage.model.vocab_size)
     if end > guessing:
-        return f"the training loss ended at {end:.3g} nats a token, above guessing ({guessing:.3g})"
+        return f"the training loss ended at {end:.4g} nats a token, above guessing ({guessing:.4g})"
     if len(node.stage.stream.mixture) == 1 and end > _RISE * min(means):  # another mixture has another loss
         return f"the training loss ended at {end:.3g} nats a token, after {min(means):.3g} before"
     return ""

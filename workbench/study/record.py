@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,13 @@ def read_record(layout: Layout, study: str) -> dict[str, Any]:
     """
     path = layout.study_file(study)
     if not path.exists():
-        raise ValueError(f"study {study!r} has no plan at {path}: run it first, or give its overrides")
+        known = sorted(found.parent.name for found in (layout.root / "studies").glob("*/study.json"))
+        close = difflib.get_close_matches(study, known, 1)
+        guess = f": did you mean {close[0]}?" if close else f": launched are {', '.join(known)}" if known else ""
+        raise ValueError(
+            f"no study {study!r} was launched into {layout.root}{guess} (a first launch is "
+            f"`workbench run experiments={study}`)"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
