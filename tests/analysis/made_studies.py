@@ -78,7 +78,9 @@ def continual(frame):
     trunk = rows["stage"] == rows["trajectory"]
     place = _number(rows, "tokens")
     rows["tokens"] = np.where(trunk, 100_000 + 1000 * place, 200_000)
-    branch = [BRANCHES[stage] for stage in _number(rows.assign(stage=rows["stage"]), "stage") % 2]
+    # In turn among the branches alone: with the trunk among them, its place among the ids would decide.
+    turn = {stage: place % 2 for place, stage in enumerate(sorted(set(rows.loc[~trunk, "stage"])))}
+    branch = [BRANCHES[turn.get(stage, 0)] for stage in rows["stage"]]
     shares = [{"prose": 1.0} if name == BRANCHES[0] else {"prose": 0.5, "code": 0.5} for name in branch]
     trunk_only = [{"start_sequence": 0, "weights": {"prose": 1.0}, "ramp_sequences": 0}]
     mixed = [[*trunk_only, {"start_sequence": 50, "weights": share, "ramp_sequences": 8}] for share in shares]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from workbench.config.schema import ModelConfig
+from workbench.model.batch import Batch
 from workbench.model.init import init_weights
-from workbench.model.transformer import Transformer, loss_per_token
+from workbench.model.transformer import Transformer, loss_per_token, summed_loss
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,6 +58,23 @@ def test_compiled_equals_eager(bf16):
     model = make_model("cuda")
     compiled = losses_and_gradients(torch.compile(model), bf16)
     assert_close(compiled, losses_and_gradients(model, bf16), 0.05 if bf16 else 1e-3)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_attention_within_documents_equals_the_cpus(bf16, compiled):
+    tokens = TOKENS.clone()
+    tokens[:, ::37] = 0
+
+    def measured(device):
+        model = make_model(device)
+        run = torch.compile(model) if compiled and device == "cuda" else model
+        with torch.autocast(device, torch.bfloat16, enabled=bf16 and device == "cuda"):
+            total, losses = summed_loss(run, Batch.by_document(tokens.to(device), 0))
+        gradients = torch.autograd.grad(total / losses.numel(), list(model.parameters()))
+        return losses.cpu(), [gradient.cpu() for gradient in gradients]
+
+    assert_close(measured("cuda"), measured("cpu"), 0.05 if bf16 else 1e-3)
 
 
 def test_initial_weights_are_the_cpus():

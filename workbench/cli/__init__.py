@@ -85,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print JSON, for scripts")
     status.add_argument("--watch", action="store_true", help="keep printing until no job of the study is left")
     add("cancel", study.cancel, "end a study's jobs on the cluster")
-    add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
+    scoring = add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
+    scoring.add_argument(
+        "--checkpoint", metavar="DIR", help="score this Hugging Face directory, or name on the hub, instead"
+    )
+    scoring.add_argument("--revision", help="its branch, tag or commit on the hub")
     add("publish", study.publish, "send MLflow what it lacks of a study")
     add("report", study.report, "draw a study's figures and report page again, and print its table")
     add("import", imports.import_results, "put lm-eval result files of others into MLflow")

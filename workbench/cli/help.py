@@ -43,6 +43,7 @@ Next: the same `workbench run` continues from the last checkpoints.
 """,
     "evaluate": """example:
   workbench evaluate experiments=token_scaling evaluation=commonsense
+  workbench evaluate --checkpoint DIR evaluation=embedded data=python
 
 Next: `workbench report STUDY`.
 """,

@@ -9,11 +9,21 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.cli.results import show_reference, show_results
-from workbench.cli.shared import asked_launcher, default_layout, make_study_facts, named_study, print_plan_line
+from workbench.cli.shared import (
+    asked_launcher,
+    compose_points,
+    default_layout,
+    make_study_facts,
+    named_study,
+    print_plan_line,
+    print_table,
+)
 from workbench.study.files import is_held
+from workbench.study.layout import Layout
 from workbench.study.record import read_record, recorded_points
 
 if TYPE_CHECKING:
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
     from workbench.launch.estimate import Estimate
     from workbench.launch.ledger import Ledger
     from workbench.launch.planning import Facts
-    from workbench.study.layout import Layout
     from workbench.study.status import StageState
 
 
@@ -201,7 +210,11 @@ def cancel(parsed: argparse.Namespace) -> int:
 
 
 def evaluate(parsed: argparse.Namespace) -> int:
-    """Evaluate every checkpoint that lacks a valid result, here or on a cluster."""
+    """Evaluate every checkpoint that lacks a valid result, here or on a cluster; or one checkpoint from outside."""
+    if parsed.checkpoint is not None:
+        return evaluate_checkpoint(parsed)
+    if parsed.revision is not None:
+        raise ValueError("--revision is of a --checkpoint on the hub: name that too")
     from workbench.launch.planning import pending_evaluations, record_evaluations
     from workbench.launch.progress import Display
     from workbench.launch.study import evaluate_pairs
@@ -221,6 +234,39 @@ def evaluate(parsed: argparse.Namespace) -> int:
     if config.tracking.publish:
         _publish_study(facts.layout, facts.plan.study, config.tracking)
     return 1 if failures else 0
+
+
+def evaluate_checkpoint(parsed: argparse.Namespace) -> int:
+    """Score a checkpoint from outside by the suites of a config, and print the scores."""
+    from workbench.data.store import prepare
+    from workbench.evaluate.imported import find_checkpoint, place_results, read_imported
+    from workbench.evaluate.reconcile import Evaluator
+    from workbench.evaluate.suite import uses_heldout
+    from workbench.tracking.records import read_evaluation
+
+    first, *others = compose_points(parsed)
+    if others:
+        raise ValueError(f"--checkpoint is scored once, but these settings are {len(others) + 1} points: sweep none")
+    config, layout = first.config, Layout(Path(first.config.paths.outputs))
+    imported = read_imported(find_checkpoint(parsed.checkpoint, parsed.revision))
+    print(imported.describe(), flush=True)
+    data: tuple[str, str] | None = None
+    if any(uses_heldout(suite) for suite in config.evaluation.suites.values()):
+        prepared = prepare(config.data, config.tokenizer, layout)
+        data = prepared.fingerprint, prepared.heldout_fingerprint
+    folder = place_results(layout, imported, data)
+    evaluator = Evaluator(layout, config.evaluation, config.numerics.threads, config.numerics.device)
+    for suite in config.evaluation.suites:
+        path = evaluator.evaluate(folder, suite)
+        values = read_evaluation(path).values
+        rows = [
+            [name, f"{value:.4f}", f"{error:.4f}" if (error := values.get(f"{name}_stderr")) else "not known"]
+            for name, value in values.items()
+            if not name.endswith("_stderr")
+        ]
+        print_table([suite, "score", "standard error"], rows)
+        print(f"{path}\n")
+    return 0
 
 
 def publish(parsed: argparse.Namespace) -> int:

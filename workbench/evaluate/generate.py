@@ -26,7 +26,7 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, use_safetensors=True)
     torch.manual_seed(seed)
     ids = torch.tensor([_with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)])
     context = model.config.max_position_embeddings
@@ -41,6 +41,6 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
     return tokenizer.decode(output[0], skip_special_tokens=True)
 
 
-def _with_bos(ids: list[int], bos_id: int) -> list[int]:
-    """Begin as every training document does (some tokenizers do this themselves)."""
-    return ids if ids[:1] == [bos_id] else [bos_id, *ids]
+def _with_bos(ids: list[int], bos_id: int | None) -> list[int]:
+    """Begin as every training document does (some tokenizers do this themselves, and some have no such token)."""
+    return ids if bos_id is None or ids[:1] == [bos_id] else [bos_id, *ids]

@@ -196,10 +196,12 @@ class Evaluator:
 
         from workbench.evaluate.lm import WorkbenchLM
         from workbench.evaluate.tasks import naming
-        from workbench.model.weights import load_model
+        from workbench.model.weights import load_any
 
+        manifest = _read_manifest(checkpoint)
         # Without the optimizer's state, which is twice as large and not read here.
-        files = {name: facts for name, facts in _read_manifest(checkpoint)["files"].items() if "optimizer" not in name}
+        files = {name: facts for name, facts in manifest["files"].items() if "optimizer" not in name}
+        checkpoint = Path(manifest.get("weights_at", checkpoint))
         mismatch = first_mismatch(checkpoint, files)
         if mismatch is not None:
             raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
@@ -209,7 +211,7 @@ class Evaluator:
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             return WorkbenchLM(
-                load_model(checkpoint).to(device),
+                load_any(checkpoint).to(device),
                 tokenizer,
                 batch_tokens=suite.batch_tokens,
                 precision=self.evaluation.precision,

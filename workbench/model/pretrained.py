@@ -264,7 +264,10 @@ def weight_files(directory: Path) -> list[Path]:
             f"{directory / pickles[0]} is a pickle, which can run any code, and is not read. If you trust it, convert it: "
             + _CONVERT.format(source=directory, target=target)
         )
-    raise ValueError(f"{directory} has neither {_WEIGHTS} nor {INDEX}: not a checkpoint")
+    raise ValueError(
+        f"{directory} has neither {_WEIGHTS} nor {INDEX}: not a checkpoint, or one of the hub that has pickles alone, which "
+        "are not fetched"
+    )
 
 
 class PretrainedWeights:

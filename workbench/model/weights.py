@@ -20,6 +20,7 @@ from torch import Tensor
 
 from workbench.config.schema import ModelConfig, from_dict, to_dict
 from workbench.model.families import family_config, family_of
+from workbench.model.pretrained import load_pretrained, pretrained_config
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
 
@@ -191,6 +192,37 @@ def read_config(directory: Path) -> ModelConfig:
     if "workbench" not in values:
         raise ValueError(f"{path} has no key 'workbench': not a checkpoint of this project")
     return from_dict(ModelConfig, values["workbench"], where=f"{path}: workbench")
+
+
+def any_config(directory: Path) -> ModelConfig:
+    """Read the config of a checkpoint, ours or one from outside.
+
+    Raises
+    ------
+    ValueError
+        As `read_config` and `workbench.model.pretrained.pretrained_config`.
+    """
+    return pretrained_config(directory) if _is_from_outside(directory) else read_config(directory)
+
+
+def _is_from_outside(directory: Path) -> bool:
+    """Whether a checkpoint's config says nothing of ours."""
+    try:
+        values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # the readers say what is wrong
+    return isinstance(values, dict) and "workbench" not in values
+
+
+def load_any(directory: Path, attention: str = "sdpa") -> Transformer:
+    """Read a checkpoint, ours or one from outside, on the CPU and in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        As `load_model` and `workbench.model.pretrained.load_pretrained`.
+    """
+    return (load_pretrained if _is_from_outside(directory) else load_model)(directory, attention)
 
 
 def load_model(directory: Path, attention: str = "sdpa") -> Transformer:

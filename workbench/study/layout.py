@@ -5,6 +5,7 @@ outputs/
   code/<digest>/                 copy of the project's code that jobs import from
   jobs/<token>/                  one submission to Slurm: batch.json, script, logs
   stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/, jobs/
+  imported/<fingerprint>/        results of a checkpoint from outside
   studies/<study>/study.json     points, stages, dependencies, cost estimate
   figures/<study>/  fits/<study>/
   outputs.id                     names this folder to MLflow, wherever it is moved
@@ -106,6 +107,10 @@ class Layout:
     def stage(self, stage_id: str) -> StageDir:
         """One stage."""
         return StageDir(self.root / "stages" / stage_id)
+
+    def imported(self, fingerprint: str) -> Path:
+        """Return the folder of a checkpoint from outside."""
+        return self.root / "imported" / fingerprint
 
     def study(self, name: str) -> Path:
         """Folder of one study."""

@@ -33,6 +33,6 @@ def export_checkpoint(checkpoint: Path, target: Path) -> str:
     if mismatch is not None:
         raise DamagedCheckpointError(checkpoint, mismatch)
     shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(*_OURS))
-    llama = '"model_type": "llama"' in (target / "config.json").read_text(encoding="utf-8")
-    first = "" if llama else "import workbench.model.hf; "
+    ours = '"model_type": "workbench"' in (target / "config.json").read_text(encoding="utf-8")
+    first = "import workbench.model.hf; " if ours else ""
     return f"{first}AutoModelForCausalLM.from_pretrained({str(target)!r})"

@@ -1,0 +1,143 @@
+"""Checkpoints from outside as something to score: named by their content, with a folder for their results.
+
+The weights stay where they are. `<outputs>/imported/<fingerprint>/<held-out fingerprint>/` holds a manifest that names
+them, and the results; the held-out text is a study's, since a checkpoint from outside has none of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import ModelConfig, to_dict
+from workbench.data.fingerprint import hash_file
+from workbench.model.pretrained import weight_files
+from workbench.model.weights import CONFIG, TOKENIZER_FILES, any_config
+from workbench.study.files import write_atomically
+from workbench.study.flops import count_parameters
+from workbench.study.layout import Layout
+
+_LICENCE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
+_PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "README.md")
+"""Files of a hub repository that are needed; pickles are not among them."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint from outside."""
+
+    fingerprint: str
+    """16 hexadecimal digits that name config, weights and tokenizer by their content."""
+    directory: Path
+    """Where its files are."""
+    model: ModelConfig
+    """Its config, as `Transformer` reads it."""
+    licence: str
+    """As its README.md says; `unknown` where it does not."""
+    files: dict[str, dict[str, Any]]
+    """`sha256` and `bytes` of each file that is read."""
+
+    def describe(self) -> str:
+        """Say in one line what it is."""
+        count = count_parameters(self.model)
+        return (
+            f"{self.model.name} {self.fingerprint}: {count.total:,} parameters ({count.non_embedding:,} without embeddings), "
+            f"context {self.model.context_tokens:,}, licence {self.licence}"
+        )
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Path:
+    """Directory of a checkpoint: the one named, or else a snapshot of the hub's repository of that name.
+
+    Raises
+    ------
+    ValueError
+        There is no such directory, and the hub has no such repository or does not answer.
+    """
+    if Path(name).expanduser().is_dir():
+        if revision is not None:
+            raise ValueError(f"--revision {revision} is of a repository of the hub, but {name} is a directory")
+        return Path(name).expanduser()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError(
+            f"--checkpoint {name}: neither a directory nor a name on the hub, such as EleutherAI/pythia-14m"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+    except Exception as error:  # of many classes: no network, no such repository, no access
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"--checkpoint {name}: no such directory, and the hub gave none: {reason}") from error
+
+
+def read_imported(directory: Path) -> Imported:
+    """Read what a checkpoint from outside is.
+
+    Raises
+    ------
+    ValueError
+        Its config cannot be represented (`UnsupportedModelError`), a file is missing, its weights are pickles, or it
+        has no tokenizer that fits its vocabulary.
+    """
+    model = any_config(directory)
+    tokenizer = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in tokenizer):
+        raise ValueError(f"{directory} has no tokenizer: neither tokenizer.json nor tokenizer.model")
+    _check_tokenizer(directory, model)
+    files = {
+        path.name: {"sha256": hash_file(path), "bytes": path.stat().st_size}
+        for path in [directory / CONFIG, *weight_files(directory), *tokenizer]
+    }
+    digest = hashlib.sha256(json.dumps(sorted((n, f["sha256"]) for n, f in files.items())).encode()).hexdigest()
+    readme = directory / "README.md"
+    said = _LICENCE.search(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
+    return Imported(digest[:16], directory.resolve(), model, said[1] if said else "unknown", files)
+
+
+def _check_tokenizer(directory: Path, model: ModelConfig) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"{directory}: its tokenizer cannot be read: {' '.join(str(error).split())[:300]}") from error
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= model.vocab_size:
+        raise ValueError(f"{directory}: its tokenizer has the id {largest}, its model only {model.vocab_size} of them")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{directory}: its tokenizer names no token that ends a text (eos_token in tokenizer_config.json)"
+        )
+
+
+def place_results(layout: Layout, imported: Imported, data: tuple[str, str] | None) -> Path:
+    """Folder that the evaluator takes for the checkpoint: a manifest that names the weights, and the results.
+
+    Parameters
+    ----------
+    layout
+        The outputs.
+    imported
+        What `read_imported` gave.
+    data
+        Fingerprints of the prepared data and of its held-out text; None where no suite reads any.
+    """
+    folder = layout.imported(imported.fingerprint) / (data[1] if data else "no_heldout")
+    manifest = {
+        "format": 1,
+        "imported": imported.fingerprint,
+        "weights_at": str(imported.directory),
+        "model": to_dict(imported.model),
+        "licence": imported.licence,
+        "data_fingerprint": data[0] if data else "",
+        "heldout_fingerprint": data[1] if data else "",
+        "files": imported.files,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
+    return folder
