@@ -34,7 +34,9 @@ def test_a_checkpoint_from_outside_is_scored_and_its_scores_printed(
     [result] = [line for line in lines if line.endswith(".json")]
     assert f"{facts.layout.root}/imported/" in result
     assert json.loads(Path(result).read_text(encoding="utf-8"))["results"]
-    assert run(*options, "seed=1,2") == 2
-    assert "2 points: sweep none" in capsys.readouterr().err
+    assert run(*options, "seed=1,2") == 0  # points of one study, scored alike
+    assert capsys.readouterr().out.splitlines()[-2] == result
+    assert run(*options, "numerics.threads=1,2") == 2
+    assert "sweep none of them" in capsys.readouterr().err
     assert run("--revision", "main", *overrides) == 2
     assert "name that too" in capsys.readouterr().err

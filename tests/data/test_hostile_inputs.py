@@ -474,12 +474,12 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "path: a glob of folders": (
         "jsonl",
         at("*", folder(sub_in_a__jsonl=b"")),
-        r"no \.jsonl or .* file there \(there: sub/\)",
+        r"nothing in \S+ matches '\*' \(there: sub/\)",
     ),
     "path: nobody's home": (
         "jsonl",
         lambda _: "~no-such-user-here/a.jsonl",
-        r"path='~no-such-user-here/a\.jsonl': no \.jsonl",
+        r"path='~no-such-user-here/a\.jsonl': \S+/~no-such-user-here/a\.jsonl is not there",
     ),
 }
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
 from tests.evaluate.test_lm import score, theirs
@@ -103,3 +106,27 @@ def test_a_name_is_fetched_from_the_hub_without_pickles(monkeypatch: pytest.Monk
     assert not [pattern for pattern in asked["allow_patterns"] if "bin" in pattern or "pt" in pattern.split(".")]
     with pytest.raises(ValueError, match=r"some/closed: no such directory, and the hub gave none: no access to it"):
         find_checkpoint("some/closed")
+
+
+def test_an_export_of_ours_that_others_have_changed_is_refused(
+    layout: Layout, checkpoints: list[Path], tmp_path: Path
+) -> None:
+    """Our own key in its config would hide what they changed."""
+    shutil.copytree(checkpoints[0], tmp_path / "export")
+    assert read_imported(tmp_path / "export").model.context_tokens == 96
+    config = json.loads((tmp_path / "export" / "config.json").read_text())
+    (tmp_path / "export" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 384}))
+    with pytest.raises(ValueError, match=r"context_tokens is 384 by its own fields, but 96 under the key 'workbench'"):
+        read_imported(tmp_path / "export")
+
+
+def test_the_command_that_converts_pickles_makes_a_checkpoint_to_score(layout: Layout, tmp_path: Path) -> None:
+    directory = make(layout, "llama2", tmp_path / "with space")
+    state = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    torch.save(state, directory / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is a pickle") as refused:
+        read_imported(directory)
+    command = str(refused.value).partition("convert it: ")[2].replace("python", sys.executable, 1)
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    assert read_imported(tmp_path / "with space-safetensors").model.num_layers == 3

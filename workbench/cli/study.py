@@ -244,10 +244,18 @@ def evaluate_checkpoint(parsed: argparse.Namespace) -> int:
     from workbench.evaluate.suite import uses_heldout
     from workbench.tracking.records import read_evaluation
 
-    first, *others = compose_points(parsed)
-    if others:
-        raise ValueError(f"--checkpoint is scored once, but these settings are {len(others) + 1} points: sweep none")
-    config, layout = first.config, Layout(Path(first.config.paths.outputs))
+    study = named_study(parsed)
+    if study is None:
+        configs = [point.config for point in compose_points(parsed)]
+    else:
+        configs = [config for _, config in recorded_points(read_record(default_layout(), study))]
+    config = configs[0]
+    parts = ("data", "tokenizer", "evaluation", "numerics")
+    if any(getattr(other, part) != getattr(config, part) for other in configs for part in parts):
+        raise ValueError(
+            f"--checkpoint is scored once, but these points differ in {' or '.join(parts)}: sweep none of them"
+        )
+    layout = Layout(Path(config.paths.outputs))
     imported = read_imported(find_checkpoint(parsed.checkpoint, parsed.revision))
     print(imported.describe(), flush=True)
     data: tuple[str, str] | None = None

@@ -81,7 +81,7 @@ def _unknown(text: str) -> str:
     if composed is not None:
         return f"{composed[1]}: there is no setting '{composed[2]}'{_nearest(composed[2])}"
     choice = _NO_CHOICE.search(text)
-    if choice is not None:
+    if choice is not None and choice[1].lower() in config_groups():
         group = choice[1].lower()
         return f"{group}: {choice[2]} is a choice of a file: `- override /{group}: {choice[2]}` in the study's defaults"
     text = _TYPES.sub("", text)

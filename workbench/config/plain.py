@@ -178,4 +178,6 @@ def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: 
         return cls(**fields)
     except ValueError as error:
         # A part among several of its kind does not know which it is.
-        raise error if where.count(".") < 2 or where in str(error) else ValueError(f"{where}: {error}") from error
+        if where.count(".") < 2 or where in str(error):
+            raise
+        raise ValueError(f"{where}: {error}") from error

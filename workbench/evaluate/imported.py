@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import ModelConfig, to_dict
 from workbench.data.fingerprint import hash_file
-from workbench.model.pretrained import weight_files
-from workbench.model.weights import CONFIG, TOKENIZER_FILES, any_config
+from workbench.model.families import family_of
+from workbench.model.pretrained import pretrained_config, weight_files
+from workbench.model.weights import CONFIG, TOKENIZER_FILES, any_config, is_ours
 from workbench.study.files import write_atomically
 from workbench.study.flops import count_parameters
 from workbench.study.layout import Layout
@@ -24,6 +25,10 @@ from workbench.study.layout import Layout
 _LICENCE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
 _PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "README.md")
 """Files of a hub repository that are needed; pickles are not among them."""
+_IGNORED = ("*/*", "consolidated*")
+"""Files that match nevertheless: other formats' folders, and Mistral's second copy of its weights."""
+_TOKENIZER_PARTS = ("vocab.json", "merges.txt", "added_tokens.json")
+"""Files of a tokenizer besides `TOKENIZER_FILES` that `transformers` may read."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,9 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_IGNORED))
+        )
     except Exception as error:  # of many classes: no network, no such repository, no access
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"--checkpoint {name}: no such directory, and the hub gave none: {reason}") from error
@@ -85,7 +92,9 @@ def read_imported(directory: Path) -> Imported:
         has no tokenizer that fits its vocabulary.
     """
     model = any_config(directory)
-    tokenizer = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    _check_export(directory, model)
+    names = (*TOKENIZER_FILES, *_TOKENIZER_PARTS)
+    tokenizer = [directory / name for name in names if (directory / name).is_file()]
     if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in tokenizer):
         raise ValueError(f"{directory} has no tokenizer: neither tokenizer.json nor tokenizer.model")
     _check_tokenizer(directory, model)
@@ -97,6 +106,22 @@ def read_imported(directory: Path) -> Imported:
     readme = directory / "README.md"
     said = _LICENCE.search(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
     return Imported(digest[:16], directory.resolve(), model, said[1] if said else "unknown", files)
+
+
+def _check_export(directory: Path, model: ModelConfig) -> None:
+    """Refuse an export of this project whose config others have changed: our own key would hide what they changed."""
+    # An `ntk` scaling is exported as another base.
+    if not is_ours(directory) or family_of(model) is None or model.rope_scaling.kind == "ntk":
+        return
+    theirs = replace(pretrained_config(directory), name=model.name)
+    if theirs != model:
+        changed = next(
+            field.name for field in fields(model) if getattr(theirs, field.name) != getattr(model, field.name)
+        )
+        raise ValueError(
+            f"{directory / CONFIG}: {changed} is {getattr(theirs, changed)!r} by its own fields, but {getattr(model, changed)!r} "
+            "under the key 'workbench', which this project wrote: remove that key if the fields were changed since"
+        )
 
 
 def _check_tokenizer(directory: Path, model: ModelConfig) -> None:

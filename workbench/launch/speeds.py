@@ -153,6 +153,8 @@ class MachineSpeeds:
 
     def _training_key(self, stage: Stage) -> str:
         shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, vars(stage.numerics)]
+        if stage.stream.document_mask:  # older keys have no such part
+            shape.append("document_mask")
         return digest(["training", shape, self._here])
 
     def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:

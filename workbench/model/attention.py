@@ -69,6 +69,10 @@ def attend(
         return _plain_attention(q, k, v, mask_B1TT).transpose(1, 2)
     mask = {"is_causal": True} if mask_B1TT is None else {"attn_mask": mask_B1TT}
     grouped = q.shape[1] != k.shape[1]
+    if grouped and mask_B1TT is not None and q.is_cuda:
+        # With a mask and grouped heads only the plain kernel is left, which holds all scores.
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        grouped = False
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **mask).transpose(1, 2)  # pyright: ignore
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from workbench.model.transformer import Transformer
 INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 _CONVERT = (
-    "python -c \"import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype='auto')"
-    '.save_pretrained(sys.argv[2])" {source} {target}'
+    'python -c "import sys, transformers as t; a, b = sys.argv[1:]; '
+    "t.AutoModelForCausalLM.from_pretrained(a, dtype='auto').save_pretrained(b); "
+    't.AutoTokenizer.from_pretrained(a).save_pretrained(b)" {source} {target}'
 )
 _COMPUTED = (
     "rotary_emb.inv_freq",
@@ -129,6 +131,8 @@ def _llama_like(fields: _Fields, family: Family) -> ModelConfig:
     fields.require("head_dim", width // heads, default=width // heads)
     values = fields.values
     scaling, theta, share = _rope(fields)
+    if share != 1:
+        raise fields.refusal("rope_parameters.partial_rotary_factor", share, "only 1 can be represented")
     every = family is LLAMA and bool(values.get("attention_bias"))
     return _made(
         fields,
@@ -144,7 +148,6 @@ def _llama_like(fields: _Fields, family: Family) -> ModelConfig:
         norm_eps=fields["rms_norm_eps"],
         attention_bias="all" if every else "qkv" if family.model_type == "qwen2" else "none",
         mlp_bias=family is LLAMA and bool(values.get("mlp_bias")),
-        rotary_share=share,
         rope_scaling=scaling,
     )
 
@@ -262,7 +265,7 @@ def weight_files(directory: Path) -> list[Path]:
         target = directory.with_name(f"{directory.name}-safetensors")
         raise ValueError(
             f"{directory / pickles[0]} is a pickle, which can run any code, and is not read. If you trust it, convert it: "
-            + _CONVERT.format(source=directory, target=target)
+            + _CONVERT.format(source=shlex.quote(str(directory)), target=shlex.quote(str(target)))
         )
     raise ValueError(
         f"{directory} has neither {_WEIGHTS} nor {INDEX}: not a checkpoint, or one of the hub that has pickles alone, which "

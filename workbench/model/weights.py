@@ -205,6 +205,11 @@ def any_config(directory: Path) -> ModelConfig:
     return pretrained_config(directory) if _is_from_outside(directory) else read_config(directory)
 
 
+def is_ours(directory: Path) -> bool:
+    """Whether a checkpoint's config has our key."""
+    return (directory / CONFIG).is_file() and not _is_from_outside(directory)
+
+
 def _is_from_outside(directory: Path) -> bool:
     """Whether a checkpoint's config says nothing of ours."""
     try:
