@@ -11,7 +11,7 @@ from workbench.study.plan import Node
 from workbench.tracking.spool import TRAIN_LOSS
 
 _RISE = 1.1
-"""Times its lowest that a loss may end at; windows of at least ten steps stay far below without a cause."""
+"""Times its lowest that a loss may end at without a remark: a choice, no measurement."""
 _ROWS = 2000
 """Rows of a stage that are looked at, evenly spaced."""
 _WINDOWS = 20
