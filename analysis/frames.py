@@ -70,14 +70,27 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
 def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows cooled down by their column `annealed`, and what was left out; all where there is no such column.
 
-    A row where this is unknown (NaN) does not count as cooled down.
+    A row where this is unknown (NaN) does not count as cooled down. Rows whose column `kinds` names anything beside
+    pretraining (a checkpoint from outside, fine-tuning, ...) are left out too: laws of pretraining do not describe them.
     """
+    frame, foreign = _pretraining_rows(frame)
     if "annealed" not in frame:
-        return frame, ()
+        return frame, foreign
     unknown = frame["annealed"].isna().to_numpy()
     cooled = truths(frame, "annealed")
     counts = ((int((~cooled & ~unknown).sum()), "not annealed"), (int(unknown.sum()), "without annealed (NaN)"))
-    return frame.loc[cooled], tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
+    found = tuple(f"{count} {_plural(count, 'row')} {reason}" for count, reason in counts if count)
+    return frame.loc[cooled], foreign + found
+
+
+def _pretraining_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows of pretraining from initial weights alone, and what was left out; all where that is not known."""
+    if "kinds" not in frame:
+        return frame, ()
+    own = [not isinstance(kinds, str) or kinds == "pretrain" for kinds in frame["kinds"]]
+    count = len(own) - sum(own)
+    note = f"{count} {_plural(count, 'row')} not of pretraining alone"
+    return (frame.loc[own], (note,)) if count else (frame, ())
 
 
 def upto_lowest(frame: pd.DataFrame, *, tolerance: float = 0.01) -> pd.DataFrame:

@@ -25,6 +25,8 @@ checkpoint            directory of the checkpoint
 commit                git commit that trained it
 data_fingerprint      prepared data it was trained on
 mixture               weights of its sources, JSON as in `stage.yaml`
+kinds                 kinds of the stages behind it, first to last, as `imported>pretrain>sft`; `pretrain` alone is
+                      what fits are of. None in studies that were published before there were others
 ====================  =====================================================================================
 """
 
@@ -72,6 +74,7 @@ FRAME_COLUMNS = (
     "commit",
     "data_fingerprint",
     "mixture",
+    "kinds",
 )
 ANALYSIS_TAG = "workbench.analysis"
 """Tag of a study's experiment: the kind of analysis that it says it is for."""
@@ -375,6 +378,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         # Reference runs were trained elsewhere: neither is known.
         "commit": params.get("commit"),
         "data_fingerprint": params.get("data_fingerprint"),
+        "kinds": params.get("kinds"),
     }
 
 

@@ -19,9 +19,9 @@ from workbench.config.schema import (
     NumericsConfig,
     OptimizerConfig,
     Schedule,
-    Stage,
     StreamConfig,
     StreamSource,
+    TrainingStage,
 )
 from workbench.study.flops import training_flops_per_token
 from workbench.train.throughput import measure_tokens_per_second
@@ -65,7 +65,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def make_stage(options: argparse.Namespace) -> Stage:
+def make_stage(options: argparse.Namespace) -> TrainingStage:
     """Build a stage of the model asked for; its data are never read."""
     model = ModelConfig(
         name="benchmark",
@@ -77,7 +77,7 @@ def make_stage(options: argparse.Namespace) -> Stage:
         vocab_size=options.vocab,
         context_tokens=options.context,
     )
-    return Stage(
+    return TrainingStage(
         parent=None,
         model=model,
         stream=StreamConfig(

@@ -17,9 +17,9 @@ from workbench.config.schema import (
     NumericsConfig,
     OptimizerConfig,
     Schedule,
-    Stage,
     StreamConfig,
     StreamSource,
+    TrainingStage,
 )
 from workbench.model.batch import Batch
 from workbench.model.transformer import summed_loss
@@ -37,7 +37,7 @@ pytestmark = [
 ]
 DEVICE = torch.device("cuda", 0)
 BACKEND = "nccl"
-STAGE = Stage(
+STAGE = TrainingStage(
     parent=None,
     model=ModelConfig(
         name="test",

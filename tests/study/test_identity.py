@@ -1,10 +1,14 @@
 """A stage's id: every field is classified, and the classification is what the arithmetic says."""
 
 import dataclasses
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from workbench.config.compose import composer
+from workbench.config.kinds import find_kind, kind_names
 from workbench.config.schema import (
     CheckpointConfig,
     MixtureSegment,
@@ -14,9 +18,14 @@ from workbench.config.schema import (
     RopeScaling,
     Stage,
     StreamSource,
+    TrainingStage,
 )
+from workbench.config.schema.stage import ROLES
 from workbench.study.chain import build_chain, merge_targets
 from workbench.study.identity import identity, stage_id
+
+BEFORE: dict[str, list[str]] = json.loads(Path(__file__).with_name("ids_before_kinds.json").read_text())
+"""Ids of the studies' stages, computed by the last version whose stages were all of one kind."""
 
 
 @pytest.fixture
@@ -33,7 +42,10 @@ def change(stage: Stage, path: str, value):
 
 
 INSIDE = {
+    "kind": "imported",
     "parent": Parent("0123456789abcdef", 8192),
+    "inputs": {"teacher": Parent("0123456789abcdef", 8192)},
+    "origin.tokens": 8192,
     "model.width": 160,
     "model.mlp": "gelu",
     "model.norm": "layernorm",
@@ -75,9 +87,11 @@ OUTSIDE = {
     "optimizer.base_learning_rate": 1.0,
     "optimizer.max_skips_in_a_row": 7,
     "name": "another",
+    "origin.flops": 1e18,
     "end_tokens": 10**9,
     "milestones": [1, 2, 3],
     "branch_points": [7],
+    "read_points": [7],
     "numerics": NumericsConfig(threads=7, micro_batch_sequences=1, compile=True, deterministic=False),
     "checkpoint": CheckpointConfig(interval_seconds=1.0),
     "resources": ResourcesConfig(processes=4, minutes=7),
@@ -127,7 +141,23 @@ def test_switches_of_models_from_outside_are_in_ids_only_where_they_are_turned(s
 
 def test_every_field_is_classified():
     named = {path.partition(".")[0] for path in (*INSIDE, *OUTSIDE)}
-    assert named == {field.name for field in dataclasses.fields(Stage)}
+    assert named == {field.name for field in dataclasses.fields(TrainingStage)}
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_every_field_of_every_kind_has_a_role(kind):
+    spec = find_kind(kind).spec.Spec
+    assert issubclass(spec, Stage)
+    assert {field.metadata.get("role") for field in dataclasses.fields(spec)} <= set(ROLES)
+
+
+@pytest.mark.parametrize("study", sorted(BEFORE))
+def test_ids_of_before_there_were_kinds_stay(study):
+    """Outputs of that time are found again."""
+    with composer() as hydra:
+        points = hydra.points([f"experiments={study}"])
+    ids = [stage_id(stage) for point in points for stage in build_chain(point.config, "f" * 16)]
+    assert list(dict.fromkeys(ids)) == BEFORE[study]
 
 
 def test_equal_mixtures_are_equal_however_they_are_written(stage):

@@ -88,7 +88,9 @@ def make_study(
     return Made(layout, study, **counts, values=values)
 
 
-def _stages_of(name: str, seed: int, budgets: tuple[int, ...]) -> list[tuple[schema.Stage, list[int], list[int]]]:
+def _stages_of(
+    name: str, seed: int, budgets: tuple[int, ...]
+) -> list[tuple[schema.TrainingStage, list[int], list[int]]]:
     """Stages with the tokens of their wanted checkpoints and of all that are kept."""
     branches = [budget * 4 // 5 // BATCH_TOKENS * BATCH_TOKENS for budget in budgets]
     milestones = sorted({budget // 2 for budget in budgets})
@@ -101,8 +103,8 @@ def _stages_of(name: str, seed: int, budgets: tuple[int, ...]) -> list[tuple[sch
     return stages
 
 
-def stage_of(name: str, seed: int, parent: schema.Parent | None, end: int, phase: str) -> schema.Stage:
-    return schema.Stage(
+def stage_of(name: str, seed: int, parent: schema.Parent | None, end: int, phase: str) -> schema.TrainingStage:
+    return schema.TrainingStage(
         parent=parent,
         model=schema.ModelConfig(name, 2, 32, 2, 2, 64, 512, 200),
         stream=schema.StreamConfig(
@@ -123,12 +125,12 @@ def stage_of(name: str, seed: int, parent: schema.Parent | None, end: int, phase
     )
 
 
-def stage_hash(stage: schema.Stage) -> str:
+def stage_hash(stage: schema.TrainingStage) -> str:
     whole = schema.to_dict(dataclasses.replace(stage, milestones=[], end_tokens=0 if not stage.parent else 1))
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_stage(stage_dir: StageDir, stage: schema.Stage, state: str = "finished") -> None:
+def write_stage(stage_dir: StageDir, stage: schema.TrainingStage, state: str = "finished") -> None:
     stage_dir.code.mkdir(parents=True, exist_ok=True)
     (stage_dir.code / "commit").write_text("c0ffee\n")
     (stage_dir.code / "diff.patch").write_text("")
@@ -154,14 +156,14 @@ def row_of(step: int, params: float, offset: float = 0.0) -> dict[str, float | i
     }
 
 
-def write_rows(stage_dir: StageDir, stage: schema.Stage, params: float, every: int) -> int:
+def write_rows(stage_dir: StageDir, stage: schema.TrainingStage, params: float, every: int) -> int:
     first, last = stage.start_tokens // BATCH_TOKENS + 1, stage.end_tokens // BATCH_TOKENS
     rows = [row_of(step, params) for step in range(first, last + 1) if step % every == 0 or step == last]
     stage_dir.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return len(rows)
 
 
-def write_checkpoint(stage_dir: StageDir, stage: schema.Stage, params: int, tokens: int) -> Path:
+def write_checkpoint(stage_dir: StageDir, stage: schema.TrainingStage, params: int, tokens: int) -> Path:
     path = stage_dir.checkpoint(tokens // BATCH_TOKENS)
     path.mkdir(parents=True)
     drawn = {"prose": tokens * 7 // 10, "code": tokens - tokens * 7 // 10}
@@ -248,7 +250,9 @@ def write_evaluation(
     return found
 
 
-def _point(study: str, name: str, params: int, seed: int, stage: schema.Stage, stage_id: str) -> dict[str, object]:
+def _point(
+    study: str, name: str, params: int, seed: int, stage: schema.TrainingStage, stage_id: str
+) -> dict[str, object]:
     chain = [{"stage": stage.parent.stage, "tokens": stage.parent.tokens}] if stage.parent else []
     return {
         "name": f"model={name},tokens={stage.end_tokens},seed={seed}",

@@ -19,7 +19,8 @@ from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train import loop, micro_batch
 from workbench.train.checkpoint import checkpoints_by_tokens
-from workbench.train.loop import Hooks, StoppedError
+from workbench.train.distributed import World
+from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.stage import train_stage
 from workbench.train.state import OPTIMIZER_FILE
 from workbench.train.step import NonFiniteLossError
@@ -439,7 +440,7 @@ def test_the_same_sequences_reach_the_step_for_every_world_size(make_study, monk
     def record(model, loss, optimizer, batch, sources, **settings):
         rank = settings["world"].rank
         reached.setdefault((settings["step"], rank), (batch.tokens.clone(), sources.clone()))
-        return original(model, loss, optimizer, batch, sources, **{**settings, "world": loop.World()})
+        return original(model, loss, optimizer, batch, sources, **{**settings, "world": World()})
 
     monkeypatch.setattr(loop, "train_step", record)
     for rank in range(world_size):
@@ -456,7 +457,7 @@ def test_the_same_sequences_reach_the_step_for_every_world_size(make_study, monk
 def run_as_rank(facts, identifier, rank, world_size, steps):
     """Train as one rank would draw; it saves as if it were the only one, so that it can be stopped and go on."""
 
-    class Alone(loop.World):
+    class Alone(World):
         @property
         def is_main(self):
             return True

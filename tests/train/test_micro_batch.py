@@ -11,9 +11,9 @@ from workbench.config.schema import (
     NumericsConfig,
     OptimizerConfig,
     Schedule,
-    Stage,
     StreamConfig,
     StreamSource,
+    TrainingStage,
 )
 from workbench.study.resources import USABLE_MEMORY, stage_memory
 from workbench.train.micro_batch import choose_micro_batch
@@ -29,7 +29,7 @@ TINYLLAMA = ModelConfig(
     vocab_size=32000,
     context_tokens=2048,
 )
-STAGE = Stage(
+STAGE = TrainingStage(
     parent=None,
     model=TINYLLAMA,
     stream=StreamConfig("none", 2048, 0, {"a": StreamSource()}, [MixtureSegment(0, {"a": 1.0})]),

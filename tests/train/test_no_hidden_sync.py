@@ -29,9 +29,9 @@ from workbench.config.schema import (
     NumericsConfig,
     OptimizerConfig,
     Schedule,
-    Stage,
     StreamConfig,
     StreamSource,
+    TrainingStage,
 )
 from workbench.model import loss as loss_module
 from workbench.model.batch import Batch
@@ -210,7 +210,7 @@ def assert_one_copy_a_step(copies, device):
 
 
 def stage(precision):
-    return Stage(
+    return TrainingStage(
         parent=None,
         model=MODEL,
         stream=StreamConfig("none", MODEL.context_tokens, 0, {"a": StreamSource()}, [MixtureSegment(0, {"a": 1.0})]),

@@ -11,12 +11,14 @@ from pathlib import Path
 from workbench import __version__
 from workbench.cli import imports, plan, study, tools
 from workbench.cli.help import ARGUMENTS, EXAMPLES, SETTINGS, START
+from workbench.cli.shared import add_plugins
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
     parsed = parse(arguments)
     try:
+        add_plugins(parsed.plugins or [])
         status = parsed.command(parsed)
     except BrokenPipeError:  # whoever read the output has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command)
         sub.add_argument("--experiments", type=Path, metavar="DIR", help="a folder of your own studies")
+        sub.add_argument(
+            "--plugins", type=Path, metavar="DIR", action="append", help="a folder with stage kinds of your own"
+        )
         sub.add_argument("-m", "--multirun", action="store_true", help="accepted as in Hydra; always on")
         metavar, words = ARGUMENTS.get(name, ("SETTING", SETTINGS))
         sub.add_argument("overrides", nargs="*", metavar=metavar, help=words)

@@ -85,6 +85,7 @@ def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> N
 
 def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str]:
     """Say what a stage's jobs ask for; nothing where no job is left."""
+    from workbench.config.schema import TrainingStage
     from workbench.launch.tables import describe_resources, format_seconds
 
     if identifier not in work.stages:
@@ -92,10 +93,11 @@ def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str
     left, stage = work.stages[identifier], facts.plan.nodes[identifier].stage
     asked = left.resources
     micro_batch = asked.micro_batch_sequences or stage.numerics.micro_batch_sequences
+    batch = stage.batch_sequences if isinstance(stage, TrainingStage) else None
     return [
         str(left.jobs),
         describe_resources(asked),
-        str(min(micro_batch or stage.batch_sequences, stage.batch_sequences // asked.processes)),
+        "" if batch is None else str(min(micro_batch or batch, batch // asked.processes)),
         f"{asked.minutes} min",
         "not estimated" if asked.seconds is None else format_seconds(asked.seconds),
         _gigabytes(asked.peak_memory_bytes),
@@ -127,7 +129,11 @@ def _stage_cells(stage: dict[str, Any]) -> list[str]:
     return [
         stage["id"],
         f"{stage['model']} {stage['name']}",
-        f"{stage['parent']['stage']}@{stage['parent']['tokens']}" if stage["parent"] else "initial weights",
+        f"{stage['parent']['stage']}@{stage['parent']['tokens']}"
+        if stage["parent"]
+        else "initial weights"
+        if stage["kind"] == "pretrain"
+        else "-",
         f"{stage['tokens']:,}",
         f"{stage['tokens_to_train']:,}",
     ]
@@ -140,9 +146,13 @@ def _point_row(point: dict[str, Any]) -> list[str]:
         f"{point['params']:,}",
         f"{point['params_non_embedding']:,}",
         f"{point['tokens']:,}",
-        "not prepared" if point["unique_tokens"] is None else f"{point['unique_tokens']:,}",
-        "not prepared" if epochs is None else " ".join(f"{name} {value:.2f}" for name, value in epochs.items()),
+        "not prepared" if point["unique_tokens"] is None else f"{point['unique_tokens']:,}" if epochs else "-",
+        "not prepared"
+        if epochs is None
+        else "-"
+        if not epochs
+        else " ".join(f"{name} {value:.2f}" for name, value in epochs.items()),
         f"{point['flops']:.3g}",
         f"{point['flops_6nd']:.3g}",
-        f"{point['learning_rate']:.3g}",
+        "-" if point["learning_rate"] is None else f"{point['learning_rate']:.3g}",
     ]

@@ -272,7 +272,7 @@ def _data_notes(facts: Facts) -> list[str]:
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:
     from workbench.data.store import heldout_sizes, open_prepared
 
-    fingerprint = next(iter(facts.plan.nodes.values())).stage.stream.data_fingerprint
+    fingerprint = next(iter(facts.plan.nodes.values())).stage.data_fingerprint
     if not (facts.layout.data(fingerprint) / "manifest.json").exists():
         return {}
     return heldout_sizes(open_prepared(facts.layout.data(fingerprint)))

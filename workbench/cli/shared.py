@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.config.compose import ComposedPoint
@@ -17,6 +18,32 @@ if TYPE_CHECKING:
 
 UNNAMED = "scratch"
 """Study of a command that names none, as `conf/config.yaml` has it."""
+
+
+def add_plugins(folders: Iterable[Path | str]) -> None:
+    """Have kinds of stages found in these folders too, by this process and all that it starts.
+
+    Raises
+    ------
+    ValueError
+        One is not a folder.
+    """
+    from workbench.config.kinds import PLUGINS, plugin_folders
+
+    before = [entry for entry in os.environ.get(PLUGINS, "").split(os.pathsep) if entry]
+    given = [str(Path(folder).expanduser().resolve()) for folder in folders]
+    if given:
+        os.environ[PLUGINS] = os.pathsep.join(dict.fromkeys([*before, *given]))
+    plugin_folders()
+
+
+def read_named(study: str) -> dict[str, Any]:
+    """Read the record of a study that was launched before, and have its own kinds of stages found."""
+    from workbench.study.record import read_record
+
+    record = read_record(default_layout(), study)
+    add_plugins(folder for folder in record.get("plugins", []) if Path(folder).is_dir())
+    return record
 
 
 def compose_points(parsed: argparse.Namespace) -> list[ComposedPoint]:
@@ -36,9 +63,9 @@ def make_study_facts(parsed: argparse.Namespace) -> Facts:
 
     study = named_study(parsed)
     if study is not None:
-        from workbench.study.record import read_record, recorded_fingerprints, recorded_points
+        from workbench.study.record import recorded_fingerprints, recorded_points
 
-        record = read_record(default_layout(), study)
+        record = read_named(study)
         return make_facts(recorded_points(record), recorded_fingerprints(record))
     return make_facts([(point.name, point.config) for point in compose_points(parsed)])
 
@@ -58,9 +85,7 @@ def asked_launcher(parsed: argparse.Namespace) -> Launcher:
     if study is None:
         with composer(parsed.experiments) as hydra:
             return hydra.launcher(parsed.overrides)
-    from workbench.study.record import read_record
-
-    record = read_record(default_layout(), study)
+    record = read_named(study)
     # Records of earlier versions have only the command, and what it did not set had no effect then.
     slurm = "hydra/launcher=slurm" in shlex.split(record.get("command", ""))
     return from_dict(Launcher, record.get("launcher") or {"kind": "slurm" if slurm else "local"}, "launcher")

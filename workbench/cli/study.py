@@ -21,6 +21,7 @@ from workbench.cli.shared import (
     named_study,
     print_plan_line,
     print_table,
+    read_named,
 )
 from workbench.study.files import is_held
 from workbench.study.layout import Layout
@@ -79,7 +80,7 @@ def _as_launched(parsed: argparse.Namespace) -> argparse.Namespace:
     study = named_study(parsed)
     if study is None:
         return parsed
-    command = read_record(default_layout(), study).get("command", "")
+    command = read_named(study).get("command", "")
     words = shlex.split(command)
     if words[:2] != ["workbench", "run"]:
         raise ValueError(f"it is not recorded how study {study!r} was launched: give its settings")
@@ -248,7 +249,7 @@ def evaluate_checkpoint(parsed: argparse.Namespace) -> int:
     if study is None:
         configs = [point.config for point in compose_points(parsed)]
     else:
-        configs = [config for _, config in recorded_points(read_record(default_layout(), study))]
+        configs = [config for _, config in recorded_points(read_named(study))]
     config = configs[0]
     parts = ("data", "tokenizer", "evaluation", "numerics")
     if any(getattr(other, part) != getattr(config, part) for other in configs for part in parts):
@@ -282,7 +283,7 @@ def publish(parsed: argparse.Namespace) -> int:
     study = named_study(parsed)
     if study is not None:
         layout = default_layout()
-        tracking = recorded_points(read_record(layout, study))[0][1].tracking
+        tracking = recorded_points(read_named(study))[0][1].tracking
         return _publish_study(layout, study, tracking)
     facts = make_study_facts(parsed)
     return _publish_study(facts.layout, facts.plan.study, facts.config.tracking)

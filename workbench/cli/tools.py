@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table
+from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table, read_named
 from workbench.config.schema import TrackingConfig
 from workbench.study.layout import Layout
-from workbench.study.record import read_record, recorded_points
+from workbench.study.record import recorded_points
 from workbench.tracking.connection import connect, default_uri
 from workbench.tracking.pages import study_addresses
 
@@ -51,7 +51,7 @@ def _asked_store(parsed: argparse.Namespace) -> tuple[Layout, TrackingConfig]:
     """Give outputs and tracking that the command line composes, or those of a study that was launched before."""
     study = named_study(parsed)
     if study is not None:
-        return default_layout(), recorded_points(read_record(default_layout(), study))[0][1].tracking
+        return default_layout(), recorded_points(read_named(study))[0][1].tracking
     config = compose_points(parsed)[0].config
     return Layout(Path(config.paths.outputs)), config.tracking
 
@@ -69,11 +69,16 @@ def _print_addresses(layout: Layout, uri: str, timeout_seconds: float, server: s
 
 def bench(parsed: argparse.Namespace) -> int:
     """Measure training speed."""
+    from workbench.config.schema import TrainingStage
     from workbench.study.flops import training_flops_per_token
     from workbench.train.throughput import measure_tokens_per_second
 
     facts = make_study_facts(parsed)
-    stages = {node.stage.model.name: node.stage for node in facts.plan.nodes.values() if node.stage.parent is None}
+    stages = {
+        node.stage.model.name: node.stage
+        for node in reversed(list(facts.plan.nodes.values()))
+        if isinstance(node.stage, TrainingStage) and node.stage.kind == "pretrain"
+    }
     rows: list[list[str]] = []
     for name, stage in stages.items():
         speed = measure_tokens_per_second(stage, parsed.seconds)

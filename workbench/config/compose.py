@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.config.errors import one_line
+from workbench.config.kinds import plugin_folders
 from workbench.config.launcher import Launcher, read_launcher
 from workbench.config.plain import whole_number
 from workbench.config.schema import Config, from_dict
@@ -230,12 +231,18 @@ def composer(experiments: Path | None = None) -> Generator[Composer]:
             _current = Composer(
                 hydra,
                 search_path,
-                [] if experiments is None else ["--experiments", str(experiments.expanduser().resolve())],
+                _options(experiments),
             )
             try:
                 yield _current
             finally:
                 _current = None
+
+
+def _options(experiments: Path | None) -> list[str]:
+    """Options that the command needs again when it is typed again."""
+    options = [] if experiments is None else ["--experiments", str(experiments.expanduser().resolve())]
+    return [*options, *(word for folder in plugin_folders() for word in ("--plugins", str(folder)))]
 
 
 def _refuse_search_path(overrides: Sequence[str]) -> None:

@@ -159,6 +159,9 @@ def _typed(value: Any, kind: type, where: str) -> Any:
 
 
 def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: bool) -> Any:
+    class_of = getattr(cls, "class_of", None)
+    if class_of is not None:  # the values say which of its subclasses they are of
+        cls = class_of(values)
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
     prefix = f"{where}." if where else ""

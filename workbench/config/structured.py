@@ -26,6 +26,7 @@ _GROUPS: dict[str, type] = {
     "tracking": schema.TrackingConfig,
     "cluster": schema.ClusterConfig,
     "variant": schema.VariantConfig,
+    "init": schema.InitConfig,
 }
 HYDRA_CHOICES = {"launcher": "local", "hydra_logging": "none", "job_logging": "none"}
 """Choices among Hydra's own groups. An `override` in `conf/config.yaml` would override a study file's: of the
@@ -53,7 +54,7 @@ def kind_of(key: str) -> Any:
     kind: Any = Config
     for part in key.split("."):
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(kind) and not hasattr(kind, "class_of"):
             kind = typing.get_type_hints(kind).get(part)
         elif origin in (dict, list):
             kind = arguments[-1]
@@ -95,6 +96,9 @@ def _mutable_type(kind: Any) -> Any:
         return list[_mutable_type(arguments[0])]
     if origin is dict:
         return dict[str, _mutable_type(arguments[1])]
+    if hasattr(kind, "class_of"):
+        # Which class it is of, its values say.
+        return Any
     if kind is int:
         # Hydra would refuse 1e6 and 1M here; `from_dict` reads both, and refuses anything else.
         return Any

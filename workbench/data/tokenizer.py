@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,15 +145,35 @@ def make_tokenizer(config: TokenizerConfig, sample: Iterable[str]) -> Tokenizer:
     """
     if config.kind == "bpe":
         return train_bpe(sample, config.vocab_size)
+    tokenizer = _load_special(config)
+    if count_ids(tokenizer) != config.vocab_size:
+        raise ValueError(f"tokenizer.vocab_size={config.vocab_size}, but {config.path} has {count_ids(tokenizer)} ids")
+    return tokenizer
+
+
+def _load_special(config: TokenizerConfig) -> Tokenizer:
     assert config.path is not None
     tokenizer = load_file(Path(config.path).expanduser())
     # As `transformers` does: what begins or ends a text is special, so that text never becomes it.
     for token in choose(config).ordinary:
         tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    if size != config.vocab_size:
-        raise ValueError(f"tokenizer.vocab_size={config.vocab_size}, but {config.path} has {size} ids")
     return tokenizer
+
+
+def count_ids(tokenizer: Tokenizer) -> int:
+    """Count the ids that a model needs rows for: up to the largest one."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def sized(config: TokenizerConfig) -> TokenizerConfig:
+    """Give the config of a tokenizer file the number of ids that the file has.
+
+    Raises
+    ------
+    ValueError
+        As `make_tokenizer`, but for the number.
+    """
+    return replace(config, vocab_size=count_ids(_load_special(config)))
 
 
 def save(tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN) -> TokenizerFacts:
@@ -178,7 +198,7 @@ def save(tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN) ->
     for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", names)):
         (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return TokenizerFacts(
-        vocab_size=max(vocabulary.values()) + 1,
+        vocab_size=count_ids(tokenizer),
         bos_id=vocabulary[special.bos],
         eos_id=vocabulary[special.eos] if special.eos else None,
         special=special,

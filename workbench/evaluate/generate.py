@@ -15,17 +15,19 @@ def generate(checkpoint: Path, text: str, max_tokens: int, temperature: float, s
         The directory is not a checkpoint, or the number of tokens is not positive.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     import workbench.model.hf  # noqa: F401  (registers model_type workbench)
+    from workbench.evaluate.saved_tokenizer import load_tokenizer
+    from workbench.model.weights import is_ours
 
     if not (checkpoint / "config.json").exists():
         raise ValueError(f"{checkpoint} is not a checkpoint: it has no config.json")
     if max_tokens < 1:
         raise ValueError(f"max_tokens={max_tokens} must be at least 1")
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, ours=is_ours(checkpoint))
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, use_safetensors=True)
     torch.manual_seed(seed)
     ids = torch.tensor([_with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)])

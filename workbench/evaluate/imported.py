@@ -15,6 +15,7 @@ from typing import Any
 
 from workbench.config.schema import ModelConfig, to_dict
 from workbench.data.fingerprint import hash_file
+from workbench.evaluate.saved_tokenizer import load_tokenizer
 from workbench.model.families import family_of
 from workbench.model.pretrained import pretrained_config, weight_files
 from workbench.model.weights import CONFIG, TOKENIZER_FILES, any_config, is_ours
@@ -125,10 +126,8 @@ def _check_export(directory: Path, model: ModelConfig) -> None:
 
 
 def _check_tokenizer(directory: Path, model: ModelConfig) -> None:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        tokenizer = load_tokenizer(directory, ours=False)
     except Exception as error:
         raise ValueError(f"{directory}: its tokenizer cannot be read: {' '.join(str(error).split())[:300]}") from error
     largest = max(tokenizer.get_vocab().values())

@@ -206,7 +206,7 @@ class Evaluator:
         if mismatch is not None:
             raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
         with naming(f"checkpoint {checkpoint}"):
-            tokenizer, encodings = self._load_tokenizer(checkpoint)
+            tokenizer, encodings = self._load_tokenizer(checkpoint, ours="stage" in manifest)
             device = self.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -218,13 +218,15 @@ class Evaluator:
                 encodings=encodings,
             )
 
-    def _load_tokenizer(self, checkpoint: Path) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
-        from transformers import AutoTokenizer
+    def _load_tokenizer(self, checkpoint: Path, *, ours: bool) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
+        from workbench.evaluate.saved_tokenizer import load_tokenizer
 
         files = sorted(p for p in checkpoint.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
-        key = hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
+        key = hashlib.sha256(
+            b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
+        ).hexdigest() + str(ours)
         if key not in self._tokenizers:
-            self._tokenizers[key] = AutoTokenizer.from_pretrained(str(checkpoint)), {}
+            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours), {}
         return self._tokenizers[key]
 
     def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from workbench.config.schema import BudgetConfig, SuiteConfig
+from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
 from workbench.launch.disk import kept_bytes, training_bytes
 from workbench.launch.planning import Facts, pending_evaluations
 from workbench.launch.slots import Slots, count_slots
 from workbench.launch.speeds import MachineSpeeds
+from workbench.study.kind_plan import checkpoint_bytes
 from workbench.study.plan import Plan, remaining_flops
+from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
 
 _EVALUATION_TOKENS = 110_000
 """Training tokens that cost as much as one evaluation by the embedded suite, until this machine has made one."""
@@ -107,7 +109,8 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     slots = study_slots(facts, workers)
     speeds = MachineSpeeds(facts.layout, slots)
     if measure:
-        speeds.measure(facts.plan.nodes[i].stage for i, tokens in todo.items() if tokens)
+        trainings = {i: node.stage for i, node in facts.plan.nodes.items() if isinstance(node.stage, TrainingStage)}
+        speeds.measure(stage for i, stage in trainings.items() if todo[i])
     training = _training_seconds(facts, todo, speeds)
     missing = missing_evaluations(facts)
     evaluation, uncounted = _evaluation_seconds(facts, missing, speeds)
@@ -120,7 +123,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         evaluations=sum(sum(suites.values()) for suites in missing.values()),
         evaluation_seconds=evaluation,
         uncounted=uncounted,
-        fixed_seconds=_fixed_seconds(facts, speeds, trains=any(todo.values()), evaluates=bool(missing)),
+        fixed_seconds=_fixed_seconds(facts, speeds, trains=any(facts.missing().values()), evaluates=bool(missing)),
         chain_seconds=longest_chain(facts.plan, training) if training else 0.0,
     )
 
@@ -144,12 +147,13 @@ def missing_evaluations(facts: Facts) -> dict[str, dict[str, int]]:
 
 def _training_seconds(facts: Facts, todo: Mapping[str, int], speeds: MachineSpeeds) -> dict[str, float] | None:
     seconds: dict[str, float] = {}
-    for identifier, tokens in todo.items():
-        speed = speeds.training(facts.plan.nodes[identifier].stage) if tokens else None
+    for identifier, missing in facts.missing().items():
+        stage, tokens = facts.plan.nodes[identifier].stage, todo[identifier]
+        speed = speeds.training(stage) if tokens else None
         if tokens and speed is None:
             return None
-        overhead = _STAGE_STARTS * (speeds.start_seconds or 0.0)
-        seconds[identifier] = tokens / speed + overhead if speed else 0.0
+        work = tokens / speed if speed else checkpoint_bytes(stage, whole=False) / CHECKPOINT_BYTES_PER_SECOND
+        seconds[identifier] = work + _STAGE_STARTS * (speeds.start_seconds or 0.0) if missing else 0.0
     return seconds
 
 
@@ -182,18 +186,18 @@ def _fixed_seconds(facts: Facts, speeds: MachineSpeeds, *, trains: bool, evaluat
     if not (trains or evaluates):
         return 0.0
     starts = 1.0 + _REPORT_STARTS + (_EVALUATOR_STARTS if evaluates else 0.0)
-    for fingerprint in {node.stage.stream.data_fingerprint for node in facts.plan.nodes.values()}:
+    for fingerprint in {node.stage.data_fingerprint for node in facts.plan.nodes.values()}:
         prepared = (facts.layout.data(fingerprint) / "manifest.json").exists()
         starts += 0.0 if prepared else _PREPARE_STARTS
     return starts * (speeds.start_seconds or 0.0)
 
 
 def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """Seconds of the chain of stages that takes longest, each after its parent."""
+    """Seconds of the chain of stages that takes longest, each after those it reads."""
     longest: dict[str, float] = {}
     for identifier, node in plan.nodes.items():
-        parent = node.stage.parent
-        longest[identifier] = seconds[identifier] + (longest[parent.stage] if parent else 0.0)
+        before = [longest[reference.stage] for reference in node.stage.references]
+        longest[identifier] = seconds[identifier] + max(before, default=0.0)
     return max(longest.values(), default=0.0)
 
 

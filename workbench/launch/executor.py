@@ -19,8 +19,10 @@ from typing import Any
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from workbench.config.kinds import PLUGINS
 from workbench.config.schema import ClusterConfig
 from workbench.launch.slurm import SlurmError, is_silence
+from workbench.launch.snapshot import PLUGINS_COPY
 from workbench.study.resources import Resources
 
 _LIMITS = re.compile(r"limit|policy|job array specification|temporarily unable to accept", re.IGNORECASE)
@@ -161,11 +163,18 @@ def make_executor(
         "dependency": dependency,
         # Since 22.05, srun does not take the number of CPUs from sbatch; one dead rank ends the others.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_process}", "--kill-on-bad-exit=1"],
-        "setup": [*cluster.setup, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+        "setup": [*cluster.setup, *_exports(code)],
         "additional_parameters": extra,
     }
     executor._internal_update_parameters(**{key: value for key, value in values.items() if value is not None})
     return executor
+
+
+def _exports(code: Path) -> list[str]:
+    """Have a job import the copy of the code, and a user's own kinds from there too."""
+    lines = [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+    plugins = code / PLUGINS_COPY
+    return [*lines, f"export {PLUGINS}={shlex.quote(str(plugins))}"] if plugins.is_dir() else lines
 
 
 def node_command(cluster: ClusterConfig, batch_file: Path) -> str:

@@ -27,6 +27,8 @@ class Part:
     """`train`: tokens at which it writes checkpoints."""
     after: Part | str | None = None
     """Part of this launch, or live job, that must end before it begins."""
+    also: tuple[Part | str, ...] = ()
+    """Further ones: of the stages that it reads besides its parent."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Batch:
     """Array index of each part; children have their parent's."""
     after: int | str | None = None
     """Position of the batch it waits for, or a live job's id."""
+    also: tuple[int | str, ...] = ()
+    """Further ones that it waits for, whole."""
     paired: bool = False
     """Each element waits for the element of its index alone."""
 
@@ -63,18 +67,20 @@ def training_parts(
         live = underway.get(node.id, {})
         makers |= {(node.id, tokens): job for tokens, job in live.items()}
         # One after the other within a stage: a second job would only wait for the stage's lock.
-        before = live[max(live)] if live else _parents_maker(node, makers)
+        awaited = [live[max(live)]] if live else _makers_of_inputs(node, makers)
+        before, also = (awaited[0], tuple(awaited[1:])) if awaited else (None, ())
         for targets in _segments(node, set(settled[node.id]) | set(live)):
-            part = Part("train", str(targets[-1]), node.id, targets, before)
+            part = Part("train", str(targets[-1]), node.id, targets, before, also)
             makers |= {(node.id, tokens): part for tokens in targets}
             parts.append(part)
-            before = part
+            before, also = part, ()
     return parts
 
 
-def _parents_maker(node: Node, makers: Mapping[tuple[str, int], Part | str]) -> Part | str | None:
-    parent = node.stage.parent
-    return None if parent is None else makers.get((parent.stage, parent.tokens))
+def _makers_of_inputs(node: Node, makers: Mapping[tuple[str, int], Part | str]) -> list[Part | str]:
+    """Parts and live jobs that make what a stage reads, its parent's first; none for what is there."""
+    found = [makers.get((reference.stage, reference.tokens)) for reference in node.stage.references]
+    return list(dict.fromkeys(maker for maker in found if maker is not None))
 
 
 def _segments(node: Node, settled: Set[int]) -> list[tuple[int, ...]]:
@@ -144,7 +150,9 @@ def make_batches(parts: Sequence[Part], alike: Callable[[Part], Hashable], max_t
     place: dict[Part, tuple[int, int]] = {}
     waiting = list(parts)
     while waiting:
-        ready = [part for part in waiting if not isinstance(part.after, Part) or part.after in place]
+        ready = [
+            part for part in waiting if all(one in place for one in (part.after, *part.also) if isinstance(one, Part))
+        ]
         assert ready, "parts depend on each other in a circle"
         settled = set(ready)
         waiting = [part for part in waiting if part not in settled]
@@ -164,19 +172,24 @@ def _group(
     groups: dict[Hashable, list[tuple[Part, int]]] = {}
     siblings: dict[Hashable, int] = {}
     for part in ready:
-        if isinstance(part.after, Part) and len(batches[place[part.after][0]].parts) > 1:
+        if part.also:
+            after = place[part.after][0] if isinstance(part.after, Part) else part.after
+            also = tuple(place[one][0] if isinstance(one, Part) else one for one in part.also)
+            group = groups.setdefault((alike(part), after, "single", also), [])
+            group.append((part, len(group)))
+        elif isinstance(part.after, Part) and len(batches[place[part.after][0]].parts) > 1:
             position, index = place[part.after]
             # A second child of the same parent and kind needs an array of its own to be paired with it.
             nth = siblings[key] = siblings.get(key := (part.after, alike(part)), -1) + 1
-            groups.setdefault((alike(part), position, nth), []).append((part, index))
+            groups.setdefault((alike(part), position, nth, ()), []).append((part, index))
         else:
             after = place[part.after][0] if isinstance(part.after, Part) else part.after
-            group = groups.setdefault((alike(part), after, "single"), [])
+            group = groups.setdefault((alike(part), after, "single", ()), [])
             group.append((part, len(group)))
     made: list[Batch] = []
-    for (_, after, nth), members in groups.items():  # pyright: ignore[reportGeneralTypeIssues]
+    for (_, after, nth, also), members in groups.items():  # pyright: ignore[reportGeneralTypeIssues]
         for chunk in _chunks(members, max_tasks):
-            made.append(Batch(tuple(p for p, _ in chunk), tuple(i for _, i in chunk), after, nth != "single"))
+            made.append(Batch(tuple(p for p, _ in chunk), tuple(i for _, i in chunk), after, also, nth != "single"))
     return made
 
 

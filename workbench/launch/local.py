@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from workbench.config.schema import Parent, TrainingStage
 from workbench.evaluate.reconcile import EvaluationError, pending
 from workbench.launch import death
 from workbench.launch.estimate import study_slots
@@ -20,7 +21,7 @@ from workbench.launch.slots import check_processes
 from workbench.launch.speeds import MachineSpeeds
 from workbench.launch.worker import Evaluated, Problem, Result, Task, problem_of, run_worker
 from workbench.study.causes import PARENT, cause_of
-from workbench.study.flops import training_flops_per_token
+from workbench.study.kind_plan import flops_per_token
 from workbench.study.plan import Node, Plan
 from workbench.train.checkpoint import find_checkpoint
 from workbench.train.status import note_evaluation_error, write_status
@@ -54,8 +55,8 @@ class LocalRun:
         self.tries: dict[str, int] = {}
         self.given_up: set[str] = set()
         """Stages that are not trained again for a child's sake: they failed, or were trained for it already."""
-        left = facts.tokens_to_train()
-        todo = [n for n in self.plan.nodes.values() if left[n.id]]
+        missing = facts.missing()
+        todo = [n for n in self.plan.nodes.values() if missing[n.id]]
         check_processes((node.stage for node in todo), self.slots)
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
@@ -138,7 +139,7 @@ class LocalRun:
             if not self._is_ready(node):
                 continue
             del self.to_train[node.id]
-            task = Task("train", node.id, tuple(node.targets), processes=node.stage.resources.processes or 1)
+            task = Task("train", node.id, tuple(node.targets), processes=node.stage.processes)
             if self._fits(task):
                 return task
         for node in list(self.to_evaluate.values()):
@@ -152,13 +153,13 @@ class LocalRun:
 
     def _bring_back_parent(self, node: Node) -> None:
         """Train a parent that was finished by the plan, but whose checkpoint has gone since."""
-        parent = node.stage.parent
-        if parent is None or self._is_ready(node) or parent.stage in self.to_train or self._is_busy(parent.stage):
-            return
-        if parent.stage not in self.given_up:
-            self.given_up.add(parent.stage)
-            self.to_train[parent.stage] = self.plan.nodes[parent.stage]
-            self._bring_back_parent(self.plan.nodes[parent.stage])
+        for parent in node.stage.references:
+            if self._is_there(node, parent) or parent.stage in self.to_train or self._is_busy(parent.stage):
+                continue
+            if parent.stage not in self.given_up:
+                self.given_up.add(parent.stage)
+                self.to_train[parent.stage] = self.plan.nodes[parent.stage]
+                self._bring_back_parent(self.plan.nodes[parent.stage])
 
     def _fits(self, task: Task) -> bool:
         """Fail a stage that has to be trained again, but was trained where there was room for more processes."""
@@ -170,10 +171,13 @@ class LocalRun:
         return True
 
     def _is_ready(self, node: Node) -> bool:
-        parent = node.stage.parent
-        return parent is None or (
-            find_checkpoint(self.layout.stage(parent.stage), parent.tokens, resumable=True) is not None
-        )
+        return all(self._is_there(node, reference) for reference in node.stage.references)
+
+    def _is_there(self, node: Node, reference: Parent) -> bool:
+        """Whether a checkpoint that a stage reads is there, with the optimizer's state where it is resumed from."""
+        whole = reference in node.stage.resumed
+        found = find_checkpoint(self.layout.stage(reference.stage), reference.tokens, resumable=whole)
+        return found is not None
 
     def _is_busy(self, stage: str) -> bool:
         tasks = [self.next, *(worker.task for worker in self.workers)]
@@ -227,10 +231,9 @@ class LocalRun:
         if result.state == "killed" and not self.stopping:
             self._try_again(task, Problem("its process was asked to stop"))
         if result.state == "parent_damaged":
-            parent = self.plan.nodes[task.stage].stage.parent
-            assert parent is not None
-            self.to_train.setdefault(parent.stage, self.plan.nodes[parent.stage])
-            self.to_evaluate.setdefault(parent.stage, self.plan.nodes[parent.stage])
+            for parent in self.plan.nodes[task.stage].stage.references:
+                self.to_train.setdefault(parent.stage, self.plan.nodes[parent.stage])
+                self.to_evaluate.setdefault(parent.stage, self.plan.nodes[parent.stage])
             self._try_again(task, result.problems[0])
 
     def _try_again(self, task: Task, problem: Problem) -> bool:
@@ -269,8 +272,7 @@ class LocalRun:
 
     def _failure(self, task: Task, problem: Problem, cause: str) -> Failure:
         stage = self.plan.nodes[task.stage].stage
-        label = f"{stage.model.name} {stage.name}"
-        return Failure(task.kind, task.stage, label, problem.error, cause, problem.tokens)
+        return Failure(task.kind, task.stage, stage.label, problem.error, cause, problem.tokens)
 
     def _report_unreachable(self) -> None:
         if not self.stopping:
@@ -282,7 +284,9 @@ class LocalRun:
         speeds = MachineSpeeds(self.layout, self.slots)
         for identifier in self.outcome.trained:
             stage = self.plan.nodes[identifier].stage
-            if (stage.resources.processes or 1) == 1:  # an estimate is of stages that one worker trains
+            if (
+                isinstance(stage, TrainingStage) and stage.processes == 1
+            ):  # an estimate is of stages that one worker trains
                 speeds.remember_training(self.layout, identifier, stage)
         for (stage, suite), seconds in self.scored.items():
             speeds.remember_evaluations(self.plan.nodes[stage].stage, self.plan.evaluation.suites[suite], seconds)
@@ -314,9 +318,7 @@ def _longest_chain_first(plan: Plan, todo: list[Node]) -> list[Node]:
     """Order stages by the FLOPs from their beginning to the end of the longest chain through them."""
     longest: dict[str, float] = {}
     for node in reversed(list(plan.nodes.values())):
-        own = node.tokens * training_flops_per_token(node.stage.model)
-        longest[node.id] = longest.get(node.id, 0.0) + own
-        if node.stage.parent is not None:
-            parent = node.stage.parent.stage
-            longest[parent] = max(longest.get(parent, 0.0), longest[node.id])
+        longest[node.id] = longest.get(node.id, 0.0) + node.tokens * flops_per_token(node.stage)
+        for reference in node.stage.references:
+            longest[reference.stage] = max(longest.get(reference.stage, 0.0), longest[node.id])
     return sorted(todo, key=lambda node: -longest[node.id])

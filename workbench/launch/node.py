@@ -93,7 +93,8 @@ class Job:
         """Train one segment of a stage, with the other ranks."""
         from workbench.launch.speeds import ClusterSpeeds
         from workbench.train.distributed import join
-        from workbench.train.loop import Hooks, StoppedError, stage_device
+        from workbench.train.hooks import Hooks, StoppedError
+        from workbench.train.loop import stage_device
         from workbench.train.stage import train_stage
 
         frozen = from_dict(Stage, self.element["frozen"])

@@ -8,19 +8,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import Config, Stage
+from workbench.config.kinds import plugin_folders
+from workbench.config.schema import Config, TrainingStage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import choose
-from workbench.data.store import Prepared, open_prepared, prepare
+from workbench.data.store import open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
 from workbench.data.summary import notes
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
-from workbench.study.flops import training_flops_per_token
+from workbench.study.kind_plan import check as check_inputs
+from workbench.study.kind_plan import flops_per_token, resolve
+from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
-from workbench.study.plan import Node, Plan, Point, plan_study, settled_targets, study_record, tokens_to_train
+from workbench.study.plan import (
+    Node,
+    Plan,
+    Point,
+    missing_targets,
+    plan_study,
+    settled_targets,
+    study_record,
+    tokens_to_train,
+)
 from workbench.study.record import change_record, read_record
 from workbench.train.checkpoint import checkpoints_by_tokens, list_tokens
 
@@ -49,6 +61,10 @@ class Facts:
     def tokens_to_train(self) -> dict[str, int]:
         """Tokens still to be trained, by stage."""
         return {i: tokens_to_train(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+
+    def missing(self) -> dict[str, list[int]]:
+        """Targets still to be reached, by stage; a stage may add no tokens and still lack its checkpoint."""
+        return {i: missing_targets(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
 
     def settled(self) -> dict[str, set[int]]:
         """Tokens of the checkpoints that need no more training, by stage."""
@@ -81,7 +97,7 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
     if stored is not None:
         return look(plan_study(points, stored))
     # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
-    points = [(name, replace(config, data=pin_revisions(config.data))) for name, config in points]
+    points = [(name, resolve(replace(config, data=pin_revisions(config.data)))) for name, config in points]
     fingerprints: dict[str, str] = {}
     for _, config in points:
         key = repr((config.data, config.tokenizer))
@@ -130,6 +146,9 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
             log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
         for note in notes(prepare(config.data, config.tokenizer, facts.layout)):
             log(note)
+    for point in facts.plan.points:
+        for identifier, _ in point.chain:
+            prepare_inputs(facts.plan.nodes[identifier].stage, point.config, facts.layout, log)
     check_streams(facts)
 
 
@@ -142,9 +161,7 @@ def check_streams(facts: Facts) -> None:
         As `prepare_data`.
     """
     for node in facts.plan.nodes.values():
-        if (facts.layout.data(node.stage.stream.data_fingerprint) / "manifest.json").exists():
-            stream = Stream(_open(facts.layout, node.stage), node.stage.stream)
-            stream.check(node.stage.end_tokens // node.stage.stream.context_tokens)
+        check_inputs(node.stage, facts.layout)
     for point in facts.plan.points:
         _check_unique_tokens(facts, point)
 
@@ -162,25 +179,33 @@ def _check_unique_tokens(facts: Facts, point: Point) -> None:
 
 def stores(plan: Plan) -> dict[str, Config]:
     """Token stores a plan reads: fingerprint, and a config that gives it."""
-    return {plan.nodes[point.chain[0][0]].stage.stream.data_fingerprint: point.config for point in plan.points}
-
-
-def _open(layout: Layout, stage: Stage) -> Prepared:
-    return open_prepared(layout.data(stage.stream.data_fingerprint))
+    return {point.data_fingerprint: point.config for point in plan.points}
 
 
 def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
-    """Count what a point draws from each source, exactly; None while its data is not prepared."""
-    stream = _stream(facts, point)
-    return None if stream is None else stream.counts(point.tokens // stream.config.context_tokens)
+    """Count what a point draws from each source, exactly; None while its data is not prepared.
+
+    Empty where its recipe trains nothing.
+    """
+    stage, stream = pretraining(facts.plan, point), _stream(facts, point)
+    if stage is None:
+        return {}
+    return None if stream is None else stream.counts(stage.sequences(stage.end_tokens))
+
+
+def pretraining(plan: Plan, point: Point) -> TrainingStage | None:
+    """Last stage of a point's recipe; None where it trains nothing on text."""
+    stages = [plan.nodes[identifier].stage for identifier, _ in point.chain]
+    found = [stage for stage in stages if isinstance(stage, TrainingStage) and stage.kind == "pretrain"]
+    return found[-1] if found else None
 
 
 def _stream(facts: Facts, point: Point) -> Stream | None:
-    """Stream of a point's whole chain; None while its data is not prepared."""
-    stage = facts.plan.nodes[point.chain[-1][0]].stage
-    if not (facts.layout.data(stage.stream.data_fingerprint) / "manifest.json").exists():
+    """Stream of a point's whole recipe; None while its data is not prepared, or where it trains on none."""
+    stage = pretraining(facts.plan, point)
+    if stage is None or not (facts.layout.data(stage.data_fingerprint) / "manifest.json").exists():
         return None
-    return Stream(_open(facts.layout, stage), stage.stream)
+    return Stream(open_prepared(facts.layout.data(stage.data_fingerprint)), stage.stream)
 
 
 def unique_token_notes(facts: Facts) -> list[str]:
@@ -248,6 +273,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "stages": [
             {
                 "id": node.id,
+                "kind": node.stage.kind,
                 "name": node.stage.name,
                 "model": node.stage.model.name,
                 "parent": None if node.stage.parent is None else vars(node.stage.parent),
@@ -257,7 +283,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
                 "end_tokens": node.stage.end_tokens,
                 "tokens": node.tokens,
                 "tokens_to_train": todo[node.id],
-                "flops_to_train": float(todo[node.id] * training_flops_per_token(node.stage.model)),
+                "flops_to_train": float(todo[node.id] * flops_per_token(node.stage)),
                 "milestones": node.stage.milestones,
             }
             for node in facts.plan.nodes.values()
@@ -293,7 +319,7 @@ def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
         "epochs": None if counts is None else {name: c.epochs for name, c in counts.items()},
         "flops": point.flops,
         "flops_6nd": point.flops_6nd,
-        "learning_rate": facts.plan.nodes[point.chain[0][0]].stage.schedule.peak,
+        "learning_rate": None if (stage := pretraining(facts.plan, point)) is None else stage.schedule.peak,
         "seed_init": point.config.seed_init,
         "seed_data": point.config.seed_data,
         "chain": [{"stage": identifier, "tokens": tokens} for identifier, tokens in point.chain],
@@ -310,6 +336,7 @@ def write_study(
         record["evaluation_ids"] = before.get("evaluation_ids", {})
         record["command"] = command or before.get("command", "")
         record["launcher"] = launcher or before.get("launcher")
+        record["plugins"] = [str(folder) for folder in plugin_folders()]
         return record
 
     change_record(facts.layout, facts.plan.study, replaced)

@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from workbench.config.schema import TrainingStage
 from workbench.launch.planning import Facts
-from workbench.study.plan import Node
 from workbench.tracking.spool import TRAIN_LOSS
 
 _RISE = 1.1
@@ -24,10 +24,11 @@ def rising_losses(facts: Facts) -> list[str]:
     """Lines on the stages whose training loss ended above guessing, or well above its lowest."""
     found: list[str] = []
     for node in facts.plan.nodes.values():
-        losses = _losses(facts.layout.stage(node.id).metrics)
-        why = _why(node, losses)
+        stage = node.stage
+        if not isinstance(stage, TrainingStage):
+            continue
+        why = _why(stage, _losses(facts.layout.stage(node.id).metrics))
         if why:
-            stage = node.stage
             found.append(
                 f"{stage.model.name} {stage.name} {node.id} went wrong, though its loss stayed finite: {why}; a lower "
                 f"optimizer.learning_rate (its peak is {stage.schedule.peak:.3g}) or a longer recipe.warmup_tokens may help"
@@ -35,16 +36,16 @@ def rising_losses(facts: Facts) -> list[str]:
     return found
 
 
-def _why(node: Node, losses: list[float]) -> str:
+def _why(stage: TrainingStage, losses: list[float]) -> str:
     size = max(_FEWEST, len(losses) // _WINDOWS)
     means = [sum(window) / size for i in range(0, len(losses) - size + 1, size) if (window := losses[i : i + size])]
     if len(means) < 2:
         return ""
     end = sum(losses[-size:]) / size
-    guessing = math.log(node.stage.model.vocab_size)
+    guessing = math.log(stage.model.vocab_size)
     if end > guessing:
         return f"the training loss ended at {end:.4g} nats a token, above guessing ({guessing:.4g})"
-    if len(node.stage.stream.mixture) == 1 and end > _RISE * min(means):  # another mixture has another loss
+    if len(stage.stream.mixture) == 1 and end > _RISE * min(means):  # another mixture has another loss
         return f"the training loss ended at {end:.3g} nats a token, after {min(means):.3g} before"
     return ""
 

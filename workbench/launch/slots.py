@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from workbench.config.schema import Stage
+from workbench.config.schema import Stage, TrainingStage
 from workbench.study.cores import usable_cores
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -84,7 +84,9 @@ def check_processes(stages: Iterable[Stage], slots: Slots) -> None:
         One line that names the stage, both numbers and what to change.
     """
     for stage in stages:
-        processes = stage.resources.processes or 1
+        if not isinstance(stage, TrainingStage):
+            continue
+        processes = stage.processes
         where = f"stage {stage.name!r} of model {stage.model.name!r}"
         if (stage.resources.nodes or 1) > 1:
             raise ValueError(

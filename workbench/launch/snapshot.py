@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from workbench.config.kinds import plugin_folders
 from workbench.config.schema import Stage, from_dict, to_dict
 from workbench.study.chain import merge_targets
 from workbench.study.files import exclusive, read_stage, write_atomically
@@ -39,6 +40,8 @@ class CodeVersion:
         return {"commit": self.commit, "dirty": self.dirty, "copy": self.copy}
 
 
+PLUGINS_COPY = "plugins"
+"""Folder of a user's own kinds in a copy of the code."""
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 _COPIED = ("workbench/**/*.py", "workbench/**/*.yaml", "analysis/**/*.py", "requirements.lock", "pyproject.toml")
 
@@ -47,6 +50,7 @@ def freeze_code(layout: Layout, root: Path = PROJECT_ROOT) -> CodeVersion:
     """Copy the running code under the outputs, once a version, for jobs to import whatever is edited later."""
     code = code_version(root)
     files = {path.relative_to(root).as_posix(): path.read_bytes() for glob in _COPIED for path in root.glob(glob)}
+    files |= _plugin_files()
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -62,6 +66,16 @@ def freeze_code(layout: Layout, root: Path = PROJECT_ROOT) -> CodeVersion:
         except OSError:  # another launch was faster
             shutil.rmtree(partial)
     return code
+
+
+def _plugin_files() -> dict[str, bytes]:
+    """Give the modules of a user's own kinds, by where a job finds them."""
+    folders = {spec.parent for folder in plugin_folders() for spec in folder.glob("*/spec.py")}
+    return {
+        f"{PLUGINS_COPY}/{folder.name}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
 
 
 def code_version(root: Path) -> CodeVersion:

@@ -8,12 +8,14 @@ import os
 import socket
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
-from workbench.config.schema import Stage, SuiteConfig, to_dict
+from workbench.config.schema import Stage, SuiteConfig, TrainingStage, fields_of_role, to_dict
 from workbench.launch.slots import Slots
 from workbench.study.files import exclusive, write_atomically
-from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import digest, model_identity
+from workbench.study.kind_plan import flops_per_token
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.train.throughput import measure_together
@@ -68,18 +70,20 @@ class ClusterSpeeds:
 
     def get(self, stage: Stage) -> float | None:
         """Speed of a stage like this one; None where no job has trained one yet."""
-        return self._file.get(self._key(stage))
+        return self._file.get(self._key(stage)) if isinstance(stage, TrainingStage) else None
 
     def remember(self, layout: Layout, stage_id: str, stage: Stage, processes: int) -> None:
         """Keep what a stage's last steps took, from its rows."""
-        speed = _last_speed(layout, stage_id)
-        if speed is not None:
+        speed = _last_speed(layout, stage_id) if isinstance(stage, TrainingStage) else None
+        if speed is not None and isinstance(stage, TrainingStage):
             self._file.keep({self._key(stage): speed / processes})
 
-    def _key(self, stage: Stage) -> str:
+    def _key(self, stage: TrainingStage) -> str:
         numerics = stage.numerics
         circumstances = [numerics.threads, numerics.attention, numerics.compile, numerics.activation_checkpointing]
-        return digest([model_identity(stage.model), stage.precision, circumstances, self._cluster])
+        return digest(
+            [model_identity(stage.model), stage.precision, circumstances, self._cluster, *_own_settings(stage)]
+        )
 
 
 class MachineSpeeds:
@@ -106,6 +110,8 @@ class MachineSpeeds:
 
     def training(self, stage: Stage) -> float | None:
         """Tokens per second of a stage like this one; None if neither measured nor scaled."""
+        if not isinstance(stage, TrainingStage):
+            return None
         key = self._training_key(stage)
         known = self._file.get(key)
         return self._scaled.get(key) if known is None else known
@@ -114,7 +120,7 @@ class MachineSpeeds:
         """Seconds that a suite took on a checkpoint of a stage like this one; None if none was scored yet."""
         return self._file.get(self._evaluation_key(stage, suite))
 
-    def measure(self, stages: Iterable[Stage]) -> None:
+    def measure(self, stages: Iterable[TrainingStage]) -> None:
         """Measure the training speeds that are not known, about two seconds each with all slots busy.
 
         Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
@@ -133,12 +139,12 @@ class MachineSpeeds:
                 self._file.keep({**dict(zip(fresh, speeds, strict=True)), self._start_key(): start})
         known = {key: speed for key in kinds if (speed := self._file.get(key)) is not None}
         if known:
-            largest = max(known, key=lambda key: training_flops_per_token(kinds[key].model))
-            flops = known[largest] * training_flops_per_token(kinds[largest].model)
+            largest = max(known, key=lambda key: flops_per_token(kinds[key]))
+            flops = known[largest] * flops_per_token(kinds[largest])
             large = [key for key in kinds if key not in known and key not in small]
-            self._scaled |= {key: flops / training_flops_per_token(kinds[key].model) for key in large}
+            self._scaled |= {key: flops / flops_per_token(kinds[key]) for key in large}
 
-    def remember_training(self, layout: Layout, stage_id: str, stage: Stage) -> None:
+    def remember_training(self, layout: Layout, stage_id: str, stage: TrainingStage) -> None:
         """Keep what a stage's last steps took in place of what was measured: a machine may have been busy then."""
         speed = _last_speed(layout, stage_id, fewest=_FEWEST_ROWS)
         if speed is not None:
@@ -151,14 +157,15 @@ class MachineSpeeds:
     def _start_key(self) -> str:
         return digest(["start", self._here])
 
-    def _training_key(self, stage: Stage) -> str:
+    def _training_key(self, stage: TrainingStage) -> str:
         shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, vars(stage.numerics)]
         if stage.stream.document_mask:  # older keys have no such part
             shape.append("document_mask")
+        shape += _own_settings(stage)
         return digest(["training", shape, self._here])
 
     def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:
-        shape = [model_identity(stage.model), stage.stream.data_fingerprint, stage.numerics.threads, to_dict(suite)]
+        shape = [model_identity(stage.model), stage.data_fingerprint, stage.numerics.threads, to_dict(suite)]
         return digest(["evaluation", shape, self._here])
 
 
@@ -168,5 +175,12 @@ def _last_speed(layout: Layout, stage_id: str, fewest: int = 1) -> float | None:
     return statistics.median(row[spool.TRAIN_TOKENS_PER_SECOND] for row in rows) if len(rows) >= fewest else None
 
 
-def _step_flops(stage: Stage) -> float:
-    return training_flops_per_token(stage.model) * stage.batch_tokens
+def _step_flops(stage: TrainingStage) -> float:
+    return flops_per_token(stage) * stage.batch_tokens
+
+
+def _own_settings(stage: TrainingStage) -> list[Any]:
+    """Give what a kind's stage has beside any training, which may change its speed; nothing of pretraining."""
+    common = {f.name for f in fields(TrainingStage)}
+    own = {name: to_dict(getattr(stage, name)) for name in fields_of_role(stage, "identity") if name not in common}
+    return [] if stage.kind == "pretrain" else [stage.kind, own]

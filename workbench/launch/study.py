@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config.schema import EvaluationConfig, Stage
+from workbench.config.schema import EvaluationConfig, Stage, TrainingStage
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.evaluate.suite import task_contents
 from workbench.launch.cost import check_cluster_budget, cluster_work
@@ -40,16 +40,17 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
         The device or attention backend is not here, a tokenizer file does not fit, or the plan is
         above its budget.
     """
-    for node in facts.plan.nodes.values():
-        if node.stage.numerics.attention == "flash_attn" and node.stage.precision == "fp32":
+    trainings = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
+    for stage in trainings:
+        if stage.numerics.attention == "flash_attn" and stage.precision == "fp32":
             raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
-        if node.stage.numerics.attention == "flash_attn" and node.stage.stream.document_mask:
+        if stage.numerics.attention == "flash_attn" and stage.stream.document_mask:
             raise ValueError(
                 "numerics.attention='flash_attn' has no masks by document: use sdpa, or data.document_mask=false"
             )
-    todo = facts.tokens_to_train()
-    if here and any(todo.values()):
-        stages = [node.stage for node in facts.plan.nodes.values() if todo[node.id]]
+    missing = facts.missing()
+    stages = [node.stage for node in facts.plan.nodes.values() if missing[node.id]]
+    if here and stages:
         check_processes(stages, study_slots(facts, workers))
         _check_devices(stages)
     _check_tokenizers(facts)
@@ -68,7 +69,8 @@ def _check_devices(stages: Iterable[Stage]) -> None:
     from workbench.train.loop import stage_device
 
     for stage in stages:
-        check_attention(stage.numerics.attention, stage_device(stage))
+        if isinstance(stage, TrainingStage):
+            check_attention(stage.numerics.attention, stage_device(stage))
 
 
 def _check_tokenizers(facts: Facts) -> None:

@@ -151,7 +151,8 @@ class _Launch:
         batches = make_batches(parts, self._alike, self.cluster.max_array_tasks)
         jobs: dict[int, str] = {}
         for position, batch in enumerate(batches):
-            if not self.full and (not isinstance(batch.after, int) or batch.after in jobs):
+            awaited = [one for one in (batch.after, *batch.also) if isinstance(one, int)]
+            if not self.full and all(one in jobs for one in awaited):
                 self._submit_as_much(position, batch, batches, jobs)
             self.result.left += [part for part in batch.parts if part not in self.result.submitted]
 
@@ -195,6 +196,11 @@ class _Launch:
             size = size // 2 if self.full else 0
 
     def _dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
+        others = [f"afterok:{jobs[one] if isinstance(one, int) else one}" for one in batch.also]
+        own = self._own_dependency(batch, batches, jobs)
+        return ",".join([*([own] if own else []), *others]) or None
+
+    def _own_dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
         if batch.after is None:
             return None
         single = "afterany" if batch.parts[0].kind == "evaluate" else "afterok"

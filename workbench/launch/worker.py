@@ -151,7 +151,7 @@ class _Worker:
                 self.layout, task, self.should_stop, self._progress, lambda text: self._log(task, text)
             )
         from workbench.train.checkpoint import DamagedCheckpointError
-        from workbench.train.loop import Hooks, StoppedError
+        from workbench.train.hooks import Hooks, StoppedError
         from workbench.train.stage import train_stage
 
         hooks = Hooks(self.should_stop, self._progress, log=lambda text: self._log(task, text))

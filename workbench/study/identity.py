@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from workbench.config.schema import (
     MixtureSegment,
     ModelConfig,
     OptimizerConfig,
+    Origin,
     RopeScaling,
     Stage,
     StreamConfig,
@@ -52,18 +55,32 @@ def stage_id(stage: Stage) -> str:
 
 
 def identity(stage: Stage) -> dict[str, Any]:
-    """Everything that a stage's id is computed from, as plain values."""
-    return {
-        "engine": ENGINE,
-        "parent": to_dict(stage.parent) if stage.parent else None,
-        "model": model_identity(stage.model),
-        "stream": _stream_identity(stage.stream),
-        "batch_sequences": stage.batch_sequences,
-        "schedule": to_dict(stage.schedule),
-        "optimizer": _optimizer_identity(stage.optimizer),
-        "precision": stage.precision,
-        "seed_init": stage.seed_init if stage.parent is None else None,
-    }
+    """Everything that a stage's id is computed from, as plain values: the fields whose role is `identity`.
+
+    Of pretraining, which is older than other kinds, the name of the kind is left out.
+    """
+    values: dict[str, Any] = {"engine": ENGINE}
+    values |= {name: _plain(getattr(stage, name)) for name in identity_fields(stage)}
+    if "seed_init" in values and stage.parent is not None:
+        values["seed_init"] = None
+    return values
+
+
+def identity_fields(stage: Stage) -> list[str]:
+    """Names of a stage's fields that count: those of the role `identity`, of younger ones where they have been set."""
+    counts = [f for f in fields(stage) if f.metadata.get("role") == "identity"]
+    names = [
+        f.name for f in counts if not (f.metadata["younger"] and _plain(getattr(stage, f.name)) == _plain(_default(f)))
+    ]
+    return [name for name in names if not (name == "kind" and stage.kind == "pretrain")]
+
+
+def _plain(value: Any) -> Any:
+    return next((form for kind, form in _IDENTITIES.items() if isinstance(value, kind)), to_dict)(value)
+
+
+def _default(f: Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
@@ -93,3 +110,13 @@ def _stream_identity(stream: StreamConfig) -> dict[str, Any]:
 def _segment_identity(segment: MixtureSegment) -> list[Any]:
     weights = {name: str(share) for name, share in sorted(exact(segment.weights).items())}
     return [segment.start_sequence, weights, segment.ramp_sequences]
+
+
+_IDENTITIES: dict[type, Callable[[Any], Any]] = {
+    ModelConfig: model_identity,
+    StreamConfig: _stream_identity,
+    OptimizerConfig: _optimizer_identity,
+    Origin: lambda origin: origin.tokens,
+    dict: lambda values: {name: to_dict(value) for name, value in values.items()},
+}
+"""Fields' types of which not everything is hashed, or in a form of its own."""

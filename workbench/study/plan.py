@@ -12,8 +12,9 @@ from typing import Any
 
 from workbench.config.schema import Config, EvaluationConfig, Stage, to_dict
 from workbench.study.chain import build_chain, merge_targets
-from workbench.study.flops import approx_flops_6nd, count_parameters, training_flops_per_token
+from workbench.study.flops import approx_flops_6nd, count_parameters
 from workbench.study.identity import stage_id
+from workbench.study.kind_plan import flops_per_token, main_line, total_flops
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Point:
     """Overrides in which it differs from its siblings."""
     config: Config
     """Its composed config."""
+    data_fingerprint: str
+    """Name of its token store."""
     chain: tuple[tuple[str, int], ...]
     """Stage ids with the tokens (since the chain's start) this point needs of each."""
     params: int
@@ -32,6 +35,8 @@ class Point:
     """Without embeddings."""
     tokens: int
     """Budget, in whole optimizer steps."""
+    own_tokens: int
+    """Tokens that the study trains for it, without those of a checkpoint from outside."""
     flops: float
     """Exact training FLOPs of the whole chain."""
     flops_6nd: float
@@ -59,7 +64,7 @@ class Node:
     @property
     def targets(self) -> list[int]:
         """Tokens at which it must have checkpoints."""
-        return sorted({self.stage.end_tokens, *self.stage.milestones, *self.stage.branch_points})
+        return self.stage.targets
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Plan:
     @property
     def tokens_unshared(self) -> int:
         """Tokens that one training a point would take."""
-        return sum(point.tokens for point in self.points)
+        return sum(point.own_tokens for point in self.points)
 
     @property
     def tokens_shared(self) -> int:
@@ -108,12 +113,28 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
     nodes: dict[str, Node] = {}
     planned: list[Point] = []
     for (name, config), fingerprint in zip(points, data_fingerprints, strict=True):
-        chain = build_chain(config, fingerprint)
-        ids = [stage_id(stage) for stage in chain]
-        for identifier, stage in zip(ids, chain, strict=True):
-            nodes[identifier] = _merge(nodes.get(identifier), Node(identifier, stage, ids[0], (name,)))
-        planned.append(_point(name, config, ids, chain))
+        stages = build_chain(config, fingerprint)
+        line = main_line(stages)
+        on_line = {identifier for identifier, _ in line}
+        for stage in stages:
+            identifier = stage_id(stage)
+            trajectory = line[0][0] if identifier in on_line else identifier
+            nodes[identifier] = _merge(nodes.get(identifier), Node(identifier, stage, trajectory, (name,)))
+        planned.append(_point(name, config, fingerprint, line))
+    _refuse_twins(planned)
     return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
+
+
+def _refuse_twins(points: Sequence[Point]) -> None:
+    """Refuse points that a checkpoint from outside makes equal, since it brings its own model and tokenizer."""
+    first: dict[tuple[tuple[str, int], ...], Point] = {}
+    for point in points:
+        twin = first.setdefault(point.chain, point)
+        if twin is not point and point.config.init.kind != "none":
+            raise ValueError(
+                f"points {twin.name} and {point.name} are the same: a checkpoint from outside (init) brings its own model "
+                "and tokenizer, so sweep something else"
+            )
 
 
 def _merge(old: Node | None, new: Node) -> Node:
@@ -123,19 +144,27 @@ def _merge(old: Node | None, new: Node) -> Node:
     return replace(old, stage=merge_targets(old.stage, new.stage), points=names)
 
 
-def _point(name: str, config: Config, ids: Sequence[str], chain: Sequence[Stage]) -> Point:
-    params = count_parameters(config.model)
-    tokens = chain[-1].end_tokens
+def _point(name: str, config: Config, fingerprint: str, line: Sequence[tuple[str, Stage]]) -> Point:
+    stages = [stage for _, stage in line]
+    model, tokens = stages[-1].model, stages[-1].end_tokens
+    params = count_parameters(model)
     return Point(
         name=name,
         config=config,
-        chain=tuple((i, stage.end_tokens) for i, stage in zip(ids, chain, strict=True)),
+        data_fingerprint=fingerprint,
+        chain=tuple((i, _needed_tokens(stages, place)) for place, (i, _) in enumerate(line)),
         params=params.total,
         params_non_embedding=params.non_embedding,
         tokens=tokens,
-        flops=float(training_flops_per_token(config.model) * tokens),
-        flops_6nd=float(approx_flops_6nd(config.model, tokens)),
+        own_tokens=tokens - stages[0].start_tokens,
+        flops=float(total_flops(stages)),
+        flops_6nd=float(approx_flops_6nd(model, tokens)),
     )
+
+
+def _needed_tokens(line: Sequence[Stage], place: int) -> int:
+    """Tokens up to which a point needs a stage of its line: where the next begins, or its end."""
+    return line[place + 1].start_tokens if place + 1 < len(line) else line[place].end_tokens
 
 
 def _same_for_all(points: Sequence[tuple[str, Config]]) -> None:
@@ -159,6 +188,12 @@ def settled_targets(node: Node, existing: Set[int], weights_only: Set[int] = fro
         Those among them without the optimizer's state: where another stage is to begin, they do not do.
     """
     return set(existing) - (set(weights_only) & set(node.stage.branch_points))
+
+
+def missing_targets(node: Node, existing: Set[int], weights_only: Set[int] = frozenset()) -> list[int]:
+    """Targets that a stage still has to reach, in order (see `settled_targets`)."""
+    settled = settled_targets(node, existing, weights_only)
+    return [tokens for tokens in node.targets if tokens not in settled]
 
 
 def tokens_to_train(node: Node, existing: Set[int], weights_only: Set[int] = frozenset()) -> int:
@@ -186,7 +221,7 @@ def remaining_flops(
     return float(
         sum(
             tokens_to_train(node, existing.get(node.id, frozenset()), bare.get(node.id, frozenset()))
-            * training_flops_per_token(node.stage.model)
+            * flops_per_token(node.stage)
             for node in plan.nodes.values()
         )
     )
@@ -218,6 +253,7 @@ def _point_record(point: Point) -> dict[str, Any]:
     return {
         "name": point.name,
         "config": to_dict(point.config),
+        "data_fingerprint": point.data_fingerprint,
         "chain": [{"stage": identifier, "tokens": tokens} for identifier, tokens in point.chain],
         "params": point.params,
         "params_non_embedding": point.params_non_embedding,

@@ -64,8 +64,12 @@ def recorded_points(record: dict[str, Any]) -> list[tuple[str, Config]]:
 
 def recorded_fingerprints(record: dict[str, Any]) -> list[str]:
     """Fingerprint of the data of every point of the study's latest launch."""
-    stages = [record["stages"][point["chain"][0]["stage"]] for point in record["points"]]
-    return [entry["stage"]["stream"]["data_fingerprint"] for entry in stages]
+    return [point.get("data_fingerprint") or _first_stages_data(record, point) for point in record["points"]]
+
+
+def _first_stages_data(record: dict[str, Any], point: dict[str, Any]) -> str:
+    """As records had it before points had their own, when every stage was one of pretraining."""
+    return record["stages"][point["chain"][0]["stage"]]["stage"]["stream"]["data_fingerprint"]
 
 
 def milestone_tokens(record: dict[str, Any]) -> dict[str, list[int]]:

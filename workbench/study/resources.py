@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from workbench.config.schema import ClusterConfig, Stage
-from workbench.study.flops import training_flops_per_token
+from workbench.config.schema import ClusterConfig, Stage, TrainingStage
+from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.study.memory import Memory, peak_memory
 
 USABLE_MEMORY = 0.9
@@ -20,6 +20,8 @@ PROCESS_BYTES = 300_000_000
 """Memory of a training process before its first tensor, without CUDA's libraries: measured 282 MB."""
 TIME_MARGIN = 1.5
 """Time limit over the estimate: a job that ends early costs nothing, one that is cut short must queue again."""
+CHECKPOINT_BYTES_PER_SECOND = 100e6
+"""At which a job that trains nothing reads and writes checkpoints: a slow disk's, chosen and not measured."""
 STARTUP_SECONDS = 300
 """Seconds for imports from a shared file system, compilation and the last checkpoint; chosen, not measured."""
 
@@ -114,6 +116,8 @@ def stage_resources(
     """
     if cluster.rule not in RULES:
         raise ValueError(f"cluster.rule={cluster.rule!r} is not one of {', '.join(RULES)}")
+    if not isinstance(stage, TrainingStage):
+        return _small_job(stage, cluster)
     speed = tokens_per_second or cluster_speed(stage, cluster)
     option = RULES[cluster.rule](_options(stage, cluster, tokens, speed), cluster)
     per_node = option.processes // option.nodes
@@ -136,8 +140,28 @@ def stage_resources(
     )
 
 
+def _small_job(stage: Stage, cluster: ClusterConfig) -> Resources:
+    """Give a stage that reads and writes checkpoints, and trains nothing, one process on one node."""
+    held = 2 * checkpoint_bytes(stage, whole=False)
+    seconds = held / CHECKPOINT_BYTES_PER_SECOND
+    needed = None if cluster.memory_bytes_per_node is None else math.ceil(held / USABLE_MEMORY) + PROCESS_BYTES
+    return Resources(
+        nodes=1,
+        processes_per_node=1,
+        gpus_per_node=0,
+        cpus_per_process=stage.resources.cpus_per_process or stage.numerics.threads,
+        memory_bytes_per_node=stage.resources.memory_bytes or needed,
+        minutes=_time_limit(stage, cluster, seconds),
+        micro_batch_sequences=None,
+        peak_memory_bytes=held,
+        seconds=seconds,
+    )
+
+
 def uses_gpus(stage: Stage, cluster: ClusterConfig) -> bool:
     """Whether a stage trains on the cluster's GPUs."""
+    if not isinstance(stage, TrainingStage):
+        return False
     if stage.numerics.device == "cuda" and not cluster.gpus_per_node:
         raise ValueError(f"numerics.device='cuda', but cluster {cluster.name!r} has cluster.gpus_per_node=0")
     return cluster.gpus_per_node > 0 and stage.numerics.device != "cpu"
@@ -148,11 +172,11 @@ def cluster_speed(stage: Stage, cluster: ClusterConfig) -> float | None:
     if stage.model.name in cluster.tokens_per_second:
         return cluster.tokens_per_second[stage.model.name]
     if cluster.flops_per_second is not None:
-        return cluster.flops_per_second / training_flops_per_token(stage.model)
+        return cluster.flops_per_second / flops_per_token(stage)
     return None
 
 
-def _options(stage: Stage, cluster: ClusterConfig, tokens: int, speed: float | None) -> list[Option]:
+def _options(stage: TrainingStage, cluster: ClusterConfig, tokens: int, speed: float | None) -> list[Option]:
     """Ways to train the stage that fit, fewest processes first."""
     found: list[Option] = []
     least: int | None = None
@@ -175,7 +199,7 @@ def _options(stage: Stage, cluster: ClusterConfig, tokens: int, speed: float | N
     return found
 
 
-def _spreads(stage: Stage, cluster: ClusterConfig) -> list[tuple[int, int]]:
+def _spreads(stage: TrainingStage, cluster: ClusterConfig) -> list[tuple[int, int]]:
     """Nodes and processes that may be requested, fewest processes first.
 
     Within a node, any number that divides the batch; beyond one node, only whole nodes.
@@ -210,7 +234,7 @@ def _room(stage: Stage, cluster: ClusterConfig) -> int:
     return max(1, cluster.cpus_per_node // _cpus_per_process(stage, cluster))
 
 
-def _even_nodes(processes: int, stage: Stage, cluster: ClusterConfig) -> int:
+def _even_nodes(processes: int, stage: TrainingStage, cluster: ClusterConfig) -> int:
     """Fewest nodes over which the requested processes can be spread evenly."""
     if stage.batch_sequences % processes:
         raise ValueError(
@@ -227,7 +251,7 @@ def _even_nodes(processes: int, stage: Stage, cluster: ClusterConfig) -> int:
     )
 
 
-def _micro_batches(stage: Stage, cluster: ClusterConfig, processes: int) -> list[int | None]:
+def _micro_batches(stage: TrainingStage, cluster: ClusterConfig, processes: int) -> list[int | None]:
     """Possible micro-batches, largest first: powers of two that divide a process's share."""
     leave = stage.numerics.micro_batch_sequences is not None or cluster.gpu_memory_bytes is None
     if leave or not uses_gpus(stage, cluster):
@@ -237,7 +261,7 @@ def _micro_batches(stage: Stage, cluster: ClusterConfig, processes: int) -> list
     return [2**power for power in reversed(range(largest.bit_length()))]
 
 
-def stage_memory(stage: Stage, processes: int, micro_batch_sequences: int | None, device: str) -> Memory:
+def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: int | None, device: str) -> Memory:
     """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
     share = stage.batch_sequences // processes
     micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
@@ -255,7 +279,7 @@ def stage_memory(stage: Stage, processes: int, micro_batch_sequences: int | None
     )
 
 
-def _fits(stage: Stage, cluster: ClusterConfig, memory: Memory) -> bool:
+def _fits(stage: TrainingStage, cluster: ClusterConfig, memory: Memory) -> bool:
     if not uses_gpus(stage, cluster) or cluster.gpu_memory_bytes is None:
         return True
     return memory.total <= USABLE_MEMORY * cluster.gpu_memory_bytes

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.study.causes import OTHER, PARENT, cause_of, is_repeatable
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
-from workbench.study.plan import Node, Plan, tokens_to_train
+from workbench.study.plan import Node, Plan, missing_targets
 
 _TAIL_BYTES = 4096
 
@@ -90,7 +90,7 @@ def stage_states(
     for node in plan.nodes.values():
         stage = layout.stage(node.id)
         job = jobs.get(node.id, Scheduled())
-        left = tokens_to_train(node, existing[node.id], bare.get(node.id, frozenset()))
+        left = missing_targets(node, existing[node.id], bare.get(node.id, frozenset()))
         state = _state(node, stage, existing[node.id], left, missing.get(node.id, 0), job)
         found[node.id] = _behind_its_parent(node, state, found)
     return list(found.values())
@@ -114,12 +114,12 @@ def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageS
 
 
 def _state(
-    node: Node, directory: StageDir, existing: Set[int], tokens_left: int, unevaluated: int, scheduled: Scheduled
+    node: Node, directory: StageDir, existing: Set[int], missing: list[int], unevaluated: int, scheduled: Scheduled
 ) -> StageState:
     latest = _latest(directory)
     jobs: tuple[str, ...] = ()
     cause: str | None = None
-    if not tokens_left:
+    if not missing:
         state, note = _trained(unevaluated, scheduled, latest.get("evaluation_error"))
         jobs = (scheduled.evaluation,) if state == "evaluating" and scheduled.evaluation else ()
     elif scheduled.state:
@@ -127,7 +127,7 @@ def _state(
         note, cause = _with_error(scheduled, latest)
     else:
         state, note, cause = _from_files(directory, latest)
-    label = f"{node.stage.model.name} {node.stage.name}"
+    label = node.stage.label
     progress = _progress(node, directory) if state == "running" else {}
     tokens = max(existing, default=None)
     return StageState(node.id, label, state, tokens, node.stage.end_tokens, note, jobs, cause=cause, **progress)

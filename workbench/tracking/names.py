@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.config.schema import Stage
+from workbench.config.schema import Stage, TrainingStage
 
 MAX_CHARACTERS = 100
 """Maximum length of a run's name; overrides that do not fit are cut."""
@@ -37,7 +37,7 @@ def run_name(stage: Stage, label: str, stage_id: str, points: Sequence[Mapping[s
         their initial weights where it differs from the data's.
     """
     seeds = {int(point["seed_init"]) for point in points}
-    apart = len(seeds) == 1 and seeds != {stage.stream.seed}
+    apart = isinstance(stage, TrainingStage) and len(seeds) == 1 and seeds != {stage.stream.seed}
     tail = _tail(stage, f" init{seeds.pop()}" if apart else "", stage_id)
     overrides = common_overrides([str(point["name"]) for point in points])
     head = " ".join([label, *(text for override in overrides if (text := _describe(override)))])
@@ -47,9 +47,10 @@ def run_name(stage: Stage, label: str, stage_id: str, points: Sequence[Mapping[s
 
 def _tail(stage: Stage, init: str, stage_id: str) -> str:
     begin, end = tokens_label(stage.start_tokens), tokens_label(stage.end_tokens)
-    span = f"{begin}-{end}" if stage.parent else end
+    span = f"{begin}-{end}" if stage.parent and begin != end else end
+    seed = f" s{stage.stream.seed}{init}" if isinstance(stage, TrainingStage) else ""
     phase = (stage.name or "stage")[:MAX_PHASE_CHARACTERS]
-    return f"{phase} {span} s{stage.stream.seed}{init} {stage_id[:6]}"
+    return f"{phase} {span}{seed} {stage_id[:6]}"
 
 
 def common_overrides(names: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import yaml
 
 from workbench.config import schema
 from workbench.study.files import is_held
+from workbench.study.identity import identity_fields
 from workbench.study.layout import Layout, StageDir
 from workbench.study.results import check_result, documents_path
 from workbench.tracking import spool
@@ -33,6 +34,8 @@ MAX_TAG_CHARACTERS = 5_000
 FAILED_POINTS = "failed_points"
 """Tag of a study's run: its points without a result because a stage failed, and how, as JSON."""
 
+_OWN_LABEL = ("pretrain", "imported")
+"""Kinds whose checkpoints are called as their model; others' names follow it, so that figures keep them apart."""
 WEIGHTS = "weights"
 """Tag of a logged checkpoint: SHA-256 of its weights."""
 STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -212,7 +215,8 @@ def _stage_record(
     )
     stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
     planned = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage")
-    label = planned.model.name
+    kinds = _kinds(plan, stage_dir.id)
+    label = planned.model.name if kinds[-1] in _OWN_LABEL else f"{planned.model.name} {planned.name}"
     points = [
         (point, reached["tokens"])
         for point in plan["points"]
@@ -225,6 +229,8 @@ def _stage_record(
     status, ended_ms, error = _stage_status(stage_dir, planned, manifests)
     tags = {
         "kind": "stage",
+        "stage_kind": stage.kind,
+        "kinds": ">".join(dict.fromkeys(kinds)),
         "study": plan["study"],
         **names_tags("points", [point["name"] for point, _ in points]),
         **names_tags("variant", sorted({_variant(point) for point, _ in points} - {""})),
@@ -235,7 +241,7 @@ def _stage_record(
         "trajectory": str(entry["trajectory"]),
         "commit": str(last.get("commit", plan.get("commit", ""))),
         "dirty": str(last.get("dirty", plan.get("dirty", ""))).lower(),
-        "data_fingerprint": stage.stream.data_fingerprint,
+        "data_fingerprint": stage.data_fingerprint,
         "numerics": json.dumps(last.get("numerics", schema.to_dict(stage.numerics)), sort_keys=True),
         "host": str(last.get("host", "")),
         "evaluation_ids": json.dumps(plan.get("evaluation_ids", {}), sort_keys=True),
@@ -264,6 +270,13 @@ def _stage_record(
     )
 
 
+def _kinds(plan: dict[str, Any], stage: str) -> list[str]:
+    """Kinds of the stages behind one, and its own, first to last; of records before there were others, pretraining."""
+    values = plan["stages"][stage]["stage"]
+    before = _kinds(plan, values["parent"]["stage"]) if values["parent"] else []
+    return [*before, values.get("kind", "pretrain")]
+
+
 def _read_checkpoints(stage_dir: StageDir) -> list[tuple[Path, dict[str, Any]]]:
     """Complete checkpoints with their manifests; one that a running stage removes meanwhile is left out."""
     found: list[tuple[Path, dict[str, Any]]] = []
@@ -286,7 +299,12 @@ def _checkpoint_record(
     keys = ("step", "tokens", "sequences", "annealed", "params", "params_non_embedding", "flops")
     params = {key: json.dumps(manifest[key]) for key in keys}
     params |= {"unique_tokens": str(distinct), "epochs": repr(drawn / distinct) if distinct else ""}
-    params |= {"stage": tags["stage"], "trajectory": tags["trajectory"], "commit": str(manifest["commit"])}
+    params |= {
+        "kinds": tags["kinds"],
+        "stage": tags["stage"],
+        "trajectory": tags["trajectory"],
+        "commit": str(manifest["commit"]),
+    }
     params["data_fingerprint"] = str(manifest["data_fingerprint"])
     for seed in ("seed_init", "seed_data"):
         values = {point[seed] for point in through}
@@ -343,7 +361,6 @@ def names_tags(key: str, names: list[str]) -> dict[str, str]:
 
 def _identity_params(stage: schema.Stage) -> dict[str, str]:
     """Fields that the stage's id hashes, as `model.width` -> `64`; labels and targets are left out."""
-    names = ("parent", "model", "stream", "batch_sequences", "schedule", "optimizer", "precision", "seed_init")
     flat: dict[str, str] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -354,7 +371,7 @@ def _identity_params(stage: schema.Stage) -> dict[str, str]:
             flat[prefix] = value if isinstance(value, str) else json.dumps(value)
 
     whole = schema.to_dict(stage)
-    visit("", {name: whole[name] for name in names})
+    visit("", {name: whole[name] for name in identity_fields(stage)})
     del flat["model.name"]
     return {key: value[:MAX_TAG_CHARACTERS] for key, value in flat.items()}
 
@@ -380,7 +397,7 @@ def _stage_status(
     stage_dir: StageDir, planned: schema.Stage, manifests: list[dict[str, Any]]
 ) -> tuple[str, int | None, str]:
     """Finished where every checkpoint this study wants is there, whatever another study's run came to since."""
-    wanted = {planned.end_tokens, *planned.milestones, *planned.branch_points}
+    wanted = set(planned.targets)
     ends = [manifest["time"] for manifest in manifests if manifest["tokens"] in wanted]
     if len(ends) == len(wanted):
         return "FINISHED", int(max(ends) * 1000), ""

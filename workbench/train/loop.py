@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,79 +19,98 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.config.schema import Stage
-from workbench.data.store import Prepared, open_prepared
+from workbench.config.schema import Stage, TrainingStage
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
 from workbench.model.matmul import uses_onednn
+from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
-from workbench.study.flops import count_parameters, training_flops_per_token
-from workbench.study.layout import Layout, StageDir
-from workbench.study.memory import state_bytes
+from workbench.study.flops import count_parameters
+from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
-from workbench.train.distributed import World
-from workbench.train.hooks import Hooks, Progress, StoppedError
+from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
+from workbench.train.job import StageJob
 from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
-from workbench.train.state import TrainState, initial_state, load_state, save_state
+from workbench.train.state import TrainState, fresh_state, initial_state, load_state, save_state
 from workbench.train.status import write_status
-from workbench.train.step import NonFiniteLossError, StepResult, train_step
+from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import clear_superseded, missing_targets
 
 
 class StageRun:
-    """One process's attempt at a stage."""
+    """One process's attempt at a stage that trains; a kind that trains otherwise overrides what differs."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        stage_dir: StageDir,
-        stage: Stage,
-        goals: Sequence[int],
-        hooks: Hooks,
-        world: World,
-        code: dict[str, Any] | None = None,
-    ) -> None:
-        self.layout, self.dir, self.stage, self.hooks, self.world = layout, stage_dir, stage, hooks, world
-        self.goals = goals
-        world.together(lambda: self._prepare(code))
+    def __init__(self, job: StageJob) -> None:
+        assert isinstance(job.stage, TrainingStage)
+        self.job, self.stage = job, job.stage
+        self.layout, self.dir, self.goals = job.layout, job.dir, job.goals
+        self.hooks, self.world = job.hooks, job.world
+        self.world.together(self._prepare)
         # One number for all processes: where the model is shared out, each pass is a collective.
-        begun_with = world.main_only(self._begun_with)
-        chosen = choose_micro_batch(stage, world.size, self.device, begun_with=begun_with)
-        self.micro_batch = min(world.gather(chosen))
+        begun_with = self.world.main_only(self._begun_with)
+        chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
+        self.micro_batch = min(self.world.gather(chosen))
         self.numerics = self._numerics()
-        self.mesh = make_mesh(world) if is_sharded(stage, world) else None
+        self.mesh = make_mesh(self.world) if is_sharded(self.stage, self.world) else None
 
-    def _prepare(self, code: dict[str, Any] | None) -> None:
+    def _prepare(self) -> None:
         """Open what training needs, before any process waits for another."""
         stage = self.stage
-        self.code = code or _code_version(self.dir)
         self.device = self.world.device or stage_device(stage)
         self.memory = PeakMemory(self.device)
         self.world.local_range(0, stage.batch_sequences)
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
-        self.prepared = _open_data(self.layout, stage)
-        self.stream = Stream(self.prepared, stage.stream)
-        self.stream.check(max(self.goals) // stage.stream.context_tokens)
+        self.prepared = self.job.open_data()
+        self.stream = self.open_stream()
+        self.stream.check(stage.sequences(max(self.goals)))
         self.compiled = self._can_compile()
         self.deterministic = is_deterministic(stage.numerics, self.device)
         check_determinism(self.deterministic, self.device)
-        params = count_parameters(stage.model)
-        self.params, self.flops_per_token = params, training_flops_per_token(stage.model)
-        self.clock = CheckpointClock(stage.checkpoint.interval_seconds, state_bytes(params.total))
+        self.params, self.flops_per_token = count_parameters(stage.model), flops_per_token(stage)
+        self.clock = CheckpointClock(stage.checkpoint.interval_seconds, checkpoint_bytes(stage, whole=True))
+
+    # ------------------------------------------------------------------------------- what kinds override
+
+    def open_stream(self) -> Stream:
+        """Open the training sequences."""
+        return Stream(self.prepared, self.stage.stream)
+
+    def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
+        """Draw sequences of the stream: the batch, and the source of each sequence (B,), on the device."""
+        tokens, sources = self.stream.batch(sequences.start, len(sequences))
+        tokens_BT1 = self.to_device(tokens)
+        masked = self.stage.stream.document_mask
+        batch = Batch.by_document(tokens_BT1, self.prepared.bos_id) if masked else Batch(tokens_BT1)
+        return batch, self.to_device(sources)
+
+    def loss_of(self, model: torch.nn.Module) -> LossFunction:
+        """Give the function that a step takes the gradient of."""
+        return partial(summed_loss, model)
+
+    def begin_from(self, path: Path) -> TrainState:
+        """Make the state that the stage begins with from its parent's weights, without a training behind them."""
+        return fresh_state(path, self.stage, self.device, self.mesh)
+
+    def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
+        """Write all of a checkpoint but its manifest."""
+        prepared = self.prepared
+        return save_state(state, folder, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id, self.world)
+
+    # -------------------------------------------------------------------------------
 
     def _begun_with(self) -> int | None:
         """Micro-batch of the stage's latest checkpoint; None if it has none, or was trained by more or fewer processes."""
@@ -154,21 +171,23 @@ class StageRun:
             return self._load(nearest[1])
         if self.stage.parent is None:
             return self.world.together(lambda: initial_state(self.stage, self.device, self.mesh))
-        return self._load(self.world.main_only(self._parent_checkpoint))
+        parent = self.world.main_only(self._parent_checkpoint)
+        return self._load(parent) if self.stage.resumes else self._begin_from(parent)
+
+    def _begin_from(self, path: Path) -> TrainState:
+        manifest = self.world.main_only(lambda: ckpt.verify(path))
+        state = self.world.together(lambda: self.begin_from(path))
+        state.step, state.tokens = manifest["step"], manifest["tokens"]
+        self.hooks.log(f"begins from the weights of {path.parent.parent.name}/{path.name}")
+        return state
 
     def _start_step(self) -> int:
         return 0 if self.stage.parent is None else ckpt.read_manifest(self._parent_checkpoint())["step"]
 
     def _parent_checkpoint(self) -> Path:
-        assert self.stage.parent is not None
-        parent = self.layout.stage(self.stage.parent.stage)
-        path = ckpt.find_checkpoint(parent, self.stage.parent.tokens, resumable=True)
-        if path is None:
-            raise ValueError(
-                f"stage {self.dir.id} begins at {self.stage.parent.tokens} tokens of stage {self.stage.parent.stage}, "
-                "which has no checkpoint there to resume from"
-            )
-        return path
+        parent = self.stage.parent
+        assert parent is not None
+        return self.job.checkpoint_of(parent.stage, parent.tokens, resumable=self.stage.resumes)
 
     def _load(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
@@ -224,17 +243,16 @@ class StageRun:
 
     def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
         stage, skips = self.stage, self.stage.optimizer.non_finite == "skip"
-        first = state.sequences(stage.stream.context_tokens)
-        mine = self.world.local_range(first, stage.batch_sequences)
-        tokens, sources = self.stream.batch(mine.start, len(mine))
+        first = stage.sequences(state.tokens)
+        batch, sources = self.draw(self.world.local_range(first, stage.batch_sequences))
         result = train_step(
             model,
-            partial(summed_loss, model),
+            self.loss_of(model),
             state.optimizer,
-            self._batch(tokens),
-            self._on_device(sources),
+            batch,
+            sources,
             num_sources=len(self.stream.source_names),
-            learning_rate=learning_rate(stage.schedule, state.tokens, stage.batch_tokens),
+            learning_rate=learning_rate(stage.schedule, state.tokens - stage.origin.tokens, stage.batch_tokens),
             clip_norm=stage.optimizer.clip_norm,
             precision=stage.precision,
             micro_batch_sequences=self.micro_batch,
@@ -248,13 +266,7 @@ class StageRun:
             self._allow_skip(state, result, range(first, first + stage.batch_sequences))
         return result
 
-    def _batch(self, tokens: np.ndarray) -> Batch:
-        tokens_BT1 = self._on_device(tokens)
-        if not self.stage.stream.document_mask:
-            return Batch(tokens_BT1)
-        return Batch.by_document(tokens_BT1, self.prepared.bos_id)
-
-    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+    def to_device(self, array: np.ndarray) -> torch.Tensor:
         """Send a batch's numbers to the device; from pinned memory, so that the host need not wait until they are there."""
         tensor = torch.from_numpy(array)
         return (tensor.pin_memory() if self.device.type == "cuda" else tensor).to(self.device, non_blocking=True)
@@ -280,7 +292,7 @@ class StageRun:
             **_known(spool.TRAIN_LOSS, result.loss),
             **{key: value for name, loss in losses for key, value in _known(spool.source_loss(name), loss).items()},
             spool.TRAIN_LEARNING_RATE: learning_rate(
-                stage.schedule, state.tokens - stage.batch_tokens, stage.batch_tokens
+                stage.schedule, state.tokens - stage.origin.tokens - stage.batch_tokens, stage.batch_tokens
             ),
             **_known(spool.TRAIN_GRADIENT_NORM, result.gradient_norm),
             **_known(spool.TRAIN_SKIPPED_UPDATES, state.skipped if stage.optimizer.non_finite == "skip" else None),
@@ -318,12 +330,10 @@ class StageRun:
         path = ckpt.write_checkpoint(
             self.dir,
             state.step,
-            lambda folder: save_state(
-                state, folder, self.prepared.tokenizer_dir, self.prepared.bos_id, self.prepared.eos_id, self.world
-            ),
+            lambda folder: self.save_files(state, folder),
             self._manifest(state),
             keep=keep,
-            needed_bytes=state_bytes(self.params.total),
+            needed_bytes=checkpoint_bytes(self.stage, whole=True),
             world=self.world,
             say=self.hooks.log,
         )
@@ -337,32 +347,19 @@ class StageRun:
         self.hooks.on_checkpoint(path)
 
     def _manifest(self, state: TrainState) -> dict[str, Any]:
-        sequences = state.sequences(self.stage.stream.context_tokens)
-        return {
-            "format": 1,
-            "stage": self.dir.id,
-            "step": state.step,
-            "tokens": state.tokens,
-            "sequences": sequences,
-            "annealed": is_annealed(self.stage, state.tokens),
-            "params": self.params.total,
-            "params_non_embedding": self.params.non_embedding,
-            "flops": float(self.flops_per_token * state.tokens),
-            **({"skipped_updates": state.skipped} if self.stage.optimizer.non_finite == "skip" else {}),
-            "data_fingerprint": self.prepared.fingerprint,
-            "heldout_fingerprint": self.prepared.manifest["heldout_fingerprint"],
-            "counts": {name: asdict(counts) for name, counts in self.stream.counts(sequences).items()},
-            "numerics": self.numerics,
-            **self.code,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "time": time.time(),
-        }
-
-
-def _code_version(stage_dir: StageDir) -> dict[str, Any]:
-    version = json.loads((stage_dir.code / "version.json").read_text(encoding="utf-8"))
-    return {key: version[key] for key in ("commit", "dirty", "copy") if key in version}
+        stage, origin = self.stage, self.stage.origin
+        sequences = stage.sequences(state.tokens)
+        return self.job.manifest(
+            self.prepared,
+            step=state.step,
+            tokens=state.tokens,
+            sequences=sequences,
+            annealed=is_annealed(stage, state.tokens),
+            flops=origin.flops + float(self.flops_per_token * (state.tokens - origin.tokens)),
+            **({"skipped_updates": state.skipped} if stage.optimizer.non_finite == "skip" else {}),
+            counts={name: asdict(counts) for name, counts in self.stream.counts(sequences).items()},
+            numerics=self.numerics,
+        )
 
 
 def stage_device(stage: Stage) -> torch.device:
@@ -379,16 +376,6 @@ def stage_device(stage: Stage) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("numerics.device='cuda', but PyTorch finds no CUDA device: use numerics.device=cpu")
     return torch.device(wanted)
-
-
-def _open_data(layout: Layout, stage: Stage) -> Prepared:
-    prepared = open_prepared(layout.data(stage.stream.data_fingerprint))
-    if prepared.vocab_size != stage.model.vocab_size:
-        raise ValueError(
-            f"model.vocab_size={stage.model.vocab_size}, but the tokenizer of {prepared.fingerprint} has "
-            f"{prepared.vocab_size} ids"
-        )
-    return prepared
 
 
 def _known(name: str, value: float | None) -> dict[str, float]:

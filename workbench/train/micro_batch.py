@@ -6,12 +6,12 @@ import os
 
 import torch
 
-from workbench.config.schema import Stage
+from workbench.config.schema import TrainingStage
 from workbench.study.resources import USABLE_MEMORY, stage_memory
 
 
 def choose_micro_batch(
-    stage: Stage,
+    stage: TrainingStage,
     processes: int,
     device: torch.device,
     memory_bytes: int | None = None,

@@ -15,12 +15,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from workbench.config.schema import Stage
+from workbench.config.schema import TrainingStage
 from workbench.model.transformer import Linear, Transformer
 from workbench.train.distributed import World
 
 
-def is_sharded(stage: Stage, world: World) -> bool:
+def is_sharded(stage: TrainingStage, world: World) -> bool:
     """Whether the processes share the model out; one alone has nothing to share."""
     return stage.numerics.parallel == "shard" and world.size > 1
 
@@ -31,7 +31,7 @@ def make_mesh(world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, (world.size,))
 
 
-def empty_sharded(stage: Stage, device: torch.device, mesh: DeviceMesh) -> Transformer:
+def empty_sharded(stage: TrainingStage, device: torch.device, mesh: DeviceMesh) -> Transformer:
     """Build the stage's model with this process's share of its weights, not yet filled; no collectives."""
     with torch.device("meta"):
         model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from workbench.config.kinds import find_kind
 from workbench.config.schema import Stage
 from workbench.study.files import exclusive, read_stage
 from workbench.study.identity import stage_id as compute_stage_id
@@ -15,7 +16,7 @@ from workbench.study.layout import Layout, StageDir
 from workbench.train import checkpoint as ckpt
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
-from workbench.train.loop import StageRun
+from workbench.train.job import StageJob, code_version
 from workbench.train.status import write_status
 from workbench.train.targets import missing_targets, targets
 
@@ -156,9 +157,10 @@ def _train_despite_damage(
 
     A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
     """
+    version = code or code_version(stage_dir)
     while world.main_only(lambda: missing_targets(stage_dir, stage, goals)):
         try:
-            StageRun(layout, stage_dir, stage, goals, hooks, world, code).all_targets()
+            find_kind(stage.kind).run.run(StageJob(layout, stage_dir, stage, goals, hooks, world, version))
         except ckpt.DamagedCheckpointError as error:
             damaged = error.checkpoint
             aside = world.main_only(lambda: ckpt.quarantine(damaged))  # noqa: B023  (run at once)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from workbench.config.schema import Stage
+from workbench.config.schema import TrainingStage
 from workbench.model.init import init_weights, initial_values
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
@@ -68,12 +68,8 @@ class TrainState:
         for counter in _COUNTERS:
             setattr(self, counter, getattr(other, counter))
 
-    def sequences(self, context_tokens: int) -> int:
-        """Index into the stream: sequences since the start of the chain."""
-        return self.tokens // context_tokens
 
-
-def initial_state(stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
+def initial_state(stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
     """Draw initial weights from the stage's seed, at step 0; with a mesh, this process's share of them.
 
     The global random state begins at that seed too: nothing draws from it, but it is part of every checkpoint.
@@ -86,6 +82,21 @@ def initial_state(stage: Stage, device: torch.device, mesh: DeviceMesh | None = 
     else:
         model = empty_sharded(stage, device, mesh)
         fill(model, lambda name, shape: initial_values(name, shape, stage.model, stage.seed_init))
+    return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
+
+
+def fresh_state(
+    directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None = None
+) -> TrainState:
+    """Take the weights of a checkpoint, of whatever kind of stage, and begin a training from them at step 0.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint's model is not the stage's.
+    """
+    torch.manual_seed(stage.seed_init)
+    model = _load_weights(directory, stage, device, mesh)
     return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
 
 
@@ -136,7 +147,9 @@ def _save_counters(state: TrainState, directory: Path) -> None:
     )
 
 
-def load_state(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh | None = None) -> TrainState:
+def load_state(
+    directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None = None
+) -> TrainState:
     """Read what `save_state` wrote on however many processes; the stage's optimizer settings apply from here on.
 
     Parameters
@@ -153,11 +166,9 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     ValueError
         The checkpoint's model is not the stage's, or the checkpoint holds weights alone.
     """
-    if model_identity(read_config(directory)) != model_identity(stage.model):
-        raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
     if not (directory / OPTIMIZER_FILE).exists() and not (directory / OPTIMIZER_DIR).is_dir():
         raise ValueError(f"checkpoint {directory} holds weights alone: training cannot resume from it")
-    model = _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
+    model = _load_weights(directory, stage, device, mesh)
     optimizer = build_optimizer(model, stage.optimizer)
     restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
     _restore_rng(load_file(directory / RNG_FILE))
@@ -165,13 +176,19 @@ def load_state(directory: Path, stage: Stage, device: torch.device, mesh: Device
     return TrainState(model, optimizer, **counters)
 
 
-def _load_whole(directory: Path, stage: Stage) -> Transformer:
+def _load_weights(directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None) -> Transformer:
+    if model_identity(read_config(directory)) != model_identity(stage.model):
+        raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
+    return _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
+
+
+def _load_whole(directory: Path, stage: TrainingStage) -> Transformer:
     model = load_model(directory, stage.numerics.attention)
     model.activation_checkpointing = stage.numerics.activation_checkpointing
     return model
 
 
-def _load_share(directory: Path, stage: Stage, device: torch.device, mesh: DeviceMesh) -> Transformer:
+def _load_share(directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh) -> Transformer:
     model = empty_sharded(stage, device, mesh)
     fill(model, WeightsFile(directory, stage.model).read)
     return model.eval()

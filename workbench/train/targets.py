@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.config.schema import Stage
+from workbench.config.schema import Stage, TrainingStage
 from workbench.study.chain import is_annealed
 from workbench.study.layout import StageDir
 from workbench.train import checkpoint as ckpt
@@ -13,7 +13,7 @@ from workbench.train.clearing import delete_superseded, drop_optimizers
 
 def targets(stage: Stage) -> list[int]:
     """Tokens at which some launch so far wants a checkpoint of a stage."""
-    return sorted({stage.end_tokens, *stage.milestones, *stage.branch_points})
+    return stage.targets
 
 
 def missing_targets(stage_dir: StageDir, stage: Stage, goals: Sequence[int] | None = None) -> list[int]:
@@ -48,7 +48,8 @@ def whole_targets(stage: Stage) -> set[int]:
     initial weights, since all of it would have to be trained again for a stage that is one day to begin there;
     elsewhere that is only this stage, from its parent's branch point.
     """
-    ends_for_good = stage.parent is not None and is_annealed(stage, stage.end_tokens)
+    trains = isinstance(stage, TrainingStage)
+    ends_for_good = not trains or (stage.parent is not None and is_annealed(stage, stage.end_tokens))
     return set(stage.branch_points) | (set() if ends_for_good else {stage.end_tokens})
 
 

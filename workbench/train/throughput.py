@@ -12,7 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import Stage
+from workbench.config.kinds import find_kind
+from workbench.config.schema import TrainingStage, from_dict, to_dict
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -24,7 +25,7 @@ _SHORT_SECONDS = 1.0
 
 
 def measure_tokens_per_second(
-    stage: Stage, seconds: float = 1.0, choose: Callable[[Sequence[float]], float] = max
+    stage: TrainingStage, seconds: float = 1.0, choose: Callable[[Sequence[float]], float] = max
 ) -> float:
     """Train on random tokens for about `seconds` after two steps of warm-up.
 
@@ -62,8 +63,13 @@ def measure_tokens_per_second(
     return choose(speeds)
 
 
-def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
-    """Give a function that trains one step, on the same random tokens each time."""
+def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
+    """Give a function that trains one step as the stage's kind does; most do as pretraining does."""
+    return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
+
+
+def plain_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
+    """Give a function that trains one step on the same random tokens each time."""
     import torch
 
     from workbench.model.batch import Batch
@@ -96,7 +102,7 @@ def _make_step(stage: Stage, device: torch.device) -> Callable[[], Any]:
     )
 
 
-def measure_together(stages: Sequence[Stage], devices: Sequence[str | None]) -> tuple[list[float], float]:
+def measure_together(stages: Sequence[TrainingStage], devices: Sequence[str | None]) -> tuple[list[float], float]:
     """Measure stages in turn, in as many processes at once as will train.
 
     Parameters
@@ -126,7 +132,7 @@ def measure_together(stages: Sequence[Stage], devices: Sequence[str | None]) -> 
         given.put(device)
     began = time.time()
     with ProcessPoolExecutor(processes, context, _meet, (context.Barrier(processes), given)) as pool:
-        found = _results([pool.submit(_measure_each, stages) for _ in range(processes)])
+        found = _results([pool.submit(_measure_plain, [to_dict(stage) for stage in stages]) for _ in range(processes)])
     speeds = [statistics.median(ours[place] for ours, _ in found) for place in range(len(stages))]
     return speeds, max(ready for _, ready in found) - began
 
@@ -144,7 +150,12 @@ def _meet(barrier: threading.Barrier, devices: SimpleQueue[str | None]) -> None:
     _barrier.append(barrier)
 
 
-def _measure_each(stages: Sequence[Stage]) -> tuple[list[float], float]:
+def _measure_plain(stages: Sequence[dict[str, Any]]) -> tuple[list[float], float]:
+    """Measure stages that came as plain values, since their classes may be a plugin's."""
+    return _measure_each([from_dict(TrainingStage, values) for values in stages])
+
+
+def _measure_each(stages: Sequence[TrainingStage]) -> tuple[list[float], float]:
     ready = time.time()
     speeds: list[float] = []
     try:

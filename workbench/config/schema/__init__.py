@@ -11,6 +11,7 @@ does no I/O and changes nothing. Only the standard library is imported.
 from __future__ import annotations
 
 from workbench.config.plain import exact_weights, from_dict, to_dict
+from workbench.config.schema.begin import InitConfig, KindSettings
 from workbench.config.schema.cluster import ClusterConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
@@ -34,7 +35,20 @@ from workbench.config.schema.recipe import (
     RecipeConfig,
     SuiteConfig,
 )
-from workbench.config.schema.stage import MixtureSegment, Parent, Schedule, Stage, StreamConfig, StreamSource
+from workbench.config.schema.stage import (
+    MixtureSegment,
+    Origin,
+    Parent,
+    Schedule,
+    Stage,
+    StreamConfig,
+    StreamSource,
+    TrainingStage,
+    circumstance,
+    fields_of_role,
+    identity,
+    target,
+)
 
 __all__ = [
     "ANALYSES",
@@ -56,10 +70,13 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "InitConfig",
+    "KindSettings",
     "MixtureSegment",
     "ModelConfig",
     "NumericsConfig",
     "OptimizerConfig",
+    "Origin",
     "Parent",
     "PathsConfig",
     "PhaseConfig",
@@ -74,8 +91,13 @@ __all__ = [
     "SuiteConfig",
     "TokenizerConfig",
     "TrackingConfig",
+    "TrainingStage",
     "VariantConfig",
+    "circumstance",
     "exact_weights",
+    "fields_of_role",
     "from_dict",
+    "identity",
+    "target",
     "to_dict",
 ]

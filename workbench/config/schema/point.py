@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name
+from workbench.config.schema.begin import InitConfig, KindSettings
 from workbench.config.schema.cluster import ClusterConfig
 from workbench.config.schema.data import DataConfig, TokenizerConfig
 from workbench.config.schema.machine import BudgetConfig, CheckpointConfig, NumericsConfig, ResourcesConfig
@@ -54,7 +55,8 @@ class Config:
     study: str
     """Name of the study, and of its MLflow experiment and folders."""
     tokens: int | None
-    """Training budget of the point, in tokens, rounded to whole optimizer steps; None where `flops` sets it."""
+    """Training budget of the point's recipe, in tokens, rounded to whole optimizer steps; None where `flops` sets it.
+    0 trains nothing, and is for checkpoints from outside (`init`)."""
     model: ModelConfig
     """The model to train."""
     data: DataConfig
@@ -83,6 +85,10 @@ class Config:
     """How often resumable checkpoints are written."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     """Limits on the cost of a launch."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """The weights to begin from; those of a checkpoint bring its model and its tokenizer with them."""
+    then: dict[str, KindSettings] = field(default_factory=dict[str, KindSettings])
+    """Stages that come after the recipe's, in order, by name."""
     analysis: str | None = None
     """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
     `continual`, `ablation`, `sweep` or `seeds`; None chooses by what the points differ in."""
@@ -103,17 +109,21 @@ class Config:
         check_choice("precision", self.precision, PRECISIONS)
         if self.analysis is not None:
             check_choice("analysis", self.analysis, ANALYSES)
-        check_at_least("tokens", self.tokens, 1)
+        check_at_least("tokens", self.tokens, 1 if self.init.kind == "none" else 0)
         check_above("flops", self.flops, 0)
         if (self.tokens is None) == (self.flops is None):
             raise ValueError(f"tokens={self.tokens} and flops={self.flops}: set one budget, and the other to null")
         check_at_least("seed_init", self.seed_init, 0)
         check_at_least("seed_data", self.seed_data, 0)
-        if self.model.vocab_size != self.tokenizer.vocab_size:
+        for name in self.then:
+            check_name("then", name)
+        # Checkpoints from outside often have more rows than their tokenizers have ids.
+        padded = self.init.kind != "none" and self.model.vocab_size > self.tokenizer.vocab_size
+        if self.model.vocab_size != self.tokenizer.vocab_size and not padded:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
             )
-        if self.tokens is not None and self.recipe.warmup_tokens >= self.tokens:
+        if self.tokens and self.recipe.warmup_tokens >= self.tokens:
             raise ValueError(f"recipe.warmup_tokens={self.recipe.warmup_tokens} is not below tokens={self.tokens}")
         mixtures = {f"recipe phase {phase.name!r}": phase.mixture for phase in self.recipe.phases}
         for where, mixture in {**mixtures, f"variant {self.variant.name!r}": self.variant.mixture}.items():

@@ -1,0 +1,177 @@
+"""A checkpoint from outside as the beginning of a chain: scored, continued, tracked and exported as any stage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.model.test_pretrained import FAMILIES
+from workbench.data.store import open_prepared
+from workbench.evaluate.imported import place_results, read_imported
+from workbench.evaluate.reconcile import Evaluator
+from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
+from workbench.launch.study import freeze_study
+from workbench.study.flops import training_flops_per_token
+from workbench.study.identity import stage_id
+from workbench.study.results import read_result
+from workbench.tracking.records import read_study
+from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest, verify
+from workbench.train.export import export_checkpoint
+from workbench.train.stage import train_stage
+
+TOKENS = ["init.tokens=1M"]
+
+
+@pytest.fixture
+def checkpoint(outputs, tmp_path):
+    """Make a family's tiny random checkpoint with the tokenizer of the prepared corpus."""
+    [store] = [path for path in (outputs / "data").iterdir() if (path / "manifest.json").exists()][:1]
+
+    def make(name, **changes):
+        kind, config = FAMILIES[name]
+        directory = tmp_path / f"made_{name}"
+        torch.manual_seed(0)
+        values = {**config.to_dict(), "vocab_size": open_prepared(store).vocab_size + 1, **changes}
+        kind(type(config)(**values)).save_pretrained(directory)
+        for file in open_prepared(store).tokenizer_dir.iterdir():
+            shutil.copyfile(file, directory / file.name)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def begin(compose, overrides, experiments):
+    """Plan, prepare and freeze a study that begins from a checkpoint."""
+
+    def make(directory, *more):
+        settings = [*overrides, "init=hf", f"init.path={directory}", *TOKENS, *more]
+        facts = make_facts(compose(settings, experiments))
+        prepare_data(facts, print)
+        return freeze_study(facts)
+
+    return make
+
+
+def imported(facts):
+    [node] = [node for node in facts.plan.nodes.values() if node.stage.kind == "imported"]
+    return node
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_is_continued_and_comes_back_out(begin, run_local, checkpoint, tmp_path, name):
+    directory = checkpoint(name)
+    facts = begin(directory, "tokens=2048")
+    run_local(facts, evaluate=False)
+    base = imported(facts)
+    [path] = checkpoints_by_tokens(facts.layout.stage(base.id)).values()
+    tokens = torch.arange(7, 27)[None]
+    expected = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)(tokens).logits
+    last = list(facts.plan.nodes)[-1]
+    end = checkpoints_by_tokens(facts.layout.stage(last))[facts.plan.nodes[last].stage.end_tokens]
+    for source, name_of in ((path, "base"), (end, "continued")):
+        export_checkpoint(source, tmp_path / name_of)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "base")(tokens).logits
+    torch.testing.assert_close(again, expected, atol=1e-4, rtol=0)
+    continued = AutoModelForCausalLM.from_pretrained(tmp_path / "continued")(tokens).logits
+    assert (continued - expected).abs().max() > 1e-3  # it was trained
+
+
+def test_tokens_and_flops_count_on_from_those_of_elsewhere(begin, run_local, checkpoint):
+    facts = begin(checkpoint("llama2"), "tokens=2048")
+    run_local(facts, evaluate=False)
+    base, *trained = facts.plan.nodes.values()
+    assert [node.stage.kind for node in trained] == ["pretrain", "pretrain"]
+    assert trained[0].stage.start_tokens == 1_000_000
+    assert trained[-1].stage.end_tokens == 1_002_048
+    found = checkpoints_by_tokens(facts.layout.stage(trained[-1].id))
+    manifest = read_manifest(found[1_002_048])
+    per_token = training_flops_per_token(base.stage.model)
+    assert manifest["flops"] == per_token * 1_002_048 == facts.plan.points[0].flops
+    assert manifest["annealed"] is True
+    assert sum(count["drawn_tokens"] for count in manifest["counts"].values()) == 2048
+    rows = [json.loads(line) for line in facts.layout.stage(trained[0].id).metrics.read_text().splitlines()]
+    assert rows[0]["train/learning_rate"] > 0
+    assert (rows[0]["step"], rows[0]["tokens"]) == (1, 1_000_256)
+
+
+def test_its_scores_are_those_of_the_checkpoint_itself(begin, run_local, checkpoint, tmp_path):
+    directory = checkpoint("pythia")
+    facts = begin(directory, "tokens=0")
+    run_local(facts)
+    assert not pending_evaluations(facts)
+    [path] = checkpoints_by_tokens(facts.layout.stage(imported(facts).id)).values()
+    [ours] = [p for p in (path / "evals").glob("*.json") if not p.name.endswith(".documents.json")]
+    manifest = read_manifest(path)
+    data = manifest["data_fingerprint"], manifest["heldout_fingerprint"]
+    folder = place_results(facts.layout, read_imported(directory), data)
+    theirs = Evaluator(facts.layout, facts.plan.evaluation).evaluate(folder, "embedded")
+    assert json.loads(ours.read_text())["results"] == json.loads(theirs.read_text())["results"]
+    assert read_result(ours, json.loads(ours.read_text())["eval_id"]) is not None
+
+
+def test_it_is_recorded_as_what_it_is(begin, run_local, checkpoint):
+    directory = checkpoint("llama2")
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    facts = begin(directory, "init.name=made", "tokens=2048")
+    run_local(facts)
+    record = read_study(facts.layout, facts.plan.study)
+    first, *others = record.stages
+    assert first.params["fingerprint"] == read_imported(directory).fingerprint
+    assert first.tags["stage_kind"] == "imported"
+    assert {stage.tags["kinds"] for stage in others} == {"imported>pretrain"}
+    assert {stage.tags["model"] for stage in record.stages} == {"made"}
+    assert [checkpoint.params["tokens"] for checkpoint in first.checkpoints] == ["1000000"]
+    [path] = checkpoints_by_tokens(facts.layout.stage(first.id)).values()
+    assert verify(path)["licence"] == "apache-2.0"
+
+
+def test_files_that_changed_after_planning_are_refused(begin, checkpoint):
+    directory = checkpoint("llama2")
+    facts = begin(directory, "tokens=0")
+    checkpoint("llama2", hidden_act="silu", rms_norm_eps=1e-4)
+    with pytest.raises(ValueError, match="has changed since this was planned"):
+        train_stage(facts.layout, imported(facts).id)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["init=hf", "init.tokens=5"], "needs init.path"),
+        (["init=hf", "init.path=/nowhere/at/all", "init.tokens=5"], "neither a directory nor a name"),
+        (["init=hf", "init.path=x"], "needs init.tokens"),
+        (["init.path=x"], "set init=hf, too"),
+        (["tokens=0"], "at least 1"),
+    ],
+)
+def test_what_is_no_beginning_is_one_line(compose, overrides, experiments, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_facts(compose([*overrides, *settings], experiments))
+
+
+def test_points_that_it_makes_equal_are_refused(compose, overrides, experiments, checkpoint):
+    points = compose(
+        [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "model=m0_03,m0_1"], experiments
+    )
+    with pytest.raises(ValueError, match="brings its own model"):
+        make_facts(points)
+
+
+def test_a_context_may_be_shorter_and_not_longer(compose, overrides, experiments, checkpoint):
+    settings = [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "tokens=0"]
+    facts = make_facts(compose([*settings, "init.context_tokens=16"], experiments))
+    assert imported(facts).stage.model.context_tokens == 16
+    with pytest.raises(ValueError, match="longer than the checkpoint's context"):
+        make_facts(compose([*settings, "init.context_tokens=4096"], experiments))
+
+
+def test_a_folder_that_moves_keeps_its_stage(compose, overrides, experiments, checkpoint, tmp_path):
+    directory = checkpoint("llama2")
+    ids = []
+    for place in (directory, Path(shutil.copytree(directory, tmp_path / "elsewhere"))):
+        settings = ["init=hf", f"init.path={place}", "init.name=same", *TOKENS, "tokens=0"]
+        ids.append(stage_id(imported(make_facts(compose([*overrides, *settings], experiments))).stage))
+    assert ids[0] == ids[1]

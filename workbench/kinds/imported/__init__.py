@@ -1,0 +1,1 @@
+"""A checkpoint from outside as the beginning of a chain."""

@@ -1,0 +1,83 @@
+"""What importing needs: the checkpoint's files, from which a point takes its model and its tokenizer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.config.schema import Config, InitConfig, ModelConfig, Stage, TokenizerConfig
+from workbench.kinds.imported.spec import Spec
+
+
+def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
+    """Read the checkpoint's config, tokenizer and fingerprint, and give the point its model and tokenizer.
+
+    Raises
+    ------
+    ValueError
+        There is no such checkpoint, it cannot be represented, or its context is shorter than the one asked for.
+    """
+    from workbench.data.tokenizer import sized
+    from workbench.evaluate.imported import find_checkpoint, read_imported
+
+    assert settings.path is not None
+    directory = find_checkpoint(settings.path, settings.revision)
+    found = read_imported(directory)
+    name = settings.name or _plain_name(settings.path)
+    model = replace(found.model, name=name, context_tokens=_context(settings, found.model))
+    named = config.tokenizer if config.tokenizer.kind == "file" else TokenizerConfig(kind="file", path="-")
+    tokenizer = sized(replace(named, path=str(directory.resolve())))
+    resolved = replace(
+        settings,
+        name=name,
+        fingerprint=found.fingerprint,
+        licence=settings.licence or found.licence,
+        revision=directory.name
+        if settings.path != str(directory) and _is_commit(directory.name)
+        else settings.revision,
+    )
+    return resolved, replace(config, model=model, tokenizer=tokenizer, init=resolved)
+
+
+def _plain_name(path: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(path).name)
+
+
+def _is_commit(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", name) is not None
+
+
+def _context(settings: InitConfig, model: ModelConfig) -> int:
+    own, asked = model.context_tokens, settings.context_tokens
+    if asked is not None and asked > own:
+        raise ValueError(f"init.context_tokens={asked} is longer than the checkpoint's context of {own} tokens")
+    if asked is not None and asked != own and model.position == "learned":
+        raise ValueError(f"init.context_tokens={asked} would cut the checkpoint's learned positions: leave it out")
+    return asked or own
+
+
+def expand(settings: InitConfig, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
+    """Make the one stage of a checkpoint from outside."""
+    assert settings.path is not None
+    assert settings.tokens is not None
+    assert settings.fingerprint is not None
+    return [
+        Spec(
+            parent=None,
+            model=config.model,
+            fingerprint=settings.fingerprint,
+            tokens=settings.tokens,
+            annealed=settings.annealed,
+            data=data_fingerprint,
+            path=settings.path,
+            revision=settings.revision,
+            licence=settings.licence or "unknown",
+            name="imported",
+            end_tokens=settings.tokens,
+            milestones=[settings.tokens],
+            numerics=config.numerics,
+            checkpoint=config.checkpoint,
+            resources=config.resources,
+        )
+    ]

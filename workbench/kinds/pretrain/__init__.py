@@ -1,0 +1,1 @@
+"""Training on prepared text: the phases of a recipe."""
