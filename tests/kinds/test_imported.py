@@ -81,7 +81,7 @@ def test_every_family_is_continued_and_comes_back_out(begin, run_local, checkpoi
 
 
 def test_tokens_and_flops_count_on_from_those_of_elsewhere(begin, run_local, checkpoint):
-    facts = begin(checkpoint("llama2"), "tokens=2048")
+    facts = begin(checkpoint("llama2"), "tokens=2048", "init.context_tokens=32")
     run_local(facts, evaluate=False)
     base, *trained = facts.plan.nodes.values()
     assert [node.stage.kind for node in trained] == ["pretrain", "pretrain"]
