@@ -11,7 +11,9 @@ does no I/O and changes nothing. Only the standard library is imported.
 from __future__ import annotations
 
 from workbench.config.plain import exact_weights, from_dict, to_dict
+from workbench.config.schema.adapters import LORA_TARGETS, LoraConfig
 from workbench.config.schema.cluster import ClusterConfig
+from workbench.config.schema.conversations import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,
@@ -39,23 +41,30 @@ from workbench.config.schema.stage import MixtureSegment, Parent, Schedule, Stag
 __all__ = [
     "ANALYSES",
     "ATTENTIONS",
+    "CHAT_KINDS",
+    "CHAT_TEMPLATES",
     "DECAYS",
     "DEVICES",
     "KV_HEADS",
+    "LORA_TARGETS",
     "MLPS",
     "NORMS",
+    "PACKINGS",
     "PARALLELS",
     "POSITIONS",
     "PRECISIONS",
     "SOURCE_KINDS",
     "SPANS",
     "TOKENIZER_KINDS",
+    "TOO_LONG",
     "BudgetConfig",
+    "ChatDataConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "LoraConfig",
     "MixtureSegment",
     "ModelConfig",
     "NumericsConfig",
