@@ -137,7 +137,7 @@ def test_a_missing_column_of_parquet(tmp_path):
 
 def test_files(tmp_path):
     path = write(tmp_path, chat(USER, ASSISTANT))
-    with pytest.raises(ValueError, match="nothing.jsonl is not there"):
+    with pytest.raises(ValueError, match=r"nothing\.jsonl is not there"):
         read(tmp_path / "nothing.jsonl")
     with pytest.raises(ValueError, match=r"chat.files=.* twice"):
         find_files(ChatDataConfig("chat", [str(path), str(tmp_path)]))

@@ -158,7 +158,7 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    """Records of a `.json` file: JSON Lines under that name, a list of records, or one record."""
+    """Yield the records of a `.json` file: JSON Lines under that name, a list of records, or one record."""
     lines = enumerate(read_text_lines(path), 1)
     first = next(((number, line) for number, line in lines if not line.isspace()), None)
     if first is None:
@@ -197,7 +197,7 @@ def _parse_document(path: Path, before: int, text: str) -> Any:
 
 
 def _read_parquet(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
-    """Records with one column, or with all."""
+    """Yield the rows, with one column or with all."""
     import pyarrow
     import pyarrow.parquet
 
