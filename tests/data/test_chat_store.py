@@ -215,6 +215,7 @@ def test_a_sequence_is_a_function_of_its_index(store):
     assert whole.tokens.shape == (3 * count, CONTEXT + 1)
     assert whole.weights.shape == whole.positions.shape == whole.documents.shape == (3 * count, CONTEXT)
     assert whole.weights.dtype == np.float32
+    assert [part.shape for part in stream.batch(5, 0)] == [(0, CONTEXT + 1), *[(0, CONTEXT)] * 3]
 
 
 def test_counts_are_those_of_the_batches(store):

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 
 from tests.data.test_tokenizer import train_sentencepiece
 from workbench.config.schema import TokenizerConfig
-from workbench.data.chat_templates import TEMPLATES, ChatTemplate, ChatTemplateError
+from workbench.data.chat_templates import ChatTemplate, ChatTemplateError
 from workbench.data.conversations import Conversation, Message
+from workbench.data.known_templates import TEMPLATES
 from workbench.data.special_tokens import choose
 from workbench.data.tokenizer import make_tokenizer, save, train_bpe
 
@@ -22,7 +23,7 @@ TURNS = (
     Message("user", "So?"),
     Message("assistant", "Yes."),
 )
-# Written by hand from the formats' documentation; see the references of `chat_templates`.
+# Written by hand from the formats' documentation; see the references of `known_templates`.
 RENDERED = {
     "llama2": (
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST] Because. </s><s>[INST] So? [/INST] Yes. </s>",

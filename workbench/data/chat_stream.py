@@ -67,8 +67,17 @@ class ChatStream:
 
     def batch(self, first: int, count: int) -> ChatBatch:
         """Sequences [first, first + count)."""
-        drawn = [self.store.sequence(i) for i in self.locate(np.arange(first, first + count)).tolist()]
-        return ChatBatch(*(np.stack(parts) for parts in zip(*drawn, strict=True)))
+        T = self.store.context_tokens
+        batch = ChatBatch(
+            np.empty((count, T + 1), np.int64),
+            np.empty((count, T), np.float32),
+            np.empty((count, T), np.int64),
+            np.empty((count, T), np.int64),
+        )
+        for row, sequence in enumerate(self.locate(np.arange(first, first + count)).tolist()):
+            for whole, part in zip(batch, self.store.sequence(sequence), strict=True):
+                whole[row] = part
+        return batch
 
     def locate(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Packed sequences of the store (n,) that are sequences `indices` (n,) of the stream."""

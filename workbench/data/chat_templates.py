@@ -3,12 +3,7 @@
 Every template, built in or a tokenizer's own, is Jinja and goes through `transformers`. Where a template marks the
 assistant's text (`{% generation %}`), the marks say what has loss; where it does not, each answer is what the rendering
 with it has beyond the prompt's (`add_generation_prompt`). Either way the tokens of the text before an answer, and of
-that up to its end, must begin the tokens of the whole: what is trained on is then what generating will see.
-
-References
-----------
-Llama 2: https://github.com/meta-llama/llama, `llama/generation.py`, `chat_completion`. Zephyr: the `chat_template` of
-TinyLlama/TinyLlama-1.1B-Chat-v1.0. ChatML: https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
+that up to its end, must begin the tokens of the whole: no token then belongs to both.
 """
 
 from __future__ import annotations
@@ -24,57 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.conversations import Conversation, Message
+from workbench.data.known_templates import MARKS, TEMPLATES
 
-TEMPLATES = {
-    "llama2": """\
-{% set ns = namespace(system='') %}
-{% for message in messages %}
-{% if message.role == 'system' %}
-{% set ns.system = '<<SYS>>\\n' + message.content + '\\n<</SYS>>\\n\\n' %}
-{% elif message.role == 'user' %}
-{{- bos_token + '[INST] ' + ns.system + message.content + ' [/INST]' -}}
-{% set ns.system = '' %}
-{% else %}
-{% generation %}{{- ' ' + message.content + ' ' + eos_token -}}{% endgeneration %}
-{% endif %}
-{% endfor %}
-""",
-    "zephyr": """\
-{% for message in messages %}
-{{- '<|' + message.role + '|>\\n' -}}
-{% if message.role == 'assistant' %}
-{% generation %}{{- message.content + eos_token -}}{% endgeneration %}
-{{- '\\n' -}}
-{% else %}
-{{- message.content + eos_token + '\\n' -}}
-{% endif %}
-{% endfor %}
-{% if add_generation_prompt %}
-{{- '<|assistant|>\\n' -}}
-{% endif %}
-""",
-    "chatml": """\
-{% for message in messages %}
-{{- '<|im_start|>' + message.role + '\\n' -}}
-{% if message.role == 'assistant' %}
-{% generation %}{{- message.content + '<|im_end|>' -}}{% endgeneration %}
-{{- '\\n' -}}
-{% else %}
-{{- message.content + '<|im_end|>\\n' -}}
-{% endif %}
-{% endfor %}
-{% if add_generation_prompt %}
-{{- '<|im_start|>assistant\\n' -}}
-{% endif %}
-""",
-}
-"""Built-in templates. `eos_token` is the tokenizer's own, whatever its name. ChatML's marks are single tokens where the
-vocabulary has them, and ordinary text of several tokens where it does not."""
-_MARKS = {
-    "llama2": ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
-    "zephyr": ("<|system|>", "<|user|>", "<|assistant|>"),
-    "chatml": ("<|im_start|>", "<|im_end|>"),
-}
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -156,10 +102,14 @@ class ChatTemplate:
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """What a turn's text must not hold, since it would begin or end a turn: special tokens, and the template's."""
+        """What a turn's text must not hold, since it would begin or end a turn.
+
+        That is special tokens, and the marks of templates that are known; what else a tokenizer's own template puts
+        around turns as ordinary text is not known.
+        """
         added = self._encoder.get_added_tokens_decoder().values()
         special = {t.content for t in added if t.special or t.content in self.source} - {""}
-        return tuple(sorted(special | set(_MARKS.get(self.name, ()))))
+        return tuple(sorted(special | set(MARKS.get(self.name, ()))))
 
     def has_marks(self, conversation: Conversation) -> bool:
         """Whether a turn's text would be taken for the template's."""
@@ -208,11 +158,11 @@ class ChatTemplate:
                 return_assistant_tokens_mask=spans,
                 **self._tokenizer.special_tokens_map,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise ChatTemplateError(
                 f"chat.template={self.name!r} refuses it: {' '.join(str(error).split())}"
             ) from error
-        return texts[0], found[0] if found else []
+        return texts[0], list(found[0]) if found else []
 
     def _spans(self, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
         """Text of a conversation, and first and last place (exclusive) of each of the assistant's turns in it."""

@@ -186,7 +186,7 @@ def merge(model: Transformer) -> None:
     """Add the adapters to the matrices and remove them, in place; all parameters can be trained again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, AdaptedLinear):
-            plain = Linear(module.in_features, module.out_features, module.bias is not None)
+            plain = Linear(module.in_features, module.out_features)
             plain.weight = nn.Parameter(module.merged_weight())
             plain.bias = module.bias
             model.set_submodule(name, plain)
