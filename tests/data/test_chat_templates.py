@@ -178,7 +178,7 @@ def test_a_template_that_hides_earlier_turns_needs_marks(chat_tokenizer, tmp_pat
 def test_a_template_whose_marks_hold_nothing(chat_tokenizer, tmp_path):
     own = "{% if false %}{% generation %}{% endgeneration %}{% endif %}text"
     template = ChatTemplate("tokenizer", with_template(chat_tokenizer, tmp_path / "own", own))
-    with pytest.raises(ChatTemplateError, match=r"line 3: .* renders no assistant's turn"):
+    with pytest.raises(ChatTemplateError, match=r"line 3: .* marks 0 of the assistant's 2 turns"):
         template.encode([Conversation(TURNS, "a.jsonl, line 3")])
 
 

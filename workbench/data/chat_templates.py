@@ -173,8 +173,11 @@ class ChatTemplate:
                 text, spans = self._differences(conversation.messages)
         except ChatTemplateError as error:
             raise ChatTemplateError(f"{conversation.where}: {error}") from error
-        if not spans:
-            raise ChatTemplateError(f"{conversation.where}: chat.template={self.name!r} renders no assistant's turn")
+        turns = sum(message.role == "assistant" for message in conversation.messages)
+        if len(spans) != turns:
+            raise ChatTemplateError(
+                f"{conversation.where}: chat.template={self.name!r} marks {len(spans)} of the assistant's {turns} turns"
+            )
         return text, spans
 
     def _differences(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
