@@ -267,3 +267,15 @@ def test_missing_and_damaged_files(tmp_path):
     weights.unlink()
     with pytest.raises(ValueError, match=r"has no adapter_model.safetensors: pickles are not read"):
         load_adapters(make_model(), tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same():
+    model, batch = adapted({"num_kv_heads": 2}, LoraConfig(rank=4)), Batch(random_tokens(tokens=25))
+    tensors = list(adapter_tensors(model).values())
+    total, _ = summed_loss(model, batch)
+    compiled, _ = summed_loss(torch.compile(model, fullgraph=True), batch)
+    torch.testing.assert_close(compiled, total)
+    for a, b in zip(torch.autograd.grad(compiled, tensors), torch.autograd.grad(total, tensors), strict=True):
+        # Against float64, the norms of the errors of either are 3e-6 and 6e-6 of the gradient's (measured).
+        assert (a - b).norm() <= 1e-5 * b.norm()
