@@ -15,6 +15,7 @@ import pytest
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
 from workbench.data.heldout import is_heldout
 from workbench.data.store import Prepared, prepare
+from workbench.data.tokenizer import save, train_bpe
 from workbench.study.layout import Layout
 
 WORDS = [
@@ -95,3 +96,33 @@ def two_sources(tmp_path: Path) -> DataConfig:
 @pytest.fixture
 def prepared(two_sources: DataConfig, small_tokenizer: TokenizerConfig, tmp_path: Path) -> Prepared:
     return prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer directory of 340 ids, as a prepared store has it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save(train_bpe(["<|user|>\nuser assistant [INST] [/INST] ", *make_documents(200, seed=3)], 340), folder)
+    return folder
+
+
+def make_conversations(count: int, seed: int = 0) -> list[list[dict[str, str]]]:
+    """Conversations of one to three questions, some with a system prompt, in words, line ends and other scripts."""
+    draw = random.Random(seed)
+    words = [*WORDS, "naïve", "東京", "🙂", "x\n\ny", "\tindented", "3.14", "it's"]
+
+    def text() -> str:
+        return " ".join(draw.choices(words, k=draw.randint(1, 12))).strip()
+
+    made = []
+    for i in range(count):
+        turns = [{"role": "system", "content": text()}] if draw.random() < 0.3 else []
+        for _ in range(draw.randint(1, 3)):
+            turns += [{"role": "user", "content": f"{text()} {i}?"}, {"role": "assistant", "content": text()}]
+        made.append(turns)
+    return made
+
+
+@pytest.fixture(name="make_conversations")
+def fixture_make_conversations():
+    return make_conversations

@@ -75,7 +75,7 @@ def test_docstrings_become_prose():
 
 
 def test_the_standard_librarys_code_stays_the_same_program_without_strings():
-    files = [path for _, path in python_texts._standard_library() if path.suffix == ".py"]
+    files = [path for _, path in python_texts.standard_library() if path.suffix == ".py"]
     files = random.Random(0).sample(files, 80)
     compared = 0
     for path in files:
@@ -150,7 +150,7 @@ def test_a_file_that_was_changed_since_it_was_recorded_is_refused(tmp_path: Path
 
 def test_the_corpus_is_described_by_contents(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """One version built for two machines holds other files, and a file of the standard library can be edited."""
-    monkeypatch.setattr(python_texts, "_standard_library", lambda: [("a.py", tmp_path / "a.py")])
+    monkeypatch.setattr(python_texts, "standard_library", lambda: [("a.py", tmp_path / "a.py")])
     record = ["a/b.py,sha256=x,1", "a/c.so,sha256=y,1", "../../../bin/tool.py,sha256=z,1", "a-1.dist-info/RECORD,,"]
 
     class Package:

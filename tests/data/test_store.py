@@ -24,7 +24,7 @@ from workbench.config.schema import (
     StreamSource,
     TokenizerConfig,
 )
-from workbench.data import python_texts, store
+from workbench.data import folders, python_texts, store
 from workbench.data.heldout import is_heldout
 from workbench.data.store import heldout_sizes, open_prepared, prepare, verify
 from workbench.data.stream import Stream
@@ -386,7 +386,7 @@ def test_a_lock_is_held_by_one_at_a_time_though_its_file_goes(tmp_path):
     def hold() -> None:
         nonlocal inside
         for _ in range(20):
-            with store._locked(tmp_path / "a.lock"):
+            with folders.locked(tmp_path / "a.lock"):
                 inside += 1
                 most.append(inside)
                 time.sleep(0.0005)

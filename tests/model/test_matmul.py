@@ -57,3 +57,14 @@ def test_flops_are_counted():
     with FlopCounterMode(display=False) as counter:
         linear(x, weight).sum().backward()
     assert counter.get_total_flops() == 3 * 2 * 3 * 7 * 24 * 40
+
+
+def test_a_frozen_matrix_gets_no_gradient():
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    weight = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    linear(x, weight).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(5, 7))
+    assert weight.grad is None
+    [wide] = torch.autograd.grad(linear(x.detach(), weight.requires_grad_()).sum(), [weight])
+    torch.testing.assert_close(wide, x.detach().sum(0).expand(3, 7))

@@ -20,6 +20,12 @@ BEYOND_CAP = "beyond_cap"
 FILE_IS_USED = "file_is_used"
 SHARED_LINES = "shared_lines"
 NO_ROOM = "no_room"
+NO_ASSISTANT = "no_assistant"
+EMPTY_TURN = "empty_turn"
+UNKNOWN_ROLE = "unknown_role"
+ROLE_ORDER = "role_order"
+MARKS = "marks"
+TOO_LONG = "too_long"
 
 LABELS = {
     HELDOUT_SPLIT: "held-out split",
@@ -37,13 +43,19 @@ LABELS = {
     FILE_IS_USED: "file used twice",
     SHARED_LINES: "shared lines",
     NO_ROOM: "no room left",
+    UNKNOWN_ROLE: "unknown role",
+    NO_ASSISTANT: "no turn of the assistant",
+    EMPTY_TURN: "an empty turn",
+    ROLE_ORDER: "roles out of order",
+    MARKS: "a template's marks in its text",
+    TOO_LONG: "too long",
 }
 """Every cause for which a document is dropped, as a table's head names it, in the order in which they are looked for.
 
 `held-out split`: kept out of training because the split sets it apart, chosen to be held out or not (for the
-`python_*` kinds: files). `held-out text`: all of it stands in held-out documents. The last three are why a document
-of the split was not chosen: two were taken from its file, it shares lines with one that was chosen, or it is longer
-than what `heldout_bytes` has left.
+`python_*` kinds: files). `held-out text`: all of it stands in held-out documents. `file used twice` to `no room left`
+are why a document of the split was not chosen: two were taken from its file, it shares lines with one that was chosen,
+or it is longer than what `heldout_bytes` has left. What follows is for conversations alone.
 """
 
 Drop = Callable[[str, str], None]

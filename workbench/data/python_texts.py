@@ -77,7 +77,7 @@ def list_distributions(lock: Path | None = None) -> dict[str, tuple[str, importl
 @cache
 def describe_corpus() -> list[list[str]]:
     """Python's version, the standard library's files with their hashes, and the packages: what it is made of."""
-    library = [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in _standard_library()]
+    library = [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in standard_library()]
     return [["python", platform.python_version()], *library, *describe_packages()]
 
 
@@ -105,7 +105,7 @@ def list_files() -> list[tuple[str, str]]:
 
     Hashes of packages' files are those their installer recorded.
     """
-    return order_by_content({path: "" for _, path in _standard_library()} | recorded_files(_is_text))
+    return order_by_content({path: "" for _, path in standard_library()} | recorded_files(_is_text))
 
 
 def recorded_files(accept: Callable[[str], bool]) -> dict[Path, str]:
@@ -145,7 +145,8 @@ def _is_text(name: str) -> bool:
     return last.endswith(".py") or (last.endswith(DOCUMENT_SUFFIXES) and not SKIPPED_DOCUMENTS.search(last))
 
 
-def _standard_library() -> Iterator[tuple[str, Path]]:
+def standard_library() -> Iterator[tuple[str, Path]]:
+    """Yield relative name and path of the standard library's texts, without its tests, in a fixed order."""
     root = sysconfig.get_paths()["stdlib"]
     for folder, inside, names in os.walk(root):
         inside[:] = sorted(set(inside) - SKIPPED_FOLDERS)

@@ -1,4 +1,4 @@
-"""Texts of one file: JSON Lines, JSON, parquet, plain text. Every error is one line with the file and the place."""
+"""Texts and records of one file: JSON Lines, JSON, parquet, plain text. Every error is one line with file and place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from workbench.data.inputs import PACKED_SUFFIXES, show
 from workbench.data.unpack import one_line, read_text_lines
 
-_MISSING = object()
+MISSING: Any = object()
+"""What `look_up` gives where a record has no such field."""
 _RECORDS = (".jsonl", ".ndjson")
 _ROWS_A_BATCH = 1000
 _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
@@ -34,15 +35,34 @@ def read_texts(kind: str, path: Path, text_field: str) -> Iterator[str]:
     ValueError
         The file is damaged or empty, or a record has no text there.
     """
-    name = path.name.lower()
     if kind == "text":
-        if name.endswith(tuple(f"{end}{packed}" for end in _RECORDS for packed in ("", *PACKED_SUFFIXES))):
+        if path.name.lower().endswith(tuple(f"{end}{packed}" for end in _RECORDS for packed in ("", *PACKED_SUFFIXES))):
             raise ValueError(f"{show(path)} holds records, not one text: set the source's kind to 'jsonl'")
         return _read_text(path)
     if kind == "parquet":
-        return _read_parquet(path, text_field)
-    whole = name.endswith((".json", *(f".json{packed}" for packed in PACKED_SUFFIXES)))
-    return _read_json(path, text_field) if whole else _read_jsonl(path, text_field)
+        return (text_of(record, text_field, where) for where, record in _read_parquet(path, text_field))
+    return (text_of(record, text_field, where) for where, record in read_records(kind, path))
+
+
+def read_records(kind: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the records of a file in their stored order, each with its place, which begins the message of an error.
+
+    Parameters
+    ----------
+    kind
+        `jsonl` or `parquet`.
+    path
+        As `read_texts` takes it.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or empty.
+    """
+    if kind == "parquet":
+        return _read_parquet(path, None)
+    whole = path.name.lower().endswith((".json", *(f".json{packed}" for packed in PACKED_SUFFIXES)))
+    return _read_json(path) if whole else _read_lines(path, enumerate(read_text_lines(path), 1))
 
 
 def text_of(record: Any, text_field: str, where: str) -> str:
@@ -54,39 +74,51 @@ def text_of(record: Any, text_field: str, where: str) -> str:
         The field is missing, null, of another type, or cannot be written as UTF-8.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: {_kind_of(record)}, not an object with the field {text_field!r}")
-    value = _look_up(record, text_field)
-    if value is _MISSING:
+        raise ValueError(f"{where}: {kind_of(record)}, not an object with the field {text_field!r}")
+    value = look_up(record, text_field)
+    if value is MISSING:
         raise ValueError(
-            f"{where}: no field {text_field!r} (there: {_names(record) or 'nothing'}); set the source's text_field"
+            f"{where}: no field {text_field!r} (there: {names_in(record) or 'nothing'}); set the source's text_field"
         )
     if value is None:
         raise ValueError(f"{where}: field {text_field!r} is null: leave such records out of the file")
     if not isinstance(value, str):
-        raise ValueError(f"{where}: field {text_field!r} is {_kind_of(value)}, not text; set the source's text_field")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where}: field {text_field!r} holds the lone surrogate \\u{ord(value[error.start]):04x} at character "
-            f"{error.start + 1}, half of a character that UTF-8 cannot hold: mend or leave out the record"
-        ) from error
+        raise ValueError(f"{where}: field {text_field!r} is {kind_of(value)}, not text; set the source's text_field")
+    check_utf8(value, text_field, where)
     return value
 
 
-def _look_up(record: dict[str, Any], name: str) -> Any:
+def check_utf8(text: str, text_field: str, where: str) -> None:
+    """Refuse a text that cannot be written as UTF-8.
+
+    Raises
+    ------
+    ValueError
+        It cannot; the message names the place and the character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: field {text_field!r} holds the lone surrogate \\u{ord(text[error.start]):04x} at character "
+            f"{error.start + 1}, half of a character that UTF-8 cannot hold: mend or leave out the record"
+        ) from error
+
+
+def look_up(record: dict[str, Any], name: str) -> Any:
+    """Value of a field; `meta.text` is the field `text` inside `meta`, unless one has that very name."""
     if name in record:
         return record[name]
     for place in (i for i, character in enumerate(name) if character == "."):
-        inner = record.get(name[:place], _MISSING)
+        inner = record.get(name[:place], MISSING)
         if inner is None:
             return None
-        if isinstance(inner, dict) and (found := _look_up(inner, name[place + 1 :])) is not _MISSING:
+        if isinstance(inner, dict) and (found := look_up(inner, name[place + 1 :])) is not MISSING:
             return found
-    return _MISSING
+    return MISSING
 
 
-def _names(record: dict[str, Any], most: int = 30) -> str:
+def names_in(record: dict[str, Any], most: int = 30) -> str:
     """Names of a record's fields, those of inner records with dots."""
 
     def walk(inner: dict[str, Any], before: str) -> Iterator[str]:
@@ -97,22 +129,18 @@ def _names(record: dict[str, Any], most: int = 30) -> str:
     return show(", ".join(names[:most])) + (", ..." if len(names) > most else "")
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Name a value's kind in words, for messages."""
     return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
 
 
-def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
-    return _read_records(path, text_field, enumerate(read_text_lines(path), 1))
-
-
-def _read_records(path: Path, text_field: str, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+def _read_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, Any]]:
     empty = True
     for number, line in lines:
         if not line.isspace():
             empty = False
             # Files put one behind the other keep their byte order marks.
-            record = _parse_line(path, number, line.removeprefix("\ufeff"))
-            yield text_of(record, text_field, f"{show(path)}, line {number}")
+            yield f"{show(path)}, line {number}", _parse_line(path, number, line.removeprefix("\ufeff"))
     if empty:
         raise ValueError(f"{show(path)} is empty: it has no record")
 
@@ -129,21 +157,21 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
         raise ValueError(f"{show(path)}, line {number} is not JSON: {one_line(error)}") from error
 
 
-def _read_json(path: Path, text_field: str) -> Iterator[str]:
-    """Texts of a `.json` file: JSON Lines under that name, a list of records, or one record."""
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the records of a `.json` file: JSON Lines under that name, a list of records, or one record."""
     lines = enumerate(read_text_lines(path), 1)
     first = next(((number, line) for number, line in lines if not line.isspace()), None)
     if first is None:
         raise ValueError(f"{show(path)} is empty: it has no record")
     if not first[1].lstrip().startswith("[") and _is_json(first[1]):
-        yield from _read_records(path, text_field, itertools.chain([first], lines))
+        yield from _read_lines(path, itertools.chain([first], lines))
         return
     document = _parse_document(path, first[0] - 1, first[1] + "".join(line for _, line in lines))
     records = document if isinstance(document, list) else [document]
     if not records:
         raise ValueError(f"{show(path)} is empty: it has no record")
     for number, record in enumerate(records, 1):
-        yield text_of(record, text_field, f"{show(path)}, record {number}")
+        yield f"{show(path)}, record {number}", record
 
 
 def _is_json(line: str) -> bool:
@@ -168,7 +196,8 @@ def _parse_document(path: Path, before: int, text: str) -> Any:
         raise ValueError(f"{show(path)}, line {before + 1} begins what is not JSON: {one_line(error)}") from error
 
 
-def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
+def _read_parquet(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
+    """Yield the rows, with one column or with all."""
     import pyarrow
     import pyarrow.parquet
 
@@ -178,12 +207,12 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
             _check_parquet(path, stream)
             with pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True) as file:
                 fields = _fields(file.schema_arrow)
-                if _look_up(fields, text_field) is _MISSING:
-                    text_of(fields, text_field, show(path))
-                for batch in file.iter_batches(_ROWS_A_BATCH, columns=[text_field]):
+                if column is not None and look_up(fields, column) is MISSING:
+                    text_of(fields, column, show(path))
+                for batch in file.iter_batches(_ROWS_A_BATCH, columns=None if column is None else [column]):
                     for record in _records(path, rows, batch):
                         rows += 1
-                        yield text_of(record, text_field, f"{show(path)}, row {rows}")
+                        yield f"{show(path)}, row {rows}", record
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
     if not rows:

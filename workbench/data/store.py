@@ -9,17 +9,10 @@ data/<fingerprint>/
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +20,9 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.data.folders import make_folder, read_manifest, verify_files
 from workbench.data.hub import pin_revisions
 from workbench.study.cores import usable_cores
-from workbench.study.files import fsync, sha256, write_atomically
 from workbench.study.layout import Layout
 
 __all__ = [
@@ -40,8 +33,6 @@ __all__ = [
     "open_prepared",
     "prepare",
 ]
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -134,35 +125,20 @@ def prepare(
     data = pin_revisions(data)
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)
-    if (directory / MANIFEST).is_file():
-        return open_prepared(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(directory.with_name(f"{fingerprint}.lock")):
-        if not (directory / MANIFEST).is_file():
-            started = time.monotonic()
-            partial = directory.with_name(f"{fingerprint}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-            partial.mkdir()
-            try:
-                facts = build(data, tokenizer, partial, workers or usable_cores(), progress or (lambda *_: None))
-                _refuse_leak(facts)
-                if data_fingerprint(data, tokenizer) != fingerprint:
-                    raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
-                manifest = {
-                    "format": 2,
-                    "fingerprint": fingerprint,
-                    "heldout_fingerprint": heldout_fingerprint(data),
-                    **facts,
-                    "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
-                    "seconds": round(time.monotonic() - started, 2),
-                    "files": _checksums(partial),
-                }
-                write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1))
-                fsync(partial)
-                partial.replace(directory)
-                fsync(directory.parent)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+
+    def write(partial: Path) -> dict[str, Any]:
+        facts = build(data, tokenizer, partial, workers or usable_cores(), progress or (lambda *_: None))
+        _refuse_leak(facts)
+        if data_fingerprint(data, tokenizer) != fingerprint:
+            raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
+        return {
+            "format": 2,
+            "heldout_fingerprint": heldout_fingerprint(data),
+            **facts,
+            "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
+        }
+
+    make_folder(directory, write)
     return open_prepared(directory)
 
 
@@ -175,18 +151,7 @@ def open_prepared(directory: Path) -> Prepared:
         There is none, it is another than its folder's name says, or a file is missing or of another size than was
         written.
     """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{directory} holds no prepared data: run `workbench prepare`")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest["fingerprint"] != directory.name:
-        raise ValueError(f"{directory} holds data {manifest['fingerprint']}: give the folder that name")
-    for name, facts in manifest["files"].items():
-        file = directory / name
-        size = file.stat().st_size if file.is_file() else None
-        if size != facts["bytes"]:
-            raise ValueError(f"{file} has {size} bytes, not {facts['bytes']}: delete {directory} and prepare again")
-    return Prepared(directory, manifest)
+    return Prepared(directory, read_manifest(directory))
 
 
 def verify(prepared: Prepared) -> None:
@@ -197,10 +162,7 @@ def verify(prepared: Prepared) -> None:
     ValueError
         A file differs from what was written.
     """
-    found = _checksums(prepared.directory)
-    for name, facts in prepared.manifest["files"].items():
-        if found.get(name) != facts:
-            raise ValueError(f"{prepared.directory / name} is damaged: delete {prepared.directory} and prepare again")
+    verify_files(prepared.directory, prepared.manifest)
 
 
 def heldout_sizes(prepared: Prepared) -> dict[str, dict[str, int]]:
@@ -215,30 +177,3 @@ def _refuse_leak(facts: dict[str, Any]) -> None:
                 f"a held-out document of {name!r} has {left['worst_document']:.0%} of its bytes in training text "
                 "after cutting: a bug, the store is not kept"
             )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
-    while True:
-        with path.open("w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_still(file, path):  # the one before us removed it
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_still(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _checksums(directory: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    return {p.relative_to(directory).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}

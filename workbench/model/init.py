@@ -77,9 +77,10 @@ def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int)
     std = initial_std(name, config)
     if not std:
         return torch.ones(shape) if std is None else torch.zeros(shape)
-    return torch.randn(shape, generator=_generator(seed, name)).mul_(std)
+    return torch.randn(shape, generator=named_generator(seed, name)).mul_(std)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def named_generator(seed: int, name: str) -> torch.Generator:
+    """Random numbers of one tensor: the same whatever else is drawn."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -37,7 +37,7 @@ HOW_TO_LOAD = (
 _PREFIX = "transformer."
 
 
-def _rows(config: ModelConfig, name: str) -> list[int]:
+def fused_rows(config: ModelConfig, name: str) -> list[int]:
     """How many rows of a fused matrix belong to each of its parts."""
     if name == "attention.qkv":
         key_values = config.num_kv_heads * config.head_width
@@ -56,7 +56,7 @@ def hf_shapes(name: str, shape: tuple[int, ...], config: ModelConfig) -> dict[st
     keys = hf_keys(name, config)
     if len(keys) == 1:
         return {keys[0]: shape}
-    rows = _rows(config, name.rpartition(".")[0].split(".", 2)[2])
+    rows = fused_rows(config, name.rpartition(".")[0].split(".", 2)[2])
     return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
 
 

@@ -11,8 +11,10 @@ does no I/O and changes nothing. Only the standard library is imported.
 from __future__ import annotations
 
 from workbench.config.plain import exact_weights, from_dict, to_dict
+from workbench.config.schema.adapters import LORA_TARGETS, LoraConfig
 from workbench.config.schema.begin import InitConfig, KindSettings
 from workbench.config.schema.cluster import ClusterConfig
+from workbench.config.schema.conversations import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,
@@ -53,18 +55,24 @@ from workbench.config.schema.stage import (
 __all__ = [
     "ANALYSES",
     "ATTENTIONS",
+    "CHAT_KINDS",
+    "CHAT_TEMPLATES",
     "DECAYS",
     "DEVICES",
     "KV_HEADS",
+    "LORA_TARGETS",
     "MLPS",
     "NORMS",
+    "PACKINGS",
     "PARALLELS",
     "POSITIONS",
     "PRECISIONS",
     "SOURCE_KINDS",
     "SPANS",
     "TOKENIZER_KINDS",
+    "TOO_LONG",
     "BudgetConfig",
+    "ChatDataConfig",
     "CheckpointConfig",
     "ClusterConfig",
     "Config",
@@ -72,6 +80,7 @@ __all__ = [
     "EvaluationConfig",
     "InitConfig",
     "KindSettings",
+    "LoraConfig",
     "MixtureSegment",
     "ModelConfig",
     "NumericsConfig",

@@ -1,0 +1,197 @@
+"""Prepared conversations: rendered, tokenized and packed once, named by their inputs, read through memory maps.
+
+data/<fingerprint>/
+  manifest.json        facts, counts by cause, checksums
+  tokens.bin           token ids of all conversations in a row, little endian
+  loss.bin             one byte a token: 1 where it is the assistant's
+  sizes.bin            int64: tokens of each conversation, and how many of them are the assistant's
+  order.bin            int64: conversations, sequence by sequence
+  starts.bin           int64: place in `order.bin` of each sequence's first conversation, and the number of all
+  heldout/chat.jsonl   {"prompt", "response", "prompt_tokens", "response_tokens"}: the last turn of held-out ones
+  tokenizer/           the tokenizer, with the template as `chat_template.jinja`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.config.schema import ChatDataConfig, to_dict
+from workbench.data.chat_build import build_chat, tokenizer_files
+from workbench.data.conversations import find_files
+from workbench.data.fingerprint import hash_file
+from workbench.data.folders import make_folder, read_manifest
+from workbench.data.packing import PackedSequence, lay_out
+from workbench.study.layout import Layout
+
+RULES = 1
+"""Version of the rules that make tokens of conversations; raise it with every change of them."""
+_LABELS = ("name", "files", "max_epochs")
+
+
+@dataclass(frozen=True)
+class ChatStore:
+    """Opened conversations."""
+
+    directory: Path
+    """Where they are."""
+    manifest: dict[str, Any]
+    """Facts, as in `manifest.json`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the store."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def context_tokens(self) -> int:
+        """Predicted tokens of a sequence."""
+        return self.manifest["context_tokens"]
+
+    @property
+    def sequences(self) -> int:
+        """Number of packed sequences."""
+        return self.manifest["sequences"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def bos_id(self) -> int:
+        """Id that begins every conversation, and fills sequences behind the last."""
+        return self.manifest["tokenizer"]["bos_id"]
+
+    @property
+    def eos_id(self) -> int | None:
+        """End of sequence, where the tokenizer has one."""
+        return self.manifest["tokenizer"]["eos_id"]
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Hugging Face tokenizer directory, which holds the template."""
+        return self.directory / "tokenizer"
+
+    @property
+    def heldout_path(self) -> Path:
+        """Held-out conversations."""
+        return self.directory / "heldout" / "chat.jsonl"
+
+    @cached_property
+    def _tokens(self) -> NDArray[np.unsignedinteger]:
+        return np.memmap(self.directory / "tokens.bin", np.dtype(self.manifest["dtype"]), "r")
+
+    @cached_property
+    def _loss(self) -> NDArray[np.bool_]:
+        return np.memmap(self.directory / "loss.bin", np.bool_, "r")
+
+    @cached_property
+    def _conversations(self) -> NDArray[np.int64]:
+        return np.fromfile(self.directory / "sizes.bin", "<i8").reshape(-1, 2)
+
+    @cached_property
+    def _begins(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self._conversations[:, 0])])
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return np.fromfile(self.directory / "order.bin", "<i8")
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.fromfile(self.directory / "starts.bin", "<i8")
+
+    def conversation(self, number: int) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
+        """Token ids and whether each has loss, both (tokens,), of a conversation in the order of the files."""
+        here = slice(*self._begins[number : number + 2])
+        return self._tokens[here], self._loss[here]
+
+    def members(self, sequence: int) -> list[int]:
+        """Conversations of a packed sequence."""
+        return self._order[slice(*self._starts[sequence : sequence + 2])].tolist()
+
+    def sequence(self, sequence: int) -> PackedSequence:
+        """One packed sequence."""
+        return lay_out([self.conversation(i) for i in self.members(sequence)], self.context_tokens, self.bos_id)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens of each packed sequence, without padding, and how many are the assistant's, (sequences, 2)."""
+        return np.add.reduceat(self._conversations[self._order], self._starts[:-1], axis=0)
+
+
+def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int) -> str:
+    """16 hexadecimal digits that name the prepared conversations, with files and tokenizer as they are now.
+
+    The name, the files' places and `max_epochs` are not in it.
+
+    Raises
+    ------
+    ValueError
+        A file is missing, or there is no tokenizer.
+    """
+    if not (tokenizer_dir / "tokenizer.json").is_file():
+        raise ValueError(f"{tokenizer_dir} has no tokenizer.json: not a Hugging Face tokenizer directory")
+    described = {
+        "chat_rules": RULES,
+        **{name: value for name, value in to_dict(config).items() if name not in _LABELS},
+        "files": [hash_file(path) for path in find_files(config)],
+        "tokenizer": {name: hash_file(path) for name, path in tokenizer_files(tokenizer_dir)},
+        "context_tokens": context_tokens,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int, layout: Layout) -> ChatStore:
+    """Make the store of these conversations, or open it where it exists.
+
+    Parameters
+    ----------
+    config
+        What to read and how to render it.
+    tokenizer_dir
+        A Hugging Face tokenizer directory, such as that of the model to be tuned.
+    context_tokens
+        Predicted tokens of a sequence.
+    layout
+        The store is made at `layout.data(fingerprint)`, complete or not at all.
+
+    Raises
+    ------
+    ValueError
+        A file is missing, malformed or changed while it was read, the template does not suit the tokenizer, or no
+        conversation is left to train on.
+    """
+    fingerprint = chat_fingerprint(config, tokenizer_dir, context_tokens)
+    directory = layout.data(fingerprint)
+
+    def write(partial: Path) -> dict[str, Any]:
+        facts = build_chat(config, tokenizer_dir, context_tokens, partial)
+        if chat_fingerprint(config, tokenizer_dir, context_tokens) != fingerprint:
+            raise ValueError(f"the inputs of conversations {config.name!r} changed while they were read: prepare again")
+        return {"format": 1, "kind": "chat", **facts, "config": {"chat": to_dict(config)}}
+
+    make_folder(directory, write)
+    return open_chat(directory)
+
+
+def open_chat(directory: Path) -> ChatStore:
+    """Open prepared conversations.
+
+    Raises
+    ------
+    ValueError
+        There are none, the folder has other files than were written, or it holds data of another kind.
+    """
+    manifest = read_manifest(directory)
+    if manifest.get("kind") != "chat":
+        raise ValueError(f"{directory} holds prepared documents, not conversations")
+    return ChatStore(directory, manifest)

@@ -1,0 +1,118 @@
+"""Folders that are made once, completely or not at all, and named by what goes into them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from workbench.study.files import fsync, sha256, write_atomically
+
+MANIFEST = "manifest.json"
+
+
+def make_folder(directory: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    """Make a folder, unless it is there.
+
+    Parameters
+    ----------
+    directory
+        The folder, whose name is the fingerprint of what goes in; another process that makes it is waited for.
+    write
+        Fills an empty folder and gives the facts for the manifest, to which the fingerprint, the seconds that it took
+        and the files' checksums are added.
+    """
+    if (directory / MANIFEST).is_file():
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.with_name(f"{directory.name}.lock")):
+        if not (directory / MANIFEST).is_file():
+            _make(directory, write)
+
+
+def _make(directory: Path, write: Callable[[Path], dict[str, Any]]) -> None:
+    started = time.monotonic()
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    partial.mkdir()
+    try:
+        facts = write(partial)
+        seconds = round(time.monotonic() - started, 2)
+        manifest = {"fingerprint": directory.name, **facts, "seconds": seconds, "files": checksums(partial)}
+        write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1))
+        fsync(partial)
+        partial.replace(directory)
+        fsync(directory.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest of a folder that is what its name says and has all its files.
+
+    Raises
+    ------
+    ValueError
+        There is none, it is another than its folder's name says, or a file is missing or of another size than was
+        written.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{directory} holds no prepared data: run `workbench prepare`")
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest["fingerprint"] != directory.name:
+        raise ValueError(f"{directory} holds data {manifest['fingerprint']}: give the folder that name")
+    for name, facts in manifest["files"].items():
+        file = directory / name
+        size = file.stat().st_size if file.is_file() else None
+        if size != facts["bytes"]:
+            raise ValueError(f"{file} has {size} bytes, not {facts['bytes']}: delete {directory} and prepare again")
+    return manifest
+
+
+def verify_files(directory: Path, manifest: dict[str, Any]) -> None:
+    """Compare every file with its checksum.
+
+    Raises
+    ------
+    ValueError
+        A file differs from what was written.
+    """
+    found = checksums(directory)
+    for name, facts in manifest["files"].items():
+        if found.get(name) != facts:
+            raise ValueError(f"{directory / name} is damaged: delete {directory} and prepare again")
+
+
+def checksums(directory: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and bytes of all files in a folder but the manifest, by relative name."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {p.relative_to(directory).as_posix(): {"sha256": sha256(p), "bytes": p.stat().st_size} for p in files}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
+    while True:
+        with path.open("w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_still(file, path):  # the one before us removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_still(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,160 @@
+"""Adapters as files in `peft`'s format, without importing it.
+
+A directory holds `adapter_config.json` and `adapter_model.safetensors`. `peft` reads what is written here onto the model
+that `write_hf` exports, where that is of a family with Llama's names (Llama, Mistral, Qwen 2); adapters of other models
+have the same names, and only `load_adapters` reads them.
+
+References
+----------
+https://huggingface.co/docs/peft/developer_guides/checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from workbench.config.schema import LORA_TARGETS, LoraConfig
+from workbench.model.lora import adapter_config, adapter_shapes, adapter_tensors, add_adapters
+from workbench.model.tensor_file import FileFacts, write_tensors
+from workbench.model.transformer import Transformer
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_UNSUPPORTED = (
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "layer_replication",
+    "layers_to_transform",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_dora",
+    "use_qalora",
+)
+"""Fields of `peft`'s config that ask for other arithmetic unless they are empty."""
+
+
+def save_adapters(directory: Path, model: Transformer, base: str | None = None) -> FileFacts:
+    """Write a model's adapters into an existing directory; neither atomic nor synced.
+
+    Parameters
+    ----------
+    directory
+        Where the two files go.
+    model
+        With adapters.
+    base
+        Path or name of the model that they belong to, for `peft`.
+
+    Returns
+    -------
+    dict
+        Checksum and size of the weights' file.
+
+    Raises
+    ------
+    ValueError
+        The model has no adapters.
+    """
+    config = adapter_config(model)
+    if config is None:
+        raise ValueError("the model has no adapters to save")
+    (directory / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n", encoding="utf-8")
+    return write_tensors(directory / WEIGHTS, adapter_tensors(model), {"format": "pt"})
+
+
+def load_adapters(model: Transformer, directory: Path) -> LoraConfig:
+    """Give a model the adapters of a directory, ours or one that `peft` wrote, and freeze the rest of it.
+
+    Dropout, which `peft` may have trained with, is not taken over.
+
+    Raises
+    ------
+    ValueError
+        A file is missing or damaged, the adapters compute otherwise than ours, or they are not of this model's shapes.
+    """
+    config = read_adapter_config(directory)
+    path = directory / WEIGHTS
+    if not path.is_file():
+        raise ValueError(
+            f"{directory} has no {WEIGHTS}: pickles are not read, so convert them with peft's save_pretrained"
+        )
+    try:
+        tensors = load_file(path)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    _check_shapes(path, tensors, model, config)
+    add_adapters(model, config, seed=0)
+    for name, parameter in adapter_tensors(model).items():
+        parameter.data.copy_(tensors[name])
+    return config
+
+
+def read_adapter_config(directory: Path) -> LoraConfig:
+    """Config of the adapters in a directory.
+
+    Raises
+    ------
+    ValueError
+        There is none, or it asks for what our adapters do not compute; the message names the field.
+    """
+    path = directory / CONFIG
+    if not path.is_file():
+        raise ValueError(f"{directory} has no {CONFIG}: not a directory of adapters")
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind, targets = values["peft_type"], values["target_modules"]
+        rank, alpha = int(values["r"]), float(values["lora_alpha"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from error
+    _refuse_other(path, kind, values)
+    if not isinstance(targets, list) or not set(targets) <= set(LORA_TARGETS):
+        raise ValueError(f"{path}: target_modules={targets!r}: only names among {', '.join(LORA_TARGETS)}")
+    return LoraConfig(rank, alpha, [name for name in LORA_TARGETS if name in targets], bool(values.get("use_rslora")))
+
+
+def _refuse_other(path: Path, kind: str, values: dict[str, Any]) -> None:
+    if kind != "LORA":
+        raise ValueError(f"{path}: peft_type={kind!r}: only 'LORA'")
+    if values.get("bias", "none") != "none":
+        raise ValueError(f"{path}: bias={values['bias']!r}: only 'none'")
+    if values.get("init_lora_weights", True) not in (True, False, "gaussian"):  # others change the frozen weights
+        raise ValueError(f"{path}: init_lora_weights={values['init_lora_weights']!r}: only true, false and 'gaussian'")
+    for name in _UNSUPPORTED:
+        if values.get(name):
+            raise ValueError(f"{path}: {name}={values[name]!r}: such adapters are not supported")
+
+
+def _check_shapes(path: Path, tensors: dict[str, Tensor], model: Transformer, config: LoraConfig) -> None:
+    """Refuse tensors that are not those of such adapters of this model, before it is changed."""
+    expected = adapter_shapes(model, config)
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        lacks = f"lacks {name}" if name in expected else f"has {name}, which is none of this model's adapters"
+        raise ValueError(f"{path} {lacks}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, not {shape}")
+
+
+def _peft_config(config: LoraConfig, base: str | None) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(config.targets),
+        "bias": "none",
+        "use_rslora": config.rslora,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
