@@ -252,6 +252,7 @@ def stage_memory(stage: Stage, processes: int, micro_batch_sequences: int | None
         processes=processes,
         device=device,
         document_mask=stage.stream.document_mask,
+        optimizer=stage.optimizer.kind,
     )
 
 

@@ -223,13 +223,13 @@ class StageRun:
         return stop, overdue
 
     def _step(self, model: torch.nn.Module, state: TrainState) -> StepResult:
-        stage, skips = self.stage, self.stage.optimizer.non_finite == "skip"
+        stage, skips, z_loss = self.stage, self.stage.optimizer.non_finite == "skip", self.stage.optimizer.z_loss
         first = state.sequences(stage.stream.context_tokens)
         mine = self.world.local_range(first, stage.batch_sequences)
         tokens, sources = self.stream.batch(mine.start, len(mine))
         result = train_step(
             model,
-            partial(summed_loss, model),
+            partial(summed_loss, model, **({"z_loss": z_loss} if z_loss else {})),
             state.optimizer,
             self._batch(tokens),
             self._on_device(sources),

@@ -22,7 +22,16 @@ from workbench.config.schema.machine import (
     NumericsConfig,
     ResourcesConfig,
 )
-from workbench.config.schema.model import KV_HEADS, MLPS, NORMS, POSITIONS, ModelConfig, RopeScaling, VariantConfig
+from workbench.config.schema.model import (
+    KV_HEADS,
+    MLPS,
+    NORMS,
+    PARAMETRISATIONS,
+    POSITIONS,
+    ModelConfig,
+    RopeScaling,
+    VariantConfig,
+)
 from workbench.config.schema.point import ANALYSES, Config, PathsConfig, TrackingConfig
 from workbench.config.schema.recipe import (
     DECAYS,
@@ -45,6 +54,7 @@ __all__ = [
     "MLPS",
     "NORMS",
     "PARALLELS",
+    "PARAMETRISATIONS",
     "POSITIONS",
     "PRECISIONS",
     "SOURCE_KINDS",

@@ -113,6 +113,11 @@ class Config:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
             )
+        if self.optimizer.kind == "muon" and self.numerics.parallel == "shard":
+            raise ValueError(
+                "optimizer.kind='muon' needs whole matrices, which numerics.parallel='shard' divides among processes: "
+                "set numerics.parallel=replicate, or optimizer.kind=adamw"
+            )
         if self.tokens is not None and self.recipe.warmup_tokens >= self.tokens:
             raise ValueError(f"recipe.warmup_tokens={self.recipe.warmup_tokens} is not below tokens={self.tokens}")
         mixtures = {f"recipe phase {phase.name!r}": phase.mixture for phase in self.recipe.phases}
