@@ -97,11 +97,11 @@ def _plain_attention(
     T, groups = q_BHTK.shape[2], q_BHTK.shape[1] // k_BGTK.shape[1]
     if groups > 1:
         k_BGTK, v_BGTK = (x.repeat_interleave(groups, dim=1) for x in (k_BGTK, v_BGTK))
-    scale = q_BHTK.shape[-1] ** -0.5 if scale is None else scale
+    factor = q_BHTK.shape[-1] ** -0.5 if scale is None else scale
     if mask is None:
         future = torch.ones(T, T, dtype=torch.bool, device=q_BHTK.device).triu(1)
         mask = torch.zeros(T, T, dtype=q_BHTK.dtype, device=q_BHTK.device).masked_fill_(future, float("-inf"))
-    scores = (q_BHTK * scale) @ k_BGTK.transpose(-1, -2) + mask
+    scores = (q_BHTK * factor) @ k_BGTK.transpose(-1, -2) + mask
     return torch.softmax(scores, dim=-1) @ v_BGTK
 
 
