@@ -104,7 +104,7 @@ def _in_chunks(
     dh = g p W and dW = sum (g p)^T h.
     """
     rows, weight = loss_rows(len(weight_VD), weight_VD.device.type), weight_VD.to(dtype)
-    losses, log_z = h_ND.new_empty(2, len(h_ND), dtype=torch.float32)
+    losses, log_z = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
     for h, targets, g, loss, log, out in zip(
         *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, log_z, gradient_h)), strict=True
