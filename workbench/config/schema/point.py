@@ -11,7 +11,7 @@ from workbench.config.schema.machine import BudgetConfig, CheckpointConfig, Nume
 from workbench.config.schema.model import ModelConfig, VariantConfig
 from workbench.config.schema.recipe import PRECISIONS, EvaluationConfig, OptimizerConfig, RecipeConfig
 
-ANALYSES = ("token_scaling", "isoflop", "repetition", "continual", "ablation", "sweep", "seeds")
+ANALYSES = ("token_scaling", "isoflop", "repetition", "continual", "ablation", "sweep", "transfer", "seeds")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Config:
     """Limits on the cost of a launch."""
     analysis: str | None = None
     """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
-    `continual`, `ablation`, `sweep` or `seeds`; None chooses by what the points differ in."""
+    `continual`, `ablation`, `sweep`, `transfer` or `seeds`; None chooses by what the points differ in."""
     flops: float | None = None
     """Training budget in FLOPs of forward and backward (`workbench.study.flops`), instead of `tokens`."""
     precision: str = "fp32"
