@@ -78,7 +78,7 @@ def transferred_rates(
         parts.append(best.drop(columns="batch_sequences").assign(parametrisation=name))
         excluded += [f"{name}: {reason}" for reason in best.attrs[EXCLUDED]]
     table = pd.concat(parts, ignore_index=True)
-    table = table[["parametrisation", *(column for column in table.columns if column != "parametrisation")]]
+    table = table.loc[:, ["parametrisation", *(column for column in table.columns if column != "parametrisation")]]
     table.attrs[EXCLUDED] = tuple(excluded)
     return table
 
@@ -113,9 +113,10 @@ def rate_drift(best: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         first, last = known.iloc[0], known.iloc[-1]
         drift = math.log(last["best_rate"] / first["best_rate"])
         reach = z * math.hypot(first["spread"], last["spread"])
-        ends = {"low": math.exp(drift - reach), "high": math.exp(drift + reach)} if math.isfinite(reach) else {}
+        facts: dict[str, object] = {"smallest": first["model"], "largest": last["model"], "ratio": math.exp(drift)}
+        if math.isfinite(reach):
+            facts |= {"low": math.exp(drift - reach), "high": math.exp(drift + reach)}
         exponent = drift / math.log(last["params"] / first["params"])
-        models = {"smallest": first["model"], "largest": last["model"]}
-        rows.append({"parametrisation": name} | models | {"ratio": math.exp(drift)} | ends | {"exponent": exponent})
+        rows.append({"parametrisation": name, "exponent": exponent} | facts)
     columns = ["parametrisation", "smallest", "largest", "ratio", "low", "high", "exponent"]
     return pd.DataFrame(rows).reindex(columns=columns)
