@@ -14,7 +14,8 @@ isoflop               points name budgets in FLOPs (`flops=`), two or more, of o
 repetition            a cooled-down run saw its data more than once
 continual             branches that share a trunk are trained on different mixtures or data
 ablation              points name variants (`variant=`), `base` among them
-sweep                 points name three learning rates or more, and no variants
+sweep                 points name three learning rates or more, and neither variants nor parametrisations
+transfer              points name three learning rates or more, and two parametrisations or more
 seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
 """
