@@ -158,13 +158,15 @@ def test_stopped_by_one_process_they_end_the_same(fresh, parallel, precision):
 
 
 def test_muon_on_several_processes(fresh):
-    """Each makes the whole update; a process that stops or dies costs no bit."""
+    """Each makes the whole update; a process that stops or is killed costs no bit."""
     settings = ("optimizer=muon", "optimizer.learning_rate=0.005")
     alone, untouched = fresh("alone", *settings).finish(1), fresh("untouched", *settings).finish(2)
     assert untouched.column(spool.TRAIN_LOSS) == pytest.approx(alone.column(spool.TRAIN_LOSS), abs=MUON_APART)
     stopped = fresh("stopped", *settings)
     ended = stopped.train(2, {1: {"stop_after": 7}})
     assert [each.error for each in ended] == ["StoppedError"] * 2
+    ended = stopped.train(2, {0: {"kill_after": 13}})
+    assert ended[0].exit_code == -9
     assert_same(untouched, stopped.finish(2))
 
 

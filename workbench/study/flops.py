@@ -2,7 +2,7 @@
 
 A multiplication and its addition are two operations. Only matrix products are counted, as PyTorch's
 `FlopCounterMode` counts them; norms, rotations, softmax and the optimizer are a few percent and left
-out. Causal attention is counted in full (T scores per token), although half of them are masked.
+out (Muon's iterations are about 5 D over the tokens of a batch: 16% at a width of 64 and 2,048 tokens). Causal attention is counted in full (T scores per token), although half of them are masked.
 """
 
 from __future__ import annotations

@@ -46,13 +46,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0})
         self.config, self.adamw, self.found_inf = config, adamw, None
         self._muon_groups = tuple(self.param_groups)
+        self.matrices = frozenset(parameter for group in self._muon_groups for parameter in group["params"])
         self.param_groups.extend(adamw.param_groups)
         adamw.state = self.state
-
-    @property
-    def matrices(self) -> set[Tensor]:
-        """Parameters that Muon updates."""
-        return {parameter for group in self._muon_groups for parameter in group["params"]}
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
