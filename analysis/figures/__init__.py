@@ -16,6 +16,7 @@ from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
+from analysis.figures.transfer import transfer_figure
 
 __all__ = [
     "FIGURES",
@@ -32,4 +33,5 @@ __all__ = [
     "seeds_figure",
     "sweep_figure",
     "token_scaling_figure",
+    "transfer_figure",
 ]

@@ -99,7 +99,8 @@ class StageRun:
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
         """Give the function that a step takes the gradient of."""
-        return partial(summed_loss, model)
+        z_loss = self.stage.optimizer.z_loss
+        return partial(summed_loss, model, **({"z_loss": z_loss} if z_loss else {}))
 
     def begin_from(self, path: Path) -> TrainState:
         """Make the state that the stage begins with from its parent's weights, without a training behind them."""

@@ -19,6 +19,7 @@ from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, load_model, read_config, write_hf, write_hf_config
 from workbench.study.identity import model_identity
 from workbench.train.distributed import World
+from workbench.train.muon import MuonWithAdamW
 from workbench.train.optimizer import (
     build_optimizer,
     empty_optimizer_tensors,
@@ -40,8 +41,8 @@ class TrainState:
 
     model: Transformer
     """Weights in fp32."""
-    optimizer: torch.optim.AdamW
-    """AdamW with its moments."""
+    optimizer: torch.optim.AdamW | MuonWithAdamW
+    """The optimizer with its moments."""
     step: int
     """Optimizer steps since the start of the chain."""
     tokens: int
@@ -82,7 +83,7 @@ def initial_state(stage: TrainingStage, device: torch.device, mesh: DeviceMesh |
     else:
         model = empty_sharded(stage, device, mesh)
         fill(model, lambda name, shape: initial_values(name, shape, stage.model, stage.seed_init))
-    return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
+    return TrainState(model, build_optimizer(model, stage.optimizer, stage.schedule.peak), 0, 0)
 
 
 def fresh_state(
@@ -97,7 +98,7 @@ def fresh_state(
     """
     torch.manual_seed(stage.seed_init)
     model = _load_weights(directory, stage, device, mesh)
-    return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
+    return TrainState(model, build_optimizer(model, stage.optimizer, stage.schedule.peak), 0, 0)
 
 
 def save_state(
@@ -169,8 +170,8 @@ def load_state(
     if not (directory / OPTIMIZER_FILE).exists() and not (directory / OPTIMIZER_DIR).is_dir():
         raise ValueError(f"checkpoint {directory} holds weights alone: training cannot resume from it")
     model = _load_weights(directory, stage, device, mesh)
-    optimizer = build_optimizer(model, stage.optimizer)
-    restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
+    optimizer = build_optimizer(model, stage.optimizer, stage.schedule.peak)
+    restore_optimizer(model, optimizer, _load_optimizer(directory, model, optimizer, whole=mesh is None))
     _restore_rng(load_file(directory / RNG_FILE))
     counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
     return TrainState(model, optimizer, **counters)
@@ -194,11 +195,13 @@ def _load_share(directory: Path, stage: TrainingStage, device: torch.device, mes
     return model.eval()
 
 
-def _load_optimizer(directory: Path, model: Transformer, *, whole: bool) -> dict[str, torch.Tensor]:
+def _load_optimizer(
+    directory: Path, model: Transformer, optimizer: torch.optim.Optimizer, *, whole: bool
+) -> dict[str, torch.Tensor]:
     shards = (directory / OPTIMIZER_DIR).is_dir()
     if whole and not shards:
         return load_file(directory / OPTIMIZER_FILE)
-    tensors = empty_optimizer_tensors(model, torch.device("cpu") if whole else None)
+    tensors = empty_optimizer_tensors(model, optimizer, torch.device("cpu") if whole else None)
     read_shards(directory / OPTIMIZER_DIR if shards else directory, tensors)
     return tensors
 
