@@ -169,7 +169,8 @@ class MachineSpeeds:
         return digest(["training", shape, self._here])
 
     def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:
-        shape = [model_identity(stage.model), stage.data_fingerprint, stage.numerics.threads, to_dict(suite)]
+        asked = {name: value for name, value in to_dict(suite).items() if (name, value) != ("conversations", None)}
+        shape = [model_identity(stage.model), stage.data_fingerprint, stage.numerics.threads, asked]
         return digest(["evaluation", shape, self._here])
 
 

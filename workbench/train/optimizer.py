@@ -157,11 +157,12 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     """
     if not tensors:  # saved before the first step
         return
-    slots = {name: _slots(optimizer, parameter) for name, parameter in model.named_parameters()}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    slots = {name: _slots(optimizer, parameter) for name, parameter in trained.items()}
     expected = {f"{name}/{slot}" for name, found in slots.items() for slot in found}
     if expected != set(tensors):
         raise ValueError(f"optimizer state does not fit the model: {sorted(expected ^ set(tensors))[:3]} ...")
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained.items():
         state = {slot: tensors[f"{name}/{slot}"] for slot in slots[name]}
         # Moments live where the parameter does; the fused kernel wants its step there too.
         optimizer.state[parameter] = {slot: tensor.to(parameter.device) for slot, tensor in state.items()}

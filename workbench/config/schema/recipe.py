@@ -181,11 +181,14 @@ class SuiteConfig:
     tasks: list[str]
     """lm-eval task names."""
     include_path: str | None = None
-    """Folder of task YAML files; `embedded` is the project's own; None uses lm-eval's (needs the hub)."""
+    """Folder of task YAML files; `embedded` is the project's own on held-out text, `conversations` on held-out
+    conversations of a stage `sft`; None uses lm-eval's (needs the hub)."""
     num_fewshot: int | None = None
     """Examples before each question; None leaves it to each task."""
     limit: int | None = None
     """Most documents per task; None takes all."""
+    conversations: str | None = None
+    """Set by the planner for `include_path: conversations`: names the conversations."""
     batch_tokens: int = 4096
     """Padded tokens per forward pass, at most."""
 
