@@ -113,7 +113,8 @@ def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
                 (stage.end_tokens - stage.start_tokens) // stage.batch_tokens,
             )
             at = stage.start_tokens + place * stage.batch_tokens
-            return replace(stage, end_tokens=at, milestones=[at], branch_points=[], read_points=[at])
+            kept = [tokens for tokens in stage.milestones if tokens < at]
+            return replace(stage, end_tokens=at, milestones=[*kept, at], branch_points=[], read_points=[at])
     raise ValueError(f"then: at_tokens={tokens} is beyond the recipe's end")
 
 
@@ -142,7 +143,9 @@ def flops_per_token(stage: Spec) -> int:
     attention = 12 * model.num_layers * model.context_tokens * model.width
     head = 6 * model.vocab_size * model.width
     matrices = whole - attention - head
-    return matrices * 2 // 3 + attention + head + 6 * adapter_parameters(model, stage.lora.targets, stage.lora.rank)
+    # Nothing before the first queries, keys and values is trained.
+    first = 2 * model.width * (model.width + 2 * model.num_kv_heads * model.head_width)
+    return matrices * 2 // 3 - first + attention + head + 6 * adapter_parameters(model, stage.lora.targets, stage.lora.rank)
 
 
 def adapter_parameters(model: ModelConfig, targets: list[str], rank: int) -> int:
