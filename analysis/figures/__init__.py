@@ -17,6 +17,7 @@ from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.figures.transfer import transfer_figure
+from analysis.figures.tuned import tuned_figure
 
 __all__ = [
     "FIGURES",
@@ -34,4 +35,5 @@ __all__ = [
     "sweep_figure",
     "token_scaling_figure",
     "transfer_figure",
+    "tuned_figure",
 ]

@@ -17,6 +17,7 @@ from analysis.columns import truths
 from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
 from analysis.figures.repetition import repeats_data
+from analysis.figures.tuned import split_tuned
 from analysis.overrides import override_values
 from analysis.rates import RATE
 from analysis.report.tables import BITS_PER_BYTE, choose_metrics
@@ -86,6 +87,11 @@ def is_transfer(frame: pd.DataFrame) -> bool:
     return _is(frame, "transfer")
 
 
+def is_tuned(frame: pd.DataFrame) -> bool:
+    """Whether the study tunes what it has pretrained."""
+    return _is(frame, "tuning")
+
+
 def is_continual(frame: pd.DataFrame) -> bool:
     """Whether branches of the study learn one domain after another."""
     return _is(frame, "continual")
@@ -99,6 +105,11 @@ def is_repetition(frame: pd.DataFrame) -> bool:
 def is_isoflop(frame: pd.DataFrame) -> bool:
     """Whether the study compares sizes at equal compute."""
     return _is(frame, "isoflop")
+
+
+def _has_tuned(frame: pd.DataFrame) -> bool:
+    """Whether stages of other kinds come after pretraining."""
+    return not split_tuned(frame)[0].empty
 
 
 def _names_variants(frame: pd.DataFrame) -> bool:
@@ -169,6 +180,7 @@ ANALYSES = {
     "continual": Kind(_branches_differ, has_branches, "two branches with different recipes off one trunk"),
     "ablation": Kind(_names_variants, _names_variants, f"points that name variants (variant=), {BASELINE} among them"),
     "sweep": Kind(_names_rates, _names_rates, f"points that name three learning rates ({RATE}=), and no variants"),
+    "tuning": Kind(_has_tuned, _has_tuned, "a stage that comes after pretraining (then)"),
     "transfer": Kind(
         _names_parametrisations,
         _names_parametrisations,
@@ -188,7 +200,7 @@ def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
     if declared(frame) == "seeds":
         return True
-    return any(holds(frame) for holds in (is_ablation, is_sweep, is_transfer, is_continual, is_repetition))
+    return any(holds(frame) for holds in (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition))
 
 
 def pooled_variants(frame: pd.DataFrame) -> str:

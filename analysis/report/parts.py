@@ -21,6 +21,7 @@ from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.figures.transfer import transfer_figure
+from analysis.figures.tuned import tuned_figure
 from analysis.fit import Fit, fit_law
 from analysis.frames import EXCLUDED, select_loss
 from analysis.isoflop import compare_approaches, fit_isoflop
@@ -171,6 +172,12 @@ def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
             results.table(file_name("best_rates", metric) + end, f"Best rates: {words}", rates)
             rules = partial(_rules, rows, metric, batch)
             results.table(file_name("rate_rule", metric) + end, f"Best rate against size: {words}", rules)
+
+
+def add_tuned(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
+    """Show what tuning gains and loses, against the tokens of the pretraining before it."""
+    caption = "Dashed: the base at the tokens at which the tuning began. Bars are one standard error."
+    results.draw("tuned", "Tuned models and their bases", caption, partial(tuned_figure, frame, bits))
 
 
 def add_transfer(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:

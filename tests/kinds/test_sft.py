@@ -37,7 +37,7 @@ def conversations(tmp_path_factory):
         for _ in range(400):
             turns = []
             for _ in range(rng.integers(1, 3)):
-                question, answer = " ".join(rng.choice(WORDS, 2)), str(rng.choice(WORDS[:4]))
+                question, answer = " ".join(rng.choice(WORDS, 2)), " ".join(rng.choice(WORDS[:4], rng.integers(1, 4)))
                 turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": turns}) + "\n")
     return path

@@ -145,7 +145,13 @@ def flops_per_token(stage: Spec) -> int:
     matrices = whole - attention - head
     # Nothing before the first queries, keys and values is trained.
     first = 2 * model.width * (model.width + 2 * model.num_kv_heads * model.head_width)
-    return matrices * 2 // 3 - first + attention + head + 6 * adapter_parameters(model, stage.lora.targets, stage.lora.rank)
+    return (
+        matrices * 2 // 3
+        - first
+        + attention
+        + head
+        + 6 * adapter_parameters(model, stage.lora.targets, stage.lora.rank)
+    )
 
 
 def adapter_parameters(model: ModelConfig, targets: list[str], rank: int) -> int:
