@@ -16,8 +16,9 @@ SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
 """Separator between two overrides of a point's name; values may contain commas themselves."""
 AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
 """Overrides that do not make a variant of a model."""
-AXES_OF_STAGES = re.compile(r"then\.[\w-]+\.(at_tokens|tokens|lora\.rank)")
-"""Overrides of stages after a recipe that do not: where they begin, their budget, and what their name says."""
+AXES_OF_STAGES = re.compile(r"init(\.(path|revision|tokens))?|then\.[\w-]+\.(at_tokens|tokens|lora\.rank)")
+"""Overrides of what comes before and after a recipe that do not: which milestone of a model it is, where a stage begins,
+its budget, and what its name says."""
 LEFT_OUT = re.compile(r"and \d+ more")
 """What earlier versions put in place of the points that did not fit into one tag."""
 

@@ -94,7 +94,7 @@ def summary_table(
         mean over the seeds), "1.234" where the standard error is not known, or "not evaluated".
     """
     names = list(metrics) if metrics is not None else choose_metrics(frame)
-    cooled = frame.loc[truths(frame, "annealed")]
+    cooled = frame.loc[truths(frame, "annealed") | _from_outside(frame)]
     rows: list[dict[str, str]] = []
     keys = ["params_non_embedding", "model", "tokens"]
     groups: dict[tuple[float, str, float], pd.DataFrame] = {
@@ -119,6 +119,13 @@ def summary_table(
         rows.append(row)
     columns = ["model", "size", "tokens", "seeds", *(style.metric_label(metric) for metric in names)]
     return pd.DataFrame(rows, columns=pd.Index(columns))
+
+
+def _from_outside(frame: pd.DataFrame) -> pd.Series:
+    """Whether each row is of a checkpoint from outside, as it came: milestones of others' trainings are listed too."""
+    if "kinds" not in frame:
+        return pd.Series(False, index=frame.index)
+    return pd.Series([kinds == "imported" for kinds in frame["kinds"]], index=frame.index)
 
 
 def format_table(table: pd.DataFrame) -> str:

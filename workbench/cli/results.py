@@ -233,7 +233,9 @@ def _launched_with(layout: Layout, study: str) -> Path | None:
 
 def _missing(facts: Facts, trained: set[str]) -> list[str]:
     """Name the points that the table lacks."""
-    return [f"not trained: {point.name}" for point in facts.plan.points if point.chain[-1][0] not in trained]
+    ends = {point.name: point.chain[-1][0] for point in facts.plan.points}
+    own = {name: end for name, end in ends.items() if facts.plan.nodes[end].stage.kind != "imported"}
+    return [f"not trained: {name}" for name, end in own.items() if end not in trained]
 
 
 def _crossings(facts: Facts, uri: str, evaluated: set[str]) -> list[str]:

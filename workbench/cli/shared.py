@@ -41,8 +41,11 @@ def read_named(study: str) -> dict[str, Any]:
     """Read the record of a study that was launched before, and have its own kinds of stages found."""
     from workbench.study.record import read_record
 
+    from workbench.config.kinds import PLUGINS
+
     record = read_record(default_layout(), study)
-    add_plugins(folder for folder in record.get("plugins", []) if Path(folder).is_dir())
+    if not os.environ.get(PLUGINS):  # a job has its own copy of them
+        add_plugins(folder for folder in record.get("plugins", []) if Path(folder).is_dir())
     return record
 
 

@@ -299,7 +299,7 @@ def _checkpoint_record(
     drawn = sum(count["drawn_tokens"] for count in manifest["counts"].values())
     keys = ("step", "tokens", "sequences", "annealed", "params", "params_non_embedding", "flops")
     params = {key: json.dumps(manifest[key]) for key in keys}
-    params |= {"unique_tokens": str(distinct), "epochs": repr(drawn / distinct) if distinct else ""}
+    params |= {"unique_tokens": str(distinct), "epochs": repr(drawn / distinct)} if distinct else {}
     params |= {
         "kinds": tags["kinds"],
         "start_tokens": tags["start_tokens"],

@@ -47,8 +47,8 @@ class InitConfig:
     """Tokens that the checkpoint has been trained on elsewhere: where its point stands in a figure. 0 for one that was
     never trained."""
     annealed: bool = True
-    """Whether its learning rate had been decayed: true of a finished training, false of a milestone on its way. Tables
-    list annealed points."""
+    """Whether its learning rate had been decayed: true of a finished training, false of a milestone on its way. Fits
+    and tables tell the two apart."""
     name: str | None = None
     """What to call its model; None takes the directory's or repository's name."""
     context_tokens: int | None = None
