@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from workbench.config.schema import ModelConfig
 from workbench.model.attention import attend, check_attention, document_mask
 from workbench.model.batch import Batch
+from workbench.model.distillation import Lesson, summed_distillation
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import compute_dtype, linear
 from workbench.model.rope import rope_table, rotate
@@ -239,17 +240,21 @@ class Transformer(nn.Module):
         positions_BT: Int[Tensor, "B T"] | None = None,
         documents_BT: Int[Tensor, "B T"] | None = None,
         summed: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        lesson: Lesson | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
-        without weights. Positions and documents are as in `hidden`.
+        without weights. Positions and documents are as in `hidden`. With a teacher's `lesson`, what `summed_distillation`
+        gives.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
         h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT)
         if targets_BT is None:
             return self.head(h_BTD)
+        if lesson is not None:
+            return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT)
         if summed:
             return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT)
         return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)

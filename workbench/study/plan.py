@@ -114,13 +114,10 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
     planned: list[Point] = []
     for (name, config), fingerprint in zip(points, data_fingerprints, strict=True):
         stages = build_chain(config, fingerprint)
-        line = main_line(stages)
-        on_line = {identifier for identifier, _ in line}
-        for stage in stages:
-            identifier = stage_id(stage)
-            trajectory = line[0][0] if identifier in on_line else identifier
+        for place, stage in enumerate(stages, start=1):
+            identifier, (trajectory, _) = stage_id(stage), main_line(stages[:place])[0]
             nodes[identifier] = _merge(nodes.get(identifier), Node(identifier, stage, trajectory, (name,)))
-        planned.append(_point(name, config, fingerprint, line))
+        planned.append(_point(name, config, fingerprint, main_line(stages)))
     _refuse_twins(planned)
     return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
 
