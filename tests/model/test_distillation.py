@@ -21,9 +21,7 @@ def make_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 
 def make_lesson(temperature: float, alpha: float) -> Lesson:
     generator = torch.Generator().manual_seed(1)
-    return Lesson(
-        torch.randn(B, T, E, generator=generator), torch.randn(V, E, generator=generator), temperature, alpha
-    )
+    return Lesson(torch.randn(B, T, E, generator=generator), torch.randn(V, E, generator=generator), temperature, alpha)
 
 
 def reference(

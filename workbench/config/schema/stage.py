@@ -222,6 +222,11 @@ class TrainingStage(Stage):
         return self.stream.data_fingerprint
 
     @property
+    def follows_recipe(self) -> bool:
+        """Whether it is a phase of the point's recipe, on the study's prepared text."""
+        return self.kind == "pretrain"
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens per optimizer step."""
         return self.batch_sequences * self.stream.context_tokens

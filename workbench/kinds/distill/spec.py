@@ -98,3 +98,8 @@ class Spec(TrainingStage):
     """Model of the teacher's checkpoint."""
     vocabulary: str | None = circumstance(default=None)
     """Names the ids of the tokenizer of a teacher from outside; they must be those of the data."""
+
+    @property
+    def follows_recipe(self) -> bool:
+        """Yes: its phases are the recipe's, and so is its text."""
+        return True
