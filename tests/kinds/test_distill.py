@@ -301,7 +301,7 @@ def test_it_is_launched_scored_and_recorded(overrides, experiments, outputs, mak
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    assert "m0_03 distilled 0.5 T2 cooldown" in done.stdout
+    assert "m0_03 distilled 0.5 T2 from m0_06" in done.stdout
     facts = make_study(*DISTILL, "then.distill.student=chain", "then.distill.temperature=2")
     assert not pending_evaluations(facts)
     assert not any(facts.missing().values())

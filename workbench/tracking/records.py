@@ -216,7 +216,7 @@ def _stage_record(
     stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
     planned = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage")
     kinds = _kinds(plan, stage_dir.id)
-    label = planned.model.name if kinds[-1] in _OWN_LABEL else f"{planned.model.name} {planned.name}"
+    label = planned.model.name if kinds[-1] in _OWN_LABEL else f"{planned.model.name} {planned.variety}"
     points = [
         (point, reached["tokens"])
         for point in plan["points"]
@@ -224,7 +224,7 @@ def _stage_record(
         if reached["stage"] == stage_dir.id
     ]
     # A stage that is only read, such as a teacher, is on no point's chain; its seeds are its readers'.
-    readers = [point for point in plan["points"] if point["name"] in entry["points"]]
+    readers = [point for point in plan["points"] if point["name"] in entry.get("points", ())]
     found = _read_checkpoints(stage_dir)
     manifests = [manifest for _, manifest in found]
     last = manifests[-1] if manifests else {}

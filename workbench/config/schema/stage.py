@@ -182,6 +182,11 @@ class Stage:
         return f"{self.model.name} {self.name}"
 
     @property
+    def variety(self) -> str:
+        """What figures call its checkpoints beside their model, to keep them apart from plainly trained ones."""
+        return self.name
+
+    @property
     def processes(self) -> int:
         """Processes that do it together on one machine."""
         return 1

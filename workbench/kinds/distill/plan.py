@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench.config.schema import Config, InitConfig, ModelConfig, Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
 from workbench.data.tokenizer import load_file
-from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings
+from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
 from workbench.kinds.pretrain import plan as pretrain
 from workbench.study.chain import build_chain
@@ -138,7 +138,7 @@ def _distilled(phase: Stage, parent: Parent | None, teacher: Stage, settings: Se
     values |= {
         "parent": parent,
         "inputs": {"teacher": Parent(stage_id(teacher), teacher.end_tokens)},
-        "name": f"{_label(settings)} {phase.name}",
+        "name": f"{describe(settings.alpha, settings.temperature)} {phase.name}",
     }
     return Spec(
         **values,
@@ -147,12 +147,6 @@ def _distilled(phase: Stage, parent: Parent | None, teacher: Stage, settings: Se
         teacher=teacher.model,
         vocabulary=settings.teacher.vocabulary,
     )
-
-
-def _label(settings: Settings) -> str:
-    """Say what figures call it, with the settings that are not the plain ones."""
-    share = "" if settings.alpha == 1 else f" {settings.alpha:g}"
-    return f"distilled{share}" + ("" if settings.temperature == 1 else f" T{settings.temperature:g}")
 
 
 def flops_per_token(stage: Spec) -> int:

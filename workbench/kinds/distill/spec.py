@@ -100,6 +100,17 @@ class Spec(TrainingStage):
     """Names the ids of the tokenizer of a teacher from outside; they must be those of the data."""
 
     @property
+    def variety(self) -> str:
+        """How it was distilled, and from whom; not its phase."""
+        return f"{describe(self.alpha, self.temperature)} from {self.teacher.name}"
+
+    @property
     def follows_recipe(self) -> bool:
         """Yes: its phases are the recipe's, and so is its text."""
         return True
+
+
+def describe(alpha: float, temperature: float) -> str:
+    """Say how a student was distilled, with what is not 1: `distilled 0.5 T2`."""
+    share = "" if alpha == 1 else f" {alpha:g}"
+    return f"distilled{share}" + ("" if temperature == 1 else f" T{temperature:g}")
