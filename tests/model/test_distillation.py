@@ -35,15 +35,18 @@ def reference(
 
 
 @pytest.mark.parametrize("chunk_rows", [16, 50, 1000])
-@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.5), (2.0, 1.0), (3.0, 0.25)])
-def test_values_and_gradients_are_those_in_fp64(monkeypatch, chunk_rows, temperature, alpha):
+@pytest.mark.parametrize(
+    ("temperature", "alpha", "z_loss"), [(1.0, 0.5, 0.0), (2.0, 1.0, 0.0), (3.0, 0.25, 0.0), (2.0, 0.5, 1e-2)]
+)
+def test_values_and_gradients_are_those_in_fp64(monkeypatch, chunk_rows, temperature, alpha, z_loss):
     monkeypatch.setattr(memory, "LOSS_BYTES", chunk_rows * 4 * V)
     h, weight, targets, token_weights = make_inputs()
     lesson = make_lesson(temperature, alpha)
-    total, losses, divergences = summed_distillation(h, weight, targets, lesson, token_weights)
+    total, losses, divergences = summed_distillation(h, weight, targets, lesson, token_weights, z_loss)
     wide_h, wide_weight = (x.detach().double().requires_grad_() for x in (h, weight))
     theirs, apart = reference(wide_h, wide_weight, targets, lesson)
-    expected = ((alpha * temperature**2 * apart + (1 - alpha) * theirs) * token_weights).sum()
+    hard = theirs + z_loss * (wide_h @ wide_weight.t()).logsumexp(-1).square()
+    expected = ((alpha * temperature**2 * apart + (1 - alpha) * hard) * token_weights).sum()
     torch.testing.assert_close(losses.double(), theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(divergences.double(), apart, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
@@ -54,10 +57,11 @@ def test_values_and_gradients_are_those_in_fp64(monkeypatch, chunk_rows, tempera
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
 
 
-def test_without_a_share_it_is_the_cross_entropy_bit_for_bit():
+@pytest.mark.parametrize("z_loss", [0.0, 1e-2])
+def test_without_a_share_it_is_the_cross_entropy_bit_for_bit(z_loss):
     h, weight, targets, token_weights = make_inputs()
-    ours = summed_distillation(h, weight, targets, make_lesson(2.0, 0.0), token_weights)
-    theirs = summed_cross_entropy(h, weight, targets, token_weights)
+    ours = summed_distillation(h, weight, targets, make_lesson(2.0, 0.0), token_weights, z_loss)
+    theirs = summed_cross_entropy(h, weight, targets, token_weights, z_loss)
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
     for a, b in zip(*(torch.autograd.grad(each[0], (h, weight)) for each in (ours, theirs)), strict=True):

@@ -30,7 +30,7 @@ class Lesson(NamedTuple):
     """What a teacher says of a batch, and how much it counts."""
 
     h: Float[Tensor, "B T E"]
-    """Its residual stream after the final norm."""
+    """What its head is given: its residual stream after the final norm, scaled as its parametrisation says."""
     weight: Float[Tensor, "V E"]
     """Its output head, with a row for each of the student's ids."""
     temperature: float
@@ -45,10 +45,11 @@ def summed_distillation(
     targets_BT: Int[Tensor, "B T"],
     lesson: Lesson,
     weights_BT: Float[Tensor, "B T"] | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Sum of `alpha temperature^2 KL(teacher || student) + (1 - alpha) CE` times the tokens' weights, and its terms.
 
-    With `alpha` 0 the sum and its gradient are `summed_cross_entropy`'s, bit for bit.
+    CE has the part of `z_loss`, as `summed_cross_entropy` adds it. With `alpha` 0 the sum and its gradient are `summed_cross_entropy`'s, bit for bit.
 
     Parameters
     ----------
@@ -56,8 +57,8 @@ def summed_distillation(
         As `workbench.model.loss.cross_entropy_per_token` takes them.
     lesson
         What the teacher says; it gets no gradient.
-    weights_BT
-        How much each target counts; None counts all alike.
+    weights_BT, z_loss
+        As `summed_cross_entropy` takes them.
 
     Returns
     -------
@@ -76,6 +77,7 @@ def summed_distillation(
         lesson.weight.detach(),
         lesson.temperature,
         lesson.alpha,
+        z_loss,
         compute_dtype(h_BTD),
     )
     return total, losses_N.detach().view_as(targets_BT), divergences_N.detach().view_as(targets_BT)
@@ -92,30 +94,35 @@ def _sum(
     teacher_VE: Tensor,
     temperature: float,
     alpha: float,
+    z_loss: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Make losses and gradients by chunks of tokens.
 
     With p and q, softmax of student's and teacher's logits over the temperature, d loss / d logits = alpha temperature
-    (p - q) + (1 - alpha) (softmax(logits) - onehot(target)).
+    (p - q) + (1 - alpha) ((1 + 2 z_loss log(Z)) softmax(logits) - onehot(target)).
     """
     rows = loss_rows(len(weight_VD), weight_VD.device.type)
-    losses, divergences = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
+    losses, log_z, divergences = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(3))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
-    chunks = (h_ND, teacher_NE, targets_N[:, None], g_N[:, None], losses, divergences, gradient_h)
+    chunks = (h_ND, teacher_NE, targets_N[:, None], g_N[:, None], losses, log_z, divergences, gradient_h)
     with torch.autocast(h_ND.device.type, enabled=False):
         weight, teacher = weight_VD.to(dtype), teacher_VE.to(dtype)
-        for h, taught, targets, g, loss, divergence, out in zip(*(x.split(rows) for x in chunks), strict=True):
+        for h, taught, targets, g, loss, log, divergence, out in zip(*(x.split(rows) for x in chunks), strict=True):
             logits = product(h.to(dtype), weight.t()).float()
             p = torch.softmax(logits, dim=-1)
-            loss[:] = _log_sum(logits, p) - logits.gather(1, targets)[:, 0]
+            log[:] = _log_sum(logits, p)
+            loss[:] = log - logits.gather(1, targets)[:, 0]
             soft = product(taught.to(dtype), teacher.t()).float()
             soft_gradient = _compare(logits, p, soft, temperature, divergence)
+            if z_loss:
+                p.mul_(1 + 2 * z_loss * log[:, None])
             p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
             slope = p.mul_(1 - alpha).add_(soft_gradient, alpha=alpha * temperature).to(dtype)
             torch.mul(product(slope, weight), g, out=out)
             gradient_DV += correlate((h * g).to(dtype), slope)
-    total = ((alpha * temperature**2 * divergences + (1 - alpha) * losses) * g_N).sum()
+    hard = losses + z_loss * log_z.square() if z_loss else losses
+    total = ((alpha * temperature**2 * divergences + (1 - alpha) * hard) * g_N).sum()
     return total, losses, divergences, gradient_h, gradient_DV.t().contiguous()
 
 
@@ -151,7 +158,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 7
+    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 8
 
 
 _sum.register_autograd(_sum_backward, setup_context=_keep_gradients)

@@ -101,7 +101,7 @@ def distillation_loss(
     """
     inputs_BT, targets_BT = batch.tokens[:, :-1], batch.tokens[:, 1:]
     with torch.no_grad():
-        h_BTE = teacher.hidden(inputs_BT, batch.positions, batch.documents)
+        h_BTE = teacher.before_head(teacher.hidden(inputs_BT, batch.positions, batch.documents))
     head_VE = teacher.head_weight[: stage.model.vocab_size]
     return model(
         inputs_BT,
@@ -109,6 +109,7 @@ def distillation_loss(
         weights_BT=batch.weights,
         positions_BT=batch.positions,
         documents_BT=batch.documents,
+        z_loss=stage.optimizer.z_loss,
         lesson=Lesson(h_BTE, head_VE, stage.temperature, stage.alpha),
     )
 
