@@ -109,9 +109,11 @@ def test_without_a_share_it_is_plain_training_bit_for_bit(fresh, make_study):
         assert all(torch.equal(both[0][key], both[1][key]) for key in both[1])
 
 
-def test_who_is_its_own_teacher_learns_nothing_from_it(fresh):
+@pytest.mark.parametrize("more", [[], ["model.parametrisation=mup", "model.base_width=16"]], ids=["standard", "mup"])
+def test_who_is_its_own_teacher_learns_nothing_from_it(fresh, more):
     """Until the weight decay of its steps has taken it away from where it began."""
-    same = ["model@then.distill.teacher.model=m0_03", "then.distill.teacher.tokens=2560"]
+    same = ["model@then.distill.teacher.model=m0_03", "then.distill.teacher.tokens=2560", *more]
+    same += [f"then.distill.teacher.{setting}" for setting in more]
     own = [*same, "then.distill.student=chain", "then.distill.alpha=1", "then.distill.tokens=1280"]
     facts = fresh("own", *own)
     assert [node.stage.kind for node in facts.plan.nodes.values()] == ["pretrain"] * 2 + ["distill"] * 2
@@ -244,6 +246,12 @@ def test_it_needs_a_teacher(compose, overrides, experiments):
     assert Settings(teacher=TeacherSettings(path="x", tokens=0)).replaces_recipe
     with pytest.raises(ValueError, match="needs a teacher"):
         compose([*overrides, "+then.taught.kind=distill"], experiments)
+
+
+def test_more_text_than_there_is_is_refused_before_anything_is_trained(make_study):
+    facts = make_study(*DISTILL, "tokens=100M", "data.sources.prose.max_epochs=1")
+    with pytest.raises(ValueError, match="source 'prose' would give 56000000 tokens, but has "):
+        prepare_data(facts, print)
 
 
 def test_a_teacher_that_is_not_there_yet_is_missed(make_study):

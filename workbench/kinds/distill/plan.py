@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.config.schema import Config, InitConfig, ModelConfig, Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
+from workbench.data.stream import Stream
 from workbench.data.tokenizer import load_file
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
@@ -166,17 +167,19 @@ def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
 
 
 def check(stage: Spec, layout: Layout) -> None:
-    """Refuse a teacher whose tokenizer has other ids than the data's.
+    """Refuse a stream that is too short, and a teacher whose tokenizer has other ids than the data's.
 
     Raises
     ------
     ValueError
-        It has.
+        One of them is.
     """
     folder = layout.data(stage.data_fingerprint)
-    if stage.vocabulary is None or not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").exists():
         return
-    if _vocabulary(open_prepared(folder).tokenizer_dir) != stage.vocabulary:
+    prepared = open_prepared(folder)
+    Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+    if stage.vocabulary is not None and _vocabulary(prepared.tokenizer_dir) != stage.vocabulary:
         raise ValueError(
             f"teacher {stage.teacher.name!r} has another tokenizer than the data: set tokenizer.kind=file, tokenizer.path "
             "and tokenizer.vocab_size to the teacher's"
