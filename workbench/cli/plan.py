@@ -132,7 +132,7 @@ def _stage_cells(stage: dict[str, Any]) -> list[str]:
         f"{stage['parent']['stage']}@{stage['parent']['tokens']}"
         if stage["parent"]
         else "initial weights"
-        if stage["kind"] == "pretrain"
+        if stage["tokens"]  # it adds some, so it is no checkpoint from outside
         else "-",
         f"{stage['tokens']:,}",
         f"{stage['tokens_to_train']:,}",

@@ -275,9 +275,9 @@ def _refuse_two_values(arguments: Sequence[Override]) -> None:
 
     Of two equal keys the later takes the first's place.
     """
-    first: dict[str, Override] = {}
+    first: dict[tuple[str, str | None], Override] = {}
     for override in arguments:
-        other = first.setdefault(str(override.key_or_group), override)
+        other = first.setdefault((str(override.key_or_group), override.package), override)
         if other.get_key_element() != override.get_key_element():
             raise ValueError(f"{other.input_line} and {override.input_line} set the same value: leave one of them out")
 

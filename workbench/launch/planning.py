@@ -196,7 +196,7 @@ def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
 def pretraining(plan: Plan, point: Point) -> TrainingStage | None:
     """Last stage of a point's recipe; None where it trains nothing on text."""
     stages = [plan.nodes[identifier].stage for identifier, _ in point.chain]
-    found = [stage for stage in stages if isinstance(stage, TrainingStage) and stage.kind == "pretrain"]
+    found = [stage for stage in stages if isinstance(stage, TrainingStage) and stage.follows_recipe]
     return found[-1] if found else None
 
 

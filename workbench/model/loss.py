@@ -151,7 +151,8 @@ def _sum(
 
 
 @torch.library.custom_op("workbench::summed_cross_entropy_backward", mutates_args=())
-def _scaled(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def scale_gradients(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiply the gradients that a forward pass made by that of its sum."""
     return unit_h * g, unit_weight * g
 
 
@@ -177,7 +178,7 @@ def _(
     return losses.new_empty(()), losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
 
 
-@_scaled.register_fake
+@scale_gradients.register_fake
 def _(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(unit_h), torch.empty_like(unit_weight)
 
@@ -197,7 +198,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *_scaled(*ctx.saved_tensors, g), None, None, None, None
+    return *scale_gradients(*ctx.saved_tensors, g), None, None, None, None
 
 
 _losses.register_autograd(_losses_backward, setup_context=_keep_inputs)

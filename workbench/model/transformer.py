@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from workbench.config.schema import ModelConfig
 from workbench.model.attention import attend, check_attention, document_mask
 from workbench.model.batch import Batch
+from workbench.model.distillation import Lesson, summed_distillation
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import compute_dtype, linear
 from workbench.model.parametrisation import attention_scale, output_multiplier, residual_multiplier
@@ -234,9 +235,9 @@ class Transformer(nn.Module):
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits from what `hidden` gave, for all of its tokens or some."""
-        return linear(self._before_head(h), self.head_weight)
+        return linear(self.before_head(h), self.head_weight)
 
-    def _before_head(self, h: Tensor) -> Tensor:
+    def before_head(self, h: Tensor) -> Tensor:
         """Scale hidden states as the logits are to be: the loss takes both and makes no logits to be scaled."""
         return h if self.output_multiplier == 1 else h * self.output_multiplier
 
@@ -250,18 +251,22 @@ class Transformer(nn.Module):
         documents_BT: Int[Tensor, "B T"] | None = None,
         summed: bool = False,
         z_loss: float = 0.0,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        lesson: Lesson | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
-        without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). Positions and documents are as in `hidden`.
+        without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). With a teacher's `lesson`, what
+        `workbench.model.distillation.summed_distillation` gives. Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
         h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT)
         if targets_BT is None:
             return self.head(h_BTD)
-        h_BTD = self._before_head(h_BTD)
+        h_BTD = self.before_head(h_BTD)
+        if lesson is not None:
+            return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
         if summed:
             return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss)
         return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)

@@ -37,7 +37,7 @@ def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
     stages: list[Stage] = []
     if config.init.kind != "none":
         stages += find_kind(config.init.kind).plan.expand(config.init, config, stages, data_fingerprint)
-    if config.tokens != 0:
+    if config.tokens != 0 and not any(settings.replaces_recipe for settings in config.then.values()):
         stages += find_kind(RECIPE).plan.expand(config.recipe, config, stages, data_fingerprint)
     for settings in config.then.values():
         stages += find_kind(settings.kind).plan.expand(settings, config, stages, data_fingerprint)

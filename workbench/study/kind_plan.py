@@ -74,6 +74,11 @@ def _model_bytes(stage: Stage, *, whole: bool) -> int:
     return state_bytes(params) if whole and isinstance(stage, TrainingStage) else weights_bytes(params)
 
 
+def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:
+    """Bytes of memory that a training process holds beside the training itself, such as a teacher."""
+    return _answer(stage.kind, "held_bytes", lambda *_: 0)(stage, micro_batch_sequences, device)
+
+
 def resolve(config: Config) -> Config:
     """Fill in what a point's settings leave to files outside, such as the model of a checkpoint from elsewhere.
 

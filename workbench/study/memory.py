@@ -153,6 +153,29 @@ def peak_memory(
     return Memory(share, ready or share, moments, held - ready, share + moments + max(held, update))
 
 
+def forward_bytes(
+    model: ModelConfig, *, micro_batch_sequences: int, precision: str, attention: str, device: str
+) -> int:
+    """Bytes of a model that is not trained but asked beside one that is: fp32 weights, and its pass without gradients.
+
+    Of the pass, the widest of three: attention, feed-forward block, and the logits that a loss makes at once.
+
+    Parameters
+    ----------
+    model, micro_batch_sequences, precision, attention, device
+        As `peak_memory` takes them.
+    """
+    shape = _Shape(
+        model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
+    )
+    heads = 2 * shape.size * shape.tokens * (model.num_heads + 2 * model.num_kv_heads) * model.head_width
+    attending = heads + (2 * shape.scores if shape.plain_attention else 0)
+    chunk = min(loss_rows(model.vocab_size, device), shape.tokens) * model.vocab_size * 3 * FP32
+    # The head's copy in bf16 stands beside the logits.
+    logits = chunk + (0 if shape.size == FP32 else shape.table * shape.size // FP32)
+    return FP32 * count_parameters(model).total + 3 * shape.stream + max(attending, 3 * shape.hidden, logits)
+
+
 def _block_bytes(shape: _Shape) -> int:
     """Count what autograd keeps of one block.
 

@@ -36,7 +36,7 @@ class Point:
     tokens: int
     """Budget, in whole optimizer steps."""
     own_tokens: int
-    """Tokens that the study trains for it, without those of a checkpoint from outside."""
+    """Tokens that the study trains for it, its teacher's too, without those of a checkpoint from outside."""
     flops: float
     """Exact training FLOPs of the whole chain."""
     flops_6nd: float
@@ -114,13 +114,13 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
     planned: list[Point] = []
     for (name, config), fingerprint in zip(points, data_fingerprints, strict=True):
         stages = build_chain(config, fingerprint)
-        line = main_line(stages)
-        on_line = {identifier for identifier, _ in line}
-        for stage in stages:
-            identifier = stage_id(stage)
-            trajectory = line[0][0] if identifier in on_line else identifier
+        for place, stage in enumerate(stages, start=1):
+            identifier, (trajectory, _) = stage_id(stage), main_line(stages[:place])[0]
             nodes[identifier] = _merge(nodes.get(identifier), Node(identifier, stage, trajectory, (name,)))
-        planned.append(_point(name, config, fingerprint, line))
+        line = main_line(stages)
+        aside = {stage_id(stage): stage for stage in stages if stage_id(stage) not in dict(line)}
+        beside = sum(stage.end_tokens - stage.start_tokens for stage in aside.values())
+        planned.append(_point(name, config, fingerprint, line, beside))
     _refuse_twins(planned)
     return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
 
@@ -144,7 +144,7 @@ def _merge(old: Node | None, new: Node) -> Node:
     return replace(old, stage=merge_targets(old.stage, new.stage), points=names)
 
 
-def _point(name: str, config: Config, fingerprint: str, line: Sequence[tuple[str, Stage]]) -> Point:
+def _point(name: str, config: Config, fingerprint: str, line: Sequence[tuple[str, Stage]], beside: int) -> Point:
     stages = [stage for _, stage in line]
     model, tokens = stages[-1].model, stages[-1].end_tokens
     params = count_parameters(model)
@@ -156,7 +156,7 @@ def _point(name: str, config: Config, fingerprint: str, line: Sequence[tuple[str
         params=params.total,
         params_non_embedding=params.non_embedding,
         tokens=tokens,
-        own_tokens=tokens - stages[0].start_tokens,
+        own_tokens=tokens - stages[0].start_tokens + beside,
         flops=float(total_flops(stages)),
         flops_6nd=float(approx_flops_6nd(model, tokens)),
     )

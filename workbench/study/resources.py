@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.config.schema import ClusterConfig, Stage, TrainingStage
-from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
+from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes
 from workbench.study.memory import Memory, peak_memory
 
 USABLE_MEMORY = 0.9
@@ -265,7 +265,7 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
     """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
     share = stage.batch_sequences // processes
     micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
-    return peak_memory(
+    memory = peak_memory(
         stage.model,
         micro_batch_sequences=micro_batch,
         micro_batches=math.ceil(share / micro_batch),
@@ -278,6 +278,7 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
         document_mask=stage.stream.document_mask,
         optimizer=stage.optimizer.kind,
     )
+    return replace(memory, total=memory.total + held_bytes(stage, micro_batch, device))
 
 
 def _fits(stage: TrainingStage, cluster: ClusterConfig, memory: Memory) -> bool:

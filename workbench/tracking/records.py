@@ -216,13 +216,15 @@ def _stage_record(
     stage = schema.from_dict(schema.Stage, frozen, f"{stage_dir.config}: stage")
     planned = schema.from_dict(schema.Stage, entry["stage"], "study.json: stage")
     kinds = _kinds(plan, stage_dir.id)
-    label = planned.model.name if kinds[-1] in _OWN_LABEL else f"{planned.model.name} {planned.name}"
+    label = planned.model.name if kinds[-1] in _OWN_LABEL else f"{planned.model.name} {planned.variety}"
     points = [
         (point, reached["tokens"])
         for point in plan["points"]
         for reached in point["chain"]
         if reached["stage"] == stage_dir.id
     ]
+    # A stage that is only read, such as a teacher, is on no point's chain; its seeds are its readers'.
+    readers = [point for point in plan["points"] if point["name"] in entry.get("points", ())]
     found = _read_checkpoints(stage_dir)
     manifests = [manifest for _, manifest in found]
     last = manifests[-1] if manifests else {}
@@ -251,7 +253,7 @@ def _stage_record(
         "error": error[:MAX_TAG_CHARACTERS],
     }
     checkpoints = tuple(
-        _checkpoint_record(path, manifest, tags, points, skipped)
+        _checkpoint_record(path, manifest, tags, points, readers, skipped)
         for path, manifest in found
         if manifest["tokens"] in entry["wanted"]
     )
@@ -292,6 +294,7 @@ def _checkpoint_record(
     manifest: dict[str, Any],
     tags: dict[str, str],
     points: list[tuple[dict[str, Any], int]],
+    readers: list[dict[str, Any]],
     skipped: list[str],
 ) -> CheckpointRecord:
     through = [point for point, reached in points if reached >= manifest["tokens"]]
@@ -309,7 +312,7 @@ def _checkpoint_record(
     }
     params["data_fingerprint"] = str(manifest["data_fingerprint"])
     for seed in ("seed_init", "seed_data"):
-        values = {point[seed] for point in through}
+        values = {point[seed] for point in through or readers}
         params[seed] = str(values.pop()) if len(values) == 1 else ""
     evaluations: list[EvaluationRecord] = []
     for file in sorted((path / "evals").glob("*.json")):

@@ -24,6 +24,9 @@ TIME = "time"
 
 TRAIN_LOSS = "train/loss"
 """Mean cross-entropy of the batch in nats per token."""
+TRAIN_DIVERGENCE = "train/divergence"
+"""Mean KL divergence of the batch from a teacher's distribution to the student's, at the temperature of a distillation,
+in nats per token."""
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_GRADIENT_NORM = "train/gradient_norm"
 """Global norm before clipping."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from workbench.train.step import LossFunction
+
 _SHORT_SECONDS = 1.0
 """What each kind of stage is tried for where several are."""
 
@@ -68,8 +70,10 @@ def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
 
 
-def plain_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
-    """Give a function that trains one step on the same random tokens each time."""
+def plain_step(
+    stage: TrainingStage, device: torch.device, loss_of: Callable[[torch.nn.Module], LossFunction] | None = None
+) -> Callable[[], Any]:
+    """Give a function that trains one step on the same random tokens each time; `loss_of` a model is pretraining's."""
     import torch
 
     from workbench.model.batch import Batch
@@ -90,7 +94,7 @@ def plain_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     return partial(
         train_step,
         model,
-        partial(summed_loss, model),
+        loss_of(model) if loss_of else partial(summed_loss, model),
         state.optimizer,
         Batch(tokens),
         sources,

@@ -32,6 +32,11 @@ class KindSettings:
             raise ValueError(f"then: kind={values['kind']!r} cannot come after a recipe")
         return settings
 
+    @property
+    def replaces_recipe(self) -> bool:
+        """Whether it trains the recipe's phases itself, in place of plain training on text."""
+        return False
+
 
 @dataclass(frozen=True)
 class InitConfig:

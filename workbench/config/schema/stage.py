@@ -182,6 +182,11 @@ class Stage:
         return f"{self.model.name} {self.name}"
 
     @property
+    def variety(self) -> str:
+        """What figures call its checkpoints beside their model, to keep them apart from plainly trained ones."""
+        return self.name
+
+    @property
     def processes(self) -> int:
         """Processes that do it together on one machine."""
         return 1
@@ -220,6 +225,11 @@ class TrainingStage(Stage):
     def data_fingerprint(self) -> str:
         """Name of its training data."""
         return self.stream.data_fingerprint
+
+    @property
+    def follows_recipe(self) -> bool:
+        """Whether it is a phase of the point's recipe, on the study's prepared text."""
+        return self.kind == "pretrain"
 
     @property
     def batch_tokens(self) -> int:
