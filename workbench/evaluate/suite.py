@@ -33,6 +33,9 @@ ADAPTER_VERSION = 1
 EMBEDDED = Path(__file__).parent / "suites"
 """Task files of the embedded suite."""
 
+OWN_FOLDERS = {"embedded": EMBEDDED, "positions": Path(__file__).parent / "position_suite"}
+"""Task files of this project, by what `include_path` calls their folder."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -86,7 +89,7 @@ def suite_folder(suite: SuiteConfig) -> Path:
     """
     if suite.include_path is None:
         return lm_eval_tasks()
-    folder = EMBEDDED if suite.include_path == "embedded" else Path(suite.include_path)
+    folder = OWN_FOLDERS.get(suite.include_path, Path(suite.include_path))
     if not folder.is_dir():
         raise EvaluationError(f"evaluation suite {suite.name!r}: include_path={suite.include_path!r} is not a folder")
     return folder.resolve()
