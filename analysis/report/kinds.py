@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.columns import truths
 from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
+from analysis.figures.position import has_positions
 from analysis.figures.repetition import repeats_data
 from analysis.overrides import override_values
 from analysis.rates import RATE
@@ -95,6 +96,11 @@ def is_isoflop(frame: pd.DataFrame) -> bool:
     return _is(frame, "isoflop")
 
 
+def is_extended(frame: pd.DataFrame) -> bool:
+    """Whether the study is of longer contexts."""
+    return _is(frame, "extend")
+
+
 def _names_variants(frame: pd.DataFrame) -> bool:
     """Whether points name variants, the baseline among them."""
     names = overrides(frame, "variant")
@@ -158,6 +164,7 @@ ANALYSES = {
     "ablation": Kind(_names_variants, _names_variants, f"points that name variants (variant=), {BASELINE} among them"),
     "sweep": Kind(_names_rates, _names_rates, f"points that name three learning rates ({RATE}=), and no variants"),
     "seeds": Kind(_never, _has_seeds, "two pairs of seeds"),
+    "extend": Kind(has_positions, has_positions, "a longer context that was scored by position (evaluation=positions)"),
 }
 """Kinds by the names that a study's `analysis` may have (`workbench.config.schema.ANALYSES`)."""
 
@@ -171,7 +178,7 @@ def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
     if declared(frame) == "seeds":
         return True
-    return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame)
+    return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame) or is_extended(frame)
 
 
 def pooled_variants(frame: pd.DataFrame) -> str:

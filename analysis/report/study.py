@@ -1,7 +1,7 @@
 """A study's report: its figures, fits and tables, on disk and as one page.
 
 They are those of the kind that the study says it is for (`analysis: isoflop` in its file: token_scaling, isoflop,
-repetition, continual, ablation, sweep or seeds). Without that, or where the frame lacks what the kind needs, they are
+repetition, continual, ablation, sweep, seeds or extend). Without that, or where the frame lacks what the kind needs, they are
 chosen by what the frame holds:
 
 ====================  ================================================================================================
@@ -15,6 +15,7 @@ repetition            a cooled-down run saw its data more than once
 continual             branches that share a trunk are trained on different mixtures or data
 ablation              points name variants (`variant=`), `base` among them
 sweep                 points name three learning rates or more, and no variants
+position              models were scored by position, before and after a longer context
 seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
 """
@@ -105,6 +106,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
         add_repetition(results, frame, bits)
+    extended = kinds.is_extended(frame)
+    if extended:
+        parts.add_positions(results, frame)
     pooled = kinds.pooled_variants(frame)
     if pooled and (kinds.is_isoflop(frame) or not kinds.is_special(frame)):
         results.notes.append(
@@ -112,7 +116,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         )
     if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
-    if not kinds.is_ablation(frame) and not swept and not branched and not kinds.is_repetition(frame):
+    if not (kinds.is_ablation(frame) or swept or branched or extended or kinds.is_repetition(frame)):
         parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         parts.add_fits(results, frame, bits)
