@@ -26,7 +26,7 @@ study: $(STAMP)
 	$(BIN)/workbench run experiments=token_scaling_laptop
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python tests/side_by_side.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

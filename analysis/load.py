@@ -27,6 +27,7 @@ data_fingerprint      prepared data it was trained on
 mixture               weights of its sources, JSON as in `stage.yaml`
 kinds                 kinds of the stages behind it, first to last, as `imported>pretrain>sft`; `pretrain` alone is
                       what fits are of. None in studies that were published before there were others
+start_tokens          tokens since the start of the chain at which its stage begins
 ====================  =====================================================================================
 """
 
@@ -75,6 +76,7 @@ FRAME_COLUMNS = (
     "data_fingerprint",
     "mixture",
     "kinds",
+    "start_tokens",
 )
 ANALYSIS_TAG = "workbench.analysis"
 """Tag of a study's experiment: the kind of analysis that it says it is for."""
@@ -394,6 +396,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "commit": params.get("commit"),
         "data_fingerprint": params.get("data_fingerprint"),
         "kinds": params.get("kinds"),
+        "start_tokens": float(params["start_tokens"]) if "start_tokens" in params else math.nan,
     }
 
 

@@ -17,6 +17,8 @@ from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
+from analysis.figures.transfer import transfer_figure
+from analysis.figures.tuned import tuned_figure
 
 __all__ = [
     "FIGURES",
@@ -34,4 +36,6 @@ __all__ = [
     "seeds_figure",
     "sweep_figure",
     "token_scaling_figure",
+    "transfer_figure",
+    "tuned_figure",
 ]

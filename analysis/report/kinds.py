@@ -18,10 +18,12 @@ from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
 from analysis.figures.position import has_positions
 from analysis.figures.repetition import repeats_data
+from analysis.figures.tuned import split_tuned
 from analysis.overrides import override_values
 from analysis.rates import RATE
 from analysis.report.tables import BITS_PER_BYTE, choose_metrics
 from analysis.style import count_label
+from analysis.transfer import PARAMETRISATION
 
 BASELINE = "base"
 """Name of the variant that the others are compared with."""
@@ -81,6 +83,16 @@ def is_sweep(frame: pd.DataFrame) -> bool:
     return _is(frame, "sweep")
 
 
+def is_transfer(frame: pd.DataFrame) -> bool:
+    """Whether the study compares how best learning rates move with size under several parametrisations."""
+    return _is(frame, "transfer")
+
+
+def is_tuned(frame: pd.DataFrame) -> bool:
+    """Whether the study tunes what it has pretrained."""
+    return _is(frame, "tuning")
+
+
 def is_continual(frame: pd.DataFrame) -> bool:
     """Whether branches of the study learn one domain after another."""
     return _is(frame, "continual")
@@ -101,6 +113,11 @@ def is_extended(frame: pd.DataFrame) -> bool:
     return _is(frame, "extend")
 
 
+def _has_tuned(frame: pd.DataFrame) -> bool:
+    """Whether stages of other kinds come after pretraining, and it is not for a longer context."""
+    return not split_tuned(frame)[0].empty and not has_positions(frame)
+
+
 def _names_variants(frame: pd.DataFrame) -> bool:
     """Whether points name variants, the baseline among them."""
     names = overrides(frame, "variant")
@@ -108,8 +125,14 @@ def _names_variants(frame: pd.DataFrame) -> bool:
 
 
 def _names_rates(frame: pd.DataFrame) -> bool:
-    """Whether points name three learning rates or more, and no variants."""
-    return len(overrides(frame, RATE)) >= 3 and not overrides(frame, "variant")
+    """Whether points name three learning rates or more, and neither variants nor several parametrisations."""
+    compared = overrides(frame, "variant") or _names_parametrisations(frame)
+    return len(overrides(frame, RATE)) >= 3 and not compared
+
+
+def _names_parametrisations(frame: pd.DataFrame) -> bool:
+    """Whether points name three learning rates or more, and two parametrisations or more."""
+    return len(overrides(frame, RATE)) >= 3 and len(overrides(frame, PARAMETRISATION)) >= 2
 
 
 def _branches_differ(frame: pd.DataFrame) -> bool:
@@ -163,6 +186,12 @@ ANALYSES = {
     "continual": Kind(_branches_differ, has_branches, "two branches with different recipes off one trunk"),
     "ablation": Kind(_names_variants, _names_variants, f"points that name variants (variant=), {BASELINE} among them"),
     "sweep": Kind(_names_rates, _names_rates, f"points that name three learning rates ({RATE}=), and no variants"),
+    "tuning": Kind(_has_tuned, _has_tuned, "a stage that comes after pretraining (then)"),
+    "transfer": Kind(
+        _names_parametrisations,
+        _names_parametrisations,
+        f"points that name two parametrisations ({PARAMETRISATION}=) and three learning rates ({RATE}=)",
+    ),
     "seeds": Kind(_never, _has_seeds, "two pairs of seeds"),
     "extend": Kind(has_positions, has_positions, "a longer context that was scored by position (evaluation=positions)"),
 }
@@ -178,7 +207,8 @@ def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
     if declared(frame) == "seeds":
         return True
-    return is_ablation(frame) or is_sweep(frame) or is_continual(frame) or is_repetition(frame) or is_extended(frame)
+    special = (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition, is_extended)
+    return any(holds(frame) for holds in special)
 
 
 def pooled_variants(frame: pd.DataFrame) -> str:

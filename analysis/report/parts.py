@@ -21,6 +21,8 @@ from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
+from analysis.figures.transfer import transfer_figure
+from analysis.figures.tuned import tuned_figure
 from analysis.fit import Fit, fit_law
 from analysis.frames import EXCLUDED, select_loss
 from analysis.isoflop import compare_approaches, fit_isoflop
@@ -33,6 +35,7 @@ from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metri
 from analysis.report.results import BOOTSTRAP, Results, file_name
 from analysis.report.tables import headline_metrics
 from analysis.tasks import task_curves
+from analysis.transfer import rate_drift, transferred_rates
 
 
 def fit_study(frame: pd.DataFrame, metric: str, *, bootstrap: int = 0) -> Fit:
@@ -181,6 +184,27 @@ def add_sweep(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> Non
             results.table(file_name("best_rates", metric) + end, f"Best rates: {words}", rates)
             rules = partial(_rules, rows, metric, batch)
             results.table(file_name("rate_rule", metric) + end, f"Best rate against size: {words}", rules)
+
+
+def add_tuned(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
+    """Show what tuning gains and loses, against the tokens of the pretraining before it."""
+    caption = "Dashed: the base at the tokens at which the tuning began. Bars are one standard error."
+    results.draw("tuned", "Tuned models and their bases", caption, partial(tuned_figure, frame, bits))
+
+
+def add_transfer(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
+    """Loss against learning rate under each parametrisation, the best rate of each size, and how far it drifts."""
+    for metric in bits:
+        words = style.metric_label(metric)
+        caption = "The best rate of each size is ringed; on the right it is drawn against size."
+        make = partial(transfer_figure, frame, metric)
+        results.draw(file_name("transfer", metric), f"Transfer of learning rates: {words}", caption, make)
+        best = results.table(
+            file_name("best_rates", metric), f"Best rates: {words}", partial(transferred_rates, frame, metric)
+        )
+        if best is not None:
+            title = f"Drift of the best rate from the smallest to the largest model: {words}"
+            results.table(file_name("rate_drift", metric), title, partial(rate_drift, best))
 
 
 def _budgets(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -14,7 +14,9 @@ isoflop               points name budgets in FLOPs (`flops=`), two or more, of o
 repetition            a cooled-down run saw its data more than once
 continual             branches that share a trunk are trained on different mixtures or data
 ablation              points name variants (`variant=`), `base` among them
-sweep                 points name three learning rates or more, and no variants
+sweep                 points name three learning rates or more, and neither variants nor parametrisations
+tuning                stages of other kinds come after pretraining
+transfer              points name three learning rates or more, and two parametrisations or more
 position              models were scored by position, before and after a longer context
 seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
@@ -101,6 +103,12 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         parts.add_ablation(results, frame, bits, curves, curves_from)
     if swept:
         parts.add_sweep(results, frame, bits)
+    transferred = kinds.is_transfer(frame)
+    if transferred:
+        parts.add_transfer(results, frame, bits)
+    tuned = kinds.is_tuned(frame)
+    if tuned:
+        parts.add_tuned(results, frame, bits)
     branched = kinds.is_continual(frame)
     if branched:
         parts.add_continual(results, frame, bits)
@@ -116,7 +124,8 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         )
     if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
-    if not (kinds.is_ablation(frame) or swept or branched or extended or kinds.is_repetition(frame)):
+    others = swept or transferred or tuned or branched or extended
+    if not (kinds.is_ablation(frame) or others or kinds.is_repetition(frame)):
         parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         parts.add_fits(results, frame, bits)

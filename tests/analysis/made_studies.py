@@ -70,6 +70,22 @@ def sweep(frame):
     return label_variants(rows.assign(tokens=250_000, unique_tokens=250_000))
 
 
+def transfer(frame):
+    """Budgets are learning rates; the best falls with size under standard, and stays under mup."""
+    rows = _cooled(frame)
+    place, size = _number(rows, "tokens"), _number(rows, "params_non_embedding")
+    parts = []
+    for name, slope in (("standard", 0.5), ("mup", 0.0)):
+        points = [
+            f"model={model},model.parametrisation={name},optimizer.learning_rate={rate}"
+            for model, rate in zip(rows["model"], place.map(dict(enumerate(RATES))), strict=True)
+        ]
+        value = 2.0 + 0.1 * (place - 1.7 + slope * size) ** 2 - 0.1 * size
+        parts.append(rows.assign(point=points, value=value, tokens=250_000, unique_tokens=250_000))
+    parts[1]["checkpoint"] += "/."  # a checkpoint has one value: mup's rows stand for other runs
+    return label_variants(pd.concat(parts, ignore_index=True))
+
+
 def continual(frame):
     """One size; its milestones are the trunk's, its cooldowns the ends of two branches in turn."""
     rows = frame[(frame["model"] == "m0_1") & frame["metric"].isin([BITS, CODE])].copy()
@@ -141,6 +157,7 @@ def isoflop(frame):
 KINDS = {
     "ablation": ablation,
     "sweep": sweep,
+    "transfer": transfer,
     "continual": continual,
     "repetition": repetition,
     "isoflop": isoflop,

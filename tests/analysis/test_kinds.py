@@ -21,6 +21,7 @@ PREDICATES = {
     "continual": kinds.is_continual,
     "ablation": kinds.is_ablation,
     "sweep": kinds.is_sweep,
+    "transfer": kinds.is_transfer,
     "extend": kinds.is_extended,
 }
 

@@ -141,7 +141,7 @@ def test_a_wrong_value_in_a_later_point_is_refused():
         ("optimizer.lr=0.1", "did you mean optimizer.learning_rate"),
         ("optimiser=adamw", "did you mean optimizer"),
         ("model.n_layers=3", "did you mean model.num_layers"),
-        ("recipe=wsdd", "no recipe=wsdd: did you mean wsd? There are continual_code, "),
+        ("recipe=wsdd", "no recipe=wsdd: did you mean wsd? There are constant, continual_code, "),
         ("model=m0_04", "no model=m0_04: did you mean "),
         ("experiments=token_scalng", "did you mean token_scaling? There are ablation, "),
         ("experiments=mine", "a study of your own is found with --experiments DIR"),

@@ -47,6 +47,8 @@ def test_what_a_local_run_took_replaces_what_was_measured_before_it(make_study, 
     speeds.remember_training(facts.layout, trunk.id, trunk.stage)
     assert MachineSpeeds(facts.layout, TWO).training(cooldown.stage) == 1110
     assert MachineSpeeds(facts.layout, Slots(1, "")).training(trunk.stage) is None
+    muon = replace(trunk.stage, optimizer=replace(trunk.stage.optimizer, kind="muon"))
+    assert MachineSpeeds(facts.layout, TWO).training(muon) is None  # whose updates take longer
 
 
 def test_a_measurement_that_fails_leaves_the_speed_unknown_and_says_so(make_study, monkeypatch, caplog):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import workbench.model.hf
 from workbench.config.schema import ModelConfig
@@ -31,6 +31,8 @@ SWITCHES = (
     {"position": "learned"},
     {"position": "none", "tie_embeddings": True},
     {"qk_norm": True, "num_kv_heads": 2},
+    {"parametrisation": "complete_p", "base_width": 24, "base_head_width": 4, "base_layers": 1},
+    {"parametrisation": "complete_p", "base_width": 24, "base_head_width": 4, "base_layers": 1, "tie_embeddings": True},
 )
 
 
@@ -59,6 +61,36 @@ def test_llama_checkpoint_gives_equal_logits(tmp_path, num_kv_heads, tie_embeddi
         logits, expected = model(random_tokens()), theirs(random_tokens()).logits
     assert logits.std() > 0.1
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_normalised_queries_and_keys_are_qwen3s():
+    """A gain for the features of a head, shared by the heads, before the rotation; its checkpoints stay our own."""
+    model = make_model(qk_norm=True, num_kv_heads=2)
+    theirs = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=97,
+            hidden_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=8,
+            intermediate_size=80,
+            max_position_embeddings=32,
+            rms_norm_eps=BASE.norm_eps,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": BASE.rope_theta},
+        )
+    ).eval()
+    plain = {
+        name: values for name, values in model.state_dict().items() if "q_norm" not in name and "k_norm" not in name
+    }
+    state = to_hf(plain, dataclasses.replace(model.config, qk_norm=False))
+    for name in model.state_dict().keys() - plain.keys():
+        _, layer, _, norm, kind = name.split(".")
+        state[f"model.layers.{layer}.self_attn.{norm}.{kind}"] = model.state_dict()[name]
+    theirs.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(model(random_tokens()), theirs(random_tokens()).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)

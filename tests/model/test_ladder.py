@@ -27,6 +27,8 @@ LADDER = {
 }
 BETWEEN = {"m0_015": 0.015e6, "m0_06": 0.06e6, "m0_2": 0.2e6, "m0_6": 0.6e6}
 """Rungs of `isoflop` between the ladder's."""
+WIDTHS = (32, 64, 128)
+"""Of `transfer`: one shape at several widths."""
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -39,7 +41,15 @@ def load_config(name: str) -> ModelConfig:
 
 
 def test_every_rung_has_a_file():
-    assert set(NAMES) == {*LADDER, *BETWEEN, "m0_1_gqa", "tinyllama_1b"}
+    assert set(NAMES) == {*LADDER, *BETWEEN, *(f"w{width}" for width in WIDTHS), "m0_1_gqa", "tinyllama_1b"}
+
+
+def test_widths_differ_in_the_width_alone():
+    first, *others = (load_config(f"w{width}") for width in WIDTHS)
+    for width, config in zip(WIDTHS[1:], others, strict=True):
+        ratio = width // WIDTHS[0]
+        shape = {name: ratio * getattr(first, name) for name in ("width", "num_heads", "num_kv_heads", "mlp_width")}
+        assert config == replace(first, name=f"w{width}", **shape)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,6 +56,29 @@ def test_the_sum_is_that_of_the_tokens(monkeypatch, chunk_rows, bf16):
         assert (a - b).norm() < (0.01 if bf16 else 1e-6) * b.norm()
 
 
+@pytest.mark.parametrize("chunk_rows", [16, 1000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_z_loss_is_added_to_the_sum_alone(monkeypatch, chunk_rows, weighted):
+    """With its gradient; the terms beside it stay the cross-entropy."""
+    monkeypatch.setattr(memory, "LOSS_BYTES", chunk_rows * 4 * V)
+    h, weight, targets, token_weights = make_inputs()
+    weights = token_weights if weighted else None
+    total, terms = summed_cross_entropy(h, weight, targets, weights, z_loss=0.03)
+    assert torch.equal(terms, cross_entropy_per_token(h, weight, targets))
+    losses = reference(h, weight, targets) + 0.03 * F.linear(h, weight).logsumexp(-1).square()
+    expected = (losses * token_weights).sum() if weighted else losses.sum()
+    torch.testing.assert_close(total, expected)
+    assert total > 1.2 * summed_cross_entropy(h, weight, targets, weights)[0]
+    got = torch.autograd.grad(total, (h, weight))
+    for a, b in zip(got, torch.autograd.grad(expected, (h, weight)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_without_z_loss_no_bit_changes():
+    results = [summed_cross_entropy(*make_inputs()[:3], **more)[0] for more in ({}, {"z_loss": 0.0})]
+    assert torch.equal(*results)
+
+
 def test_one_of_two_may_be_frozen():
     h, weight, targets, _ = make_inputs()
     for frozen in (0, 1):

@@ -41,6 +41,7 @@ SWITCHES = (
     {"rope_scaling": RopeScaling("llama3", 4.0, 12)},
     {"rope_scaling": RopeScaling("yarn", 4.0, 12)},
     {"qk_norm": True, "num_kv_heads": 2},
+    {"parametrisation": "complete_p", "base_width": 16, "base_head_width": 4, "base_layers": 1},
 )
 
 

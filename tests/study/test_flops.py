@@ -41,6 +41,7 @@ SWITCHES = (
     {"attention_bias": "all", "mlp_bias": True, "parallel_residual": True, "rotary_share": 0.5},
     {"norm": "layernorm", "norm_bias": True, "qk_norm": True, "mlp": "gelu", "mlp_bias": True},
     {"context_tokens": 20, "num_layers": 1},
+    {"parametrisation": "complete_p", "base_width": 24, "base_head_width": 4, "base_layers": 1},
 )
 
 

@@ -58,6 +58,7 @@ INSIDE = {
     "model.parallel_residual": True,
     "model.rotary_share": 0.5,
     "model.rope_scaling": RopeScaling("linear", 2.0),
+    "model.parametrisation": "mup",
     "stream.data_fingerprint": "0" * 16,
     "stream.context_tokens": 128,
     "stream.seed": 9,
@@ -77,6 +78,9 @@ INSIDE = {
     "optimizer.weight_decay": 0.0,
     "optimizer.clip_norm": 2.0,
     "optimizer.non_finite": "skip",
+    "optimizer.kind": "muon",
+    "optimizer.decay_coupling": "independent",
+    "optimizer.z_loss": 1e-4,
     "precision": "bf16",
     "seed_init": 5,
 }
@@ -86,6 +90,13 @@ OUTSIDE = {
     "optimizer.learning_rate": 1.0,
     "optimizer.base_learning_rate": 1.0,
     "optimizer.max_skips_in_a_row": 7,
+    "optimizer.momentum": 0.9,
+    "optimizer.nesterov": False,
+    "optimizer.ns_steps": 4,
+    "optimizer.rate_adjustment": "original",
+    "model.base_width": 32,
+    "model.base_head_width": 16,
+    "model.base_layers": 1,
     "name": "another",
     "origin.flops": 1e18,
     "end_tokens": 10**9,
@@ -111,6 +122,34 @@ def test_what_does_not_change_the_weights_does_not(stage, path, value):
 def test_how_many_skips_are_allowed_is_part_of_skipping(stage):
     skipping = change(stage, "optimizer.non_finite", "skip")
     assert stage_id(change(skipping, "optimizer.max_skips_in_a_row", 7)) != stage_id(skipping)
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "ns_steps", "rate_adjustment"])
+def test_muons_settings_are_part_of_muon(stage, name):
+    muon, value = change(stage, "optimizer.kind", "muon"), OUTSIDE[f"optimizer.{name}"]
+    assert stage_id(change(muon, f"optimizer.{name}", value)) != stage_id(muon)
+
+
+@pytest.mark.parametrize(("parametrisation", "looks_at"), [("mup", 2), ("complete_p", 3)])
+def test_base_shapes_are_part_of_the_parametrisations_that_look_at_them(stage, parametrisation, looks_at):
+    """A base that is the model's own shape is the same whether it is written or not."""
+    turned = change(stage, "model.parametrisation", parametrisation)
+    names = ("base_width", "base_head_width", "base_layers")
+    differ = [stage_id(change(turned, f"model.{name}", OUTSIDE[f"model.{name}"])) != stage_id(turned) for name in names]
+    assert differ == [place < looks_at for place in range(3)]
+    for name, own in zip(names, turned.model.bases, strict=True):
+        assert stage_id(change(turned, f"model.{name}", own)) == stage_id(turned)
+
+
+def test_ids_are_those_of_the_first_versions(compose):
+    """Of a trunk and a cooldown, and of a larger model that skips: as computed before ids had the younger fields."""
+    more = ["model=m1", "optimizer.non_finite=skip", "recipe=cosine"]
+    ids = [
+        [stage_id(each) for each in build_chain(config, "feedfacefeedface")]
+        for settings in ([], more)
+        for _, config in compose(["tokens=1000000", *settings])
+    ]
+    assert ids == [["acea748abc98f682", "8af17c46f2d8a50d"], ["1693596de05e427b"]]
 
 
 def test_stages_that_stop_keep_the_ids_of_before_there_was_a_choice(stage):

@@ -36,13 +36,15 @@ LARGE = {
 LARGE = {size: replace(model, context_tokens=1024) for size, model in LARGE.items()}
 
 
-def measured_bytes(model, precision, checkpointing, micro_batch, micro_batches, fake, document_mask=False):
+def measured_bytes(
+    model, precision, checkpointing, micro_batch, micro_batches, fake, document_mask=False, kind="adamw"
+):
     """Peak over two steps, the second of which has moments from the start."""
     with FakeTensorMode() if fake else contextlib.nullcontext():
         network = Transformer(model, "sdpa", checkpointing)
         if not fake:
             init_weights(network, 0)
-        optimizer = build_optimizer(network, OptimizerConfig())
+        optimizer = build_optimizer(network, OptimizerConfig(kind=kind))
         sequences = micro_batch * micro_batches
         tokens = torch.zeros(sequences, model.context_tokens + 1, dtype=torch.int64)
         sources = torch.zeros(sequences, dtype=torch.int64)
@@ -67,7 +69,7 @@ def fake_values(monkeypatch):
     monkeypatch.setattr(FakeTensor, "tolist", lambda x: [1.0] * len(x))
 
 
-def estimated(model, precision, checkpointing, micro_batch, micro_batches, document_mask=False):
+def estimated(model, precision, checkpointing, micro_batch, micro_batches, document_mask=False, kind="adamw"):
     return peak_memory(
         model,
         micro_batch_sequences=micro_batch,
@@ -79,6 +81,7 @@ def estimated(model, precision, checkpointing, micro_batch, micro_batches, docum
         processes=1,
         device="cpu",
         document_mask=document_mask,
+        optimizer=kind,
     )
 
 
@@ -115,6 +118,7 @@ def test_tensors_without_values_measure_the_same(fake_values, precision):
         {"norm": "layernorm", "norm_bias": True, "mlp": "gelu", "mlp_bias": True},
         {"parallel_residual": True},
         {"rotary_share": 0.5},
+        {"parametrisation": "complete_p", "base_width": 128, "base_head_width": 32, "base_layers": 2},
     ],
     ids=str,
 )
@@ -132,6 +136,17 @@ def test_peak_with_a_mask_of_documents(fake_values, precision):
         plain, masked = (measured_bytes(*case, fake=True, document_mask=mask) for mask in (False, True))
         assert masked > plain
         assert estimated(*case, document_mask=True).total == pytest.approx(masked, rel=0.15)
+
+
+@pytest.mark.parametrize("model", [SMALL, replace(SMALL, vocab_size=64, context_tokens=16)], ids=["wide", "deep"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_muon_has_one_moment_of_the_blocks_matrices(fake_values, model, precision):
+    """The second model's peak lies in the update, which Muon makes a matrix at a time."""
+    case = (model, precision, False, 1, 1)
+    muon, adamw = estimated(*case, kind="muon"), estimated(*case)
+    assert muon.total == pytest.approx(measured_bytes(*case, fake=True, kind="muon"), rel=0.15)
+    matrices = 4 * (256 * (256 + 256) + 256 * 256 + 3 * 256 * 704)
+    assert adamw.optimizer - muon.optimizer == 4 * matrices
 
 
 def test_sharding_divides_the_state():

@@ -55,15 +55,16 @@ def test_cublas_is_told_before_cuda_starts(monkeypatch):
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_flash_attention_is_told(monkeypatch, wanted):
-    """Its backward pass does not look at PyTorch's switch."""
+    """Its backward pass does not look at PyTorch's switch; and it is told the scale of the scores."""
     told = []
 
-    def flash_attn_func(q, k, v, *, causal, deterministic):
-        told.append((causal, deterministic))
+    def flash_attn_func(q, k, v, *, softmax_scale, causal, deterministic):
+        told.append((softmax_scale, causal, deterministic))
         return q
 
     monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace(flash_attn_func=flash_attn_func))
     heads = torch.zeros(1, 4, 2, 8, dtype=torch.bfloat16)
     with determinism(wanted, CPU):
         attend(heads, heads, heads, "flash_attn")
-    assert told == [(True, wanted)]
+        attend(heads, heads, heads, "flash_attn", None, 0.25)
+    assert told == [(None, True, wanted), (0.25, True, wanted)]

@@ -23,6 +23,8 @@ from workbench.train.weights_only import is_resumable
 
 PARALLELS = ("replicate", "shard")
 STEPS = 52
+MUON_APART = 1e-2
+"""Nats: sums in another order reach Muon's iterations in bf16, whose last bits are 2^-8."""
 TOKENS = ("tokens=16640", "recipe.milestones=[2560]")
 """A trunk of 52 steps with a milestone after 10, and a cooldown."""
 
@@ -152,6 +154,19 @@ def test_stopped_by_one_process_they_end_the_same(fresh, parallel, precision):
         ended = stopped.train(2, {rank: {"stop_after": steps}})
         assert [each.error for each in ended] == ["StoppedError"] * 2
     assert json.loads(stopped.dir.status.read_text())["state"] == "killed"
+    assert_same(untouched, stopped.finish(2))
+
+
+def test_muon_on_several_processes(fresh):
+    """Each makes the whole update; a process that stops or is killed costs no bit."""
+    settings = ("optimizer=muon", "optimizer.learning_rate=0.005")
+    alone, untouched = fresh("alone", *settings).finish(1), fresh("untouched", *settings).finish(2)
+    assert untouched.column(spool.TRAIN_LOSS) == pytest.approx(alone.column(spool.TRAIN_LOSS), abs=MUON_APART)
+    stopped = fresh("stopped", *settings)
+    ended = stopped.train(2, {1: {"stop_after": 7}})
+    assert [each.error for each in ended] == ["StoppedError"] * 2
+    ended = stopped.train(2, {0: {"kill_after": 13}})
+    assert ended[0].exit_code == -9
     assert_same(untouched, stopped.finish(2))
 
 

@@ -115,6 +115,9 @@ def test_rows_and_checkpoints(make_study):
         ["numerics.activation_checkpointing=true"],
         ["recipe=three_stage", "recipe.warmup_tokens=512", "recipe.batch_sequences=8"],
         ["data.document_mask=true"],
+        ["optimizer=muon", "optimizer.learning_rate=0.01", "optimizer.non_finite=skip"],
+        ["model.parametrisation=complete_p", "model.base_width=16", "model.base_layers=1", "optimizer.z_loss=1e-4"],
+        ["optimizer.decay_coupling=independent", "optimizer.weight_decay=1e-3"],
         pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
         pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),
     ],
@@ -238,6 +241,18 @@ def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypa
     assert status["state"] == "failed"
     assert "step 6" in status["error"]
     assert not facts.layout.stage(trunk).list_checkpoints()
+
+
+def test_the_loss_that_is_reported_has_no_z_loss(make_study, fresh):
+    plain, with_z = fresh("plain"), fresh("z", "optimizer.z_loss=0.01")
+    for facts in (plain, with_z):
+        train_stage(facts.layout, next(iter(facts.plan.nodes)))
+    ours, theirs = (
+        [row[spool.TRAIN_LOSS] for row in spool.read_rows(f.layout.stage(next(iter(f.plan.nodes))).path)]
+        for f in (with_z, plain)
+    )
+    assert ours[0] == theirs[0]
+    assert ours[-1] != theirs[-1]
 
 
 def poison(monkeypatch, steps):

@@ -119,15 +119,15 @@ def group():
     dist.destroy_process_group()
 
 
-def take_steps(model, device, precision, world=World()):  # noqa: B008
+def take_steps(model, device, precision, world=World(), kind="adamw"):  # noqa: B008
     """Two steps of two micro-batches each: the first makes the moments, the second finds them."""
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, OptimizerConfig(kind=kind, z_loss=1e-4))
     tokens = torch.zeros(SEQUENCES, MODEL.context_tokens + 1, dtype=torch.int64, device=device)
     sources = torch.zeros(SEQUENCES, dtype=torch.int64, device=device)
     for number in (1, 2):
         result = train_step(
             model,
-            partial(summed_loss, model),
+            partial(summed_loss, model, z_loss=1e-4),
             optimizer,
             Batch(tokens),
             sources,
@@ -143,9 +143,10 @@ def take_steps(model, device, precision, world=World()):  # noqa: B008
     return optimizer
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("parallel", ["single", "replicate"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_on_the_meta_device(monkeypatch, late_copies, request, precision, parallel):
+def test_on_the_meta_device(monkeypatch, late_copies, request, precision, parallel, kind):
     # Its list of devices with a fused kernel lacks meta, which has one.
     monkeypatch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_, **__: None)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
@@ -156,9 +157,9 @@ def test_on_the_meta_device(monkeypatch, late_copies, request, precision, parall
     with torch.device("meta"):
         model = Transformer(MODEL)
     with Seen() as seen:
-        optimizer = take_steps(model, "meta", precision, world)
+        optimizer = take_steps(model, "meta", precision, world, kind)
     assert seen.devices == {"meta"}
-    assert (torch.bfloat16 in seen.dtypes) == (precision == "bf16")
+    assert (torch.bfloat16 in seen.dtypes) == (precision == "bf16" or kind == "muon")  # which iterates in 16 bits
     assert_one_copy_a_step(late_copies, "meta")
     state = [x for slots in optimizer.state.values() for x in slots.values()]
     assert {x.device.type for x in state} == {"meta"}
@@ -184,13 +185,14 @@ def test_without_values(late_copies, group, precision, parallel):
     assert_one_copy_a_step(late_copies, "cpu")
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_with_values(precision):
+def test_with_values(precision, kind):
     """No operation gives a value to the host."""
     model = Transformer(MODEL)
     init_weights(model, 0)
     with Seen() as seen:
-        take_steps(model, "cpu", precision)
+        take_steps(model, "cpu", precision, kind=kind)
     aten = torch.ops.aten
     assert not {aten.item, aten.is_nonzero, aten._local_scalar_dense, aten.nonzero, aten.equal} & set(seen.operations)
 

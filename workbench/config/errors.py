@@ -95,7 +95,7 @@ def _unknown(text: str) -> str:
 def _nearest(key: str) -> str:
     """Name the settings and groups that are nearest to a key."""
     if key.startswith("then."):
-        return f" in its file: add what a stage's file leaves out by +{key}=..., and a whole stage by +{key.rpartition('.')[0]}.kind=KIND"
+        return f" in its file: add what a stage's file leaves out by ++{key}=..., and a whole stage by ++{key.rpartition('.')[0]}.kind=KIND"
     names = [*setting_names(), *config_groups()]
     last = key.rpartition(".")[2]
     close = [_ELSEWHERE[last]] if last in _ELSEWHERE else difflib.get_close_matches(key, names, 3, _CLOSE)

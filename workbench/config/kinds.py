@@ -47,7 +47,7 @@ class Kind:
 
     @cached_property
     def plan(self) -> Any:
-        """`expand` and what the planner asks; see `workbench.study.kinds`."""
+        """`expand` and what the planner asks; see `workbench.study.kind_plan`."""
         return importlib.import_module(f"{self.package}.plan")
 
     @cached_property

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from workbench.data.conversations import find_files
 from workbench.data.fingerprint import hash_file
 from workbench.data.folders import make_folder, read_manifest
 from workbench.data.packing import PackedSequence, lay_out
+from workbench.data.python_questions import make_conversations, write_questions
+from workbench.study.files import write_atomically
 from workbench.study.layout import Layout
 
 RULES = 1
@@ -195,3 +198,90 @@ def open_chat(directory: Path) -> ChatStore:
     if manifest.get("kind") != "chat":
         raise ValueError(f"{directory} holds prepared documents, not conversations")
     return ChatStore(directory, manifest)
+
+
+def files_fingerprint(config: ChatDataConfig) -> str:
+    """16 hexadecimal digits that name the content of the conversations' files, before any tokenizer is known.
+
+    Raises
+    ------
+    ValueError
+        A file is missing.
+    """
+    if config.kind == "python_questions":
+        hashes = [hashlib.sha256(json.dumps(list(make_conversations())).encode()).hexdigest()]
+    else:
+        hashes = [hash_file(path) for path in find_files(config)]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
+
+
+def conversations_name(config: ChatDataConfig, files: str, context_tokens: int) -> str:
+    """16 hexadecimal digits that name packed conversations but for their tokenizer: rules, files and context."""
+    rules = {name: value for name, value in to_dict(config).items() if name not in _LABELS}
+    described = {"chat_rules": RULES, **rules, "files": files, "context_tokens": context_tokens}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare_named(
+    config: ChatDataConfig,
+    files: str,
+    data_fingerprint: str,
+    context_tokens: int,
+    layout: Layout,
+    say: Callable[[str], None],
+) -> ChatStore:
+    """Prepare conversations with the tokenizer of prepared data, to be found by `find_named`.
+
+    Parameters
+    ----------
+    config, context_tokens
+        As `prepare_chat`.
+    files
+        The result of `files_fingerprint` when the study was planned.
+    data_fingerprint
+        Prepared data, whose tokenizer is taken.
+    layout
+        The outputs.
+    say
+        Told what is prepared.
+
+    Raises
+    ------
+    ValueError
+        As `prepare_chat`, or the files have changed since.
+    """
+    name = conversations_name(config, files, context_tokens)
+    found = find_named(name, data_fingerprint, layout)
+    if found is not None:
+        return found
+    if files_fingerprint(config) != files:
+        raise ValueError(f"the files of conversations {config.name!r} have changed since this was planned: plan again")
+    say(f"preparing conversations {config.name} ...")
+    pointer = _pointer(name, data_fingerprint, layout)
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer = layout.data(data_fingerprint) / "tokenizer"
+    store = prepare_chat(_with_files(config, pointer.parent), tokenizer, context_tokens, layout)
+    write_atomically(pointer, json.dumps({"fingerprint": store.fingerprint}))
+    facts = store.manifest
+    say(f"{config.name}: {facts['conversations']:,} conversations in {store.sequences:,} sequences of {context_tokens}")
+    return store
+
+
+def _with_files(config: ChatDataConfig, folder: Path) -> ChatDataConfig:
+    """Write the conversations that this project makes itself into a file."""
+    if config.kind != "python_questions":
+        return config
+    write_questions(folder / "python_questions.jsonl")
+    return replace(config, kind="jsonl", files=[str(folder / "python_questions.jsonl")])
+
+
+def find_named(name: str, data_fingerprint: str, layout: Layout) -> ChatStore | None:
+    """Conversations that `prepare_named` prepared; None where it has not."""
+    pointer = _pointer(name, data_fingerprint, layout)
+    if not pointer.exists():
+        return None
+    return open_chat(layout.data(json.loads(pointer.read_text(encoding="utf-8"))["fingerprint"]))
+
+
+def _pointer(name: str, data_fingerprint: str, layout: Layout) -> Path:
+    return layout.data("conversations") / f"{data_fingerprint}-{name}.json"

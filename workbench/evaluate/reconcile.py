@@ -163,7 +163,19 @@ class Evaluator:
         if uses_heldout(suite):
             sources = heldout_sources(self.layout, data_fingerprint)
             metadata["heldout_dir"] = str(self.layout.data(data_fingerprint) / "heldout")
+        if suite.include_path == "conversations":
+            metadata["conversations_dir"] = str(self._conversations(suite, data_fingerprint))
         return {spec.name: load_task(spec, suite, metadata) for spec in resolve_suite(suite, sources)}
+
+    def _conversations(self, suite: SuiteConfig, data_fingerprint: str) -> Path:
+        from workbench.data.chat_store import find_named
+
+        found = None if suite.conversations is None else find_named(suite.conversations, data_fingerprint, self.layout)
+        if found is None:
+            raise EvaluationError(
+                f"evaluation suite {suite.name!r} scores held-out conversations, which only studies with a stage `sft` have"
+            )
+        return found.heldout_path.parent
 
     def _score(
         self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task]
@@ -272,5 +284,9 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:
     """Remove this machine's paths from a task's config."""
-    metadata = {k: v for k, v in config.get("metadata", {}).items() if k not in {"heldout_dir", "config_source"}}
+    metadata = {
+        k: v
+        for k, v in config.get("metadata", {}).items()
+        if k not in {"heldout_dir", "conversations_dir", "config_source"}
+    }
     return config | {"metadata": metadata}

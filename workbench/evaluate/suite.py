@@ -32,9 +32,12 @@ ADAPTER_VERSION = 1
 
 EMBEDDED = Path(__file__).parent / "suites"
 """Task files of the embedded suite."""
-
-OWN_FOLDERS = {"embedded": EMBEDDED, "positions": Path(__file__).parent / "position_suite"}
-"""Task files of this project, by what `include_path` calls their folder."""
+OWN_FOLDERS = {
+    "embedded": EMBEDDED,
+    "conversations": Path(__file__).parent / "conversations_suite",
+    "positions": Path(__file__).parent / "position_suite",
+}
+"""Folders of task files of this project, by what `include_path` calls them."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def suite_folder(suite: SuiteConfig) -> Path:
     """
     if suite.include_path is None:
         return lm_eval_tasks()
-    folder = OWN_FOLDERS.get(suite.include_path, Path(suite.include_path))
+    folder = OWN_FOLDERS.get(suite.include_path) or Path(suite.include_path)
     if not folder.is_dir():
         raise EvaluationError(f"evaluation suite {suite.name!r}: include_path={suite.include_path!r} is not a folder")
     return folder.resolve()
@@ -145,6 +148,8 @@ def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, 
         "precision": precision,
         "heldout": heldout_fingerprint if uses_heldout(suite) else None,
         "code": None if suite.include_path is None else _code_hash(suite_folder(suite)),
+        # Absent from ids that are older than suites of conversations.
+        **({"conversations": suite.conversations} if suite.conversations else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

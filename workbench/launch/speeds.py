@@ -81,6 +81,8 @@ class ClusterSpeeds:
     def _key(self, stage: TrainingStage) -> str:
         numerics = stage.numerics
         circumstances = [numerics.threads, numerics.attention, numerics.compile, numerics.activation_checkpointing]
+        if stage.optimizer.kind != "adamw":  # older keys have no such part
+            circumstances.append(stage.optimizer.kind)
         return digest(
             [model_identity(stage.model), stage.precision, circumstances, self._cluster, *_own_settings(stage)]
         )
@@ -161,11 +163,14 @@ class MachineSpeeds:
         shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, vars(stage.numerics)]
         if stage.stream.document_mask:  # older keys have no such part
             shape.append("document_mask")
+        if stage.optimizer.kind != "adamw":
+            shape.append(stage.optimizer.kind)
         shape += _own_settings(stage)
         return digest(["training", shape, self._here])
 
     def _evaluation_key(self, stage: Stage, suite: SuiteConfig) -> str:
-        shape = [model_identity(stage.model), stage.data_fingerprint, stage.numerics.threads, to_dict(suite)]
+        asked = {name: value for name, value in to_dict(suite).items() if (name, value) != ("conversations", None)}
+        shape = [model_identity(stage.model), stage.data_fingerprint, stage.numerics.threads, asked]
         return digest(["evaluation", shape, self._here])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.config.schema import ModelConfig
+from workbench.model.parametrisation import is_plain
 from workbench.model.rope import ntk_theta
 
 _LLAMA_TOP = {"embedding": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
@@ -88,7 +89,7 @@ FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, GPT_
 
 def family_of(config: ModelConfig) -> Family | None:
     """Family that can represent a model, None if there is none; of several the first of Llama, Qwen 2, GPT-NeoX."""
-    if config.qk_norm or config.position != "rope":
+    if config.qk_norm or config.position != "rope" or not is_plain(config):
         return None
     if (config.mlp, config.norm) == ("swiglu", "rmsnorm") and not config.parallel_residual and config.rotary_share == 1:
         if config.attention_bias != "qkv":

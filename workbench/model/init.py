@@ -8,6 +8,7 @@ import math
 import torch
 
 from workbench.config.schema import ModelConfig
+from workbench.model.parametrisation import is_hidden_matrix
 from workbench.model.transformer import Transformer
 
 
@@ -16,19 +17,21 @@ def initial_std(name: str, config: ModelConfig) -> float | None:
 
     Biases start at zero.
 
-    | parameter                          | standard deviation      |
-    |------------------------------------|-------------------------|
-    | norm gains                         | none, all ones          |
-    | biases                             | 0                       |
-    | `attention.output`, `mlp.down`     | 1 / (sqrt(D) layers)    |
-    | embeddings and every other matrix  | sqrt(2 / (5 D))         |
+    | parameter                          | `standard`             | `mup`                   | `complete_p`           |
+    |------------------------------------|------------------------|-------------------------|------------------------|
+    | norm gains                         | none, all ones         | none, all ones          | none, all ones         |
+    | biases                             | 0                      | 0                       | 0                      |
+    | `attention.output`, `mlp.down`     | 1 / (sqrt(D) L)        | 1 / (sqrt(D) L)         | 1 / (sqrt(D) L0)       |
+    | other matrices of blocks           | sqrt(2 / (5 D))        | sqrt(2 / (5 D))         | sqrt(2 / (5 D))        |
+    | embedding, positions, output head  | sqrt(2 / (5 D))        | sqrt(2 / (5 D0))        | sqrt(2 / (5 D0))       |
 
     Parameters
     ----------
     name
         Name of the parameter in `Transformer.state_dict()`.
     config
-        The model's shapes; D is its width.
+        The model's shapes and parametrisation: D is its width, L its layers, D0 and L0 are the base's
+        (`workbench.model.parametrisation`).
 
     References
     ----------
@@ -40,8 +43,10 @@ def initial_std(name: str, config: ModelConfig) -> float | None:
     if "norm" in name:
         return None
     if name.endswith(("attention.output.weight", "mlp.down.weight")):
-        return 1 / (math.sqrt(config.width) * config.num_layers)
-    return math.sqrt(2 / (5 * config.width))
+        layers = config.bases.layers if config.parametrisation == "complete_p" else config.num_layers
+        return 1 / (math.sqrt(config.width) * layers)
+    grows = config.parametrisation != "standard" and not is_hidden_matrix(name)
+    return math.sqrt(2 / (5 * (config.bases.width if grows else config.width)))
 
 
 @torch.no_grad()

@@ -54,8 +54,11 @@ def summed_cross_entropy(
     weight_VD: Float[Tensor, "V D"],
     targets_BT: Int[Tensor, "B T"],
     weights_BT: Float[Tensor, "B T"] | None = None,
+    z_loss: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
     """Sum of `cross_entropy_per_token` times the tokens' weights, and its terms: for training, at two thirds of the cost.
+
+    With `z_loss`, each token's term of the sum is its loss + z_loss log(Z)^2, where Z is the sum of exp(logits).
 
     Only the sum has a gradient. Its form says what each token weighs; asking the values of a per-token gradient would
     make a GPU wait for the host.
@@ -66,40 +69,59 @@ def summed_cross_entropy(
         As `cross_entropy_per_token` takes them.
     weights_BT
         How much each target counts; None counts all alike.
+    z_loss
+        Coefficient of the squared logarithm of Z, which keeps the logits near those of a normalised distribution.
 
     Returns
     -------
     tuple
-        The sum, an fp32 scalar in nats, and each token's loss without its weight, fp32 of shape (B, T), in nats.
+        The sum, an fp32 scalar in nats, and each token's loss without its weight and without z_loss's part, fp32 of
+        shape (B, T), in nats.
+
+    References
+    ----------
+    Chowdhery et al., "PaLM", arXiv:2204.02311, section 5: z_loss = 1e-4.
     """
     h_ND = h_BTD.flatten(0, 1)
     g_N = _ones(h_ND) if weights_BT is None else weights_BT.flatten().float()
-    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD))
+    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD), z_loss)
     return total, losses_N.detach().view_as(targets_BT)
 
 
 def _in_chunks(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, gradients: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, and the gradients of `sum(g losses)`; empty ones unless `gradients`.
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    g_N: Tensor,
+    dtype: torch.dtype,
+    gradients: bool,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses, log(Z), and the gradients of `sum(g (losses + z_loss log(Z)^2))`; empty ones unless `gradients`.
 
-    With p = softmax(logits): loss = max(logits) - log(max(p)) - logits[target], which neither overflows
-    nor rounds to zero, and with p[target] lessened by one, dh = g p W and dW = sum (g p)^T h.
+    With p = softmax(logits): log(Z) = max(logits) - log(max(p)) and loss = log(Z) - logits[target], which neither
+    overflows nor rounds to zero. With p times 1 + 2 z_loss log(Z), and p[target] lessened by one after that,
+    dh = g p W and dW = sum (g p)^T h.
     """
     rows, weight = loss_rows(len(weight_VD), weight_VD.device.type), weight_VD.to(dtype)
-    losses = h_ND.new_empty(len(h_ND), dtype=torch.float32)
+    losses, log_z = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
-    for h, targets, g, loss, out in zip(
-        *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, gradient_h)), strict=True
+    for h, targets, g, loss, log, out in zip(
+        *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, log_z, gradient_h)), strict=True
     ):
         logits = product(h.to(dtype), weight.t()).float()
         p = torch.softmax(logits, dim=-1)
-        loss[:] = logits.amax(1) - p.amax(1).log() - logits.gather(1, targets)[:, 0]
+        log[:] = logits.amax(1) - p.amax(1).log()
+        loss[:] = log - logits.gather(1, targets)[:, 0]
         if gradients:
+            if z_loss:
+                p.mul_(1 + 2 * z_loss * log[:, None])
             p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
             torch.mul(product(p.to(dtype), weight), g, out=out)
             gradient_DV += correlate((h * g).to(dtype), p.to(dtype))
-    return losses, gradient_h if gradients else h_ND.new_empty(0), gradient_DV.t() if gradients else h_ND.new_empty(0)
+    if not gradients:
+        gradient_h = gradient_DV = h_ND.new_empty(0, 0)
+    return losses, log_z, gradient_h, gradient_DV.t()
 
 
 # Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
@@ -114,17 +136,18 @@ def _gradients(
     h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
-        _, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
+        _, _, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
     return gradient_h, gradient_weight.contiguous()
 
 
 @torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
 def _sum(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
-        losses, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
-    return (losses * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
+        losses, log_z, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True, z_loss)
+    terms = losses + z_loss * log_z.square() if z_loss else losses
+    return (terms * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
 
 
 @torch.library.custom_op("workbench::summed_cross_entropy_backward", mutates_args=())
@@ -148,7 +171,7 @@ def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_
 
 @_sum.register_fake
 def _(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     return losses.new_empty(()), losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
@@ -174,7 +197,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *_scaled(*ctx.saved_tensors, g), None, None, None
+    return *_scaled(*ctx.saved_tensors, g), None, None, None, None
 
 
 _losses.register_autograd(_losses_backward, setup_context=_keep_inputs)

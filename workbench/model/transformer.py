@@ -23,6 +23,7 @@ from workbench.model.attention import attend, check_attention, document_mask
 from workbench.model.batch import Batch
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import compute_dtype, linear
+from workbench.model.parametrisation import attention_scale, output_multiplier, residual_multiplier
 from workbench.model.rope import rope_table, rotate
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
         self.H, self.G, self.K = config.num_heads, config.num_kv_heads, config.head_width
-        self.backend = backend
+        self.backend, self.scale = backend, attention_scale(config)
         self.qkv = Linear(config.width, (self.H + 2 * self.G) * self.K, config.attention_bias != "none")
         self.q_norm = Norm(config, self.K) if config.qk_norm else None
         self.k_norm = Norm(config, self.K) if config.qk_norm else None
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         if rope is not None:
             qk = rotate(qk, rope)
         q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
-        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask).flatten(2))
+        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask, self.scale).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -129,7 +130,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
-        self.parallel = config.parallel_residual
+        self.parallel, self.multiplier = config.parallel_residual, residual_multiplier(config)
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, backend)
         self.mlp_norm = Norm(config, config.width)
@@ -138,9 +139,13 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None = None) -> Tensor:
         """Apply to the residual stream."""
         if self.parallel:
-            return x_BTD + self.attention(self.attention_norm(x_BTD), rope, mask) + self.mlp(self.mlp_norm(x_BTD))
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, mask)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+            both = (self.attention(self.attention_norm(x_BTD), rope, mask), self.mlp(self.mlp_norm(x_BTD)))
+            return self._add(self._add(x_BTD, both[0]), both[1])
+        x_BTD = self._add(x_BTD, self.attention(self.attention_norm(x_BTD), rope, mask))
+        return self._add(x_BTD, self.mlp(self.mlp_norm(x_BTD)))
+
+    def _add(self, x_BTD: Tensor, branch_BTD: Tensor) -> Tensor:
+        return torch.add(x_BTD, branch_BTD, alpha=self.multiplier)
 
 
 class Transformer(nn.Module):
@@ -163,6 +168,7 @@ class Transformer(nn.Module):
         if attention != "sdpa":
             check_attention(attention, "cuda")
         self.config, self.activation_checkpointing = config, activation_checkpointing
+        self.output_multiplier = output_multiplier(config)
         self.embedding = Embedding(config.vocab_size, config.width)
         self.position = Embedding(config.context_tokens, config.width) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
@@ -228,7 +234,11 @@ class Transformer(nn.Module):
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits from what `hidden` gave, for all of its tokens or some."""
-        return linear(h, self.head_weight)
+        return linear(self._before_head(h), self.head_weight)
+
+    def _before_head(self, h: Tensor) -> Tensor:
+        """Scale hidden states as the logits are to be: the loss takes both and makes no logits to be scaled."""
+        return h if self.output_multiplier == 1 else h * self.output_multiplier
 
     def forward(
         self,
@@ -239,19 +249,21 @@ class Transformer(nn.Module):
         positions_BT: Int[Tensor, "B T"] | None = None,
         documents_BT: Int[Tensor, "B T"] | None = None,
         summed: bool = False,
+        z_loss: float = 0.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
-        without weights. Positions and documents are as in `hidden`.
+        without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
         h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT)
         if targets_BT is None:
             return self.head(h_BTD)
+        h_BTD = self._before_head(h_BTD)
         if summed:
-            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT)
+            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss)
         return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
 
 
@@ -268,8 +280,11 @@ def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[
     return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
-    """Sum of the targets' losses times their weights, which alone has a gradient, and the losses: what a step takes."""
+def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+    """Sum of the targets' losses times their weights, which alone has a gradient, and the losses: what a step takes.
+
+    With `z_loss`, the sum has that part too, and the losses do not (`summed_cross_entropy`).
+    """
     return model(
         batch.tokens[:, :-1],
         batch.tokens[:, 1:],
@@ -277,4 +292,5 @@ def summed_loss(model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Floa
         positions_BT=batch.positions,
         documents_BT=batch.documents,
         summed=True,
+        z_loss=z_loss,
     )

@@ -60,6 +60,12 @@ def hf_shapes(name: str, shape: tuple[int, ...], config: ModelConfig) -> dict[st
     return {key: (count, *shape[1:]) for key, count in zip(keys, rows, strict=True)}
 
 
+def matrix_rows(name: str, shape: tuple[int, ...], config: ModelConfig) -> list[int]:
+    """Rows of each matrix of its own that one of a block's matrices holds: queries, keys, values; gate, up."""
+    module = name.rpartition(".")[0].split(".", 2)[2]
+    return fused_rows(config, module) if module in ("attention.qkv", "mlp.gate_up") else [shape[0]]
+
+
 def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Rename `Transformer`'s weights to Hugging Face's, and split fused matrices; no value changes.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from workbench.config.kinds import find_kind
 from workbench.config.schema import Config, Stage, TrainingStage
 from workbench.study.identity import stage_id
+from workbench.study.kind_plan import needed
 
 RECIPE = "pretrain"
 """Kind that a recipe's phases are of."""
@@ -26,7 +27,7 @@ def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
     -------
     list of Stage
         With this point's targets, each stage after those it reads. The last is what the point is about; its ancestors
-        are the point's chain, and any other is read by one of them.
+        are the point's chain, and any other is read by one of them. Stages that the last does not need are left out.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def build_chain(config: Config, data_fingerprint: str) -> list[Stage]:
         stages += find_kind(RECIPE).plan.expand(config.recipe, config, stages, data_fingerprint)
     for settings in config.then.values():
         stages += find_kind(settings.kind).plan.expand(settings, config, stages, data_fingerprint)
-    return stages
+    return needed(stages)
 
 
 def merge_targets(first: Stage, second: Stage) -> Stage:

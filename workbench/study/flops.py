@@ -2,7 +2,7 @@
 
 A multiplication and its addition are two operations. Only matrix products are counted, as PyTorch's
 `FlopCounterMode` counts them; norms, rotations, softmax and the optimizer are a few percent and left
-out. Causal attention is counted in full (T scores per token), although half of them are masked.
+out (Muon's iterations are about 5 D over the tokens of a batch: 16% at a width of 64 and 2,048 tokens). Causal attention is counted in full (T scores per token), although half of them are masked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Parameters:
     """Without input embedding, output head and learned position table: the N of scaling laws."""
 
 
-def _block_matrices(config: ModelConfig) -> int:
+def block_matrices(config: ModelConfig) -> int:
     """Parameters of one block's matrices."""
     key_values = 2 * config.num_kv_heads * config.head_width
     attention = config.width * (config.width + key_values) + config.width * config.width
@@ -42,7 +42,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
     """Count a model's parameters, equal to what `Transformer(config)` holds."""
     norms = 2 if config.norm_bias else 1
     gains = norms * (2 * config.width + (2 * config.head_width if config.qk_norm else 0))
-    block = _block_matrices(config) + _block_biases(config) + gains
+    block = block_matrices(config) + _block_biases(config) + gains
     non_embedding = config.num_layers * block + norms * config.width
     tables = config.vocab_size * config.width * (1 if config.tie_embeddings else 2)
     positions = config.context_tokens * config.width if config.position == "learned" else 0
@@ -55,7 +55,7 @@ def forward_flops_per_token(config: ModelConfig) -> int:
     The last term is attention's two products of T x K matrices for each head. Looking up an embedding
     costs nothing.
     """
-    matrices = config.num_layers * _block_matrices(config) + config.vocab_size * config.width
+    matrices = config.num_layers * block_matrices(config) + config.vocab_size * config.width
     return 2 * matrices + 4 * config.num_layers * config.context_tokens * config.width
 
 

@@ -30,6 +30,9 @@ ENGINE = 1
 
 _UPDATE_FIELDS = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
 _SKIP_FIELDS = ("non_finite", "max_skips_in_a_row")
+_MUON_FIELDS = ("kind", "momentum", "nesterov", "ns_steps", "rate_adjustment")
+_YOUNGER_UPDATE_FIELDS = {"decay_coupling": "learning_rate", "z_loss": 0.0}
+"""Fields of the optimizer that ids did not have from the start, and the values that leave them out."""
 
 
 _YOUNGER = {
@@ -39,8 +42,13 @@ _YOUNGER = {
     "parallel_residual": False,
     "rotary_share": 1.0,
     "rope_scaling": to_dict(RopeScaling()),
+    "parametrisation": "standard",
 }
 """Switches of a model that ids did not have from the start, and the values that leave them out."""
+
+_BASES: dict[str, tuple[str, ...]] = {"standard": (), "mup": ("base_width", "base_head_width")}
+_BASES["complete_p"] = (*_BASES["mup"], "base_layers")
+"""Base shapes that a parametrisation looks at."""
 
 
 def digest(value: Any, length: int = 16) -> str:
@@ -85,14 +93,18 @@ def _default(f: Field[Any]) -> Any:
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Shape and switches of a model, without its name; switches younger than the first ids only where they are turned."""
-    values = {name: value for name, value in to_dict(model).items() if name != "name"}
-    return {name: value for name, value in values.items() if name not in _YOUNGER or value != _YOUNGER[name]}
+    left_out = {"name", *_BASES["complete_p"]}
+    values = {name: value for name, value in to_dict(model).items() if name not in left_out}
+    kept = {name: value for name, value in values.items() if name not in _YOUNGER or value != _YOUNGER[name]}
+    return kept | {name: getattr(model.bases, name.removeprefix("base_")) for name in _BASES[model.parametrisation]}
 
 
 def _optimizer_identity(optimizer: OptimizerConfig) -> dict[str, Any]:
     # Absent from the ids of stages that stop, which are older than the choice.
     skips = _SKIP_FIELDS if optimizer.non_finite == "skip" else ()
-    return {name: getattr(optimizer, name) for name in (*_UPDATE_FIELDS, *skips)}
+    muon = _MUON_FIELDS if optimizer.kind == "muon" else ()
+    turned = [name for name, old in _YOUNGER_UPDATE_FIELDS.items() if getattr(optimizer, name) != old]
+    return {name: getattr(optimizer, name) for name in (*_UPDATE_FIELDS, *skips, *muon, *turned)}
 
 
 def _stream_identity(stream: StreamConfig) -> dict[str, Any]:

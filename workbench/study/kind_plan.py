@@ -51,6 +51,19 @@ def main_line(stages: Sequence[Stage]) -> list[tuple[str, Stage]]:
     return line
 
 
+def needed(stages: Sequence[Stage]) -> list[Stage]:
+    """List the last stage and all that it reads, directly or not; of equal ids the later one, whose targets count."""
+    by_id = {stage_id(stage): stage for stage in stages}
+    wanted: set[str] = set()
+    waiting = [stage_id(stages[-1])]
+    while waiting:
+        identifier = waiting.pop()
+        if identifier not in wanted:
+            wanted.add(identifier)
+            waiting += [reference.stage for reference in by_id[identifier].references]
+    return [stage for identifier, stage in by_id.items() if identifier in wanted]
+
+
 def checkpoint_bytes(stage: Stage, *, whole: bool) -> int:
     """Bytes of one of a stage's checkpoints on disk, with the optimizer's state or without."""
     return _answer(stage.kind, "checkpoint_bytes", _model_bytes)(stage, whole=whole)

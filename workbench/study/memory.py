@@ -1,6 +1,6 @@
 """Peak memory of one training process, computed from the model's config and from what the code keeps.
 
-Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and AdamW's
+Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and the optimizer's
 moments in fp32, and what autograd keeps of a micro-batch. What the allocator wastes, libraries keep to themselves
 and `torch.compile` saves is left out. On the CPU within 6% of PyTorch's memory tracker for models of 38M to 439M
 parameters and every switch, in fp32 and bf16, with and without activation checkpointing.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.config.schema import ModelConfig
-from workbench.study.flops import count_parameters
+from workbench.study.flops import block_matrices, count_parameters
 
 FP32 = 4
 """Bytes of a weight, a gradient, a moment, and a number of the residual stream."""
@@ -41,7 +41,7 @@ class Memory:
     gradients: int
     """Gradients in fp32, likewise; whole where sharded ones are summed over several micro-batches."""
     optimizer: int
-    """AdamW's two moments in fp32, likewise."""
+    """Moments in fp32, likewise: AdamW's two, and one of each matrix that Muon updates."""
     activations: int
     """The most that a forward and backward pass hold besides: what autograd keeps, weights in the precision they
     are multiplied in, gathered shards and their gradients."""
@@ -102,6 +102,7 @@ def peak_memory(
     micro_batches: int = 1,
     device: str = "cuda",
     document_mask: bool = False,
+    optimizer: str = "adamw",
 ) -> Memory:
     """Estimate the peak memory of one training process.
 
@@ -123,6 +124,8 @@ def peak_memory(
         `cuda` or `cpu`: they compute attention, norms and loss differently.
     document_mask
         Whether attention is confined to documents: its mask is held throughout, one number for each pair of tokens.
+    optimizer
+        `adamw` or `muon`.
     """
     shape = _Shape(
         model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
@@ -143,7 +146,11 @@ def peak_memory(
     ) + (_gathered_bytes(shape) if shares > 1 else 0)
     if document_mask:
         held += shape.size * shape.tokens * model.context_tokens
-    return Memory(share, ready or share, 2 * share, held - ready, 3 * share + max(held, share))
+    moments, update = 2 * share, share
+    if optimizer == "muon":
+        moments -= FP32 * model.num_layers * block_matrices(model)
+        update += _muon_bytes(model)
+    return Memory(share, ready or share, moments, held - ready, share + moments + max(held, update))
 
 
 def _block_bytes(shape: _Shape) -> int:
@@ -211,6 +218,13 @@ def _block_weights(model: ModelConfig) -> int:
     return (count_parameters(model).non_embedding - model.width) // model.num_layers
 
 
+def _muon_bytes(model: ModelConfig) -> int:
+    """Count what an update of the largest matrix holds: old and new values of momentum and weights, and its iterations."""
+    rows = 2 * model.mlp_width if model.mlp == "swiglu" else model.mlp_width
+    largest = model.width * max(rows, model.width + 2 * model.num_kv_heads * model.head_width)
+    return 5 * FP32 * largest
+
+
 def _gathered_bytes(shape: _Shape) -> int:
     """Count what FSDP2 gathers: the root's tables, and two blocks, one of them with gradients on their way."""
     count = count_parameters(shape.model)
@@ -218,7 +232,7 @@ def _gathered_bytes(shape: _Shape) -> int:
 
 
 def state_bytes(params: int) -> int:
-    """Bytes of a checkpoint on disk: weights and two moments in fp32, and a margin for the small files."""
+    """Bytes of a checkpoint on disk: weights and two moments in fp32, and a margin for the small files; at most, for Muon."""
     return 3 * FP32 * params + _SMALL_FILES_BYTES
 
 

@@ -276,6 +276,7 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
         processes=processes,
         device=device,
         document_mask=stage.stream.document_mask,
+        optimizer=stage.optimizer.kind,
     )
 
 

@@ -230,6 +230,7 @@ def _stage_record(
     tags = {
         "kind": "stage",
         "stage_kind": stage.kind,
+        "start_tokens": str(stage.start_tokens),
         "kinds": ">".join(dict.fromkeys(kinds)),
         "study": plan["study"],
         **names_tags("points", [point["name"] for point, _ in points]),
@@ -301,6 +302,7 @@ def _checkpoint_record(
     params |= {"unique_tokens": str(distinct), "epochs": repr(drawn / distinct) if distinct else ""}
     params |= {
         "kinds": tags["kinds"],
+        "start_tokens": tags["start_tokens"],
         "stage": tags["stage"],
         "trajectory": tags["trajectory"],
         "commit": str(manifest["commit"]),

@@ -99,11 +99,16 @@ class StageRun:
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
         """Give the function that a step takes the gradient of."""
-        return partial(summed_loss, model)
+        z_loss = self.stage.optimizer.z_loss
+        return partial(summed_loss, model, **({"z_loss": z_loss} if z_loss else {}))
 
     def begin_from(self, path: Path) -> TrainState:
         """Make the state that the stage begins with from its parent's weights, without a training behind them."""
         return fresh_state(path, self.stage, self.device, self.mesh)
+
+    def resume_from(self, path: Path) -> TrainState:
+        """Read the state of a checkpoint of this stage, or of the one whose training it goes on with."""
+        return load_state(path, self.stage, self.device, self.mesh)
 
     def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
         """Write all of a checkpoint but its manifest."""
@@ -191,7 +196,7 @@ class StageRun:
 
     def _load(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
-        state = self.world.together(lambda: load_state(path, self.stage, self.device, self.mesh))
+        state = self.world.together(lambda: self.resume_from(path))
         self.hooks.log(f"resumes from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
         before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded
         changed = {k: (v, self.numerics.get(k)) for k, v in before.items() if self.numerics.get(k) != v}

@@ -1,48 +1,127 @@
-"""AdamW with weight decay on matrices alone, and its state as plain named tensors."""
+"""AdamW, or Muon beside it, with weight decay on matrices alone, and its state as plain named tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import OptimizerConfig
+from workbench.model.parametrisation import decay_factor, eps_factor, is_hidden_matrix, rate_factor
+from workbench.model.transformer import Transformer
+from workbench.model.weights import matrix_rows
+from workbench.train.muon import MuonWithAdamW
 
-_SLOTS = ("exp_avg", "exp_avg_sq", "step")
+_ADAMW_SLOTS = ("exp_avg", "exp_avg_sq", "step")
+_MUON_SLOTS = ("momentum_buffer",)
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over `model`; tensors of two dimensions and more decay, gains do not.
+class _Settings(NamedTuple):
+    """What the parameters of one group have in common."""
 
-    The learning rate is set before every step (`set_learning_rate`).
+    muon: bool
+    rate_factor: float
+    weight_decay: float
+    eps: float
+
+
+def build_optimizer(
+    model: Transformer, config: OptimizerConfig, peak: float | None = None
+) -> torch.optim.AdamW | MuonWithAdamW:
+    """Fused AdamW over `model`, or Muon and AdamW; tensors of two dimensions and more decay, gains and biases do not.
+
+    Parameters of equal settings form a group; which there are is the parametrisation's concern
+    (`workbench.model.parametrisation`). The learning rate is set before every step (`set_learning_rate`).
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    config
+        The optimizer.
+    peak
+        Learning rate of the schedule between warm-up and decay; needed by `decay_coupling=independent` alone.
+
+    Raises
+    ------
+    ValueError
+        Muon is asked for and the model is shared out between processes.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+    groups: dict[_Settings, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(_settings(name, parameter, model, config, peak), {})[name] = parameter
+    adamw = torch.optim.AdamW(
+        [_group(settings, of) | {"eps": settings.eps} for settings, of in groups.items() if not settings.muon],
         lr=0.0,
         betas=(config.beta1, config.beta2),
-        eps=config.eps,
         fused=True,
     )
+    if config.kind == "adamw":
+        return adamw
+    _refuse_shares(model)
+    matrices = [
+        _group(settings, of) | {"rows": [matrix_rows(name, of[name].shape, model.config) for name in of]}
+        for settings, of in groups.items()
+        if settings.muon
+    ]
+    return MuonWithAdamW(matrices, adamw, config)
+
+
+def _settings(
+    name: str, parameter: Tensor, model: Transformer, config: OptimizerConfig, peak: float | None
+) -> _Settings:
+    factor = rate_factor(name, model.config, config)
+    decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+    if config.decay_coupling == "independent":
+        assert peak is not None
+        decay /= peak * factor  # which the rates of the steps make good for
+    else:
+        decay *= decay_factor(name, model.config, config)
+    muon = config.kind == "muon" and is_hidden_matrix(name)
+    return _Settings(muon, factor, decay, config.eps * eps_factor(name, model.config))
+
+
+def _group(settings: _Settings, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {
+        "params": list(parameters.values()),
+        "rate_factor": settings.rate_factor,
+        "weight_decay": settings.weight_decay,
+    }
+
+
+def _refuse_shares(model: nn.Module) -> None:
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise ValueError(
+            "optimizer.kind='muon' needs whole matrices, and the model is shared out between processes: "
+            "set numerics.parallel=replicate"
+        )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group: the schedule's, times the group's factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_factor"]
 
 
 def step_if_(optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
     """Update where `finite`, a boolean scalar on the parameters' device, is true; else change no bit.
 
-    Neither parameters nor moments nor step counts move otherwise. The fused kernel reads the flag itself, by the way
-    in which PyTorch's `GradScaler` has it skip updates, so the host need not know.
+    Neither parameters nor moments nor step counts move otherwise. AdamW's fused kernel reads the flag itself, by the way
+    in which PyTorch's `GradScaler` has it skip updates, and `MuonWithAdamW` chooses between old and new values on the
+    device, so the host need not know.
     """
     optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
     optimizer.step()
+
+
+def _slots(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Sequence[str]:
+    """Names of what the optimizer remembers of a parameter."""
+    muon = isinstance(optimizer, MuonWithAdamW) and parameter in optimizer.matrices
+    return _MUON_SLOTS if muon else _ADAMW_SLOTS
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -50,19 +129,21 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return {
         f"{name}/{slot}": optimizer.state[parameter][slot].detach()
         for name, parameter in model.named_parameters()
-        for slot in _SLOTS
         if parameter in optimizer.state
+        for slot in _slots(optimizer, parameter)
     }
 
 
-def empty_optimizer_tensors(model: nn.Module, device: torch.device | None = None) -> dict[str, torch.Tensor]:
+def empty_optimizer_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
     """Tensors as `optimizer_tensors` gives them, sharded as the parameters are, to be filled from a checkpoint."""
     return {
         f"{name}/{slot}": torch.zeros(())
         if slot == "step"
         else torch.empty_like(parameter, device=device, requires_grad=False)
         for name, parameter in model.named_parameters()
-        for slot in _SLOTS
+        for slot in _slots(optimizer, parameter)
     }
 
 
@@ -76,10 +157,12 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
     """
     if not tensors:  # saved before the first step
         return
-    expected = {f"{name}/{slot}" for name, _ in model.named_parameters() for slot in _SLOTS}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    slots = {name: _slots(optimizer, parameter) for name, parameter in trained.items()}
+    expected = {f"{name}/{slot}" for name, found in slots.items() for slot in found}
     if expected != set(tensors):
         raise ValueError(f"optimizer state does not fit the model: {sorted(expected ^ set(tensors))[:3]} ...")
-    for name, parameter in model.named_parameters():
-        state = {slot: tensors[f"{name}/{slot}"] for slot in _SLOTS}
+    for name, parameter in trained.items():
+        state = {slot: tensors[f"{name}/{slot}"] for slot in slots[name]}
         # Moments live where the parameter does; the fused kernel wants its step there too.
         optimizer.state[parameter] = {slot: tensor.to(parameter.device) for slot, tensor in state.items()}

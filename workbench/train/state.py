@@ -19,6 +19,7 @@ from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, load_model, read_config, write_hf, write_hf_config
 from workbench.study.identity import model_identity
 from workbench.train.distributed import World
+from workbench.train.muon import MuonWithAdamW
 from workbench.train.optimizer import (
     build_optimizer,
     empty_optimizer_tensors,
@@ -40,8 +41,8 @@ class TrainState:
 
     model: Transformer
     """Weights in fp32."""
-    optimizer: torch.optim.AdamW
-    """AdamW with its moments."""
+    optimizer: torch.optim.AdamW | MuonWithAdamW
+    """The optimizer with its moments."""
     step: int
     """Optimizer steps since the start of the chain."""
     tokens: int
@@ -82,7 +83,7 @@ def initial_state(stage: TrainingStage, device: torch.device, mesh: DeviceMesh |
     else:
         model = empty_sharded(stage, device, mesh)
         fill(model, lambda name, shape: initial_values(name, shape, stage.model, stage.seed_init))
-    return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
+    return TrainState(model, build_optimizer(model, stage.optimizer, stage.schedule.peak), 0, 0)
 
 
 def fresh_state(
@@ -96,8 +97,8 @@ def fresh_state(
         The checkpoint's model is not the stage's.
     """
     torch.manual_seed(stage.seed_init)
-    model = _load_weights(directory, stage, device, mesh)
-    return TrainState(model, build_optimizer(model, stage.optimizer), 0, 0)
+    model = load_weights(directory, stage, device, mesh)
+    return TrainState(model, build_optimizer(model, stage.optimizer, stage.schedule.peak), 0, 0)
 
 
 def save_state(
@@ -125,7 +126,7 @@ def save_state(
         return written if world.is_main else {}
     weights = write_weights(directory, state.model, world)
     world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id))
-    world.main_only(lambda: _save_counters(state, directory))
+    world.main_only(lambda: save_counters(state, directory))
     shards = write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
     written = {f"{OPTIMIZER_DIR}/{name}": facts for name, facts in shards.items()}
     return written | ({WEIGHTS: weights} if world.is_main else {})
@@ -136,11 +137,12 @@ def _save_whole(
 ) -> dict[str, FileFacts]:
     weights = write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
     optimizer = write_tensors(directory / OPTIMIZER_FILE, optimizer_tensors(state.model, state.optimizer))
-    _save_counters(state, directory)
+    save_counters(state, directory)
     return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer}
 
 
-def _save_counters(state: TrainState, directory: Path) -> None:
+def save_counters(state: TrainState, directory: Path) -> None:
+    """Write the counters, and the random state that nothing draws from."""
     write_tensors(directory / RNG_FILE, _rng_tensors())
     (directory / STATE_FILE).write_text(
         json.dumps({name: getattr(state, name) for name in _COUNTERS}), encoding="utf-8"
@@ -168,15 +170,28 @@ def load_state(
     """
     if not (directory / OPTIMIZER_FILE).exists() and not (directory / OPTIMIZER_DIR).is_dir():
         raise ValueError(f"checkpoint {directory} holds weights alone: training cannot resume from it")
-    model = _load_weights(directory, stage, device, mesh)
-    optimizer = build_optimizer(model, stage.optimizer)
-    restore_optimizer(model, optimizer, _load_optimizer(directory, model, whole=mesh is None))
+    model = load_weights(directory, stage, device, mesh)
+    optimizer = build_optimizer(model, stage.optimizer, stage.schedule.peak)
+    restore_optimizer(model, optimizer, _load_optimizer(directory, model, optimizer, whole=mesh is None))
+    return TrainState(model, optimizer, **load_counters(directory))
+
+
+def load_counters(directory: Path) -> dict[str, Any]:
+    """Read what `save_counters` wrote: the counters by name; the random state is put back."""
     _restore_rng(load_file(directory / RNG_FILE))
-    counters: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-    return TrainState(model, optimizer, **counters)
+    return json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
 
 
-def _load_weights(directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None) -> Transformer:
+def load_weights(
+    directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh | None = None
+) -> Transformer:
+    """Read the weights of a checkpoint, or with a mesh this process's share of them.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint's model is not the stage's.
+    """
     if model_identity(read_config(directory)) != model_identity(stage.model):
         raise ValueError(f"checkpoint {directory} holds another model than the stage's {stage.model.name!r}")
     return _load_whole(directory, stage).to(device) if mesh is None else _load_share(directory, stage, device, mesh)
@@ -194,11 +209,13 @@ def _load_share(directory: Path, stage: TrainingStage, device: torch.device, mes
     return model.eval()
 
 
-def _load_optimizer(directory: Path, model: Transformer, *, whole: bool) -> dict[str, torch.Tensor]:
+def _load_optimizer(
+    directory: Path, model: Transformer, optimizer: torch.optim.Optimizer, *, whole: bool
+) -> dict[str, torch.Tensor]:
     shards = (directory / OPTIMIZER_DIR).is_dir()
     if whole and not shards:
         return load_file(directory / OPTIMIZER_FILE)
-    tensors = empty_optimizer_tensors(model, torch.device("cpu") if whole else None)
+    tensors = empty_optimizer_tensors(model, optimizer, torch.device("cpu") if whole else None)
     read_shards(directory / OPTIMIZER_DIR if shards else directory, tensors)
     return tensors
 

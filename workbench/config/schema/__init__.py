@@ -25,7 +25,16 @@ from workbench.config.schema.machine import (
     NumericsConfig,
     ResourcesConfig,
 )
-from workbench.config.schema.model import KV_HEADS, MLPS, NORMS, POSITIONS, ModelConfig, RopeScaling, VariantConfig
+from workbench.config.schema.model import (
+    KV_HEADS,
+    MLPS,
+    NORMS,
+    PARAMETRISATIONS,
+    POSITIONS,
+    ModelConfig,
+    RopeScaling,
+    VariantConfig,
+)
 from workbench.config.schema.point import ANALYSES, Config, PathsConfig, TrackingConfig
 from workbench.config.schema.recipe import (
     DECAYS,
@@ -65,6 +74,7 @@ __all__ = [
     "NORMS",
     "PACKINGS",
     "PARALLELS",
+    "PARAMETRISATIONS",
     "POSITIONS",
     "PRECISIONS",
     "SOURCE_KINDS",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from workbench.config.plain import check_above, check_choice, check_name
 
-CHAT_KINDS = ("jsonl", "parquet")
+CHAT_KINDS = ("jsonl", "parquet", "python_questions")
 CHAT_TEMPLATES = ("llama2", "zephyr", "chatml", "tokenizer")
 PACKINGS = ("best_fit", "none")
 TOO_LONG = ("drop", "truncate")
@@ -19,10 +19,12 @@ class ChatDataConfig:
 
     name: str
     """Short name, used in figures and run names."""
-    files: list[str]
-    """Files, folders (with everything in them) or globs, as a data source's `path`; read in this order."""
+    files: list[str] = field(default_factory=list[str])
+    """Files, folders (with everything in them) or globs, as a data source's `path`; read in this order.
+    Unused by `python_questions`."""
     kind: str = "jsonl"
-    """`jsonl` (also .json, .ndjson; .gz, .zst) or `parquet`."""
+    """`jsonl` (also .json, .ndjson; .gz, .zst), `parquet`, or `python_questions`: questions about the functions of
+    Python's standard library, answered by the first sentences of their docstrings."""
     fields: dict[str, str] = field(default_factory=lambda: {"messages": "messages"})
     """Where a record holds the conversation: `messages`, a list of {role, content} or {from, value}; or `instruction`
     and `response`, with `input` (appended to the instruction) and `system` where there are such columns."""
@@ -43,7 +45,9 @@ class ChatDataConfig:
     def __post_init__(self) -> None:
         """Refuse conversations that no reader could find and settings that do not exist."""
         check_name("chat.name", self.name)
-        if not self.files or not all(self.files):
+        if self.kind == "python_questions" and self.files:
+            raise ValueError(f"chat.files={self.files!r}: kind='python_questions' reads none")
+        if self.kind != "python_questions" and (not self.files or not all(self.files)):
             raise ValueError(f"chat.files={self.files!r}: name at least one file, folder or glob")
         check_choice("chat.kind", self.kind, CHAT_KINDS)
         self._check_fields()

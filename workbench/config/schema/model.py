@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
 
@@ -11,6 +12,7 @@ NORMS = ("rmsnorm", "layernorm")
 POSITIONS = ("rope", "learned", "none")
 KV_HEADS = ("multi_head", "multi_query")
 ATTENTION_BIASES = ("none", "qkv", "all")
+PARAMETRISATIONS = ("standard", "mup", "complete_p")
 ROPE_SCALINGS = ("none", "linear", "ntk", "yarn", "llama3")
 
 
@@ -62,6 +64,17 @@ class RopeScaling:
             )
 
 
+class BaseShape(NamedTuple):
+    """What a parametrisation compares a model's shape with."""
+
+    width: int
+    """Of the residual stream."""
+    head_width: int
+    """Of one attention head."""
+    layers: int
+    """Transformer blocks."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder with Llama 2's architecture, with switches for ablations."""
@@ -108,6 +121,17 @@ class ModelConfig:
     """Share of each head's features that RoPE rotates, the first ones; a quarter in GPT-NeoX."""
     rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     """Change of RoPE's frequencies for a longer context."""
+    parametrisation: str = "standard"
+    """How initial values, multipliers and learning rates depend on the shape (`workbench.model.parametrisation`):
+    `standard`, `mup` (by width, Tensor Programs V) or `complete_p` (by width and depth). The last two carry the best
+    learning rate of a small model over to larger ones; give that rate as `optimizer.learning_rate`, since the rule of
+    size would lower it again."""
+    base_width: int | None = None
+    """`mup`, `complete_p`: width at which the model is as under `standard`; None is its own."""
+    base_head_width: int | None = None
+    """`mup`, `complete_p`: width of a head at which attention is as under `standard`; None is its own."""
+    base_layers: int | None = None
+    """`complete_p`: depth at which the model is as under `mup`; None is its own."""
 
     def __post_init__(self) -> None:
         """Refuse impossible shapes."""
@@ -132,8 +156,18 @@ class ModelConfig:
         check_choice("model.attention_bias", self.attention_bias, ATTENTION_BIASES)
         if self.norm_bias and self.norm != "layernorm":
             raise ValueError(f"model.norm_bias needs model.norm='layernorm', not {self.norm!r}")
+        check_choice("model.parametrisation", self.parametrisation, PARAMETRISATIONS)
+        for name in ("base_width", "base_head_width", "base_layers"):
+            check_at_least(f"model.{name}", getattr(self, name), 1)
         check_above("model.rope_theta", self.rope_theta, 0)
         check_above("model.norm_eps", self.norm_eps, 0)
+
+    @property
+    def bases(self) -> BaseShape:
+        """Shape at which the parametrisation's factors are 1; the model's own where none is given."""
+        return BaseShape(
+            self.base_width or self.width, self.base_head_width or self.head_width, self.base_layers or self.num_layers
+        )
 
     @property
     def head_width(self) -> int:

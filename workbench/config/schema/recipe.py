@@ -10,6 +10,9 @@ PRECISIONS = ("fp32", "bf16")
 DECAYS = ("constant", "cosine", "linear", "sqrt")
 SPANS = ("phase", "budget")
 NON_FINITE = ("stop", "skip")
+OPTIMIZERS = ("adamw", "muon")
+DECAY_COUPLINGS = ("learning_rate", "independent")
+RATE_ADJUSTMENTS = ("match_rms_adamw", "original")
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,18 @@ class RecipeConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, with decoupled weight decay on matrices only."""
+    """AdamW, or Muon with AdamW beside it, with decoupled weight decay on matrices only.
+
+    References
+    ----------
+    `muon`: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; `match_rms_adamw`: Liu et al., "Muon is
+    Scalable for LLM Training", arXiv:2502.16982, section 2.2. `independent`: Wortsman et al., "Small-scale proxies for
+    large-scale Transformer training instabilities", arXiv:2309.14322, section 3.2.1, after Loshchilov & Hutter,
+    arXiv:1711.05101, algorithm 2. `z_loss`: Chowdhery et al., "PaLM", arXiv:2204.02311, section 5.
+    """
+
+    kind: str = "adamw"
+    """`adamw`, or `muon`: Muon for the blocks' matrices, AdamW for embeddings, output head, gains and biases."""
 
     learning_rate: float | None = None
     """Peak learning rate; None takes the rule `base_learning_rate x (params / base_params)^-exponent`."""
@@ -105,8 +119,26 @@ class OptimizerConfig:
     """Added to the root of the second moment."""
     weight_decay: float = 0.1
     """Weight decay of tensors with two or more dimensions."""
+    decay_coupling: str = "learning_rate"
+    """What a step's decay is multiplied by, with w the weights, lambda `weight_decay`, eta the learning rate of the step
+    and eta_peak the schedule's peak. `learning_rate`: w <- w - eta lambda w, as PyTorch's AdamW. `independent`:
+    w <- w - (eta / eta_peak) lambda w, which follows the schedule's shape and does not depend on the peak; lambda is
+    then of the order of 1e-4. The parametrisation's factors (`workbench.model.parametrisation`) enter the first alone."""
     clip_norm: float = 1.0
     """Global gradient norm to clip to."""
+    momentum: float = 0.95
+    """`muon`: decay of the momentum, an exponential mean of the gradients."""
+    nesterov: bool = True
+    """`muon`: whether a step takes the momentum as it would be after the same gradient again."""
+    ns_steps: int = 5
+    """`muon`: Newton-Schulz iterations that orthogonalise the momentum."""
+    rate_adjustment: str = "match_rms_adamw"
+    """`muon`: factor on the learning rate of a matrix of A rows and B columns. `match_rms_adamw`: 0.2 sqrt(max(A, B)),
+    with which updates are as large as AdamW's usually are, so that one learning rate serves both. `original`:
+    sqrt(max(1, A / B))."""
+    z_loss: float = 0.0
+    """Coefficient of the mean squared log partition function of the targets' softmax, added to the loss that is
+    descended and not to the one that is reported; PaLM has 1e-4, 0 adds nothing."""
     non_finite: str = "stop"
     """At a loss or gradient that is not finite: `stop` the stage, or `skip` that step's update."""
     max_skips_in_a_row: int = 5
@@ -125,6 +157,18 @@ class OptimizerConfig:
         check_at_least("optimizer.weight_decay", self.weight_decay, 0)
         check_above("optimizer.clip_norm", self.clip_norm, 0)
         check_choice("optimizer.non_finite", self.non_finite, NON_FINITE)
+        check_choice("optimizer.kind", self.kind, OPTIMIZERS)
+        check_choice("optimizer.decay_coupling", self.decay_coupling, DECAY_COUPLINGS)
+        if self.decay_coupling == "independent" and self.weight_decay >= 1:
+            raise ValueError(
+                f"optimizer.weight_decay={self.weight_decay!r} must be below 1 where "
+                "optimizer.decay_coupling='independent': it is the share of a weight that goes at each step"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum={self.momentum!r} must lie in [0, 1)")
+        check_at_least("optimizer.ns_steps", self.ns_steps, 1)
+        check_choice("optimizer.rate_adjustment", self.rate_adjustment, RATE_ADJUSTMENTS)
+        check_at_least("optimizer.z_loss", self.z_loss, 0)
         check_at_least("optimizer.max_skips_in_a_row", self.max_skips_in_a_row, 1)
 
 
@@ -137,11 +181,14 @@ class SuiteConfig:
     tasks: list[str]
     """lm-eval task names."""
     include_path: str | None = None
-    """Folder of task YAML files; `embedded` and `positions` are the project's own; None uses lm-eval's (needs the hub)."""
+    """Folder of task YAML files; `embedded` and `positions` are the project's own on held-out text, `conversations` on held-out
+    conversations of a stage `sft`; None uses lm-eval's (needs the hub)."""
     num_fewshot: int | None = None
     """Examples before each question; None leaves it to each task."""
     limit: int | None = None
     """Most documents per task; None takes all."""
+    conversations: str | None = None
+    """Set by the planner for `include_path: conversations`: names the conversations."""
     batch_tokens: int = 4096
     """Padded tokens per forward pass, at most."""
 

@@ -1,0 +1,276 @@
+"""Fine-tuning as a stage: what it begins from, what it leaves, and that stopping changes no bit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from workbench.data.chat_store import find_named
+from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.kinds.sft.plan import adapter_parameters, flops_per_token
+from workbench.kinds.sft.run import SftRun, trial_step
+from workbench.launch.planning import make_facts, pending_evaluations, plan_json, prepare_data
+from workbench.launch.study import freeze_study
+from workbench.model.lora import adapter_tensors
+from workbench.model.pretrained import weight_files
+from workbench.tracking.records import read_study
+from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
+from workbench.train.distributed import World
+from workbench.train.hooks import Hooks, StoppedError
+from workbench.train.job import StageJob
+from workbench.train.stage import train_stage
+
+WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
+
+
+@pytest.fixture(scope="session")
+def conversations(tmp_path_factory):
+    """Short questions with one-word answers."""
+    path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for _ in range(400):
+            turns = []
+            for _ in range(rng.integers(1, 3)):
+                question, answer = " ".join(rng.choice(WORDS, 2)), " ".join(rng.choice(WORDS[:4], rng.integers(1, 4)))
+                turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    return path
+
+
+@pytest.fixture
+def tune(compose, overrides, experiments, conversations):
+    """Plan, prepare and freeze a study that fine-tunes; `then` is `sft` or `sft_lora`."""
+
+    def make(then, *more):
+        settings = [
+            f"then={then}",
+            "then.chat.chat.kind=jsonl",
+            f"then.chat.chat.files=[{conversations}]",
+            "then.chat.chat.template=zephyr",
+            "then.chat.chat.heldout_percent=10",
+            "then.chat.tokens=8192",
+            "then.chat.warmup_tokens=512",
+            "then.chat.batch_sequences=4",
+            "model.context_tokens=128",
+            "evaluation=chat",
+            "evaluation.suites.heldout.limit=4",
+            "evaluation.suites.chat.limit=10",
+        ]
+        given = [override for override in overrides if "suites.embedded" not in override]
+        facts = make_facts(compose([*given, *settings, *more], experiments))
+        prepare_data(facts, print)
+        return freeze_study(facts)
+
+    return make
+
+
+def tuned(facts):
+    return [node for node in facts.plan.nodes.values() if node.stage.kind == "sft"][-1]
+
+
+def ends(facts, node):
+    return checkpoints_by_tokens(facts.layout.stage(node.id))[node.stage.end_tokens]
+
+
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
+def test_it_learns_the_answers_and_is_scored_beside_its_base(tune, run_local, then):
+    facts = tune(then, "then.chat.tokens=32768", "then.chat.learning_rate=0.01")
+    run_local(facts)
+    assert not pending_evaluations(facts)
+    node = tuned(facts)
+    base = facts.plan.nodes[node.stage.parent.stage]
+    scores = []
+    for one in (base, node):
+        [file] = [p for p in (ends(facts, one) / "evals").glob("chat-*.json") if "documents" not in p.name]
+        scores.append(json.loads(file.read_text())["results"]["chat_response"]["bits_per_byte,none"])
+    assert scores[1] < scores[0] - 0.3
+    record = read_study(facts.layout, facts.plan.study)
+    last = record.stages[-1]
+    assert (last.tags["kinds"], last.tags["stage_kind"]) == ("pretrain>sft", "sft")
+    assert last.tags["model"] == ("m0_03 chat" if then == "sft" else "m0_03 chat r16")
+    manifest = read_manifest(ends(facts, node))
+    assert manifest["flops"] == pytest.approx(facts.plan.points[0].flops, rel=1e-12)
+    assert manifest["counts"]["python_questions"]["drawn_assistant_tokens"] > 0
+
+
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
+@pytest.mark.parametrize("after", [1, 7, 15])
+def test_stopped_anywhere_it_ends_the_same(tune, then, after, tmp_path):
+    facts = tune(then)
+    *before, node = facts.plan.nodes.values()
+    for one in before:
+        train_stage(facts.layout, one.id)
+    seen = []
+
+    def stop():
+        seen.append(None)
+        return len(seen) == after
+
+    with pytest.raises(StoppedError):
+        train_stage(facts.layout, node.id, Hooks(should_stop=stop))
+    train_stage(facts.layout, node.id)
+    interrupted = {name: file.read_bytes() for name, file in files_of(ends(facts, node))}
+    rows = facts.layout.stage(node.id).metrics.read_text().splitlines()
+    facts.layout.stage(node.id).checkpoints.rename(tmp_path / "aside")
+    facts.layout.stage(node.id).metrics.unlink()
+    train_stage(facts.layout, node.id)
+    assert {name: file.read_bytes() for name, file in files_of(ends(facts, node))} == interrupted
+    again = facts.layout.stage(node.id).metrics.read_text().splitlines()
+    losses = [[json.loads(line)["train/loss"] for line in lines] for lines in (rows, again)]
+    assert losses[0] == losses[1]
+    assert len(again) == 16
+
+
+def files_of(checkpoint):
+    return [(str(p.relative_to(checkpoint)), p) for p in sorted(checkpoint.rglob("*.safetensors"))]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_merged_checkpoint_is_the_base_with_its_adapters(tune, run_local):
+    peft = pytest.importorskip("peft")
+    facts = tune("sft_lora", "then.chat.lora.rank=4", "then.chat.lora.targets=[q_proj,v_proj,down_proj]")
+    run_local(facts, evaluate=False)
+    node = tuned(facts)
+    base = checkpoints_by_tokens(facts.layout.stage(node.stage.parent.stage))[node.stage.start_tokens]
+    tokens = torch.arange(5, 40)[None]
+    merged = AutoModelForCausalLM.from_pretrained(ends(facts, node))(tokens).logits
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    assert (plain(tokens).logits - merged).abs().max() > 1e-3
+    adapted = peft.PeftModel.from_pretrained(plain, ends(facts, node) / "adapter")
+    torch.testing.assert_close(adapted(tokens).logits, merged, atol=1e-4, rtol=0)
+    assert weight_files(ends(facts, node))
+    frozen = load_file(base / "model.safetensors"), load_file(ends(facts, node) / "model.safetensors")
+    same = {name for name in frozen[0] if torch.equal(frozen[0][name], frozen[1][name])}
+    assert {name for name in frozen[0] if name not in same} == {
+        name for name in frozen[0] if any(part in name for part in ("q_proj", "v_proj", "down_proj"))
+    }
+
+
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
+def test_what_ranks_draw_is_the_batch_of_one(tune, run_local, then):
+    """Losses of uneven masks over ranks are tests/train/test_distributed.py's; here: each draws its own sequences."""
+    facts = tune(then)
+    run_local(facts, evaluate=False)
+    node = tuned(facts)
+    directory = facts.layout.stage(node.id)
+
+    def attempt(world):
+        job = StageJob(facts.layout, directory, node.stage, node.targets, Hooks(), world, {})
+        return SftRun(job)
+
+    whole, _ = attempt(World()).draw(range(16))
+    uneven = []
+    for size in (2, 4):
+        parts = [attempt(World()).draw(range(r * 16 // size, (r + 1) * 16 // size))[0] for r in range(size)]
+        for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(one, torch.cat(pieces))
+        uneven.append(len({float(part.targets) for part in parts}) > 1)
+    assert any(uneven)
+
+
+def test_flops_are_those_that_pytorch_counts(tune):
+    for then, layers in (("sft", 1), ("sft_lora", 1), ("sft_lora", 3)):
+        facts = tune(then, "numerics.micro_batch_sequences=4", f"model.num_layers={layers}")
+        stage = tuned(facts).stage
+        step = trial_step(stage, torch.device("cpu"))
+        with FlopCounterMode(display=False) as counter:
+            step()
+        # It does not know the CPU's attention.
+        attention = 12 * stage.model.num_layers * stage.stream.context_tokens * stage.model.width
+        assert counter.get_total_flops() / stage.batch_tokens == flops_per_token(stage) - attention
+
+
+def test_adapters_are_counted(tune):
+    stage = tuned(tune("sft_lora", "then.chat.lora.rank=4")).stage
+    step = trial_step(stage, torch.device("cpu"))
+    [model] = [argument for argument in step.args if hasattr(argument, "embedding")]
+    count = sum(tensor.numel() for tensor in adapter_tensors(model).values())
+    assert count == adapter_parameters(stage.model, stage.lora.targets, 4)
+
+
+def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):
+    facts = tune("sft", "recipe=constant", "recipe.warmup_tokens=512", "recipe.batch_sequences=4")
+    many = tune(
+        "sft",
+        "recipe=constant",
+        "recipe.warmup_tokens=512",
+        "recipe.batch_sequences=4",
+        "then.chat.at_tokens=2560,5120",
+    )
+    [trunk] = [node for node in many.plan.nodes.values() if node.stage.kind == "pretrain"]
+    assert trunk.id in facts.plan.nodes
+    starts = [node.stage.start_tokens for node in many.plan.nodes.values() if node.stage.kind == "sft"]
+    assert starts == [2560, 5120]
+    assert set(starts) <= set(trunk.stage.milestones)
+    assert trunk.stage.end_tokens == 5120  # no more is trained than the points need
+    assert len({point.chain[0][0] for point in many.plan.points}) == 1
+
+
+def test_the_plan_tells_what_it_costs(tune):
+    from workbench.launch.estimate import estimate
+
+    facts = tune("sft_lora")
+    values = plan_json(facts, estimate(facts, 1, measure=False))
+    [stage] = [stage for stage in values["stages"] if stage["kind"] == "sft"]
+    assert stage["tokens_to_train"] == 8192
+    assert stage["flops_to_train"] == 8192 * flops_per_token(tuned(facts).stage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["then.chat.chat.files=[/nowhere.jsonl]"], "nowhere"),
+        (["then.chat.context_tokens=4096"], "longer than model.context_tokens"),
+        (["then.chat.tokens=100", "then.chat.warmup_tokens=0"], "raise tokens"),
+        (["then.chat.at_tokens=10M"], "beyond the recipe's end"),
+        (["then.chat.learning_rate=0"], "above 0"),
+        (["then.chat.chat.template=mine"], "not one of llama2"),
+        (["then.chat.chat.max_epochs=0.01"], "allow repetition"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tune, settings, message):
+    with pytest.raises(ValueError, match=message):
+        tune("sft", *settings)
+
+
+def test_files_that_changed_are_another_stage_and_refused_for_the_old(
+    tune, compose, overrides, experiments, tmp_path, conversations
+):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_bytes(conversations.read_bytes())
+    first = tuned(tune("sft", f"then.chat.chat.files=[{mine}]"))
+    assert tuned(tune("sft")).id == first.id  # the same content elsewhere
+    mine.write_bytes(b"\n".join(conversations.read_bytes().splitlines()[1:]) + b"\n")
+    assert tuned(tune("sft", f"then.chat.chat.files=[{mine}]")).id != first.id
+
+
+def test_a_suite_of_conversations_needs_them(compose, overrides, experiments, run_local):
+    given = [override for override in overrides if "suites.embedded" not in override]
+    facts = freeze_study(make_facts(compose([*given, "evaluation=chat"], experiments)))
+    run_local(facts, evaluate=False)
+    [(checkpoint, _), *_] = pending_evaluations(facts)
+    with pytest.raises(EvaluationError, match="only studies with a stage `sft`"):
+        Evaluator(facts.layout, facts.plan.evaluation).evaluate(checkpoint, "chat")
+
+
+def test_a_stage_that_was_never_prepared_says_so(tune):
+    facts = tune("sft")
+    stage = tuned(facts).stage
+    assert find_named(stage.conversations, stage.data_fingerprint, facts.layout) is not None
+    job = StageJob(
+        facts.layout,
+        facts.layout.stage(tuned(facts).id),
+        replace(stage, conversations="0" * 16),
+        [1],
+        Hooks(),
+        World(),
+        {},
+    )
+    with pytest.raises(ValueError, match="are not prepared"):
+        SftRun(job)

@@ -1,0 +1,196 @@
+"""What fine-tuning needs: conversations, prepared with the tokenizer of the study's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from workbench.config.schema import (
+    Config,
+    ModelConfig,
+    Parent,
+    Schedule,
+    Stage,
+    StreamConfig,
+    TrainingStage,
+)
+from workbench.kinds.sft.spec import Settings, Spec
+from workbench.study.flops import forward_flops_per_token
+from workbench.study.identity import stage_id
+from workbench.study.kind_plan import main_line, origin_after
+from workbench.study.layout import Layout
+
+
+def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
+    """Read what the conversations are, and have suites of conversations score the held-out ones.
+
+    Raises
+    ------
+    ValueError
+        A file is missing.
+    """
+    from workbench.data.chat_store import files_fingerprint
+
+    settings = replace(settings, fingerprint=files_fingerprint(settings.chat))
+    name = _conversations(settings, config.model)
+    suites = {
+        key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
+        for key, suite in config.evaluation.suites.items()
+    }
+    return settings, replace(config, evaluation=replace(config.evaluation, suites=suites))
+
+
+def _conversations(settings: Settings, model: ModelConfig) -> str:
+    from workbench.data.chat_store import conversations_name
+
+    assert settings.fingerprint is not None
+    return conversations_name(settings.chat, settings.fingerprint, _context(settings, model))
+
+
+def _context(settings: Settings, model: ModelConfig) -> int:
+    asked = settings.context_tokens or model.context_tokens
+    if asked > model.context_tokens:
+        raise ValueError(f"then: context_tokens={asked} is longer than model.context_tokens={model.context_tokens}")
+    return asked
+
+
+def expand(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
+    """Fine-tune the chain's last checkpoint, or the one at `at_tokens` of its recipe.
+
+    Raises
+    ------
+    ValueError
+        Nothing comes before, its recipe does not reach `at_tokens`, or the training is shorter than one step.
+    """
+    if not before:
+        raise ValueError("then: sft needs weights to begin from: train some, or take a checkpoint from outside (init)")
+    if settings.lora is not None and config.optimizer.kind != "adamw":
+        raise ValueError(f"then: adapters are trained by AdamW, not by optimizer.kind={config.optimizer.kind!r}")
+    begin = before[-1] if settings.at_tokens is None else _stage_at(settings.at_tokens, before)
+    context = _context(settings, begin.model)
+    steps = round(settings.tokens / (settings.batch_sequences * context))
+    length = steps * settings.batch_sequences * context
+    if not steps or settings.warmup_tokens >= length:
+        raise ValueError(
+            f"then: sft of tokens={settings.tokens} has {steps} steps of {settings.batch_sequences} x {context} tokens, "
+            f"warm-up {settings.warmup_tokens}: raise tokens, or lower batch_sequences"
+        )
+    start = begin.end_tokens
+    kept = [] if begin is before[-1] else [begin]
+    origin = origin_after([*(stage for stage in before if stage_id(stage) != stage_id(begin)), begin])
+    return [
+        *kept,
+        Spec(
+            parent=Parent(stage_id(begin), start),
+            model=begin.model,
+            stream=StreamConfig(data_fingerprint, context, config.seed_data, {}, [], document_mask=True),
+            batch_sequences=settings.batch_sequences,
+            schedule=_schedule(settings, length),
+            optimizer=replace(config.optimizer, learning_rate=settings.learning_rate),
+            precision=config.precision,
+            origin=origin,
+            conversations=_conversations(settings, begin.model),
+            lora=settings.lora,
+            chat=settings.chat,
+            name="chat" if settings.lora is None else f"chat r{settings.lora.rank}",
+            end_tokens=start + length,
+            milestones=[start + length],
+            numerics=config.numerics,
+            checkpoint=config.checkpoint,
+            resources=config.resources,
+        ),
+    ]
+
+
+def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
+    """Cut the stage of the recipe that trains through `tokens` there, where it is scored too."""
+    line = [stage for _, stage in main_line(before) if isinstance(stage, TrainingStage) and stage.kind == "pretrain"]
+    for stage in line:
+        at = stage.origin.tokens + tokens
+        if stage.start_tokens < at <= stage.end_tokens:
+            place = min(
+                max(round((at - stage.start_tokens) / stage.batch_tokens), 1),
+                (stage.end_tokens - stage.start_tokens) // stage.batch_tokens,
+            )
+            at = stage.start_tokens + place * stage.batch_tokens
+            kept = [tokens for tokens in stage.milestones if tokens < at]
+            return replace(stage, end_tokens=at, milestones=[*kept, at], branch_points=[], read_points=[at])
+    raise ValueError(f"then: at_tokens={tokens} is beyond the recipe's end")
+
+
+def _schedule(settings: Settings, length: int) -> Schedule:
+    if settings.decay == "constant":
+        return Schedule(settings.learning_rate, settings.warmup_tokens)
+    return Schedule(
+        settings.learning_rate,
+        settings.warmup_tokens,
+        settings.decay,
+        settings.warmup_tokens,
+        length - settings.warmup_tokens,
+        settings.final_ratio,
+    )
+
+
+def flops_per_token(stage: Spec) -> int:
+    """Count FLOPs of forward and backward at the packed context; of frozen matrices no gradient is computed.
+
+    Adapters cost six operations a parameter, frozen matrices four in place of six; the head is always whole.
+    """
+    model = replace(stage.model, context_tokens=stage.stream.context_tokens)
+    whole = 3 * forward_flops_per_token(model)
+    if stage.lora is None:
+        return whole
+    attention = 12 * model.num_layers * model.context_tokens * model.width
+    head = 6 * model.vocab_size * model.width
+    matrices = whole - attention - head
+    # Nothing before the first queries, keys and values is trained.
+    first = 2 * model.width * (model.width + 2 * model.num_kv_heads * model.head_width)
+    return (
+        matrices * 2 // 3
+        - first
+        + attention
+        + head
+        + 6 * adapter_parameters(model, stage.lora.targets, stage.lora.rank)
+    )
+
+
+def adapter_parameters(model: ModelConfig, targets: list[str], rank: int) -> int:
+    """Count the parameters of the adapters of a model."""
+    keys, width, hidden = model.num_kv_heads * model.head_width, model.width, model.mlp_width
+    sizes = {
+        "q_proj": width + width,
+        "k_proj": width + keys,
+        "v_proj": width + keys,
+        "o_proj": width + width,
+        "gate_proj": width + hidden,
+        "up_proj": width + hidden,
+        "down_proj": hidden + width,
+    }
+    return model.num_layers * rank * sum(sizes[target] for target in targets)
+
+
+def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
+    """Render, tokenize and pack the conversations, once for each tokenizer.
+
+    Raises
+    ------
+    ValueError
+        A file has changed since the study was planned, or no conversation fits.
+    """
+    from workbench.data.chat_store import prepare_named
+
+    settings = next(s for s in config.then.values() if isinstance(s, Settings) and s.chat == stage.chat)
+    assert settings.fingerprint is not None
+    context = stage.stream.context_tokens
+    prepare_named(stage.chat, settings.fingerprint, stage.data_fingerprint, context, layout, say)
+
+
+def check(stage: Spec, layout: Layout) -> None:
+    """Refuse a training that repeats conversations more often than allowed; what is not prepared is not looked at."""
+    from workbench.data.chat_store import find_named
+    from workbench.data.chat_stream import ChatStream
+
+    store = find_named(stage.conversations, stage.data_fingerprint, layout)
+    if store is not None:
+        limit = stage.chat.max_epochs
+        ChatStream(store, stage.stream.seed, limit).check(stage.sequences(stage.end_tokens))

@@ -1,0 +1,155 @@
+"""The work of fine-tuning: the training loop on packed conversations, of all weights or of adapters.
+
+A checkpoint of adapters holds the model with the adapters merged into it, which is scored, exported and begun from like
+any other; beside it, in `adapter/`, the adapters in peft's format, from which training resumes onto the parent's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+
+from workbench.data.chat_store import ChatStore, find_named
+from workbench.data.chat_stream import ChatCounts, ChatStream
+from workbench.kinds.sft.spec import Spec
+from workbench.model.adapter_files import load_adapters, save_adapters
+from workbench.model.batch import Batch
+from workbench.model.init import init_weights
+from workbench.model.lora import add_adapters, merged_state
+from workbench.model.tensor_file import FileFacts, write_tensors
+from workbench.model.transformer import Transformer, summed_loss
+from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
+from workbench.train.job import StageJob
+from workbench.train.loop import StageRun
+from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from workbench.train.state import TrainState, load_counters, load_weights, save_counters
+from workbench.train.weights_only import OPTIMIZER_FILE
+
+ADAPTER_DIR = "adapter"
+
+
+def run(job: StageJob) -> None:
+    """Train until every goal has a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        The conversations are not prepared, or adapters were asked for where the model is shared out.
+    """
+    SftRun(job).all_targets()
+
+
+class Conversations:
+    """Packed conversations with the methods that a training loop asks a stream for; they are one source.
+
+    Parameters
+    ----------
+    store, seed, max_epochs
+        As `ChatStream` takes them.
+    name
+        Name of the source.
+    """
+
+    def __init__(self, store: ChatStore, seed: int, max_epochs: float | None, name: str) -> None:
+        self.stream, self.source_names = ChatStream(store, seed, max_epochs), [name]
+        self.check = self.stream.check
+
+    def counts(self, sequences: int) -> dict[str, ChatCounts]:
+        """Count what the first sequences draw, by source."""
+        return {self.source_names[0]: self.stream.counts(sequences)}
+
+
+class SftRun(StageRun):
+    """One process's attempt at a fine-tuning."""
+
+    def open_stream(self) -> Any:
+        """Open the packed conversations."""
+        stage = cast(Spec, self.stage)
+        store = find_named(stage.conversations, stage.data_fingerprint, self.layout)
+        if store is None:
+            raise ValueError(f"conversations {stage.chat.name!r} are not prepared: `workbench run` the study again")
+        if stage.lora is not None and stage.numerics.parallel == "shard" and self.world.size > 1:
+            raise ValueError("adapters cannot be trained with numerics.parallel='shard': use replicate")
+        return Conversations(store, stage.stream.seed, stage.chat.max_epochs, stage.chat.name)
+
+    def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
+        """Draw packed conversations, with loss on the assistant's tokens alone."""
+        drawn = self.stream.stream.batch(sequences.start, len(sequences))  # pyright: ignore[reportAttributeAccessIssue]
+        sources = torch.zeros(len(sequences), dtype=torch.int64, device=self.device)
+        return Batch(*(self.to_device(part) for part in drawn)), sources
+
+    def begin_from(self, path: Path) -> TrainState:
+        """Take the parent's weights, and put adapters on them where those are trained."""
+        lora = cast(Spec, self.stage).lora
+        if lora is None:
+            return super().begin_from(path)
+        model = load_weights(path, self.stage, self.device)
+        add_adapters(model, lora, self.stage.stream.seed)
+        return self._state_of(model)
+
+    def resume_from(self, path: Path) -> TrainState:
+        """Read a checkpoint of this stage."""
+        if cast(Spec, self.stage).lora is None:
+            return super().resume_from(path)
+        assert self.stage.parent is not None
+        base = self.job.checkpoint_of(self.stage.parent.stage, self.stage.parent.tokens)
+        model = load_weights(base, self.stage, self.device)
+        load_adapters(model, path / ADAPTER_DIR)
+        state = self._state_of(model)
+        restore_optimizer(model, state.optimizer, load_file(path / OPTIMIZER_FILE))
+        for name, value in load_counters(path).items():
+            setattr(state, name, value)
+        return state
+
+    def _state_of(self, model: Transformer) -> TrainState:
+        return TrainState(model, build_optimizer(model, self.stage.optimizer, self.stage.schedule.peak), 0, 0)
+
+    def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
+        """Write the model, merged where there are adapters, and what resuming needs."""
+        if cast(Spec, self.stage).lora is None:
+            return super().save_files(state, folder)
+        written = self.world.main_only(lambda: self._save_adapted(state, folder))
+        return written if self.world.is_main else {}
+
+    def _save_adapted(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
+        model, prepared = state.model, self.prepared
+        weights = write_tensors(folder / WEIGHTS, to_hf(merged_state(model), model.config), {"format": "pt"})
+        write_hf_config(folder, model.config, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)
+        (folder / ADAPTER_DIR).mkdir()
+        adapter = save_adapters(folder / ADAPTER_DIR, model)
+        optimizer = write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors(model, state.optimizer))
+        save_counters(state, folder)
+        return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer, f"{ADAPTER_DIR}/adapter_model.safetensors": adapter}
+
+
+def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
+    """Give a function that trains one step on made-up conversations, every other token of which has loss."""
+    from workbench.train.micro_batch import choose_micro_batch
+    from workbench.train.step import train_step
+
+    model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)
+    init_weights(model, 0)
+    model.to(device)
+    if stage.lora is not None:
+        add_adapters(model, stage.lora, 0)
+    shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
+    tokens = torch.randint(stage.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    weights = (torch.arange(shape[1] - 1, device=device) % 2).float().expand(shape[0], -1)
+    return partial(
+        train_step,
+        model,
+        partial(summed_loss, model),
+        build_optimizer(model, stage.optimizer, stage.schedule.peak),
+        Batch.by_document(tokens, 0, weights),
+        torch.zeros(stage.batch_sequences, dtype=torch.int64, device=device),
+        num_sources=1,
+        learning_rate=1e-5,
+        clip_norm=1.0,
+        precision=stage.precision,
+        micro_batch_sequences=choose_micro_batch(stage, 1, device),
+    )
