@@ -143,15 +143,17 @@ def _write_result(checkpoint: Path, suite: str, stage: Stage, tokens: int, drawn
         per_byte = true_loss(stage, tokens, source, drawn) + hard - hard.mean() + NOISE * noise.standard_normal()
         nats = -per_byte * math.log(2) * size
         value, task = float(-nats.sum() / math.log(2) / size.sum()), f"heldout_{source}"
-        results[task] = {"alias": task, "bits_per_byte,none": value, "bits_per_byte_stderr,none": 0.05}
-        documents[task] = {"doc_id": list(range(60)), "loglikelihood": nats.tolist(), "bytes": size.tolist()}
         if suite == "positions":
             results[f"position_{source}"], documents[f"position_{source}"] = _positions(value, nats, size, stage)
-    right = (shared.random(60) < 0.3).astype(int).tolist()
-    results["heldout_prose_last_word"] = {
-        "alias": "heldout_prose_last_word", "acc,none": float(np.mean(right)), "acc_stderr,none": 0.06
-    }  # fmt: skip
-    documents["heldout_prose_last_word"] = {"doc_id": list(range(60)), "correct": right}
+            continue
+        results[task] = {"alias": task, "bits_per_byte,none": value, "bits_per_byte_stderr,none": 0.05}
+        documents[task] = {"doc_id": list(range(60)), "loglikelihood": nats.tolist(), "bytes": size.tolist()}
+    if suite != "positions":
+        right = (shared.random(60) < 0.3).astype(int).tolist()
+        results["heldout_prose_last_word"] = {
+            "alias": "heldout_prose_last_word", "acc,none": float(np.mean(right)), "acc_stderr,none": 0.06
+        }  # fmt: skip
+        documents["heldout_prose_last_word"] = {"doc_id": list(range(60)), "correct": right}
     body = {"results": results, "eval_id": "abcdef0123456789", "checkpoint": str(checkpoint), "date": START}
     write_result(result_path(checkpoint, suite, "abcdef0123456789"), json.loads(json.dumps(body)), documents)
 
