@@ -1,14 +1,18 @@
 """A longer context: the model as transformers reads it, its training, its ids and its costs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from workbench.config.schema import TrainingStage
-from workbench.launch.planning import make_facts, pending_evaluations
+from workbench.config.schema import MixtureSegment, Parent, TrainingStage
+from workbench.kinds.extend.plan import expand
+from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
 from workbench.model.weights import load_model
 from workbench.study.flops import training_flops_per_token
+from workbench.study.identity import stage_id
 from workbench.study.kind_plan import flops_per_token
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
 from workbench.train.hooks import Hooks, StoppedError
@@ -104,6 +108,26 @@ def test_without_training_there_is_one_checkpoint_and_methods_share_their_past(c
     [changed] = [stage for stage in stages(other) if stage.kind == "extend"]
     assert isinstance(changed, TrainingStage)
     assert list(other.plan.nodes)[-1] not in trained.plan.nodes
+
+
+def test_text_that_is_too_short_is_refused_before_anything_is_trained(compose, overrides, experiments):
+    for longer in (["tokens=500000"], ["tokens=2048", "then.extend.tokens=500000"]):
+        once = [f"data.sources.{name}.max_epochs=1" for name in ("prose", "code")]
+        facts = make_facts(compose([*overrides, *TRAINED, *once, *longer], experiments))
+        with pytest.raises(ValueError, match=r"distinct ones and max_epochs=1.*at most"):
+            prepare_data(facts, print)
+
+
+def test_its_text_is_that_of_the_last_training_on_text(compose, overrides, experiments):
+    [(_, config)] = compose([*overrides, *TRAINED], experiments)
+    [base, _, _] = stages(make_facts([("one", config)]))
+    mixture = [MixtureSegment(0, {"prose": 7, "code": 3}), MixtureSegment(16, {"prose": 1, "code": 1}, 8)]
+    mixed = replace(base, stream=replace(base.stream, mixture=mixture))
+    parent = Parent(stage_id(mixed), mixed.end_tokens)
+    chat = replace(mixed, stream=replace(base.stream, sources={}, mixture=[]), parent=parent)
+    [_, trained] = expand(config.then["extend"], config, [mixed, chat], base.data_fingerprint)
+    assert trained.stream.mixture == [MixtureSegment(0, {"prose": 1, "code": 1})]
+    assert trained.stream.sources == base.stream.sources
 
 
 @pytest.mark.parametrize(

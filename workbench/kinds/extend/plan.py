@@ -13,6 +13,7 @@ from workbench.config.schema import (
     TrainingStage,
 )
 from workbench.kinds.extend.spec import Settings, Spec
+from workbench.kinds.pretrain.plan import check as check
 from workbench.kinds.rescale import plan as rescale
 from workbench.study.flops import count_parameters
 from workbench.study.identity import stage_id
@@ -86,7 +87,8 @@ def _schedule(settings: Settings, config: Config, tokens: int, params_non_embedd
 def _stream(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> StreamConfig:
     """Draw from the sources of the last training on the study's own data, as it mixed them at its end; else as the study does."""
     trainings = [stage for stage in before if isinstance(stage, TrainingStage)]
-    streams = [stage.stream for stage in trainings if stage.data_fingerprint == data_fingerprint]
+    # Not of fine-tuning, whose sequences come from conversations and not from sources.
+    streams = [s.stream for s in trainings if s.stream.data_fingerprint == data_fingerprint and s.stream.sources]
     sources = {name: StreamSource(s.unique_tokens, s.max_epochs) for name, s in config.data.sources.items()}
     weights = {name: source.weight for name, source in config.data.sources.items()}
     return StreamConfig(
