@@ -16,6 +16,8 @@ SEPARATOR = re.compile(r",(?=[+~\w./@]+=)")
 """Separator between two overrides of a point's name; values may contain commas themselves."""
 AXES = ("model", "tokens", "flops", "seed", "seed_init", "seed_data")
 """Overrides that do not make a variant of a model."""
+AXES_OF_STAGES = re.compile(r"then\.[\w-]+\.(at_tokens|tokens|lora\.rank)")
+"""Overrides of stages after a recipe that do not: where they begin, their budget, and what their name says."""
 LEFT_OUT = re.compile(r"and \d+ more")
 """What earlier versions put in place of the points that did not fit into one tag."""
 
@@ -166,4 +168,8 @@ def _shared(points: str, key: str) -> str | None:
 def _variant(points: str) -> str:
     sets = [set(SEPARATOR.split(point)) for point in _names(str(points)) if "=" in point] or [set[str]()]
     common = set.intersection(*sets)
-    return " ".join(sorted(o for o in common if "=" in o and o.split("=")[0].lstrip("+") not in AXES))
+    return " ".join(sorted(o for o in common if "=" in o and not _is_axis(o.split("=")[0].lstrip("+"))))
+
+
+def _is_axis(name: str) -> bool:
+    return name in AXES or AXES_OF_STAGES.fullmatch(name) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,10 +77,16 @@ def split_tuned(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _looks(tuned: pd.DataFrame, bases: pd.DataFrame) -> dict[str, tuple[str, str, Any]]:
     """Colour, marker and line of each line: bases in black, the tuned in their order."""
-    names = list(dict.fromkeys(tuned["model"]))
+    names = sorted(dict.fromkeys(tuned["model"]), key=_numbers_by_size)
     shades = dict(zip(names, style.size_colors(len(names)), strict=True))
     looks: dict[str, tuple[str, str, Any]] = dict.fromkeys(dict.fromkeys(bases["model"]), ("black", "o", "--"))
     return looks | {name: (shades[name], style.MARKERS[(i + 1) % 8], "-") for i, name in enumerate(names)}
+
+
+def _numbers_by_size(label: str) -> list[tuple[int, str]]:
+    """Sort key of a label: `r8` before `r32`."""
+    parts = re.findall(r"\d+|\D+", label)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _draw_panel(
@@ -114,5 +121,5 @@ def _error(group: Group) -> float:
     values = group.rows["value"].astype(float)
     if len(values) > 1:
         return float(values.std(ddof=1) / len(values) ** 0.5)
-    [error] = known_errors(group.rows).tolist()
+    [error] = known_errors(group.rows["stderr"]).tolist()
     return float(error) if pd.notna(error) else 0.0

@@ -34,3 +34,13 @@ def test_what_tells_a_point_from_those_that_failed_is_shown():
     failed = [("m1", "model=m1,rate=100,tokens=5"), ("m1", "model=m1,rate=1e6,tokens=5")]
     assert list(label_variants(frame, failed)["model"]) == ["m1 rate=1", "m2"]
     assert list(label_variants(frame)["model"]) == ["m1", "m2"]
+
+
+def test_where_a_later_stage_begins_makes_no_variant():
+    """Its rank stands in the label already, and its beginning and budget are axes; any other setting is shown."""
+    points = [f"then.chat.at_tokens={at},then.chat.lora.rank=8,then.chat.learning_rate=0.1" for at in (1, 2)]
+    other = "then.chat.at_tokens=1,then.chat.lora.rank=8,then.chat.learning_rate=0.2"
+    frame = pd.DataFrame({"model": "m1 chat r8", "point": points})
+    assert set(label_variants(frame)["model"]) == {"m1 chat r8"}
+    frame = pd.DataFrame({"model": "m1 chat r8", "point": [*points, other]})
+    assert label_variants(frame)["model"].tolist()[-1] == "m1 chat r8 then.chat.learning_rate=0.2"
