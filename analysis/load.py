@@ -186,7 +186,7 @@ def load_documents(
     if not metric.endswith(("/bits_per_byte", "/acc")):
         raise ValueError(f"metric {metric!r}: documents are kept only for bits_per_byte and acc")
     client, experiment = _open_study(name, tracking_uri)
-    task = "_".join(metric.split("/")[:-1])
+    task, bucket = _task_of(metric)
     wanted = None if models is None else set(models)
     parts: list[pd.DataFrame] = []
     runs = {run.info.run_id for run in _stage_runs(client, experiment)}
@@ -198,7 +198,7 @@ def load_documents(
         sums = _read_documents(client, model, result["suite"], result["eval_id"]).get(task)
         if sums is None:
             continue
-        part = pd.DataFrame(sums)
+        part = pd.DataFrame(_of_bucket(sums, bucket) if bucket else sums)
         keep = ("stage", "model", "params_non_embedding", "tokens", "annealed", "seed_init", "seed_data", "checkpoint")
         for position, column in enumerate(keep):
             part.insert(position, column, facts[column])
@@ -208,6 +208,21 @@ def load_documents(
         raise ValueError(f"study {name!r} keeps no documents for metric {metric!r}")
     failed = _failed(_failed_points_tag(client, experiment))
     return label_variants(pd.concat(parts, ignore_index=True), failed).drop(columns="point")
+
+
+def _task_of(metric: str) -> tuple[str, str]:
+    """Task that a metric is of, and the bucket of positions, which is empty but in `position/prose/0064-0127/bits_per_byte`."""
+    *names, _ = metric.split("/")
+    if names[0] == "position" and len(names) == 3:
+        return f"position_{names[1]}", names[2]
+    return "_".join(names), ""
+
+
+def _of_bucket(sums: Mapping[str, Sequence[Any]], bucket: str) -> dict[str, list[Any]]:
+    """Take the sums of the documents that fill a bucket of positions."""
+    columns = {"doc_id": sums["doc_id"], **{name: sums[f"{bucket}/{name}"] for name in ("loglikelihood", "bytes")}}
+    filled = [place for place, size in enumerate(columns["bytes"]) if size is not None]
+    return {name: [values[place] for place in filled] for name, values in columns.items()}
 
 
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:

@@ -167,4 +167,6 @@ def metric_label(metric: str) -> str:
     }.get(name, name.replace("_", " "))
     if where and where[0] == "heldout":
         where = [f"held-out {where[1]}", *where[2:]]
+    if len(where) == 3 and where[0] == "position":
+        where = [f"held-out {where[1]}", f"positions {where[2]}"]
     return ", ".join([words, *(part.replace("_", " ") for part in where)])

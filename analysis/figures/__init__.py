@@ -10,6 +10,7 @@ from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.points import FIGURES, POINT_COLUMNS
+from analysis.figures.position import position_figure
 from analysis.figures.repetition import repetition_figure
 from analysis.figures.save import save_figure
 from analysis.figures.seeds import seeds_figure
@@ -28,6 +29,7 @@ __all__ = [
     "fit_figure",
     "isoflop_figure",
     "loss_surface_figure",
+    "position_figure",
     "predicted_figure",
     "repetition_figure",
     "save_figure",

@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.columns import truths
 from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
+from analysis.figures.position import has_positions
 from analysis.figures.repetition import repeats_data
 from analysis.figures.tuned import split_tuned
 from analysis.overrides import override_values
@@ -107,9 +108,14 @@ def is_isoflop(frame: pd.DataFrame) -> bool:
     return _is(frame, "isoflop")
 
 
+def is_extended(frame: pd.DataFrame) -> bool:
+    """Whether the study is of longer contexts."""
+    return _is(frame, "extend")
+
+
 def _has_tuned(frame: pd.DataFrame) -> bool:
-    """Whether stages of other kinds come after pretraining."""
-    return not split_tuned(frame)[0].empty
+    """Whether stages of other kinds come after pretraining, and it is not for a longer context."""
+    return not split_tuned(frame)[0].empty and not has_positions(frame)
 
 
 def _names_variants(frame: pd.DataFrame) -> bool:
@@ -187,6 +193,7 @@ ANALYSES = {
         f"points that name two parametrisations ({PARAMETRISATION}=) and three learning rates ({RATE}=)",
     ),
     "seeds": Kind(_never, _has_seeds, "two pairs of seeds"),
+    "extend": Kind(has_positions, has_positions, "a longer context that was scored by position (evaluation=positions)"),
 }
 """Kinds by the names that a study's `analysis` may have (`workbench.config.schema.ANALYSES`)."""
 
@@ -200,7 +207,8 @@ def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
     if declared(frame) == "seeds":
         return True
-    return any(holds(frame) for holds in (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition))
+    special = (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition, is_extended)
+    return any(holds(frame) for holds in special)
 
 
 def pooled_variants(frame: pd.DataFrame) -> str:

@@ -16,6 +16,7 @@ from analysis.figures.continual import branch_labels, continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
 from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
+from analysis.figures.position import position_figure
 from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
 from analysis.figures.sweep import sweep_figure
@@ -133,6 +134,17 @@ def add_continual(results: Results, frame: pd.DataFrame, bits: Sequence[str]) ->
         caption += "; below, the difference from the branch that continues unchanged." if baseline else "."
         alone = models.nunique() == 1
         name, title = "continual" if alone else f"continual-{model}", "What branches learn and forget"
+        results.draw(name, title if alone else f"{title}: {model}", caption, make)
+
+
+def add_positions(results: Results, frame: pd.DataFrame) -> None:
+    """Loss by position of each model, before and after a longer context."""
+    models = base_models(frame)
+    alone = models.nunique() == 1
+    for model in sorted(set(models)):
+        name, title = "position" if alone else f"position-{model}", "Loss by position in the context"
+        caption = "Held-out loss by the token's place in its context, for each way of making the context longer."
+        make = partial(position_figure, frame.loc[models == model])
         results.draw(name, title if alone else f"{title}: {model}", caption, make)
 
 

@@ -1,7 +1,7 @@
 """A study's report: its figures, fits and tables, on disk and as one page.
 
 They are those of the kind that the study says it is for (`analysis: isoflop` in its file: token_scaling, isoflop,
-repetition, continual, ablation, sweep or seeds). Without that, or where the frame lacks what the kind needs, they are
+repetition, continual, ablation, sweep, seeds or extend). Without that, or where the frame lacks what the kind needs, they are
 chosen by what the frame holds:
 
 ====================  ================================================================================================
@@ -17,6 +17,7 @@ ablation              points name variants (`variant=`), `base` among them
 sweep                 points name three learning rates or more, and neither variants nor parametrisations
 tuning                stages of other kinds come after pretraining
 transfer              points name three learning rates or more, and two parametrisations or more
+position              models were scored by position, before and after a longer context
 seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
 """
@@ -113,6 +114,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         parts.add_continual(results, frame, bits)
     if kinds.is_repetition(frame):
         add_repetition(results, frame, bits)
+    extended = kinds.is_extended(frame)
+    if extended:
+        parts.add_positions(results, frame)
     pooled = kinds.pooled_variants(frame)
     if pooled and (kinds.is_isoflop(frame) or not kinds.is_special(frame)):
         results.notes.append(
@@ -120,7 +124,8 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         )
     if kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
-    if not (kinds.is_ablation(frame) or swept or transferred or tuned or branched or kinds.is_repetition(frame)):
+    others = swept or transferred or tuned or branched or extended
+    if not (kinds.is_ablation(frame) or others or kinds.is_repetition(frame)):
         parts.add_token_scaling(results, frame, bits)
     if kinds.is_plain(frame):
         parts.add_fits(results, frame, bits)

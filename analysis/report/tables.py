@@ -45,8 +45,9 @@ def compression_rows(sizes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[s
 
 
 def choose_metrics(frame: pd.DataFrame) -> list[str]:
-    """Metrics for tables and figures: bits per byte first, then one per task; perplexities are left out."""
-    metrics = sorted({metric for metric in frame["metric"] if isinstance(metric, str)})
+    """Metrics for tables and figures: bits per byte first, then one per task; without perplexities and single positions."""
+    names = {metric for metric in frame["metric"] if isinstance(metric, str)}
+    metrics = sorted(metric for metric in names if not metric.startswith("position/"))
     bits = sorted((m for m in metrics if m.endswith(f"/{BITS_PER_BYTE}")), key=lambda m: ("prose" not in m, m))
     tasks = [m for m in metrics if m.rsplit("/", 1)[-1] == "acc"]
     others = [m for m in metrics if m.rsplit("/", 1)[-1] in ("acc_norm", "exact_match")]

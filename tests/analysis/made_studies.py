@@ -120,6 +120,28 @@ def repetition(frame):
     return label_variants(pd.concat([fresh, again], ignore_index=True))
 
 
+def extend(frame):
+    """Sizes are a model before and after a longer context, budgets are positions; before, the last two are missing."""
+    rows = _cooled(frame)
+    rows = rows[rows["metric"] == BITS]
+    place, bucket = _number(rows, "params_non_embedding"), _number(rows, "tokens")
+    first, last = [0, 16, 32, 64], [15, 31, 63, 127]
+    kinds = ["pretrain", "pretrain>rescale", "pretrain>rescale>extend", "pretrain>rescale"]
+    labels = ["m0_1", "m0_1 linear x2", "m0_1 linear x2 trained", "m0_1 yarn x2"]
+    methods = ["linear", "linear", "linear", "yarn"]
+    rows = rows.assign(
+        metric=[f"position/prose/{first[b]:04d}-{last[b]:04d}/bits_per_byte" for b in bucket],
+        kinds=[kinds[p] for p in place],
+        model=[labels[p] for p in place],
+        point=[f"then.extend.method={methods[p]}" for p in place],
+        tokens=[120_000 if p == 2 else 100_000 for p in place],
+        trajectory="t" * 16,
+        params_non_embedding=1_000,
+        stderr=0.05,
+    )
+    return rows[(place > 0) | (bucket < 3)]
+
+
 def isoflop(frame):
     """Budgets in FLOPs: at each, sizes along a valley whose bottom moves with compute."""
     rows = _cooled(frame)
@@ -139,5 +161,6 @@ KINDS = {
     "continual": continual,
     "repetition": repetition,
     "isoflop": isoflop,
+    "extend": extend,
     "token_scaling": lambda frame: frame,
 }

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from workbench.config.compose import composer
-from workbench.config.schema import Config, Stage, to_dict
+from workbench.config.schema import Config, Stage, TrainingStage, to_dict
 from workbench.data.mixture import Mixture
 from workbench.study.chain import is_annealed
 from workbench.study.flops import count_parameters, training_flops_per_token
@@ -73,6 +74,7 @@ def _write_stage(stage_dir: StageDir, stage: Stage, config: Config, plan: Plan) 
     stage_dir.config.write_text(yaml.safe_dump({"id": stage_dir.id, "stage": to_dict(stage)}))
     status = {"state": "finished", "error": None, "step": 1, "tokens": 1, "time": START, "pid": 1, "host": "elsewhere"}
     stage_dir.status.write_text(json.dumps(status))
+    stage = _trained(stage, plan)
     _write_last_row(stage_dir, stage)
     for tokens in sorted({*stage.milestones, *stage.branch_points}):
         drawn = _drawn(stage, tokens)
@@ -80,6 +82,14 @@ def _write_stage(stage_dir: StageDir, stage: Stage, config: Config, plan: Plan) 
         if tokens in stage.milestones:
             for suite in plan.evaluation.suites:
                 _write_result(path, suite, stage, tokens, drawn)
+
+
+def _trained(stage: Stage, plan: Plan) -> TrainingStage:
+    """Give a stage that does not train the stream and schedule of the training before it."""
+    if isinstance(stage, TrainingStage):
+        return stage
+    before = _trained(plan.nodes[stage.parent.stage].stage, plan)
+    return replace(before, model=stage.model, end_tokens=stage.end_tokens, milestones=stage.milestones)
 
 
 def _write_last_row(stage_dir: StageDir, stage: Stage) -> None:
@@ -133,12 +143,28 @@ def _write_result(checkpoint: Path, suite: str, stage: Stage, tokens: int, drawn
         per_byte = true_loss(stage, tokens, source, drawn) + hard - hard.mean() + NOISE * noise.standard_normal()
         nats = -per_byte * math.log(2) * size
         value, task = float(-nats.sum() / math.log(2) / size.sum()), f"heldout_{source}"
+        if suite == "positions":
+            results[f"position_{source}"], documents[f"position_{source}"] = _positions(value, nats, size, stage)
+            continue
         results[task] = {"alias": task, "bits_per_byte,none": value, "bits_per_byte_stderr,none": 0.05}
         documents[task] = {"doc_id": list(range(60)), "loglikelihood": nats.tolist(), "bytes": size.tolist()}
-    right = (shared.random(60) < 0.3).astype(int).tolist()
-    results["heldout_prose_last_word"] = {
-        "alias": "heldout_prose_last_word", "acc,none": float(np.mean(right)), "acc_stderr,none": 0.06
-    }  # fmt: skip
-    documents["heldout_prose_last_word"] = {"doc_id": list(range(60)), "correct": right}
+    if suite != "positions":
+        right = (shared.random(60) < 0.3).astype(int).tolist()
+        results["heldout_prose_last_word"] = {
+            "alias": "heldout_prose_last_word", "acc,none": float(np.mean(right)), "acc_stderr,none": 0.06
+        }  # fmt: skip
+        documents["heldout_prose_last_word"] = {"doc_id": list(range(60)), "correct": right}
     body = {"results": results, "eval_id": "abcdef0123456789", "checkpoint": str(checkpoint), "date": START}
     write_result(result_path(checkpoint, suite, "abcdef0123456789"), json.loads(json.dumps(body)), documents)
+
+
+def _positions(value: float, nats: np.ndarray, size: np.ndarray, stage: Stage) -> tuple[dict, dict]:
+    """Score documents by position: a third of each in every bucket of the context."""
+    results: dict[str, object] = {"alias": "position"}
+    documents: dict[str, object] = {"doc_id": list(range(60))}
+    for first, last in ((0, 15), (16, 31), (32, 63), (64, 127), (128, 255)):
+        if last < stage.model.context_tokens:
+            bucket = f"{first:04d}-{last:04d}"
+            results |= {f"{bucket}/bits_per_byte,none": value, f"{bucket}/bits_per_byte_stderr,none": 0.05}
+            documents |= {f"{bucket}/loglikelihood": (nats / 3).tolist(), f"{bucket}/bytes": (size / 3).tolist()}
+    return results, documents

@@ -17,6 +17,7 @@ from analysis.figures import (
     diagnostics_figure,
     isoflop_figure,
     loss_surface_figure,
+    position_figure,
     predicted_figure,
     repetition_figure,
     seeds_figure,
@@ -286,3 +287,54 @@ def test_seeds_are_dots_over_their_data_order(frame):
     lacking = study[~((study["seed_init"] == 0) & (study["seed_data"] == 1))]
     with pytest.raises(ValueError, match="seed"):
         seeds_figure(lacking, BITS)
+
+
+@pytest.fixture
+def extended():
+    """A model of 64 positions, extended to 256 by two methods and trained further with one."""
+    buckets = [(0, 15), (16, 31), (32, 63), (64, 127), (128, 255)]
+    stages = [
+        ("m0_1", "pretrain", 1_000, 3, 2.0),
+        ("m0_1", "pretrain", 500, 3, 2.5),  # a milestone on the way
+        ("m0_1 linear x4", "pretrain>rescale", 1_000, 5, 3.0),
+        ("m0_1 linear x4 trained", "pretrain>rescale>extend", 1_200, 5, 1.9),
+        ("m0_1 unscaled x4", "pretrain>rescale", 1_000, 5, 2.0),
+    ]
+    rows = [
+        {
+            "study": "longer", "model": model, "kinds": kinds, "tokens": tokens, "trajectory": "t", "stage": model,
+            "metric": f"position/{source}/{first:04d}-{last:04d}/bits_per_byte", "value": loss - 0.1 * place,
+            "stderr": 0.02,
+        }
+        for model, kinds, tokens, known, loss in stages
+        for source in ("prose", "code")
+        for place, (first, last) in enumerate(buckets[:known])
+    ]  # fmt: skip
+    more = {"study": "longer", "model": "m0_1", "kinds": "pretrain", "tokens": 1_000, "trajectory": "t"}
+    return pd.DataFrame([*rows, {**more, "metric": "heldout/prose/bits_per_byte", "value": 2.0}])
+
+
+def test_positions_are_drawn_per_method_and_the_old_context_is_marked(extended):
+    figure, points = position_figure(extended)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        *("prose, unscaled x4", "prose, linear x4"),
+        *("code, unscaled x4", "code, linear x4"),
+    ]
+    linear = points[points["panel"] == "prose, linear x4"]
+    assert linear.groupby("role").size().to_dict() == {"before": 3, "scaled": 5, "trained": 5}
+    assert linear[linear["role"] == "before"]["y"].tolist() == pytest.approx([2.0, 1.9, 1.8])
+    assert linear[linear["role"] == "trained"]["x"].tolist() == [0, 1, 2, 3, 4]
+    [old] = [line for line in figure.axes[1].get_lines() if list(line.get_xdata()) == [2.5, 2.5]]
+    assert old.get_linestyle() == ":"
+    bars = [line for container in figure.axes[1].containers for line in container[2][0].get_segments()]
+    assert len(bars) == 13
+    assert all(high[1] - low[1] == pytest.approx(0.04) for low, high in bars)
+
+
+def test_without_positions_or_longer_contexts_there_is_no_figure(extended):
+    with pytest.raises(ValueError, match="nothing was scored by position"):
+        position_figure(extended[extended["metric"].str.startswith("heldout")])
+    with pytest.raises(ValueError, match="was given a longer context"):
+        position_figure(extended[extended["kinds"] == "pretrain"])
+    with pytest.raises(ValueError, match="select the rows of one"):
+        position_figure(pd.concat([extended, extended.assign(model="m0_3")]))

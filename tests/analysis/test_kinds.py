@@ -22,6 +22,7 @@ PREDICATES = {
     "ablation": kinds.is_ablation,
     "sweep": kinds.is_sweep,
     "transfer": kinds.is_transfer,
+    "extend": kinds.is_extended,
 }
 
 

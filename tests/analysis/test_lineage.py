@@ -55,6 +55,7 @@ DRAW = {
     "fit_figure": lambda frame: analysis.figures.fit_figure(*fitted(frame)),
     "isoflop_figure": lambda frame: analysis.figures.isoflop_figure(select_loss(made_studies.isoflop(frame), BITS)),
     "loss_surface_figure": lambda frame: analysis.figures.loss_surface_figure(*fitted(frame)),
+    "position_figure": lambda frame: analysis.figures.position_figure(made_studies.extend(frame)),
     "predicted_figure": lambda frame: analysis.figures.predicted_figure(*fitted(frame)),
     "repetition_figure": drawn_repetition,
     "seeds_figure": lambda frame: analysis.figures.seeds_figure(made_studies.seeds(frame), BITS),

@@ -18,8 +18,10 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SMALLER = {
     "ablation": ["variant=base,no_positions,more_code", "optimizer.learning_rate=0.004,0.008", "seed=range(3)"],
+    "chat": ["then.chat.at_tokens=250000,500000", "then.chat.lora.rank=2,8"],
     "continual": ["seed=0"],
     "distill": ["then.distill.alpha=0,0.5", "tokens=250000,500000"],
+    "extend": ["seed=0"],
     "isoflop": ["model=m0_015,m0_03,m0_06,m0_1,m0_2", "flops=2e12,4e12,8e12"],
     "learning_rate": ["model=m0_03,m0_1,m0_3"],
     "repetition": ["data.unique_tokens=64000,256000,null", "tokens=128000,512000,2048000"],

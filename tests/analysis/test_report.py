@@ -35,6 +35,7 @@ EXPECTED = {
     "sweep": {"sweep"},
     "continual": {"continual"},
     "repetition": {"repetition"},
+    "extend": {"position"},
     "isoflop": {"isoflop", "token_scaling", "chinchilla", "surface", "diagnostics", "predicted"},
     "token_scaling": {"token_scaling", "token_scaling_tasks", "chinchilla", "surface", "diagnostics", "predicted"},
 }

@@ -14,6 +14,7 @@ from workbench.evaluate.imported import place_results, read_imported
 from workbench.evaluate.reconcile import Evaluator
 from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
 from workbench.launch.study import freeze_study
+from workbench.model.weights import load_model
 from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.results import read_result
@@ -166,6 +167,20 @@ def test_a_context_may_be_shorter_and_not_longer(compose, overrides, experiments
     assert imported(facts).stage.model.context_tokens == 16
     with pytest.raises(ValueError, match="longer than the checkpoint's context"):
         make_facts(compose([*settings, "init.context_tokens=4096"], experiments))
+
+
+def test_its_context_may_be_extended(begin, run_local, checkpoint):
+    longer = ["then=extend", "then.extend.context_tokens=128", "then.extend.method=yarn", "then.extend.tokens=2048"]
+    facts = begin(checkpoint("llama2"), "tokens=0", "init.context_tokens=32", *longer)
+    run_local(facts, evaluate=False)
+    base, scaled, trained = (node.stage for node in facts.plan.nodes.values())
+    assert [stage.kind for stage in (base, scaled, trained)] == ["imported", "rescale", "extend"]
+    assert scaled.model.rope_scaling.original_context_tokens == 32
+    assert (trained.start_tokens, trained.end_tokens) == (1_000_000, 1_002_048)
+    [path] = checkpoints_by_tokens(facts.layout.stage(list(facts.plan.nodes)[1])).values()
+    tokens = torch.arange(7, 127)[None]
+    theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(tokens).logits
+    torch.testing.assert_close(load_model(path)(tokens), theirs, atol=1e-4, rtol=0)
 
 
 def test_a_folder_that_moves_keeps_its_stage(compose, overrides, experiments, checkpoint, tmp_path):

@@ -52,6 +52,11 @@ def test_seeds_that_are_set_apart_are_both_there(compose):
     assert {"m0_03 cosine 250K s1", "m0_03 cosine 250K s1 init3"} <= set(names)
 
 
+def test_stages_that_do_not_train_have_their_points_seed(compose):
+    names = names_of(compose, "experiments=extend", "then.extend.method=yarn")
+    assert {"m0_3 yarn x4 1.5M s1", "m0_3 yarn x4 trained 1.5M-1.7M s1"} <= set(names)
+
+
 def test_repeated_tokens_are_short(compose):
     names = names_of(compose, "experiments=repetition", "model=m0_1")
     assert any(re.fullmatch(r"m0_1 unique 64K trunk \S+ s0", name) for name in names)

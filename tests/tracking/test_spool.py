@@ -19,6 +19,8 @@ def row(step):
         ("piqa", "acc_norm,none", "piqa/acc_norm"),
         ("gsm8k", "exact_match,strict-match", "gsm8k/exact_match/strict-match"),
         ("odd,task:1", "acc", "odd_task_1/acc"),
+        ("position_c_headers", "0064-0127/bits_per_byte,none", "position/c_headers/0064-0127/bits_per_byte"),
+        ("position_prose", "0000-0015/bits_per_byte_stderr,none", "position/prose/0000-0015/bits_per_byte_stderr"),
     ],
 )
 def test_metric_name(task, metric, name):

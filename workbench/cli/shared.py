@@ -39,9 +39,8 @@ def add_plugins(folders: Iterable[Path | str]) -> None:
 
 def read_named(study: str) -> dict[str, Any]:
     """Read the record of a study that was launched before, and have its own kinds of stages found."""
-    from workbench.study.record import read_record
-
     from workbench.config.kinds import PLUGINS
+    from workbench.study.record import read_record
 
     record = read_record(default_layout(), study)
     if not os.environ.get(PLUGINS):  # a job has its own copy of them

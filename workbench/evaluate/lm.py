@@ -143,6 +143,32 @@ class WorkbenchLM(TemplateLM):
         scores = iter(self.scorer.score([row for rows in texts for row in rows]))
         return [sum(next(scores).loglikelihood for _ in rows) for rows in texts]
 
+    def loglikelihood_tokens(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[list[tuple[float, int]]]:
+        """Log-likelihood (nats) and bytes of each token of a text's beginning, as much as the model reads at once.
+
+        It follows the token before a text without context; `hf` has no such method.
+        """
+        rows, sizes = [], []
+        for request in requests:
+            with _naming(request):
+                ids, counts = self._beginning(*request.args)
+                rows.append(self._row([self.prefix_token_id], ids))
+                sizes.append(counts)
+        scores = self.scorer.logprobs(rows)
+        return [list(zip(score.tolist(), counts, strict=True)) for score, counts in zip(scores, sizes, strict=True)]
+
+    def _beginning(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids, and how many bytes of the text each adds; of a character in several tokens, the first has them."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, ends = (encoded[key][: self.max_length] for key in ("input_ids", "offset_mapping"))
+        sizes, done = [], 0
+        for _, end in ends:
+            sizes.append(len(text[done:end].encode()))
+            done = max(done, end)
+        return ids, sizes
+
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
             token_list=self.tok_encode(text),

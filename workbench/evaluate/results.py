@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+_BITS = "bits_per_byte,none"
+"""Key of lm-eval's results."""
+
 
 def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Per-document values of one task, as columns.
@@ -19,9 +22,10 @@ def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     -------
     dict
         `doc_id` (the document's own id where it has one), and what the task measures: `loglikelihood`
-        (nats) and `bytes`, `correct` (0 or 1), and any other metric under its own name.
+        (nats) and `bytes`, `correct` (0 or 1), and any other metric under its own name. What a part of a text measures
+        has its name before it, as `0064-0127/bytes`, and is None for a document without that part.
     """
-    columns: dict[str, list[Any]] = {"doc_id": []}
+    rows: list[dict[str, Any]] = []
     # A task with several filters has a sample for each; the first filter's represent the document.
     for sample in (s for s in samples if s["filter"] == samples[0]["filter"]):
         document = sample["doc"]
@@ -29,9 +33,9 @@ def document_values(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         row: dict[str, Any] = {"doc_id": sample["doc_id"] if known is None else known}
         for metric in sample["metrics"]:
             row |= _columns(metric, sample[metric])
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
-    return columns
+        rows.append(row)
+    names = dict.fromkeys(["doc_id", *(name for row in rows for name in row)])
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def add_standard_errors(metrics: dict[str, Any], documents: dict[str, list[Any]]) -> None:
@@ -41,9 +45,12 @@ def add_standard_errors(metrics: dict[str, Any], documents: dict[str, list[Any]]
     perplexity times the standard error of the mean log-likelihood.
     """
     count = len(documents["doc_id"])
-    if "bits_per_byte,none" in metrics and count > 1:
-        stderr = ratio_stderr(documents["loglikelihood"], documents["bytes"]) / math.log(2)
-        metrics["bits_per_byte_stderr,none"] = stderr
+    for part in [key.removesuffix(_BITS) for key in metrics if key == _BITS or key.endswith(f"/{_BITS}")]:
+        sums = zip(documents[f"{part}loglikelihood"], documents[f"{part}bytes"], strict=True)
+        known = [pair for pair in sums if pair[0] is not None]
+        if len(known) > 1:
+            numerators, denominators = zip(*known, strict=True)
+            metrics[f"{part}bits_per_byte_stderr,none"] = ratio_stderr(numerators, denominators) / math.log(2)
     if metrics.get("perplexity_stderr,none") == "N/A" and count > 1:
         values = documents["loglikelihood"]
         mean = sum(values) / count
@@ -85,6 +92,9 @@ def ratio_stderr(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def _columns(metric: str, value: Any) -> dict[str, Any]:
+    part, _, name = metric.rpartition("/")
+    if part and name == "bits_per_byte":
+        return {f"{part}/loglikelihood": value[0], f"{part}/bytes": value[1]}
     if metric in {"bits_per_byte", "byte_perplexity", "word_perplexity"}:
         return {"loglikelihood": value[0], "words" if metric == "word_perplexity" else "bytes": value[1]}
     if metric == "acc":

@@ -70,13 +70,19 @@ class Scorer:
         list of Score
             In the order of `rows`.
         """
-        # Without a context, the first token's prediction would be read from the row before.
-        assert all(0 < row.scored < len(row.tokens) for row in rows)
-        scores: dict[int, Score] = {}
-        with self.autocast():
-            for batch in _batches(rows, self.batch_tokens):
-                scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
-        return [scores[i] for i in range(len(rows))]
+        scored = self._score_rows(rows)
+        return [Score(float(logprob_N.sum()), bool(greedy_N.all())) for logprob_N, greedy_N in scored]
+
+    @torch.inference_mode()
+    def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Score each token of each row's continuation by itself, as `score` does.
+
+        Returns
+        -------
+        list of Tensor
+            Log-likelihoods in nats, fp32 of shape (scored,) on the CPU, in the order of `rows`.
+        """
+        return [logprob_N for logprob_N, _ in self._score_rows(rows)]
 
     @torch.inference_mode()
     def next_token(self, tokens: Sequence[int]) -> int:
@@ -89,7 +95,16 @@ class Scorer:
         """Arithmetic of the requested precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _score_batch(self, rows: list[Row]) -> list[Score]:
+    def _score_rows(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
+        # Without a context, the first token's prediction would be read from the row before.
+        assert all(0 < row.scored < len(row.tokens) for row in rows)
+        scores: dict[int, tuple[Tensor, Tensor]] = {}
+        with self.autocast():
+            for batch in _batches(rows, self.batch_tokens):
+                scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
+        return [scores[i] for i in range(len(rows))]
+
+    def _score_batch(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
         tokens_BT = torch.zeros(len(rows), len(rows[0].tokens) - 1, dtype=torch.long)
         for i, row in enumerate(rows):
             tokens_BT[i, : len(row.tokens) - 1] = torch.tensor(row.tokens[:-1])
@@ -99,10 +114,7 @@ class Scorer:
         h_ND = self.model.hidden(tokens_BT.to(self.device)).flatten(0, 1)[where_N.to(self.device)]
         logprob_N, greedy_N = self._score_tokens(h_ND, targets_N.to(self.device))
         counts = [row.scored for row in rows]
-        return [
-            Score(float(logprob.sum()), bool(greedy.all()))
-            for logprob, greedy in zip(logprob_N.cpu().split(counts), greedy_N.cpu().split(counts), strict=True)
-        ]
+        return list(zip(logprob_N.cpu().split(counts), greedy_N.cpu().split(counts), strict=True))
 
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []

@@ -32,7 +32,11 @@ ADAPTER_VERSION = 1
 
 EMBEDDED = Path(__file__).parent / "suites"
 """Task files of the embedded suite."""
-OWN_FOLDERS = {"embedded": EMBEDDED, "conversations": Path(__file__).parent / "conversations_suite"}
+OWN_FOLDERS = {
+    "embedded": EMBEDDED,
+    "conversations": Path(__file__).parent / "conversations_suite",
+    "positions": Path(__file__).parent / "position_suite",
+}
 """Folders of task files of this project, by what `include_path` calls them."""
 
 

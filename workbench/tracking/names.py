@@ -38,17 +38,25 @@ def run_name(stage: Stage, label: str, stage_id: str, points: Sequence[Mapping[s
     """
     seeds = {int(point["seed_init"]) for point in points}
     apart = isinstance(stage, TrainingStage) and len(seeds) == 1 and seeds != {stage.stream.seed}
-    tail = _tail(stage, f" init{seeds.pop()}" if apart else "", stage_id)
+    tail = _tail(stage, f" init{seeds.pop()}" if apart else _seed_of_points(stage, points), stage_id)
     overrides = common_overrides([str(point["name"]) for point in points])
     head = " ".join([label, *(text for override in overrides if (text := _describe(override)))])
     room = MAX_CHARACTERS - len(tail) - 1
     return f"{head if len(head) <= room else head[: room - 3].rstrip() + '...'} {tail}"
 
 
-def _tail(stage: Stage, init: str, stage_id: str) -> str:
+def _seed_of_points(stage: Stage, points: Sequence[Mapping[str, Any]]) -> str:
+    """Seed of the data's order that all points through a stage have which draws no data itself."""
+    if isinstance(stage, TrainingStage) or stage.parent is None:
+        return ""
+    seeds = {int(point["seed_data"]) for point in points}
+    return f" s{seeds.pop()}" if len(seeds) == 1 else ""
+
+
+def _tail(stage: Stage, seeds: str, stage_id: str) -> str:
     begin, end = tokens_label(stage.start_tokens), tokens_label(stage.end_tokens)
     span = f"{begin}-{end}" if stage.parent and begin != end else end
-    seed = f" s{stage.stream.seed}{init}" if isinstance(stage, TrainingStage) else ""
+    seed = f" s{stage.stream.seed}{seeds}" if isinstance(stage, TrainingStage) else seeds
     phase = (stage.name or "stage")[:MAX_PHASE_CHARACTERS]
     return f"{phase} {span}{seed} {stage_id[:6]}"
 

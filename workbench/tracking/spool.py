@@ -61,6 +61,7 @@ def metric_name(task: str, metric: str) -> str:
 
     `heldout_prose`, `bits_per_byte,none` gives `heldout/prose/bits_per_byte`;
     `heldout_prose_last_word`, `acc,none` gives `heldout/prose/last_word/acc`;
+    `position_prose`, `0064-0127/bits_per_byte,none` gives `position/prose/0064-0127/bits_per_byte`;
     `piqa`, `acc_norm,none` gives `piqa/acc_norm`. A filter other than `none` is kept as a last part, and
     `acc_stderr,none` gives `piqa/acc_stderr`.
 
@@ -80,6 +81,8 @@ def metric_name(task: str, metric: str) -> str:
         for kind in _HELDOUT_KINDS:
             if source.endswith(f"_{kind}"):
                 parts = ["heldout", source.removesuffix(f"_{kind}"), kind, key]
+    if task.startswith("position_") and "/" in key:
+        parts = ["position", task.removeprefix("position_"), *key.split("/")]
     if metric_filter not in ("", "none"):
         parts.append(metric_filter)
     if is_error:

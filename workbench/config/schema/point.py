@@ -12,7 +12,18 @@ from workbench.config.schema.machine import BudgetConfig, CheckpointConfig, Nume
 from workbench.config.schema.model import ModelConfig, VariantConfig
 from workbench.config.schema.recipe import PRECISIONS, EvaluationConfig, OptimizerConfig, RecipeConfig
 
-ANALYSES = ("token_scaling", "isoflop", "repetition", "continual", "ablation", "sweep", "transfer", "tuning", "seeds")
+ANALYSES = (
+    "token_scaling",
+    "isoflop",
+    "repetition",
+    "continual",
+    "ablation",
+    "sweep",
+    "tuning",
+    "transfer",
+    "seeds",
+    "extend",
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,8 @@ class Config:
     """Stages that come after the recipe's, in order, by name."""
     analysis: str | None = None
     """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
-    `continual`, `ablation`, `sweep`, `transfer`, `tuning` or `seeds`; None chooses by what the points differ in."""
+    `continual`, `ablation`, `sweep`, `transfer`, `tuning`, `seeds` or `extend`; None chooses by what the points differ
+    in."""
     flops: float | None = None
     """Training budget in FLOPs of forward and backward (`workbench.study.flops`), instead of `tokens`."""
     precision: str = "fp32"

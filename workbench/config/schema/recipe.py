@@ -181,7 +181,7 @@ class SuiteConfig:
     tasks: list[str]
     """lm-eval task names."""
     include_path: str | None = None
-    """Folder of task YAML files; `embedded` is the project's own on held-out text, `conversations` on held-out
+    """Folder of task YAML files; `embedded` and `positions` are the project's own on held-out text, `conversations` on held-out
     conversations of a stage `sft`; None uses lm-eval's (needs the hub)."""
     num_fewshot: int | None = None
     """Examples before each question; None leaves it to each task."""

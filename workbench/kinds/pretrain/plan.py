@@ -17,9 +17,12 @@ from workbench.config.schema import (
     TrainingStage,
     exact_weights,
 )
+from workbench.data.store import open_prepared
+from workbench.data.stream import Stream
 from workbench.study.flops import budget_tokens, count_parameters
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import origin_after
+from workbench.study.layout import Layout
 from workbench.study.rules import learning_rate_rule
 
 
@@ -62,6 +65,19 @@ def expand(recipe: RecipeConfig, config: Config, before: list[Stage], data_finge
             )
         )
     return stages
+
+
+def check(stage: TrainingStage, layout: Layout) -> None:
+    """Refuse a stage that draws more than its prepared store has; one that is not prepared yet is not looked at.
+
+    Raises
+    ------
+    ValueError
+        It would repeat a source more than allowed: the source, the tokens needed and the tokens allowed.
+    """
+    folder = layout.data(stage.data_fingerprint)
+    if (folder / "manifest.json").exists():
+        Stream(open_prepared(folder), stage.stream).check(stage.sequences(stage.end_tokens))
 
 
 def _boundaries(config: Config) -> list[int]:
