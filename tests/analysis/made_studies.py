@@ -86,6 +86,17 @@ def transfer(frame):
     return label_variants(pd.concat(parts, ignore_index=True))
 
 
+def tuning(frame):
+    """Cooldowns stand for tunings that begin where their trunk has a milestone, of two kinds in turn."""
+    rows = frame[frame["metric"] == BITS].copy()
+    trunk = rows["stage"] == rows["trajectory"]
+    starts = dict(rows.loc[trunk].groupby("trajectory")["tokens"].max())
+    rows["kinds"] = np.where(trunk, "pretrain", "pretrain>sft")
+    rows["start_tokens"] = np.where(trunk, 0, rows["trajectory"].map(starts)).astype(float)
+    rows["model"] = np.where(trunk, rows["model"], rows["model"] + " chat")
+    return rows
+
+
 def continual(frame):
     """One size; its milestones are the trunk's, its cooldowns the ends of two branches in turn."""
     rows = frame[(frame["model"] == "m0_1") & frame["metric"].isin([BITS, CODE])].copy()
@@ -159,6 +170,7 @@ KINDS = {
     "sweep": sweep,
     "transfer": transfer,
     "continual": continual,
+    "tuning": tuning,
     "repetition": repetition,
     "isoflop": isoflop,
     "extend": extend,

@@ -16,9 +16,9 @@ import numpy as np
 import yaml
 
 from workbench.config.compose import composer
-from workbench.config.schema import Config, Stage, TrainingStage, to_dict
+from workbench.config.schema import Config, InitConfig, Stage, TrainingStage, to_dict
 from workbench.data.mixture import Mixture
-from workbench.study.chain import is_annealed
+from workbench.study.chain import build_chain, is_annealed
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout, StageDir
 from workbench.study.plan import Plan, plan_study, study_record
@@ -32,12 +32,14 @@ BEST_RATE = (0.003, 0.35)
 """Best learning rate at a million parameters, and its exponent."""
 NOISE = 0.004
 STORED_TOKENS = 10_000_000
+OTHER_SUITES = {"chat": "chat_response", "commonsense": "hellaswag"}
+"""Suites that a study may have besides one of held-out text, each with one task, whose scores are bits per byte here."""
 
 
 def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     """Write the outputs of the study that `overrides` ask for; return their layout and the study's name."""
     with composer() as hydra:
-        points = [(point.name, point.config) for point in hydra.points(overrides)]
+        points = [(point.name, _resolved(point.config)) for point in hydra.points(overrides)]
     plan = plan_study(points, ["d" * 16] * len(points))
     layout = Layout(root)
     record = study_record(plan, created=START, commit="c0ffee", dirty=False)
@@ -46,6 +48,18 @@ def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     for node in plan.nodes.values():
         _write_stage(layout.stage(node.id), node.stage, points[0][1], plan)
     return layout, plan.study
+
+
+def _resolved(config: Config) -> Config:
+    """Fill in what planning would read from files: names of what a checkpoint and conversations hold."""
+    if config.init.path is not None:
+        named = replace(config.init, fingerprint=f"{zlib.crc32(config.init.path.encode()):016x}")
+        config = replace(config, init=named, model=replace(config.model, name=named.name))
+    then = {
+        name: replace(settings, fingerprint="c" * 16) if settings.kind == "sft" else settings
+        for name, settings in config.then.items()
+    }
+    return replace(config, then=then)
 
 
 def true_loss(stage: Stage, tokens: int, source: str, drawn: dict[str, int]) -> float:
@@ -74,7 +88,7 @@ def _write_stage(stage_dir: StageDir, stage: Stage, config: Config, plan: Plan) 
     stage_dir.config.write_text(yaml.safe_dump({"id": stage_dir.id, "stage": to_dict(stage)}))
     status = {"state": "finished", "error": None, "step": 1, "tokens": 1, "time": START, "pid": 1, "host": "elsewhere"}
     stage_dir.status.write_text(json.dumps(status))
-    stage = _trained(stage, plan)
+    stage = _trained(stage, config, plan)
     _write_last_row(stage_dir, stage)
     for tokens in sorted({*stage.milestones, *stage.branch_points}):
         drawn = _drawn(stage, tokens)
@@ -84,11 +98,15 @@ def _write_stage(stage_dir: StageDir, stage: Stage, config: Config, plan: Plan) 
                 _write_result(path, suite, stage, tokens, drawn)
 
 
-def _trained(stage: Stage, plan: Plan) -> TrainingStage:
-    """Give a stage that does not train the stream and schedule of the training before it."""
-    if isinstance(stage, TrainingStage):
+def _trained(stage: Stage, config: Config, plan: Plan) -> TrainingStage:
+    """Give a stage that does not train on text the stream and schedule of the training before it."""
+    if isinstance(stage, TrainingStage) and stage.stream.sources:
         return stage
-    before = _trained(plan.nodes[stage.parent.stage].stage, plan)
+    if stage.parent is None:
+        [before] = build_chain(replace(config, init=InitConfig(), tokens=stage.end_tokens, then={}), "d" * 16)[-1:]
+        before = replace(before, parent=None)
+    else:
+        before = _trained(plan.nodes[stage.parent.stage].stage, config, plan)
     return replace(before, model=stage.model, end_tokens=stage.end_tokens, milestones=stage.milestones)
 
 
@@ -146,9 +164,11 @@ def _write_result(checkpoint: Path, suite: str, stage: Stage, tokens: int, drawn
         if suite == "positions":
             results[f"position_{source}"], documents[f"position_{source}"] = _positions(value, nats, size, stage)
             continue
+        if suite in OTHER_SUITES:
+            task = OTHER_SUITES[suite]
         results[task] = {"alias": task, "bits_per_byte,none": value, "bits_per_byte_stderr,none": 0.05}
         documents[task] = {"doc_id": list(range(60)), "loglikelihood": nats.tolist(), "bytes": size.tolist()}
-    if suite != "positions":
+    if suite != "positions" and suite not in OTHER_SUITES:
         right = (shared.random(60) < 0.3).astype(int).tolist()
         results["heldout_prose_last_word"] = {
             "alias": "heldout_prose_last_word", "acc,none": float(np.mean(right)), "acc_stderr,none": 0.06

@@ -63,6 +63,7 @@ DRAW = {
         made_studies.sweep(frame), BITS, "optimizer.learning_rate", panels="recipe.batch_sequences"
     ),
     "token_scaling_figure": lambda frame: analysis.figures.token_scaling_figure(frame, [BITS]),
+    "tuned_figure": lambda frame: analysis.figures.tuned_figure(made_studies.tuning(frame), [BITS]),
     "transfer_figure": lambda frame: analysis.figures.transfer_figure(made_studies.transfer(frame), BITS, noise=0.01),
 }
 

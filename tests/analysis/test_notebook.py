@@ -24,6 +24,7 @@ SMALLER = {
     "extend": ["seed=0"],
     "isoflop": ["model=m0_015,m0_03,m0_06,m0_1,m0_2", "flops=2e12,4e12,8e12"],
     "learning_rate": ["model=m0_03,m0_1,m0_3"],
+    "published": ["init=tinyllama_105b,tinyllama_3t,pythia_1b"],
     "repetition": ["data.unique_tokens=64000,256000,null", "tokens=128000,512000,2048000"],
     "seeds": ["seed_init=range(2)", "seed_data=range(2)"],
     "token_scaling": ["tokens=250000,1000000,4000000"],
