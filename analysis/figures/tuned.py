@@ -67,7 +67,8 @@ def tuned_figure(frame: pd.DataFrame, metrics: Sequence[str], *, title: str | No
 def split_tuned(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of tuned checkpoints, with `begun` the tokens at which their tuning began, and the rows of their bases."""
     last = frame["kinds"].map(lambda kinds: kinds.split(">")[-1] if isinstance(kinds, str) else "pretrain")
-    tuned = frame.loc[~last.isin(_BASES) & frame["start_tokens"].notna()]
+    first = frame["kinds"].map(lambda kinds: kinds.split(">")[0] if isinstance(kinds, str) else "pretrain")
+    tuned = frame.loc[~last.isin(_BASES) & first.isin(_BASES) & frame["start_tokens"].notna()]
     tuned = tuned.assign(begun=tuned["start_tokens"].astype(float))
     begun = set(zip(tuned["trajectory"], tuned["begun"], strict=True))
     here = [pair in begun for pair in zip(frame["trajectory"], frame["tokens"].astype(float), strict=True)]

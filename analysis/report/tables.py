@@ -95,7 +95,7 @@ def summary_table(
         mean over the seeds), "1.234" where the standard error is not known, or "not evaluated".
     """
     names = list(metrics) if metrics is not None else choose_metrics(frame)
-    cooled = frame.loc[truths(frame, "annealed") | _from_outside(frame)]
+    cooled = frame.loc[truths(frame, "annealed") | _of_other_kinds(frame)]
     rows: list[dict[str, str]] = []
     keys = ["params_non_embedding", "model", "tokens"]
     groups: dict[tuple[float, str, float], pd.DataFrame] = {
@@ -122,11 +122,12 @@ def summary_table(
     return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
-def _from_outside(frame: pd.DataFrame) -> pd.Series:
-    """Whether each row is of a checkpoint from outside, as it came: milestones of others' trainings are listed too."""
+def _of_other_kinds(frame: pd.DataFrame) -> pd.Series:
+    """Whether each row is of a stage that is no pretraining: what a point is about, with or without a decay of its rate."""
     if "kinds" not in frame:
         return pd.Series(False, index=frame.index)
-    return pd.Series([kinds == "imported" for kinds in frame["kinds"]], index=frame.index)
+    last = [kinds.split(">")[-1] if isinstance(kinds, str) else "pretrain" for kinds in frame["kinds"]]
+    return pd.Series([kind != "pretrain" for kind in last], index=frame.index)
 
 
 def format_table(table: pd.DataFrame) -> str:

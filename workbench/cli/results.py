@@ -234,7 +234,7 @@ def _launched_with(layout: Layout, study: str) -> Path | None:
 def _missing(facts: Facts, trained: set[str]) -> list[str]:
     """Name the points that the table lacks."""
     ends = {point.name: point.chain[-1][0] for point in facts.plan.points}
-    own = {name: end for name, end in ends.items() if facts.plan.nodes[end].stage.kind != "imported"}
+    own = {name: end for name, end in ends.items() if facts.plan.nodes[end].stage.kind == "pretrain"}
     return [f"not trained: {name}" for name, end in own.items() if end not in trained]
 
 

@@ -107,7 +107,7 @@ class WorkbenchLM(TemplateLM):
         rows = []
         for request in requests:
             with _naming(request):
-                rows.append(self._row(*self._split(*request.args)))
+                rows.append(self._row(*(self._known_ids(request.doc) or self._split(*request.args))))
         return [(score.loglikelihood, score.is_greedy) for score in self.scorer.score(rows)]
 
     def _loglikelihood_tokens(
@@ -115,6 +115,20 @@ class WorkbenchLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         scores = self.scorer.score([self._row(context, continuation) for _, context, continuation in requests])
         return [(score.loglikelihood, score.is_greedy) for score in scores]
+
+    def _known_ids(self, document: Any) -> tuple[list[int], list[int]] | None:
+        """Token ids of a document that brings its own, as conversations do: of the prompt, and of the response's text.
+
+        A template's marks are tokens that no text becomes, and its last white space is the prompt's. What ends the
+        response (an end of sequence, `<|im_end|>`) is left out, since it is none of the response's bytes.
+        """
+        if not isinstance(document, dict) or "response_tokens" not in document:
+            return None
+        ids: list[int] = list(document["response_tokens"])
+        text = document["response"].strip()
+        while len(ids) > 1 and self.tokenizer.decode(ids[:-1]).strip().startswith(text):
+            ids = ids[:-1]
+        return list(document["prompt_tokens"]), ids
 
     def _split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Token ids of a context and of its continuation, split where `hf` splits them.

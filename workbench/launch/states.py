@@ -79,10 +79,10 @@ def _waits_for(job: slurm.JobState) -> str:
 
 
 def _failed_parent(node: Node, found: Mapping[str, Scheduled]) -> str | None:
-    parent = node.stage.parent
-    if parent is None or parent.stage not in found:
-        return None
-    return parent.stage if found[parent.stage].state in ("failed", "cancelled") else None
+    ended = [
+        r.stage for r in node.stage.references if r.stage in found and found[r.stage].state in ("failed", "cancelled")
+    ]
+    return ended[0] if ended else None
 
 
 def _why_cancelled(parent: str | None, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:

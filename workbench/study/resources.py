@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.config.schema import ClusterConfig, Stage, TrainingStage
+from workbench.study.flops import training_flops_per_token
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes
 from workbench.study.memory import Memory, peak_memory
 
@@ -142,8 +143,10 @@ def stage_resources(
 
 def _small_job(stage: Stage, cluster: ClusterConfig) -> Resources:
     """Give a stage that reads and writes checkpoints, and trains nothing, one process on one node."""
-    held = 2 * checkpoint_bytes(stage, whole=False)
-    seconds = held / CHECKPOINT_BYTES_PER_SECOND
+    one = checkpoint_bytes(stage, whole=False)
+    # Weights as they are read, what is made of them, and both in the order in which they are written.
+    held, reads = 4 * one, max(1, len(stage.references))
+    seconds = (2 * reads + 1) * one / CHECKPOINT_BYTES_PER_SECOND
     needed = None if cluster.memory_bytes_per_node is None else math.ceil(held / USABLE_MEMORY) + PROCESS_BYTES
     return Resources(
         nodes=1,
@@ -170,7 +173,8 @@ def uses_gpus(stage: Stage, cluster: ClusterConfig) -> bool:
 def cluster_speed(stage: Stage, cluster: ClusterConfig) -> float | None:
     """Tokens per second of one process: as measured for the model's name, or from the cluster's FLOPs per second."""
     if stage.model.name in cluster.tokens_per_second:
-        return cluster.tokens_per_second[stage.model.name]
+        own = training_flops_per_token(stage.model)
+        return cluster.tokens_per_second[stage.model.name] * own / flops_per_token(stage)
     if cluster.flops_per_second is not None:
         return cluster.flops_per_second / flops_per_token(stage)
     return None

@@ -104,13 +104,16 @@ def is_worth_repeating(state: StageState) -> bool:
 
 def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageState]) -> StageState:
     """Say of a stage that was not begun that its parent failed."""
-    parent = None if node.stage.parent is None else found.get(node.stage.parent.stage)
-    if state.state != "planned" or parent is None or parent.cause is None:
+    if state.state != "planned":
         return state
-    if parent.tokens is not None and parent.tokens >= node.stage.start_tokens:
-        return state
-    ended = "failed" if parent.state == "failed" else f"is {parent.state}"
-    return replace(state, note=f"its parent {parent.stage} {ended}", cause=PARENT)
+    for reference in node.stage.references:
+        parent = found.get(reference.stage)
+        if parent is None or parent.cause is None or (parent.tokens is not None and parent.tokens >= reference.tokens):
+            continue
+        ended = "failed" if parent.state == "failed" else f"is {parent.state}"
+        what = "parent" if reference == node.stage.parent else "input"
+        return replace(state, note=f"its {what} {parent.stage} {ended}", cause=PARENT)
+    return state
 
 
 def _state(

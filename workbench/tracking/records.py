@@ -233,7 +233,7 @@ def _stage_record(
         "kind": "stage",
         "stage_kind": stage.kind,
         "start_tokens": str(stage.start_tokens),
-        "kinds": ">".join(dict.fromkeys(kinds)),
+        "kinds": ">".join(kinds),
         "study": plan["study"],
         **names_tags("points", [point["name"] for point, _ in points]),
         **names_tags("variant", sorted({_variant(point) for point, _ in points} - {""})),
@@ -274,10 +274,16 @@ def _stage_record(
 
 
 def _kinds(plan: dict[str, Any], stage: str) -> list[str]:
-    """Kinds of the stages behind one, and its own, first to last; of records before there were others, pretraining."""
+    """Kinds of the stages behind one, and its own, first to last; one that goes on with its parent's training is one with it.
+
+    Of records before there were others, all are pretraining.
+    """
     values = plan["stages"][stage]["stage"]
-    before = _kinds(plan, values["parent"]["stage"]) if values["parent"] else []
-    return [*before, values.get("kind", "pretrain")]
+    parent, kind = values["parent"], values.get("kind", "pretrain")
+    before = _kinds(plan, parent["stage"]) if parent else []
+    goes_on = parent and "origin" in values and parent["tokens"] != values["origin"]["tokens"]
+    older = parent and "kind" not in values
+    return before if before[-1:] == [kind] and (goes_on or older) else [*before, kind]
 
 
 def _read_checkpoints(stage_dir: StageDir) -> list[tuple[Path, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.study.files import first_mismatch, fsync, sha256
 from workbench.study.layout import StageDir, checkpoint_step
-from workbench.train.weights_only import MANIFEST, add_optimizer, is_resumable
+from workbench.train.weights_only import MANIFEST, add_optimizer, is_optimizers, is_resumable
 
 if TYPE_CHECKING:  # planning and `workbench status` read checkpoints too, and need not wait for torch
     from workbench.model.tensor_file import FileFacts
@@ -59,8 +59,8 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(checkpoint, f"its manifest cannot be read ({error})") from error
 
 
-def verify(checkpoint: Path) -> dict[str, Any]:
-    """Check every file against the manifest and return it.
+def verify(checkpoint: Path, *, weights_only: bool = False) -> dict[str, Any]:
+    """Check every file against the manifest and return it; if asked, all but the optimizer's, which may be deleted.
 
     Raises
     ------
@@ -68,7 +68,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         A file is missing, or its size or SHA-256 differ; the file is named.
     """
     manifest = read_manifest(checkpoint)
-    mismatch = first_mismatch(checkpoint, manifest["files"])
+    files = {name: facts for name, facts in manifest["files"].items() if not (weights_only and is_optimizers(name))}
+    mismatch = first_mismatch(checkpoint, files)
     if mismatch is not None:
         raise DamagedCheckpointError(checkpoint, mismatch)
     return manifest

@@ -89,7 +89,7 @@ class StageJob:
             A file of it is not what its manifest says.
         """
         path = self.checkpoint_of(stage, tokens)
-        return path, ckpt.verify(path)
+        return path, ckpt.verify(path, weights_only=True)
 
     def manifest(self, prepared: Prepared, **facts: Any) -> dict[str, Any]:
         """Make a checkpoint's manifest: what all kinds have, and this one's `facts`."""
@@ -131,7 +131,7 @@ class StageJob:
         from workbench.model.weights import WEIGHTS, write_hf
 
         done = self.dir.checkpoint(step)
-        if (done / MANIFEST).exists():
+        if (done / MANIFEST).exists() and ckpt.read_manifest(done)["tokens"] == self.stage.end_tokens:
             ckpt.mark_kept(done)
             return done
         prepared = self.open_data()

@@ -180,7 +180,7 @@ class StageRun:
         return self._load(parent) if self.stage.resumes else self._begin_from(parent)
 
     def _begin_from(self, path: Path) -> TrainState:
-        manifest = self.world.main_only(lambda: ckpt.verify(path))
+        manifest = self.world.main_only(lambda: ckpt.verify(path, weights_only=True))
         state = self.world.together(lambda: self.begin_from(path))
         state.step, state.tokens = manifest["step"], manifest["tokens"]
         self.hooks.log(f"begins from the weights of {path.parent.parent.name}/{path.name}")

@@ -14,6 +14,7 @@ from workbench.study.files import exclusive, read_stage
 from workbench.study.identity import stage_id as compute_stage_id
 from workbench.study.layout import Layout, StageDir
 from workbench.train import checkpoint as ckpt
+from workbench.train.clearing import clear_leftovers
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob, code_version
@@ -158,9 +159,13 @@ def _train_despite_damage(
     A damaged checkpoint of the parent is moved aside too, but it is the parent that must train again.
     """
     version = code or code_version(stage_dir)
+    world.main_only(lambda: clear_leftovers(stage_dir))
     while world.main_only(lambda: missing_targets(stage_dir, stage, goals)):
         try:
             find_kind(stage.kind).run.run(StageJob(layout, stage_dir, stage, goals, hooks, world, version))
+            left = world.main_only(lambda: missing_targets(stage_dir, stage, goals))
+            if left:
+                raise RuntimeError(f"kind {stage.kind!r} ended without a checkpoint at {left[0]} tokens")
         except ckpt.DamagedCheckpointError as error:
             damaged = error.checkpoint
             aside = world.main_only(lambda: ckpt.quarantine(damaged))  # noqa: B023  (run at once)

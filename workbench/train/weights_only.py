@@ -38,7 +38,7 @@ def drop_optimizer(checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     manifest
         What its manifest says now.
     """
-    files = {name: facts for name, facts in manifest["files"].items() if not _is_optimizers(name)}
+    files = {name: facts for name, facts in manifest["files"].items() if not is_optimizers(name)}
     _replace_manifest(checkpoint, {**manifest, FLAG: True, "files": files})
     clear_unlisted(checkpoint, {FLAG: True})
 
@@ -58,7 +58,7 @@ def add_optimizer(checkpoint: Path, manifest: Mapping[str, Any], source: Path, f
         if (source / name).exists():
             (source / name).rename(checkpoint / name)
     fsync(checkpoint)
-    files = {**manifest["files"], **{name: facts for name, facts in found["files"].items() if _is_optimizers(name)}}
+    files = {**manifest["files"], **{name: facts for name, facts in found["files"].items() if is_optimizers(name)}}
     whole = {key: value for key, value in manifest.items() if key != FLAG}
     _replace_manifest(checkpoint, {**whole, "files": dict(sorted(files.items()))})
 
@@ -74,7 +74,8 @@ def clear_unlisted(checkpoint: Path, manifest: Mapping[str, Any]) -> None:
         shutil.rmtree(checkpoint / OPTIMIZER_DIR)
 
 
-def _is_optimizers(name: str) -> bool:
+def is_optimizers(name: str) -> bool:
+    """Whether a file of a checkpoint, by its name there, is of the optimizer's state."""
     return name == OPTIMIZER_FILE or name.startswith(f"{OPTIMIZER_DIR}/")
 
 

@@ -15,10 +15,13 @@ import datasets
 
 
 def load_responses(conversations_dir: str, **_: Any) -> datasets.DatasetDict:
-    """Prompts and responses, as `{"id", "prompt", "response"}`, in the order of their hashes."""
+    """Prompts and responses in the order of their hashes, and their token ids as they are trained on.
+
+    A row has `id`, `prompt`, `response`, `prompt_tokens` and `response_tokens`; the ids are what is scored.
+    """
     with (Path(conversations_dir) / "chat.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
-    found = [{"id": _key(row), "prompt": row["prompt"], "response": row["response"]} for row in rows]
+    found = [{"id": _key(row), **row} for row in rows]
     if not found:
         raise ValueError("no conversations are held out: raise chat.heldout_percent")
     return datasets.DatasetDict({"test": datasets.Dataset.from_list(sorted(found, key=lambda row: row["id"]))})

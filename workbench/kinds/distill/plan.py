@@ -12,7 +12,7 @@ from workbench.data.tokenizer import load_file
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
 from workbench.kinds.pretrain import plan as pretrain
-from workbench.study.chain import build_chain
+from workbench.study.chain import build_chain, merge_targets
 from workbench.study.flops import forward_flops_per_token, training_flops_per_token
 from workbench.study.identity import digest, stage_id
 from workbench.study.layout import Layout
@@ -85,7 +85,13 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
         if distilled and parent:
             parent = Parent(stage_id(distilled[-1]), parent.tokens)
         distilled.append(_distilled(phase, parent, teacher[-1], settings))
-    return [*teacher, *distilled]
+    return [*_with_targets_of(before, teacher), *distilled]
+
+
+def _with_targets_of(before: list[Stage], teacher: list[Stage]) -> list[Stage]:
+    """Give a teacher's stages that the chain has too the targets of both: the later of equal ids counts."""
+    known = {stage_id(stage): stage for stage in before}
+    return [merge_targets(known.get(stage_id(stage), stage), stage) for stage in teacher]
 
 
 def _tokens(settings: Settings, config: Config) -> int:

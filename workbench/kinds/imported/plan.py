@@ -24,6 +24,7 @@ def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
     assert settings.path is not None
     directory = find_checkpoint(settings.path, settings.revision)
     found = read_imported(directory)
+    is_local = Path(settings.path).expanduser().is_dir()
     name = settings.name or _plain_name(settings.path)
     model = replace(found.model, name=name, context_tokens=_context(settings, found.model))
     named = config.tokenizer if config.tokenizer.kind == "file" else TokenizerConfig(kind="file", path="-")
@@ -33,9 +34,8 @@ def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
         name=name,
         fingerprint=found.fingerprint,
         licence=settings.licence or found.licence,
-        revision=directory.name
-        if settings.path != str(directory) and _is_commit(directory.name)
-        else settings.revision,
+        path=str(directory.resolve()) if is_local else settings.path,
+        revision=None if is_local else directory.name if _is_commit(directory.name) else settings.revision,
     )
     return resolved, replace(config, model=model, tokenizer=tokenizer, init=resolved)
 

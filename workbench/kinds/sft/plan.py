@@ -15,10 +15,11 @@ from workbench.config.schema import (
     TrainingStage,
 )
 from workbench.kinds.sft.spec import Settings, Spec
-from workbench.study.flops import forward_flops_per_token
+from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import main_line, origin_after
 from workbench.study.layout import Layout
+from workbench.study.memory import FP32, state_bytes, weights_bytes
 
 
 def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
@@ -66,8 +67,20 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
         raise ValueError("then: sft needs weights to begin from: train some, or take a checkpoint from outside (init)")
     if settings.lora is not None and config.optimizer.kind != "adamw":
         raise ValueError(f"then: adapters are trained by AdamW, not by optimizer.kind={config.optimizer.kind!r}")
+    foreign = [stage.name for stage in before if stage.kind not in ("pretrain", "imported")]
+    if settings.at_tokens is not None and foreign:
+        raise ValueError(
+            f"then: at_tokens={settings.at_tokens} is a place in the recipe, but {foreign[0]!r} comes after it"
+        )
     begin = before[-1] if settings.at_tokens is None else _stage_at(settings.at_tokens, before)
     context = _context(settings, begin.model)
+    name = _conversations(settings, begin.model)
+    for suite in config.evaluation.suites.values():
+        if suite.include_path == "conversations" and suite.conversations != name:
+            raise ValueError(
+                f"then: the sft begins from a model of another context ({begin.model.context_tokens}) than model.context_tokens="
+                f"{config.model.context_tokens}: set its own context_tokens to at most that, so that both are scored on one"
+            )
     steps = round(settings.tokens / (settings.batch_sequences * context))
     length = steps * settings.batch_sequences * context
     if not steps or settings.warmup_tokens >= length:
@@ -89,7 +102,7 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             optimizer=replace(config.optimizer, learning_rate=settings.learning_rate),
             precision=config.precision,
             origin=origin,
-            conversations=_conversations(settings, begin.model),
+            conversations=name,
             lora=settings.lora,
             chat=settings.chat,
             name="chat" if settings.lora is None else f"chat r{settings.lora.rank}",
@@ -169,6 +182,23 @@ def adapter_parameters(model: ModelConfig, targets: list[str], rank: int) -> int
     return model.num_layers * rank * sum(sizes[target] for target in targets)
 
 
+def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
+    """Bytes of a checkpoint: the merged model, and of adapters alone what resuming needs."""
+    params = count_parameters(stage.model).total
+    if stage.lora is None:
+        return state_bytes(params) if whole else weights_bytes(params)
+    adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
+    return weights_bytes(params) + FP32 * adapters * (3 if whole else 1)
+
+
+def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
+    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights."""
+    if stage.lora is None:
+        return 0
+    adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
+    return FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+
+
 def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
     """Render, tokenize and pack the conversations, once for each tokenizer.
 
@@ -177,12 +207,12 @@ def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], No
     ValueError
         A file has changed since the study was planned, or no conversation fits.
     """
-    from workbench.data.chat_store import prepare_named
+    from workbench.data.chat_store import conversations_name, prepare_named
 
-    settings = next(s for s in config.then.values() if isinstance(s, Settings) and s.chat == stage.chat)
-    assert settings.fingerprint is not None
     context = stage.stream.context_tokens
-    prepare_named(stage.chat, settings.fingerprint, stage.data_fingerprint, context, layout, say)
+    files = [s.fingerprint for s in config.then.values() if isinstance(s, Settings) and s.fingerprint is not None]
+    [found] = [f for f in dict.fromkeys(files) if conversations_name(stage.chat, f, context) == stage.conversations]
+    prepare_named(stage.chat, found, stage.data_fingerprint, context, layout, say)
 
 
 def check(stage: Spec, layout: Layout) -> None:

@@ -97,7 +97,7 @@ class SftRun(StageRun):
         if cast(Spec, self.stage).lora is None:
             return super().resume_from(path)
         assert self.stage.parent is not None
-        base = self.job.checkpoint_of(self.stage.parent.stage, self.stage.parent.tokens)
+        base, _ = self.job.read_input(self.stage.parent.stage, self.stage.parent.tokens)
         model = load_weights(base, self.stage, self.device)
         load_adapters(model, path / ADAPTER_DIR)
         state = self._state_of(model)
