@@ -220,3 +220,18 @@ def test_rolling_windows_score_each_token_once(checkpoints: list[Path]) -> None:
             targets = torch.tensor(tokens[start + 1 : stop + 1])
             total += float(logprobs[start - first :].gather(1, targets[:, None]).sum())
     assert lm.loglikelihood_rolling(requests("x", (text,))) == pytest.approx([total], rel=1e-6)
+
+
+def test_a_document_that_brings_its_ids_is_scored_by_them(layout: Layout) -> None:
+    """What a text would become is not asked; ids behind the response's text, which end the turn, are not scored."""
+    lm = ours(write_checkpoint(layout, 7, tiny_model()))
+    ids = lm.tok_encode("one two three four", add_special_tokens=False)
+    place = len(ids) // 2
+    response = lm.tokenizer.decode(ids[place:])
+    end = lm.tok_encode(" and more", add_special_tokens=False)
+    document = {"prompt_tokens": ids[:place], "response_tokens": [*ids[place:], *end], "response": response}
+    known = Instance("loglikelihood", document, ("another prompt", response), 0)
+    assert lm._known_ids(document) == (ids[:place], ids[place:])
+    [(score, _)] = lm.loglikelihood([known])
+    [(expected, _)] = lm._loglikelihood_tokens([(("", ""), ids[:place], ids[place:])])
+    assert score == expected

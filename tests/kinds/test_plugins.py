@@ -105,3 +105,17 @@ def test_an_installed_package_gives_kinds_by_entry_points(plugins, tmp_path, mon
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert "'magnitude'" in done.stdout
     assert "function expand" in done.stdout
+
+
+def test_a_kind_that_leaves_nothing_is_a_failure_and_no_endless_loop(plugins, monkeypatch, make_study, run_local):
+    (plugins / "prune" / "run.py").write_text("def run(job):\n    pass\n")
+    (plugins / "prune").rename(plugins / "idle")
+    for part in ("spec", "plan"):
+        file = plugins / "idle" / f"{part}.py"
+        file.write_text(
+            file.read_text().replace('"prune"', '"idle"').replace("workbench_plugins.prune", "workbench_plugins.idle")
+        )
+    monkeypatch.setenv(PLUGINS, str(plugins))
+    facts = make_study("+then.nothing.kind=idle")
+    with pytest.raises(RuntimeError, match="kind 'idle' ended without a checkpoint at"):
+        run_local(facts, evaluate=False)

@@ -10,16 +10,19 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from workbench.config.kinds import find_kind
 from workbench.data.chat_store import find_named
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
-from workbench.kinds.sft.plan import adapter_parameters, flops_per_token
+from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
 from workbench.launch.planning import make_facts, pending_evaluations, plan_json, prepare_data
 from workbench.launch.study import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
+from workbench.study.chain import build_chain
+from workbench.study.resources import stage_memory
 from workbench.tracking.records import read_study
-from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
+from workbench.train.checkpoint import DamagedCheckpointError, checkpoints_by_tokens, read_manifest
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob
@@ -274,3 +277,36 @@ def test_a_stage_that_was_never_prepared_says_so(tune):
     )
     with pytest.raises(ValueError, match="are not prepared"):
         SftRun(job)
+
+
+def test_a_place_in_the_recipe_is_refused_after_another_kind(tune):
+    facts = tune("sft", "recipe=constant", "recipe.warmup_tokens=512", "recipe.batch_sequences=4")
+    config = facts.config
+    average = find_kind("average").spec.Settings(checkpoints=3)
+    chat = replace(config.then["chat"], at_tokens=2560)
+    with pytest.raises(ValueError, match="'average' comes after it"):
+        build_chain(replace(config, then={"average": average, "chat": chat}), "f" * 16)
+
+
+def test_a_base_that_was_damaged_since_is_not_resumed_onto(tune):
+    facts = tune("sft_lora")
+    *before, node = facts.plan.nodes.values()
+    for one in before:
+        train_stage(facts.layout, one.id)
+    seen = []
+    with pytest.raises(StoppedError):
+        train_stage(facts.layout, node.id, Hooks(should_stop=lambda: seen.append(None) or len(seen) == 3))
+    base = checkpoints_by_tokens(facts.layout.stage(node.stage.parent.stage))[node.stage.start_tokens]
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors"):
+        train_stage(facts.layout, node.id)
+
+
+def test_adapters_are_planned_as_what_they_are(tune):
+    full, adapted = (tuned(tune(then)).stage for then in ("sft", "sft_lora"))
+    for stage in (full, adapted):
+        assert checkpoint_bytes(stage, whole=True) > checkpoint_bytes(stage, whole=False)
+    assert checkpoint_bytes(adapted, whole=True) < checkpoint_bytes(full, whole=True)
+    memory = [stage_memory(stage, 1, None, "cpu").total for stage in (full, adapted)]
+    assert memory[1] < memory[0]
