@@ -17,6 +17,7 @@ import yaml
 
 from workbench.config.compose import composer
 from workbench.config.schema import Config, InitConfig, Stage, TrainingStage, to_dict
+from workbench.data.chat_store import conversations_name
 from workbench.data.mixture import Mixture
 from workbench.study.chain import build_chain, is_annealed
 from workbench.study.flops import count_parameters, training_flops_per_token
@@ -59,7 +60,16 @@ def _resolved(config: Config) -> Config:
         name: replace(settings, fingerprint="c" * 16) if settings.kind == "sft" else settings
         for name, settings in config.then.items()
     }
-    return replace(config, then=then)
+    config = replace(config, then=then)
+    for settings in config.then.values():
+        if settings.kind == "sft":
+            name = conversations_name(settings.chat, "c" * 16, config.model.context_tokens)
+            suites = {
+                key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
+                for key, suite in config.evaluation.suites.items()
+            }
+            config = replace(config, evaluation=replace(config.evaluation, suites=suites))
+    return config
 
 
 def true_loss(stage: Stage, tokens: int, source: str, drawn: dict[str, int]) -> float:

@@ -1,16 +1,19 @@
 """The command at full scale in every study's text: it composes, plans, and is of full scale in what it sets."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT
 from workbench.config.schema import TrainingStage
+from workbench.data.chat_store import conversations_name
 from workbench.data.mixture import Mixture
 from workbench.study.plan import plan_study
 from workbench.study.resources import stage_resources
 
-TEXTS = sorted((PROJECT_ROOT / "experiments").glob("*.md"))
+# The models of `published` are of full scale already, and nothing is trained.
+TEXTS = sorted(path for path in (PROJECT_ROOT / "experiments").glob("*.md") if path.stem != "published")
 MODELS = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")}
 LEAST_BATCH_TOKENS = 100_000
 LEAST_WARMUP_STEPS = 100
@@ -26,8 +29,30 @@ def study(request):
     overrides = read_command(request.param)
     assert f"experiments={request.param.stem}" in overrides
     with composer() as hydra:
-        points = [(point.name, point.config) for point in hydra.points(overrides)]
+        points = [(point.name, _resolved(point.config, hydra)) for point in hydra.points(overrides)]
     return request.param.stem, plan_study(points, ["f" * 16] * len(points))
+
+
+def _resolved(config, hydra):
+    """Fill in what planning would read from files that are not here: a teacher's model, and what conversations hold."""
+    then = {}
+    for name, settings in config.then.items():
+        if settings.kind == "distill":
+            [teacher] = hydra.points(["model=tinyllama_1b", "tokenizer=llama2", "tokenizer.path=x"])
+            model = replace(teacher.config.model, context_tokens=config.model.context_tokens)
+            named = replace(settings.teacher, model=model, fingerprint="f" * 16, vocabulary="v" * 16)
+            settings = replace(settings, teacher=named)
+        then[name] = replace(settings, fingerprint="f" * 16) if settings.kind == "sft" else settings
+    config = replace(config, then=then)
+    for settings in config.then.values():
+        if settings.kind == "sft":
+            name = conversations_name(settings.chat, "f" * 16, config.model.context_tokens)
+            suites = {
+                key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
+                for key, suite in config.evaluation.suites.items()
+            }
+            config = replace(config, evaluation=replace(config.evaluation, suites=suites))
+    return config
 
 
 def read_command(path):
@@ -68,9 +93,10 @@ def test_models_keep_their_own_shape(study, compose):
 def test_the_text_is_enough(study):
     _, plan = study
     for point in plan.points:
-        stage = plan.nodes[point.chain[-1][0]].stage
+        line = [plan.nodes[identifier].stage for identifier, _ in point.chain]
+        [stage] = [one for one in line if isinstance(one, TrainingStage) and one.stream.sources][-1:]
         names = tuple(sorted(point.config.data.sources))
-        drawn = Mixture(stage.stream.mixture, names).counts(point.tokens // stage.stream.context_tokens)
+        drawn = Mixture(stage.stream.mixture, names).counts(stage.sequences(stage.end_tokens))
         for name, sequences in zip(names, drawn, strict=True):
             source, unique = point.config.data.sources[name], stage.stream.sources[name].unique_tokens
             tokens = min(sequences * stage.stream.context_tokens, unique or float("inf"))

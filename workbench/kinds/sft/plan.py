@@ -120,7 +120,8 @@ def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
     line = [stage for _, stage in main_line(before) if isinstance(stage, TrainingStage) and stage.kind == "pretrain"]
     for stage in line:
         at = stage.origin.tokens + tokens
-        if stage.start_tokens < at <= stage.end_tokens:
+        # A budget that is rounded down to whole steps is reached all the same.
+        if stage.start_tokens < at <= stage.end_tokens + stage.batch_tokens // 2:
             place = min(
                 max(round((at - stage.start_tokens) / stage.batch_tokens), 1),
                 (stage.end_tokens - stage.start_tokens) // stage.batch_tokens,
