@@ -396,7 +396,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "commit": params.get("commit"),
         "data_fingerprint": params.get("data_fingerprint"),
         "kinds": params.get("kinds"),
-        "start_tokens": float(params["start_tokens"]) if "start_tokens" in params else math.nan,
+        "start_tokens": int(params["start_tokens"]) if "start_tokens" in params else None,
     }
 
 

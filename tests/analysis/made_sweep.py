@@ -40,7 +40,7 @@ OTHER_SUITES = {"chat": "chat_response", "commonsense": "hellaswag"}
 def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     """Write the outputs of the study that `overrides` ask for; return their layout and the study's name."""
     with composer() as hydra:
-        points = [(point.name, _resolved(point.config)) for point in hydra.points(overrides)]
+        points = [(point.name, resolved(point.config)) for point in hydra.points(overrides)]
     plan = plan_study(points, ["d" * 16] * len(points))
     layout = Layout(root)
     record = study_record(plan, created=START, commit="c0ffee", dirty=False)
@@ -51,7 +51,7 @@ def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     return layout, plan.study
 
 
-def _resolved(config: Config) -> Config:
+def resolved(config: Config) -> Config:
     """Fill in what planning would read from files: names of what a checkpoint and conversations hold."""
     if config.init.path is not None:
         named = replace(config.init, fingerprint=f"{zlib.crc32(config.init.path.encode()):016x}")

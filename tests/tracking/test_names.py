@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from tests.analysis.made_sweep import resolved
 from workbench.config.compose import PROJECT_ROOT
 from workbench.study.plan import plan_study, study_record
 from workbench.tracking.names import MAX_CHARACTERS, common_overrides, run_name
@@ -14,7 +15,7 @@ STUDIES = sorted(path.stem for path in (PROJECT_ROOT / "experiments").glob("*.md
 
 def names_of(compose, *overrides):
     """Names of a plan's stages, without their ids."""
-    points = compose(list(overrides))
+    points = [(name, resolved(config)) for name, config in compose(list(overrides))]
     plan = plan_study(points, ["f" * 16] * len(points))
     record = study_record(plan, created=0.0, commit="", dirty=False)
     names: list[str] = []
