@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.analysis.made_sweep import resolved
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT
 from workbench.config.schema import TrainingStage
-from workbench.data.chat_store import conversations_name
 from workbench.data.mixture import Mixture
 from workbench.study.plan import plan_study
 from workbench.study.resources import stage_resources
@@ -29,12 +29,12 @@ def study(request):
     overrides = read_command(request.param)
     assert f"experiments={request.param.stem}" in overrides
     with composer() as hydra:
-        points = [(point.name, _resolved(point.config, hydra)) for point in hydra.points(overrides)]
+        points = [(point.name, _with_teacher(point.config, hydra)) for point in hydra.points(overrides)]
     return request.param.stem, plan_study(points, ["f" * 16] * len(points))
 
 
-def _resolved(config, hydra):
-    """Fill in what planning would read from files that are not here: a teacher's model, and what conversations hold."""
+def _with_teacher(config, hydra):
+    """Fill in what planning would read from files that are not here, a teacher's model among it."""
     then = {}
     for name, settings in config.then.items():
         if settings.kind == "distill":
@@ -42,17 +42,8 @@ def _resolved(config, hydra):
             model = replace(teacher.config.model, context_tokens=config.model.context_tokens)
             named = replace(settings.teacher, model=model, fingerprint="f" * 16, vocabulary="v" * 16)
             settings = replace(settings, teacher=named)
-        then[name] = replace(settings, fingerprint="f" * 16) if settings.kind == "sft" else settings
-    config = replace(config, then=then)
-    for settings in config.then.values():
-        if settings.kind == "sft":
-            name = conversations_name(settings.chat, "f" * 16, config.model.context_tokens)
-            suites = {
-                key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
-                for key, suite in config.evaluation.suites.items()
-            }
-            config = replace(config, evaluation=replace(config.evaluation, suites=suites))
-    return config
+        then[name] = settings
+    return resolved(replace(config, then=then))
 
 
 def read_command(path):
