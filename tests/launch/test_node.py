@@ -77,6 +77,60 @@ def test_turns_without_progress_end_in_failure(job):
     assert [job._stands_still() for _ in range(_TURNS + 1)] == [False] * _TURNS + [True]
 
 
+def test_a_turn_after_one_that_gained_nothing_uses_the_time_after_the_signal(job, monkeypatch):
+    """A start that takes until the signal would otherwise be taken again and again, for nothing."""
+
+    def turn():
+        """Whether a turn that hears a signal during its start may go on for a checkpoint."""
+        again = Job(job.file)
+        monkeypatch.setattr(again.interrupt, "listen", lambda: None)
+        monkeypatch.setattr(again, "_check_code", lambda: None)
+        monkeypatch.setattr(again, "train", lambda: 0)
+        assert again.run() == 0
+        return again.interrupt._orderly.is_set()
+
+    def gain(step):
+        job.layout.stage(job.stage).checkpoint(step).mkdir(parents=True)
+        (job.layout.stage(job.stage).checkpoint(step) / "manifest.json").write_text("{}")
+
+    assert not turn()
+    job._stands_still()
+    assert turn()
+    gain(4)
+    job._stands_still()
+    assert not turn()
+    job._stands_still()
+    assert turn()
+
+
+@pytest.fixture
+def listening(job):
+    """A job whose work has ended, and which hears signals until the test is over."""
+    numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    job.interrupt.listen()
+    job.interrupt.finish()
+    yield job
+    signal.set_wakeup_fd(-1)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_an_end_that_comes_before_the_answer_to_a_requeue_is_that_requeues_end(listening):
+    job = listening
+    job.interrupt.requeue = True
+    said = []
+    job.say = said.append
+    scontrol = job.calls.with_name("scontrol")
+    end = "kill -TERM $PPID; sleep 0.3; kill -TERM $$"
+    scontrol.write_text(f'#!/bin/sh\ncase "$*" in requeue*) {end};; *) echo "{RUNNING}";; esac\n')
+    assert job.go_back() == 143
+    assert said == ["back into the queue under the same id"]
+    scontrol.write_text(f'#!/bin/sh\ncase "$*" in requeue*) echo denied >&2; exit 1;; *) echo "{RUNNING}";; esac\n')
+    assert job.go_back() == 143
+    assert said[2:] == ["not requeued (scontrol: denied); the same launch continues from the last checkpoint"]
+
+
 LISTENER = """
     import os, sys, threading, time
     from workbench.launch.interrupt import Interrupt

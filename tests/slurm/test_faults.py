@@ -156,7 +156,7 @@ PREEMPTED, CANCELLED, KILLED, NODE, CONTROLLER = range(5)
 def limited(make):
     """A stage under a limit of a minute, with a signal long before it, and beside it the same without a limit."""
     overrides = ("tokens=7680000", "seed=7")
-    short = make("limited", *overrides, "cluster.signal_seconds=55", "resources.minutes=1")
+    short = make("limited", *overrides, "cluster.signal_seconds=45", "resources.minutes=1")
     long = make("unlimited", *overrides)
     for study in (short, long):
         study.launch()
@@ -303,7 +303,7 @@ def test_a_time_limit_shorter_than_the_stage(limited):
     [stage] = short.stages().values()
     assert short.layout.stage(stage).log.read_text().count("back into the queue under the same id") >= 5
     ours, theirs = short.final_state(stage), long.final_state(stage)
-    assert ours[0] == theirs[0] == 7680000
+    assert ours[0] == theirs[0] == 7680000, short.story(stage)
     assert ours[2] == theirs[2]
     assert_equal(ours[1], theirs[1])
     turns = [state for (state,) in short.slurm.sacct(short.job(stage), "State")]

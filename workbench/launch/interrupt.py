@@ -58,10 +58,17 @@ class Interrupt:
         """Say that the work has ended: nobody leaves in its stead any more."""
         self._ended.set()
 
-    def await_the_end(self, seconds: float) -> None:
-        """Wait for the TERM that follows a requeue, but not for one that came before."""
+    def expect_the_end(self) -> None:
+        """From now on a TERM is the one that follows a requeue; those that came before are forgotten."""
         self._told_to_end.clear()
+
+    def await_the_end(self, seconds: float) -> None:
+        """Wait for the TERM that follows a requeue."""
         self._told_to_end.wait(seconds)
+
+    def is_told_to_end(self) -> bool:
+        """Whether a TERM has come since `expect_the_end`."""
+        return self._told_to_end.is_set()
 
     def _hear(self, reading: int) -> None:
         while True:

@@ -59,6 +59,9 @@ class Job:
         if not self._is_ours():
             self.say("another submission has taken this over; nothing to do")
             return FINISHED
+        if self._gained_nothing():
+            # Starting took until the signal: this turn goes on through the time that is kept for a checkpoint.
+            self.interrupt.end_orderly()
         from workbench.train.distributed import RemoteError
 
         try:
@@ -235,6 +238,7 @@ class Job:
         if self.rank != 0:
             # Rank 0 speaks to Slurm, which then ends this task; ending first would look like a failure.
             if self.is_to_return():
+                self.interrupt.expect_the_end()
                 self.interrupt.await_the_end(_REQUEUE_SECONDS)
             return STOPPED
         from workbench.launch.slurm import SlurmError, requeue
@@ -246,10 +250,13 @@ class Job:
             self.say(f"{_TURNS} turns in the queue brought nothing new: a job's time is too short for what it must do")
             return FAILED
         self.say("back into the queue under the same id")
+        self.interrupt.expect_the_end()
         try:
             requeue(self.id, _REQUEUE_SECONDS)
         except SlurmError as error:
-            self.say(f"not requeued ({error}); the same launch continues from the last checkpoint")
+            # Slurm may end the job, and `scontrol` with it, before `scontrol` has its answer.
+            if not self.interrupt.is_told_to_end():
+                self.say(f"not requeued ({error}); the same launch continues from the last checkpoint")
         else:
             self.interrupt.await_the_end(_REQUEUE_SECONDS)
         return STOPPED
@@ -270,11 +277,23 @@ class Job:
 
     def _stands_still(self) -> bool:
         """Whether the last turns in the queue have all ended where the one before them did."""
-        turns = self.file.with_name(f"turns-{self.index}.json")
-        seen: list[int] = json.loads(turns.read_text(encoding="utf-8")) if turns.exists() else []
-        seen.append(self._progress())
-        write_atomically(turns, json.dumps(seen))
+        seen = [*self._turns(), self._progress()]
+        write_atomically(self._turns_file, json.dumps(seen))
         return len(seen) > _TURNS and len(set(seen[-_TURNS - 1 :])) == 1
+
+    def _gained_nothing(self) -> bool:
+        """Whether the job's last turn in the queue ended without anything new on the disk."""
+        seen = [0, *self._turns()]
+        return len(seen) > 1 and seen[-1] == seen[-2]
+
+    @property
+    def _turns_file(self) -> Path:
+        return self.file.with_name(f"turns-{self.index}.json")
+
+    def _turns(self) -> list[int]:
+        """Return what was on the disk at the end of each turn."""
+        turns = self._turns_file
+        return json.loads(turns.read_text(encoding="utf-8")) if turns.exists() else []
 
     def _progress(self) -> int:
         """Count what is on the disk: optimizer steps of the stage, or results of the study."""
