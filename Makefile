@@ -36,10 +36,10 @@ check: $(STAMP)
 	$(BIN)/nbstripout --verify experiments/*.ipynb
 
 slurm-demo: $(STAMP)
-	@$(BIN)/python tests/slurm/cluster.py start $(DEMO)
+	@$(BIN)/python tests/slurm/two_nodes.py start $(DEMO)
 
 slurm-demo-stop:
-	@$(PYTHON) tests/slurm/cluster.py stop $(DEMO)
+	@$(PYTHON) tests/slurm/two_nodes.py stop $(DEMO)
 
 # Writes what is installed; do so after changing pyproject.toml and installing it, then commit the lock.
 lock:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.frames import EXCLUDED, check_frame, select_loss
-from analysis.isoflop.curves import lowest
+from analysis.isoflop.loss_by_size import lowest
 from analysis.overrides import base_models, override_of, refuse_pooled
 from analysis.style import count_label
 

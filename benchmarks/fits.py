@@ -20,7 +20,7 @@ from scipy import optimize, special
 from threadpoolctl import threadpool_limits
 
 from analysis import style
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.laws import Chinchilla
 from analysis.laws.base import log_sum_exp
 

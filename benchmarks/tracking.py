@@ -20,7 +20,7 @@ from pathlib import Path
 
 from workbench.config.compose import composer
 from workbench.launch.planning import Facts, make_facts, prepare_data
-from workbench.launch.study import freeze_study
+from workbench.launch.run_study import freeze_study
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 
@@ -97,7 +97,7 @@ def step_times(facts: Facts) -> dict[str, float]:
 
 def train(root: Path, stages: list[str], used) -> None:
     """Train each stage after the one it begins from; hand back the seconds of processor it took."""
-    from workbench.train.stage import train_stage
+    from workbench.train.whole_stage import train_stage
 
     before = time.process_time()
     for stage in stages:

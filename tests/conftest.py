@@ -110,7 +110,7 @@ def overrides(base_overrides, outputs):
 def make_study(overrides, experiments):
     """Plan and freeze the small study with further overrides: call it and get its facts."""
     from workbench.launch.planning import make_facts
-    from workbench.launch.study import freeze_study
+    from workbench.launch.run_study import freeze_study
 
     def make(*more):
         return freeze_study(make_facts(compose_points([*overrides, *more], experiments)))
@@ -128,7 +128,7 @@ def compose():
 def run_local():
     """Train (and evaluate) a frozen study in this process."""
     from workbench.launch.planning import pending_evaluations
-    from workbench.train.stage import train_stage
+    from workbench.train.whole_stage import train_stage
 
     def run(facts, *, evaluate=True):
         from workbench.evaluate.reconcile import Evaluator

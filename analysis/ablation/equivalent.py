@@ -9,7 +9,7 @@ from typing import cast
 import pandas as pd
 from scipy import optimize
 
-from analysis.fit import Fit
+from analysis.fitting import Fit
 
 Curve = Callable[[float], float] | float
 """The baseline's value against its tokens, or its slope against log tokens (metric's unit per factor e)."""

@@ -7,8 +7,8 @@ writes both with their lineage. `FIGURES` lists them all.
 from analysis.figures.ablation import ablation_figure
 from analysis.figures.continual import continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
-from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
+from analysis.figures.law_curve import fit_figure
 from analysis.figures.points import FIGURES, POINT_COLUMNS
 from analysis.figures.position import position_figure
 from analysis.figures.repetition import repetition_figure

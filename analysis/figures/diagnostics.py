@@ -11,7 +11,7 @@ from scipy import stats
 from analysis import style
 from analysis.figures.judged import FITTED, HELD_OUT, draw_judged, judge, legend_handles
 from analysis.figures.points import Drawing, Marks, column, register, size_looks, study_name
-from analysis.fit import Fit
+from analysis.fitting import Fit
 
 
 @register
@@ -27,7 +27,7 @@ def diagnostics_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = Non
     frame
         The frame that was fitted, or the study's tidy frame.
     fit
-        The fit that `analysis.fit.fit_law` made of it.
+        The fit that `analysis.fitting.fit_law` made of it.
     title
         Heading; None names the study.
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.figures.points import Array, Marks, column, size_looks
-from analysis.fit import Fit
+from analysis.fitting import Fit
 from analysis.frames import require_columns, select_loss
 
 FITTED, HELD_OUT = "fitted", "held_out"
@@ -23,7 +23,7 @@ def fit_rows(frame: pd.DataFrame, fit: Fit) -> pd.DataFrame:
     frame
         The frame that was fitted, or the study's tidy frame, from which the fit's metric is then selected.
     fit
-        As `analysis.fit.fit_law` gives it.
+        As `analysis.fitting.fit_law` gives it.
 
     Raises
     ------

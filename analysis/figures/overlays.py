@@ -28,7 +28,7 @@ def draw_reference(axes: Axes, overlay: pd.DataFrame | None, metric: str, marks:
 
 
 def draw_judgements(axes: Axes, judged: pd.DataFrame | None, scored: pd.DataFrame, metric: str) -> None:
-    """Mark what `analysis.tasks.task_curves` found: chance levels, falls beyond the noise, uninformative curves."""
+    """Mark what `analysis.tasks.curve_shapes` found: chance levels, falls beyond the noise, uninformative curves."""
     if judged is None:
         return
     rows = judged.loc[judged["metric"] == metric]

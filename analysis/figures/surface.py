@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from analysis import style
 from analysis.figures.judged import fit_rows, predict_fresh
 from analysis.figures.points import Array, Drawing, Marks, column, register, study_name
-from analysis.fit import Fit
-from analysis.flops import SIX, flops_rule
+from analysis.fitting import Fit
+from analysis.rule_of_flops import SIX, flops_rule
 
 GRID = 160
 """Points per side of the grid that lines of equal loss are computed on."""
@@ -34,7 +34,7 @@ def loss_surface_figure(frame: pd.DataFrame, fit: Fit, *, title: str | None = No
     frame
         The frame that was fitted, or the study's tidy frame; with a column flops where they are known.
     fit
-        Of a law of N and D, as `analysis.fit.fit_law` gives it.
+        Of a law of N and D, as `analysis.fitting.fit_law` gives it.
     title
         Heading; None names the study.
 

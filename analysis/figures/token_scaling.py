@@ -54,7 +54,7 @@ def token_scaling_figure(
         Rows of a reference in the same columns, such as `analysis.reference.tinyllama_milestones()`: drawn in grey
         where they have the metric.
     judged
-        The frame's `analysis.tasks.task_curves`: chance levels are dotted, falls beyond the noise drawn, and curves
+        The frame's `analysis.tasks.curve_shapes`: chance levels are dotted, falls beyond the noise drawn, and curves
         that fall, are saturated or at chance named.
 
     Returns

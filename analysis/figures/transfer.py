@@ -22,8 +22,8 @@ from analysis.figures.points import (
     study_name,
 )
 from analysis.overrides import base_models, override_of
+from analysis.rate_drift import PARAMETRISATION, rate_drift, transferred_rates
 from analysis.rates import RATE
-from analysis.transfer import PARAMETRISATION, rate_drift, transferred_rates
 
 Look = tuple[str, str]
 
@@ -53,7 +53,7 @@ def transfer_figure(
     rate
         Override that was swept.
     noise, draws
-        As `analysis.transfer.transferred_rates` takes them.
+        As `analysis.rate_drift.transferred_rates` takes them.
     title
         Heading; None names the study.
 

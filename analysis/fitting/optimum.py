@@ -21,7 +21,7 @@ def optimal_table(
     flops: Mapping[str, float],
     quantiles: Callable[[Array], list[Array]],
 ) -> pd.DataFrame:
-    """Allocate each budget, by the fit and by every replicate; see `analysis.fitting.record.Fit.optimal`.
+    """Allocate each budget, by the fit and by every replicate; see `analysis.fitting.fit_record.Fit.optimal`.
 
     Raises
     ------

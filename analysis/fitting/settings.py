@@ -24,7 +24,7 @@ DATA_SET = "data_set"
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments of `analysis.fit.fit_law`."""
+    """Arguments of `analysis.fitting.fit_law`."""
 
     law: str
     """Name in `analysis.laws.LAWS`."""

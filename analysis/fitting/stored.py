@@ -12,7 +12,7 @@ from analysis.fitting.settings import Data, Settings
 
 
 def read_record(text: str) -> dict[str, Any]:
-    """Read the fields of `analysis.fitting.record.Fit` from what its `to_json` wrote."""
+    """Read the fields of `analysis.fitting.fit_record.Fit` from what its `to_json` wrote."""
     # One NaN object, so that equal records compare equal.
     values: dict[str, Any] = json.loads(text, parse_constant=lambda name: math.nan if name == "NaN" else float(name))
     asked: dict[str, Any] = values["settings"]

@@ -1,7 +1,7 @@
 """Approaches 1 and 2 of Hoffmann et al. 2022, and all three side by side.
 
 1. `fit_envelope`: which size has the lowest loss at each budget. 2. `fit_isoflop`: the lowest point of loss against
-size at a few budgets. 3. `analysis.fit.fit_law`: one law for all points.
+size at a few budgets. 3. `analysis.fitting.fit_law`: one law for all points.
 
 rows = select_loss(load_study("isoflop"), "heldout/prose/bits_per_byte")
 print(fit_isoflop(rows).describe(), compare_approaches(rows))
@@ -9,10 +9,10 @@ print(fit_isoflop(rows).describe(), compare_approaches(rows))
 
 from analysis.isoflop.allocation import Allocation, Growth
 from analysis.isoflop.budgets import fit_isoflop
-from analysis.isoflop.compare import compare_approaches
-from analysis.isoflop.curves import expected_bias, isoflop_curve
 from analysis.isoflop.envelope import envelope, fit_envelope
-from analysis.isoflop.minima import METHODS, assign_budgets, isoflop_minima
+from analysis.isoflop.loss_by_size import expected_bias, isoflop_curve
+from analysis.isoflop.optimal_sizes import METHODS, assign_budgets, isoflop_minima
+from analysis.isoflop.three_approaches import compare_approaches
 
 __all__ = [
     "METHODS",

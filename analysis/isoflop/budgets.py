@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.frames import EXCLUDED
 from analysis.isoflop.allocation import (
     Allocation,
@@ -22,8 +22,8 @@ from analysis.isoflop.allocation import (
     trunk_numbers,
     with_flops,
 )
-from analysis.isoflop.curves import isoflop_curve, lowest
-from analysis.isoflop.minima import FEWEST_SIZES, assign_budgets, isoflop_minima, tokens_at
+from analysis.isoflop.loss_by_size import isoflop_curve, lowest
+from analysis.isoflop.optimal_sizes import FEWEST_SIZES, assign_budgets, isoflop_minima, tokens_at
 from analysis.laws import Chinchilla
 
 Array = NDArray[np.float64]

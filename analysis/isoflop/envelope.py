@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import interpolate
 
-from analysis.flops import flops_rule
 from analysis.frames import EXCLUDED
 from analysis.isoflop.allocation import (
     Allocation,
@@ -22,6 +21,7 @@ from analysis.isoflop.allocation import (
     several_data_sets,
     with_flops,
 )
+from analysis.rule_of_flops import flops_rule
 from analysis.style import count_label
 
 Array = NDArray[np.float64]

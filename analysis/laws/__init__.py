@@ -8,7 +8,7 @@
 `TaskAccuracy`          accuracy = chance + (top - chance) / (1 + exp(k (L - L0)))
 ======================  =============================================================================
 
-A new law is one subclass of `Law` and its line in `LAWS`. `analysis.fit.fit_law` fits any of them.
+A new law is one subclass of `Law` and its line in `LAWS`. `analysis.fitting.fit_law` fits any of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.laws.base import Array, Inputs, Law, Parameter
-from analysis.laws.loss import Chinchilla, DataConstrained, PowerLaw
-from analysis.laws.task import TaskAccuracy, TaskError
+from analysis.laws.loss_laws import Chinchilla, DataConstrained, PowerLaw
+from analysis.laws.task_laws import TaskAccuracy, TaskError
 
 __all__ = [
     "LAWS",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.columns import truth
 from analysis.load import FRAME_COLUMNS
-from analysis.reference.files import ResultFile
+from analysis.reference.result_files import ResultFile
 
 REFERENCE_COLUMNS = (*FRAME_COLUMNS, "source")
 KEY_COLUMNS = ("model", "revision", "file")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis.reference.files import ResultFile, read_result_file
+from analysis.reference.result_files import ResultFile, read_result_file
 
 Row = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """A study's report: its figures, fits and tables, chosen by what its frame holds, on disk and as one page."""
 
-from analysis.report.study import (
+from analysis.report.analyse import (
     BITS_PER_BYTE,
     NOT_EVALUATED,
     analyse_study,

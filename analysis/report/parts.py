@@ -14,8 +14,8 @@ from analysis.ablation.equivalent import Curve
 from analysis.figures.ablation import ablation_figure
 from analysis.figures.continual import branch_labels, continual_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
-from analysis.figures.fitted import fit_figure
 from analysis.figures.isoflop import isoflop_figure
+from analysis.figures.law_curve import fit_figure
 from analysis.figures.position import position_figure
 from analysis.figures.seeds import seeds_figure
 from analysis.figures.surface import loss_surface_figure
@@ -23,19 +23,19 @@ from analysis.figures.sweep import sweep_figure
 from analysis.figures.token_scaling import token_scaling_figure
 from analysis.figures.transfer import transfer_figure
 from analysis.figures.tuned import tuned_figure
-from analysis.fit import Fit, fit_law
+from analysis.fitting import Fit, fit_law
 from analysis.frames import EXCLUDED, select_loss
 from analysis.isoflop import compare_approaches, fit_isoflop
 from analysis.laws import Chinchilla
 from analysis.noise import seed_variance
 from analysis.noise.crossed import seed_components
 from analysis.overrides import base_models, override_of, override_values
+from analysis.rate_drift import rate_drift, transferred_rates
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
-from analysis.report.kinds import BASELINE, is_ablation, overrides, scored_metrics
-from analysis.report.results import BOOTSTRAP, Results, file_name
-from analysis.report.tables import headline_metrics
+from analysis.report.score_tables import headline_metrics
+from analysis.report.study_kinds import BASELINE, is_ablation, overrides, scored_metrics
+from analysis.report.study_results import BOOTSTRAP, Results, file_name
 from analysis.tasks import task_curves
-from analysis.transfer import rate_drift, transferred_rates
 
 
 def fit_study(frame: pd.DataFrame, metric: str, *, bootstrap: int = 0) -> Fit:

@@ -50,7 +50,7 @@ class LocalLauncher(_GraphLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points of the batch as one graph; each returns a `Finished`, or the error of its own way."""
-        from workbench.launch.study import run_study_locally
+        from workbench.launch.run_study import run_study_locally
 
         points, facts = self._plan(job_overrides)
         outcome = run_study_locally(facts, self.workers, current_composer().command)
@@ -77,9 +77,9 @@ class SlurmLauncher(_GraphLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all points of the batch as one graph."""
-        from workbench.launch.submit import submit_study
-        from workbench.launch.tables import print_submission, say
-        from workbench.launch.watch import watch
+        from workbench.launch.console import print_submission, say
+        from workbench.launch.slurm.submit_study import submit_study
+        from workbench.launch.slurm.watch import watch
 
         points, facts = self._plan(job_overrides)
         submission = submit_study(facts, say, current_composer().command)

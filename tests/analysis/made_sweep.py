@@ -20,10 +20,10 @@ from workbench.config.schema import Config, InitConfig, Stage, TrainingStage, to
 from workbench.data.chat_store import conversations_name
 from workbench.data.mixture import Mixture
 from workbench.study.chain import build_chain, is_annealed
+from workbench.study.evaluation_files import result_path, write_result
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.layout import Layout, StageDir
-from workbench.study.plan import Plan, plan_study, study_record
-from workbench.study.results import result_path, write_result
+from workbench.study.study_plan import Plan, plan_study, study_record
 
 START = 1_790_000_000.0
 LAW = {"E": 1.2, "A": 60.0, "alpha": 0.42, "B": 350.0, "beta": 0.44}

@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.ablation import ablation_table, detectable_effect, holm
 from analysis.ablation.equivalent import compute_equivalent, curve_of
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.laws import Chinchilla
 from analysis.overrides import override_of
 

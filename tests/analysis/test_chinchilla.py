@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.fit import fit_law, replay
+from analysis.fitting import fit_law, replay
 from analysis.laws import Chinchilla
 
 POINTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "chinchilla_epoch.csv"

@@ -9,13 +9,13 @@ import pytest
 from analysis.ablation.blocks import _runs
 from analysis.columns import known_errors, require_numbers, truth, truths
 from analysis.figures import token_scaling_figure
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 from analysis.paired import compare_sizes
 from analysis.report import summary_table
-from analysis.report.kinds import baseline_runs, pooled_variants
-from analysis.report.summary import _lead
+from analysis.report.page_blocks import _lead
+from analysis.report.study_kinds import baseline_runs, pooled_variants
 from analysis.tasks import task_curves
 
 BITS = "heldout/prose/bits_per_byte"

@@ -25,7 +25,7 @@ from analysis.figures import (
     token_scaling_figure,
 )
 from analysis.figures.continual import branch_labels, has_branches
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.frames import select_loss
 from analysis.isoflop import fit_isoflop
 from analysis.laws import Chinchilla

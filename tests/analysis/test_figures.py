@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from analysis import style
 from analysis.figures import fit_figure, save_figure, token_scaling_figure
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 from analysis.report import (

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import Fit, fit_law
+from analysis.fitting import Fit, fit_law
 from analysis.fitting.minima import has_converged
 from analysis.frames import upto_lowest
 from analysis.laws import Chinchilla, PowerLaw

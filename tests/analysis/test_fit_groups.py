@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import Fit, compare_laws, fit_law
+from analysis.fitting import Fit, compare_laws, fit_law
 from analysis.laws import Chinchilla, PowerLaw
 
 TRUTH = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import integrate, optimize, stats
 
-from analysis.fit import compare_laws, fit_law
+from analysis.fitting import compare_laws, fit_law
 from analysis.fitting.intervals import open_quantiles
 from analysis.fitting.minimise import minimise
 from analysis.fitting.profile import log_likelihood, log_normaliser

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.laws import Chinchilla, DataConstrained, PowerLaw, TaskAccuracy, TaskError
 
 BASE = {"E": 1.8, "A": 400.0, "alpha": 0.34, "B": 1500.0, "beta": 0.36}

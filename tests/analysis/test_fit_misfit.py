@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.fitting.misfit import few_runs
 from analysis.laws import Chinchilla, DataConstrained, PowerLaw
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_budgets import ALPHA, BETA, BUDGETS, EXPONENT, SURFACE, best_size, isoflop_grid, ladder, loss
 
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.isoflop import (
     METHODS,
     assign_budgets,

@@ -15,7 +15,7 @@ import yaml
 import analysis.figures
 from analysis.ablation import ablation_table
 from analysis.figures import FIGURES, POINT_COLUMNS, save_figure
-from analysis.fit import fit_law
+from analysis.fitting import fit_law
 from analysis.frames import select_loss
 from analysis.laws import Chinchilla
 from analysis.lineage import read_lineage, source_of, source_table

@@ -75,7 +75,7 @@ def test_unscored_checkpoints_are_rows_of_nan(root):
 
 def test_two_evaluations_of_one_checkpoint_stay_apart(root):
     """The latest counts, with its own standard error and id; a metric that only the older has is kept."""
-    from workbench.study.results import write_result
+    from workbench.study.evaluation_files import write_result
     from workbench.tracking.mlflow import default_uri, publish_study
 
     made = outputs_tree.make_study(root, sizes={"m0_03": 30_000}, budgets=(50_000,))

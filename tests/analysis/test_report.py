@@ -13,15 +13,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis.figures.continual import continual_figure
-from analysis.fit import Fit, fit_law
+from analysis.fitting import Fit, fit_law
 from analysis.frames import select_loss
 from analysis.isoflop import fit_isoflop
 from analysis.laws import Chinchilla
 from analysis.report import analyse_study, headline_metrics, page_of
-from analysis.report.kinds import is_continual, is_plain, slopes_near
 from analysis.report.page import Drawn, Section, build_page, figure_block, table_block
-from analysis.report.results import NamedFit, Results
-from analysis.report.summary import fit_blocks
+from analysis.report.page_blocks import fit_blocks
+from analysis.report.study_kinds import is_continual, is_plain, slopes_near
+from analysis.report.study_results import NamedFit, Results
 
 if "made_studies" not in sys.modules:
     spec = importlib.util.spec_from_file_location("made_studies", Path(__file__).with_name("made_studies.py"))
@@ -369,12 +369,14 @@ def test_lineage_cannot_leave_its_script(frame):
 
 def test_an_isoflop_study_has_one_allocation(frame, monkeypatch):
     """Figure and table say the same exponent and interval."""
-    from analysis.isoflop import compare
+    from analysis.isoflop import three_approaches
     from analysis.report import parts
 
     made = []
     monkeypatch.setattr(parts, "fit_isoflop", lambda rows: made.append(fit_isoflop(rows, bootstrap=20)) or made[-1])
-    monkeypatch.setattr(compare, "fit_isoflop", lambda *a, **k: fit_isoflop(*a, **{**k, "bootstrap": 20, "noise": 0.9}))
+    monkeypatch.setattr(
+        three_approaches, "fit_isoflop", lambda *a, **k: fit_isoflop(*a, **{**k, "bootstrap": 20, "noise": 0.9})
+    )
     results = analyse_study(made_studies.isoflop(frame[frame["metric"] == BITS]))
     (table,) = [one.table for one in results.tables if one.name.startswith("approaches")]
     row = table[table["approach"] == "isoflop parabola"].iloc[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.reference.files import metric_name, read_result_file
+from analysis.reference.result_files import metric_name, read_result_file
 
 spec = importlib.util.spec_from_file_location("result_trees", Path(__file__).with_name("result_trees.py"))
 trees = sys.modules["result_trees"] = importlib.util.module_from_spec(spec)

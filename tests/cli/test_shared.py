@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from workbench.cli.shared import asked_launcher, make_study_facts
-from workbench.cli.study import run
+from workbench.cli.study_verbs import run
 from workbench.launch.planning import make_facts, record_evaluations, write_study
-from workbench.study.record import read_record
+from workbench.study.study_record import read_record
 
 
 def named(study):
@@ -63,7 +63,7 @@ def test_evaluation_ids_and_the_launch_stay_whoever_writes(facts):
 
 def test_a_study_named_alone_is_run_by_the_command_of_its_latest_launch(facts, monkeypatch):
     seen = []
-    monkeypatch.setattr("workbench.cli.study.compose_and_run", lambda parsed: seen.append(parsed) or 0)
+    monkeypatch.setattr("workbench.cli.study_verbs.compose_and_run", lambda parsed: seen.append(parsed) or 0)
     write_study(facts, "c0ffee", False, "workbench run --experiments '/a b' experiments=mine 'seed=range(3)'")
     assert run(named("small")) == 0
     assert seen[0].overrides == ["experiments=mine", "seed=range(3)"]

@@ -38,9 +38,12 @@ def is_defined(name):
 
 
 def test_a_stale_name_is_found():
-    assert stale_names("`config/schema.py`, `fit.py` and `python gone/away.py`") == {"config/schema.py", "gone/away.py"}
-    assert stale_names("`analysis.fit.fit_law`, `analysis.fit.gone`, `analysis.gone.x`") == {
-        "analysis.fit.gone",
+    assert stale_names("`config/schema.py`, `frames.py` and `python gone/away.py`") == {
+        "config/schema.py",
+        "gone/away.py",
+    }
+    assert stale_names("`analysis.fitting.fit_law`, `analysis.fitting.fit_rows.gone`, `analysis.gone.x`") == {
+        "analysis.fitting.fit_rows.gone",
         "analysis.gone.x",
     }
 
@@ -50,3 +53,10 @@ def test_named_files_and_modules_exist():
     texts |= {name: PROJECT_ROOT / name for name in ("README.md", "CONTRIBUTING.md")}
     stale = {name: stale_names(path.read_text()) for name, path in texts.items()}
     assert {name: names for name, names in stale.items() if names} == {}
+
+
+def test_a_module_is_found_by_the_name_of_its_file():
+    """Only the files that every kind of stage has, and those that Python and pytest look for, stand more than once."""
+    modules = [name.split("/")[-1] for name in FILES if name.endswith(".py")]
+    allowed = {"__init__.py", "__main__.py", "conftest.py", "spec.py", "plan.py", "run.py"}
+    assert sorted({name for name in modules if modules.count(name) > 1} - allowed) == []

@@ -4,7 +4,7 @@ import pytest
 
 from workbench.config.compose import composer
 from workbench.config.plain import whole_number
-from workbench.study.plan import plan_study
+from workbench.study.study_plan import plan_study
 
 
 @pytest.mark.parametrize(

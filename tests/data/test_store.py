@@ -27,8 +27,8 @@ from workbench.config.schema import (
 from workbench.data import folders, python_texts, store
 from workbench.data.heldout import is_heldout
 from workbench.data.store import heldout_sizes, open_prepared, prepare, verify
+from workbench.data.store_summary import describe, dropped_table, notes, source_table
 from workbench.data.stream import Stream
-from workbench.data.summary import describe, dropped_table, notes, source_table
 from workbench.data.tokenizer import load_saved
 from workbench.evaluate.suites.documents import read_heldout
 from workbench.study.layout import Layout

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 import workbench.model.hf  # noqa: F401  registers the model type for what Llama cannot represent
 from tests.evaluate.conftest import EMBEDDED_TASKS, embedded, tiny_model, write_checkpoint
 from workbench.config.schema import SuiteConfig
+from workbench.evaluate.document_values import document_values
 from workbench.evaluate.lm import WorkbenchLM
-from workbench.evaluate.results import document_values
 from workbench.evaluate.suite import resolve_suite
 from workbench.evaluate.tasks import load_task, score_task
 from workbench.model.weights import load_model

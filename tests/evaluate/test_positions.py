@@ -16,9 +16,9 @@ from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.evaluate.position_suite.positions import bucket_name, bucket_sums, filled_buckets
 from workbench.evaluate.reconcile import Evaluator
 from workbench.model.weights import load_model
+from workbench.study.evaluation_files import documents_path
 from workbench.study.layout import Layout
-from workbench.study.results import documents_path
-from workbench.tracking.records import read_evaluation
+from workbench.tracking.intended import read_evaluation
 
 SUITE = SuiteConfig(name="positions", tasks=["position_{source}"], include_path="positions", batch_tokens=1024)
 POSITIONS = EvaluationConfig(suites={"positions": SUITE})

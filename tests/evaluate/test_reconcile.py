@@ -12,10 +12,10 @@ import torch
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
 from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.evaluate import tasks as tasks_module
+from workbench.evaluate.document_values import ratio_stderr
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id, pending
-from workbench.evaluate.results import ratio_stderr
+from workbench.study.evaluation_files import documents_path
 from workbench.study.layout import Layout
-from workbench.study.results import documents_path
 
 TASKS = {f"heldout_{s}{kind}" for s in ("code", "prose") for kind in ("", "_last_word", "_continuation")}
 CLOCK = {"date", "total_evaluation_time_seconds", "sha256"}

@@ -187,7 +187,7 @@ def test_a_process_alone_joins_its_gpu():
 
 def test_a_stage_trains_on_the_gpu_and_resumes_exactly(make_study, tmp_path):
     from workbench.train.checkpoint import find_checkpoint
-    from workbench.train.stage import train_stage
+    from workbench.train.whole_stage import train_stage
 
     finals = []
     for name, targets in (("at_once", [8192]), ("in_two", [2560, 8192])):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from workbench.kinds.average.spec import Settings
 from workbench.launch.planning import make_facts, pending_evaluations
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 AVERAGE = ["recipe=constant", "recipe.warmup_tokens=512", "recipe.batch_sequences=8", "then=average"]
 

@@ -26,11 +26,11 @@ from workbench.study.identity import stage_id
 from workbench.study.kind_plan import flops_per_token
 from workbench.study.resources import stage_memory
 from workbench.tracking import spool
-from workbench.tracking.records import read_study
+from workbench.tracking.intended import read_study
 from workbench.train import checkpoint as ckpt
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
-from workbench.train.stage import train_stage
 from workbench.train.throughput import measure_tokens_per_second
+from workbench.train.whole_stage import train_stage
 
 TEACHER = ["model@then.distill.teacher.model=m0_06", "then.distill.teacher.model.num_layers=1"]
 DISTILL = ["tokens=2560", "then=distill", *TEACHER, "then.distill.teacher.tokens=5120"]

@@ -16,7 +16,7 @@ from workbench.study.identity import stage_id
 from workbench.study.kind_plan import flops_per_token
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
 from workbench.train.hooks import Hooks, StoppedError
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 LONGER = ["recipe=cosine", "recipe.warmup_tokens=512", "recipe.batch_sequences=8", "tokens=2048", "then=extend"]
 LONGER += ["then.extend.context_tokens=128"]

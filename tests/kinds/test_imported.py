@@ -10,18 +10,18 @@ from transformers import AutoModelForCausalLM
 
 from tests.model.test_pretrained import FAMILIES
 from workbench.data.store import open_prepared
-from workbench.evaluate.imported import place_results, read_imported
+from workbench.evaluate.outside_checkpoint import place_results, read_imported
 from workbench.evaluate.reconcile import Evaluator
 from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
-from workbench.launch.study import freeze_study
+from workbench.launch.run_study import freeze_study
 from workbench.model.weights import load_model
+from workbench.study.evaluation_files import read_result
 from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import stage_id
-from workbench.study.results import read_result
-from workbench.tracking.records import read_study
+from workbench.tracking.intended import read_study
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest, verify
 from workbench.train.export import export_checkpoint
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 TOKENS = ["init.tokens=1M"]
 

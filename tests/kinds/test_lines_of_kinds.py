@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.study.chain import build_chain
-from workbench.tracking.records import _kinds
+from workbench.tracking.intended import _kinds
 
 
 def plan_of(*stages):

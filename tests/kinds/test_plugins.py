@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from workbench.config.kinds import PLUGINS, find_kind
+from workbench.config.kind_registry import PLUGINS, find_kind
 from workbench.launch.snapshot import freeze_code
 from workbench.study.layout import Layout
 
@@ -100,7 +100,7 @@ def test_an_installed_package_gives_kinds_by_entry_points(plugins, tmp_path, mon
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: pruning\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[workbench.kinds]\nmagnitude = pruning\n")
-    script = "from workbench.config.kinds import find_kind, kind_names; print(kind_names(), find_kind('magnitude').plan.expand)"
+    script = "from workbench.config.kind_registry import find_kind, kind_names; print(kind_names(), find_kind('magnitude').plan.expand)"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert "'magnitude'" in done.stdout

@@ -10,23 +10,23 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.data.chat_store import find_named
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
 from workbench.launch.planning import make_facts, pending_evaluations, plan_json, prepare_data
-from workbench.launch.study import freeze_study
+from workbench.launch.run_study import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
 from workbench.study.chain import build_chain
 from workbench.study.resources import stage_memory
-from workbench.tracking.records import read_study
+from workbench.tracking.intended import read_study
 from workbench.train.checkpoint import DamagedCheckpointError, checkpoints_by_tokens, read_manifest
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from workbench.launch import local
-from workbench.launch.local import LocalRun
-from workbench.launch.worker import _Worker
+from workbench.launch.local import local_run
+from workbench.launch.local.local_run import LocalRun
+from workbench.launch.local.worker import _Worker
 
 
 class Thread:
@@ -61,7 +61,7 @@ def run_in_threads(monkeypatch):
         ours, theirs = multiprocessing.Pipe()
         process = Thread(theirs, self.layout, self.plan.evaluation)
         process.start()
-        worker = local._Worker(process, ours, None, slots)
+        worker = local_run._Worker(process, ours, None, slots)
         self.workers.append(worker)
         return worker
 

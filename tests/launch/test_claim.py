@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.launch import claim as claims
-from workbench.launch.claim import Claim
-from workbench.launch.slurm import JobState
+from workbench.launch.slurm import claim as claims
+from workbench.launch.slurm.claim import Claim
+from workbench.launch.slurm.commands import JobState
 from workbench.study.layout import Layout
 
 CLAIM = Claim("train", "8192", "a" * 16, (4096, 8192), "wb-1", 3, "small")

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from workbench.launch import death
+from workbench.launch.local import death
 from workbench.study.causes import MEMORY, OTHER, cause_of
 
 

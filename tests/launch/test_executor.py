@@ -3,10 +3,10 @@
 import pytest
 
 from workbench.config.schema import ClusterConfig
-from workbench.launch import executor as sbatch
-from workbench.launch.executor import LimitError, NoAnswerError, format_indices
-from workbench.launch.slurm import SlurmError
-from workbench.launch.submitter import evaluation_resources
+from workbench.launch.slurm import executor as sbatch
+from workbench.launch.slurm.commands import SlurmError
+from workbench.launch.slurm.executor import LimitError, NoAnswerError, format_indices
+from workbench.launch.slurm.submitter import evaluation_resources
 
 CLUSTER = ClusterConfig(
     "test", partition="p", account="a", gpus_per_node=8, gpu_kind="a100", evaluation_gpus=1, setup=["module load x"],
@@ -54,7 +54,7 @@ def test_the_script_asks_for_what_the_cluster_has(run, tmp_path):
     assert "--array" not in script
     assert script.index("module load x") < script.index("export PYTHONPATH=") < script.index("srun")
     assert f"'{tmp_path / 'co de'}'" in script
-    assert " -P -u -m workbench.launch.node " in script
+    assert " -P -u -m workbench.launch.slurm.on_node " in script
 
 
 def test_arrays_have_any_indices(run):

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.config.compose import composer
-from workbench.launch import study
+from workbench.launch import run_study
 from workbench.launch.outcome import Failure, Outcome, PointError, describe_outcome
 from workbench.launch.planning import make_facts
 from workbench.study.causes import DIVERGED
@@ -15,7 +15,7 @@ def test_hydra_names_the_point_that_failed(overrides, experiments, monkeypatch, 
         facts = make_facts([(point.name, point.config) for point in hydra.points(sweep)])
         bad = facts.plan.points[1]
         failure = Failure("train", bad.chain[0][0], "m0_03 trunk", "NonFiniteLossError: step 3", DIVERGED)
-        monkeypatch.setattr(study, "run_study_locally", lambda *_: Outcome([failure]))
+        monkeypatch.setattr(run_study, "run_study_locally", lambda *_: Outcome([failure]))
         trained = {point.chain[-1][0]: "checkpoint" for point in facts.plan.points if point is not bad}
         monkeypatch.setattr("workbench.train.checkpoint.find_checkpoint", lambda stage, _: trained.get(stage.id))
         with pytest.raises(

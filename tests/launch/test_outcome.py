@@ -6,9 +6,9 @@ import pytest
 
 from workbench.launch.outcome import Failure, Outcome, describe_outcome, point_error
 from workbench.launch.planning import make_facts
-from workbench.launch.states import study_states
+from workbench.launch.slurm.queue_view import study_states
 from workbench.study.causes import DIVERGED, EVALUATION, PARENT
-from workbench.study.status import is_worth_repeating
+from workbench.study.stage_states import is_worth_repeating
 from workbench.train.checkpoint import find_checkpoint
 
 TOO_FAST = "optimizer.learning_rate=1e-3,1e30"

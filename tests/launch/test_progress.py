@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.launch.estimate import Estimate
-from workbench.launch.progress import TimeLeft
+from workbench.launch.local.progress import TimeLeft
 
 TODO = {"small": 1000, "large": 1000}
 

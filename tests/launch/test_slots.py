@@ -4,8 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.launch import slots
-from workbench.launch.slots import Slots, check_processes, count_slots, describe_slots, parse_visible, visible_gpus
+from workbench.launch.local import slots
+from workbench.launch.local.slots import (
+    Slots,
+    check_processes,
+    count_slots,
+    describe_slots,
+    parse_visible,
+    visible_gpus,
+)
 
 UUIDS = ("GPU-8932f937", "GPU-1b2c3d4e")
 PARTS = ("MIG-1", "MIG-2", "MIG-3")
@@ -141,13 +148,13 @@ def test_parts_of_a_gpu_do_not_train_together(machine, stage):
 
 
 def test_too_many_processes_are_refused_before_anything_is_prepared(machine, make_study, monkeypatch):
-    from workbench.launch import study
+    from workbench.launch import run_study
 
     machine(0, cores=2)
     facts = make_study("tokens=2560", "resources.processes=4")
-    monkeypatch.setattr(study, "_check_suites", lambda facts: pytest.fail("went on"))
+    monkeypatch.setattr(run_study, "_check_suites", lambda facts: pytest.fail("went on"))
     with pytest.raises(ValueError, match=r"resources.processes=4"):
-        study.check_before_start(facts)
+        run_study.check_before_start(facts)
     study_without = make_study("tokens=2560", "resources.processes=4")
     with pytest.raises(ValueError, match=r"hydra.launcher.workers=1"):
-        study.check_before_start(study_without, workers=1)
+        run_study.check_before_start(study_without, workers=1)

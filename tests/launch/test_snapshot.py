@@ -8,10 +8,10 @@ from workbench.launch.planning import make_facts
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.study.files import exclusive, is_held, read_stage
 from workbench.study.layout import Layout
-from workbench.study.status import stage_states
+from workbench.study.stage_states import stage_states
+from workbench.train.attempt_status import write_status
 from workbench.train.checkpoint import checkpoints_by_tokens
-from workbench.train.stage import train_stage
-from workbench.train.status import write_status
+from workbench.train.whole_stage import train_stage
 
 
 def test_targets_of_every_launch_are_kept_but_only_this_ones_are_trained(make_study):

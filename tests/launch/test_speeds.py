@@ -4,8 +4,8 @@ import json
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
-from workbench.launch.cost import cluster_work
-from workbench.launch.slots import Slots
+from workbench.launch.local.slots import Slots
+from workbench.launch.slurm.cost import cluster_work
 from workbench.launch.speeds import ClusterSpeeds, MachineSpeeds
 
 TWO = Slots(2, "")

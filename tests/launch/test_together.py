@@ -9,13 +9,13 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from workbench.launch import death
-from workbench.launch.together import _failed, train_together
-from workbench.launch.worker import Task
+from workbench.launch.local import death
+from workbench.launch.local.together import _failed, train_together
+from workbench.launch.local.worker import Task
 from workbench.study.causes import DIVERGED, MEMORY, cause_of
 from workbench.tracking import spool
 from workbench.train.checkpoint import checkpoints_by_tokens, verify
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 TASK = Task("train", "a" * 16, processes=2)
 

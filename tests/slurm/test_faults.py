@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.load import load_history, load_runs
-from workbench.launch.claim import list_claims
+from workbench.launch.slurm.claim import list_claims
 from workbench.study.files import read_stage
 from workbench.study.layout import Layout
 from workbench.tracking import spool
@@ -43,7 +43,7 @@ class Launched:
 
     def run(self, verb="run", *more, check=True):
         command = [sys.executable, "-m", "workbench.cli", verb, *self.overrides, *more]
-        done = subprocess.run(command, env=self.slurm.env, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=self.slurm.env, capture_output=True, text=True, timeout=300, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -142,7 +142,7 @@ def ranks(launched, job):
             command = (process / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if "workbench.launch.node" in command and wanted <= set(environment) and "srun" not in command[0]:
+        if "workbench.launch.slurm.on_node" in command and wanted <= set(environment) and "srun" not in command[0]:
             values = dict(line.split("=", 1) for line in environment if "=" in line)
             if "SLURM_PROCID" in values and values["SLURM_CONF"] == str(launched.slurm.config):
                 found[int(values["SLURM_PROCID"])] = int(process.name)
@@ -270,7 +270,7 @@ def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
 
 
 def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, run_local):
-    from workbench.train.stage import train_stage
+    from workbench.train.whole_stage import train_stage
 
     stage = untouched.stages()[0]
     alone = make("alone", TOKENS, "seed=0")

@@ -165,7 +165,7 @@ def test_what_is_edited_after_the_launch_changes_nothing(outputs, checkout, slur
     with slurm.drained():
         workbench("run", TINY, *there, *SLURM, root=checkout)
         assert {s["state"] for s in states(TINY, *there)} == {"queued"}
-        for file in ("workbench/train/loop.py", "workbench/__init__.py", "workbench/launch/node.py"):
+        for file in ("workbench/train/loop.py", "workbench/__init__.py", "workbench/launch/slurm/on_node.py"):
             (checkout / file).write_text("raise RuntimeError('edited after the launch')\n")
         shutil.rmtree(checkout / "conf")
         (checkout / "experiments" / "token_scaling_tiny.yaml").write_text("nonsense: [")

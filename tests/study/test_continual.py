@@ -6,7 +6,7 @@ import pytest
 
 from workbench.data.mixture import Mixture
 from workbench.study.chain import is_annealed
-from workbench.study.plan import plan_study
+from workbench.study.study_plan import plan_study
 
 BRANCHES = {"continual_prose": None, "continual_code": "code", "continual_headers": "headers"}
 SHARES = {"continual_prose": Fraction(1), "continual_code": Fraction(3, 4), "continual_headers": Fraction(1, 2)}

@@ -9,8 +9,8 @@ from tests.analysis.made_sweep import resolved
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT
 from workbench.config.schema import TrainingStage
 from workbench.data.mixture import Mixture
-from workbench.study.plan import plan_study
 from workbench.study.resources import stage_resources
+from workbench.study.study_plan import plan_study
 
 # The models of `published` are of full scale already, and nothing is trained.
 TEXTS = sorted(path for path in (PROJECT_ROOT / "experiments").glob("*.md") if path.stem != "published")

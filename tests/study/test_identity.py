@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.config.compose import composer
-from workbench.config.kinds import find_kind, kind_names
+from workbench.config.kind_registry import find_kind, kind_names
 from workbench.config.schema import (
     CheckpointConfig,
     MixtureSegment,

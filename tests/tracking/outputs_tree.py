@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from workbench.config import schema
+from workbench.study.evaluation_files import result_path, write_result
 from workbench.study.layout import Layout, StageDir
-from workbench.study.results import result_path, write_result
 
 SIZES = {"m0_03": 30_000, "m0_1": 100_000, "m0_3": 300_000, "m1": 1_000_000}
 BUDGETS = (250_000, 500_000, 1_000_000, 2_000_000)

@@ -110,7 +110,7 @@ def test_the_tag_is_there_for_as_long_as_points_lack(made):
 def test_a_study_of_nothing_says_in_one_line_what_is_missing(
     made, capsys, monkeypatch, compose, overrides, experiments
 ):
-    from workbench.cli.results import show_results
+    from workbench.cli.show import show_results
 
     for stage in made.plan["stages"]:
         fail(made, stage)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.analysis.made_sweep import resolved
 from workbench.config.compose import PROJECT_ROOT
-from workbench.study.plan import plan_study, study_record
+from workbench.study.study_plan import plan_study, study_record
 from workbench.tracking.names import MAX_CHARACTERS, common_overrides, run_name
 
 STUDIES = sorted(path.stem for path in (PROJECT_ROOT / "experiments").glob("*.md"))

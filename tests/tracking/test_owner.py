@@ -7,7 +7,7 @@ import shutil
 import pytest
 from outputs_tree import make_study
 
-from workbench.cli.study import _check_store
+from workbench.cli.study_verbs import _check_store
 from workbench.study.layout import Layout
 from workbench.tracking.connection import default_uri
 from workbench.tracking.mlflow import PublishError, log_figures, publish_study

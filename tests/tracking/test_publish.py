@@ -15,9 +15,9 @@ import outputs_tree
 import pytest
 from outputs_tree import make_study, row_of
 
+from workbench.study.evaluation_files import documents_path, result_path, write_result
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout
-from workbench.study.results import documents_path, result_path, write_result
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri, log_figures, publish_study
 

@@ -17,9 +17,9 @@ from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.compiler import missing_for_compile
-from workbench.train.stage import train_stage
 from workbench.train.state import initial_state
 from workbench.train.weights_only import is_resumable
+from workbench.train.whole_stage import train_stage
 
 PARALLELS = ("replicate", "shard")
 STEPS = 52

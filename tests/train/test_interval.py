@@ -5,7 +5,7 @@ import pytest
 from workbench.config.schema import CheckpointConfig
 from workbench.train import interval, loop
 from workbench.train.interval import FLOOR_SECONDS, CheckpointClock
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 
 @pytest.fixture

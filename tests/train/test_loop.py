@@ -21,9 +21,9 @@ from workbench.train import loop, micro_batch
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
-from workbench.train.stage import train_stage
 from workbench.train.state import OPTIMIZER_FILE
 from workbench.train.step import NonFiniteLossError
+from workbench.train.whole_stage import train_stage
 
 
 def train_all(facts, hooks=None):
@@ -385,7 +385,7 @@ def test_a_file_system_that_refuses_is_disk_full(make_study):
     train_stage(facts.layout, trunk, wanted=[2560])
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from workbench.study.layout import Layout; from workbench.train.stage import train_stage\n"
+        "from workbench.study.layout import Layout; from workbench.train.whole_stage import train_stage\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "train_stage(Layout(Path(sys.argv[1])), sys.argv[2])"

@@ -13,17 +13,17 @@ from workbench.launch.estimate import estimate
 from workbench.launch.planning import make_facts, plan_json, trained_again_notes
 from workbench.model.weights import load_model
 from workbench.study.memory import state_bytes, weights_bytes
-from workbench.study.plan import settled_targets, tokens_to_train
-from workbench.study.status import stage_states
+from workbench.study.stage_states import stage_states
+from workbench.study.study_plan import settled_targets, tokens_to_train
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.checkpoint import checkpoints_by_tokens, find_checkpoint
 from workbench.train.export import export_checkpoint
 from workbench.train.hooks import Hooks, StoppedError
-from workbench.train.stage import train_stage
 from workbench.train.state import load_state
 from workbench.train.targets import clear_superseded, missing_targets, whole_targets
 from workbench.train.weights_only import OPTIMIZER_FILE
+from workbench.train.whole_stage import train_stage
 
 MILESTONES = "recipe.milestones=[2560,5120]"
 """Of a trunk to 8,192 tokens, where a cooldown to 10,240 begins."""

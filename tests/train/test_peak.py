@@ -7,7 +7,7 @@ from workbench.tracking import spool
 from workbench.train import peak, peak_memory
 from workbench.train.peak import peak_flops, published_flops
 from workbench.train.peak_memory import PeakMemory
-from workbench.train.stage import train_stage
+from workbench.train.whole_stage import train_stage
 
 
 @pytest.mark.parametrize(

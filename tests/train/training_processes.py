@@ -27,13 +27,13 @@ from workbench.train import loop, shard_files
 from workbench.train.distributed import World, join
 from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
-from workbench.train.stage import train_stage
 from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.step import StepResult, train_step
+from workbench.train.whole_stage import train_stage
 
 # Forked from a server that has imported training: a rank starts at once rather than in four seconds.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["workbench.train.stage"])
+FORKSERVER.set_forkserver_preload(["workbench.train.whole_stage"])
 PATIENCE_SECONDS = 120
 
 

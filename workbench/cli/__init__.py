@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.cli import imports, plan, study, tools
+from workbench.cli import imports, plan_verb, study_verbs, tools
 from workbench.cli.help import ARGUMENTS, EXAMPLES, SETTINGS, START
 from workbench.cli.shared import add_plugins
 
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors that say what to do; any other one is a bug and keeps its traceback."""
     from workbench.evaluate.suite import EvaluationError
-    from workbench.launch.slurm import SlurmError
+    from workbench.launch.slurm.commands import SlurmError
     from workbench.tracking.connection import PublishError
     from workbench.train.checkpoint import DamagedCheckpointError, DiskFullError
 
@@ -82,21 +82,21 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar=metavar, help=words)
         return sub
 
-    add("run", study.run, "run what is missing of a study: train, evaluate, publish, draw")
-    planning = add("plan", plan.print_plan, "print a study's points, stages and cost without starting anything")
+    add("run", study_verbs.run, "run what is missing of a study: train, evaluate, publish, draw")
+    planning = add("plan", plan_verb.print_plan, "print a study's points, stages and cost without starting anything")
     planning.add_argument("--json", action="store_true", help="print JSON, for scripts")
     planning.add_argument("--no-measure", action="store_true", help="do not measure this machine, and estimate no time")
-    status = add("status", study.status, "print the state of each stage of a study")
+    status = add("status", study_verbs.status, "print the state of each stage of a study")
     status.add_argument("--json", action="store_true", help="print JSON, for scripts")
     status.add_argument("--watch", action="store_true", help="keep printing until no job of the study is left")
-    add("cancel", study.cancel, "end a study's jobs on the cluster")
-    scoring = add("evaluate", study.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
+    add("cancel", study_verbs.cancel, "end a study's jobs on the cluster")
+    scoring = add("evaluate", study_verbs.evaluate, "evaluate every checkpoint of a study that lacks a valid result")
     scoring.add_argument(
         "--checkpoint", metavar="DIR", help="score this Hugging Face directory, or name on the hub, instead"
     )
     scoring.add_argument("--revision", help="its branch, tag or commit on the hub")
-    add("publish", study.publish, "send MLflow what it lacks of a study")
-    add("report", study.report, "draw a study's figures and report page again, and print its table")
+    add("publish", study_verbs.publish, "send MLflow what it lacks of a study")
+    add("report", study_verbs.report, "draw a study's figures and report page again, and print its table")
     add("import", imports.import_results, "put lm-eval result files of others into MLflow")
     add("prepare", tools.prepare, "prepare a study's data: read, split and tokenize it")
     add("ui", tools.ui, "open MLflow on this machine")

@@ -36,7 +36,7 @@ Next: `workbench report NAME`.
 def import_results(parsed: argparse.Namespace) -> int:
     """Import lm-eval result files."""
     from workbench.tracking.mlflow import default_uri
-    from workbench.tracking.reference import import_reference
+    from workbench.tracking.published_results import import_reference
 
     folder, given = _arguments(parsed.overrides)
     layout = default_layout()

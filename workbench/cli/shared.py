@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.config.compose import ComposedPoint
-    from workbench.config.launcher import Launcher
+    from workbench.config.launcher_settings import Launcher
     from workbench.launch.planning import Facts
     from workbench.study.layout import Layout
 
@@ -28,7 +28,7 @@ def add_plugins(folders: Iterable[Path | str]) -> None:
     ValueError
         One is not a folder.
     """
-    from workbench.config.kinds import PLUGINS, plugin_folders
+    from workbench.config.kind_registry import PLUGINS, plugin_folders
 
     before = [entry for entry in os.environ.get(PLUGINS, "").split(os.pathsep) if entry]
     given = [str(Path(folder).expanduser().resolve()) for folder in folders]
@@ -39,8 +39,8 @@ def add_plugins(folders: Iterable[Path | str]) -> None:
 
 def read_named(study: str) -> dict[str, Any]:
     """Read the record of a study that was launched before, and have its own kinds of stages found."""
-    from workbench.config.kinds import PLUGINS
-    from workbench.study.record import read_record
+    from workbench.config.kind_registry import PLUGINS
+    from workbench.study.study_record import read_record
 
     record = read_record(default_layout(), study)
     if not os.environ.get(PLUGINS):  # a job has its own copy of them
@@ -65,7 +65,7 @@ def make_study_facts(parsed: argparse.Namespace) -> Facts:
 
     study = named_study(parsed)
     if study is not None:
-        from workbench.study.record import recorded_fingerprints, recorded_points
+        from workbench.study.study_record import recorded_fingerprints, recorded_points
 
         record = read_named(study)
         return make_facts(recorded_points(record), recorded_fingerprints(record))
@@ -80,7 +80,7 @@ def named_study(parsed: argparse.Namespace) -> str | None:
 def asked_launcher(parsed: argparse.Namespace) -> Launcher:
     """Return the launcher that the command line composes, or that of a named study's latest launch."""
     from workbench.config.compose import composer
-    from workbench.config.launcher import Launcher
+    from workbench.config.launcher_settings import Launcher
     from workbench.config.schema import from_dict
 
     study = named_study(parsed)

@@ -11,25 +11,25 @@ from pathlib import Path
 from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table, read_named
 from workbench.config.schema import TrackingConfig
 from workbench.study.layout import Layout
-from workbench.study.record import recorded_points
+from workbench.study.study_record import recorded_points
 from workbench.tracking.connection import connect, default_uri
 from workbench.tracking.pages import study_addresses
 
 
 def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
-    from workbench.data import summary
+    from workbench.data import store_summary
     from workbench.data.store import prepare
     from workbench.launch.planning import stores
 
     facts = make_study_facts(parsed)
     for config in stores(facts.plan).values():
         prepared = prepare(config.data, config.tokenizer, facts.layout)
-        print(summary.describe(prepared))
-        for head, rows in (summary.source_table(prepared), summary.dropped_table(prepared)):
+        print(store_summary.describe(prepared))
+        for head, rows in (store_summary.source_table(prepared), store_summary.dropped_table(prepared)):
             print()
             print_table(head, rows)
-        print("\n".join(["", *summary.describe_heldout(prepared), *summary.notes(prepared)]))
+        print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
     return 0
 
 

@@ -29,8 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workbench.config.errors import one_line
-from workbench.config.kinds import plugin_folders
-from workbench.config.launcher import Launcher, read_launcher
+from workbench.config.kind_registry import plugin_folders
+from workbench.config.launcher_settings import Launcher, read_launcher
 from workbench.config.plain import whole_number
 from workbench.config.schema import Config, from_dict
 from workbench.config.search import CONFIG_DIR, PROJECT_ROOT, quoted, search_folders, search_override

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import EvaluationConfig, SuiteConfig
-from workbench.evaluate.results import add_standard_errors, document_values
+from workbench.evaluate.document_values import add_standard_errors, document_values
 from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
+from workbench.study.evaluation_files import read_result, result_path, write_result
 from workbench.study.files import first_mismatch
 from workbench.study.layout import Layout
-from workbench.study.results import read_result, result_path, write_result
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

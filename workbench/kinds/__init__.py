@@ -1,1 +1,1 @@
-"""Kinds of stages: what a study's graph is made of. `workbench.config.kinds` finds them by name."""
+"""Kinds of stages: what a study's graph is made of. `workbench.config.kind_registry` finds them by name."""

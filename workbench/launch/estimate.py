@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
-from workbench.launch.disk import kept_bytes, training_bytes
+from workbench.launch.local.slots import Slots, count_slots
 from workbench.launch.planning import Facts, pending_evaluations
-from workbench.launch.slots import Slots, count_slots
 from workbench.launch.speeds import MachineSpeeds
 from workbench.study.kind_plan import checkpoint_bytes
-from workbench.study.plan import Plan, remaining_flops
 from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
+from workbench.study.study_plan import Plan, remaining_flops
+from workbench.train.targets import whole_targets
 
 _EVALUATION_TOKENS = 110_000
 """Training tokens that cost as much as one evaluation by the embedded suite, until this machine has made one."""
@@ -221,3 +221,24 @@ def check_budget(budget: BudgetConfig, work: Estimate) -> None:
             f"the plan takes about {work.hours:.3g} hours, more than budget.max_hours={budget.max_hours:.3g}: "
             "make the study smaller or raise the budget"
         )
+
+
+def kept_bytes(facts: Facts) -> int:
+    """Bytes of the checkpoints still to be written that stay: some whole, the others with their weights alone."""
+    total, settled = 0, facts.settled()
+    for identifier, node in facts.plan.nodes.items():
+        light = checkpoint_bytes(node.stage, whole=False)
+        new, whole = set(node.targets) - settled[identifier], whole_targets(node.stage)
+        total += len(new & whole) * checkpoint_bytes(node.stage, whole=True) + len(new - whole) * light
+        total -= len(new & facts.existing[identifier]) * light  # which are there already
+    return total
+
+
+def training_bytes(facts: Facts, workers: int) -> int:
+    """Bytes, at most, of what the largest `workers` stages keep to resume from, and of the one that each writes."""
+    each = [
+        (node.stage.checkpoint.keep_last + 1) * checkpoint_bytes(node.stage, whole=True)
+        for node in facts.plan.nodes.values()
+        if facts.tokens_to_train()[node.id]
+    ]
+    return sum(sorted(each)[-workers:])

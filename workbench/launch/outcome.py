@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.study.causes import PARENT, advise
-from workbench.study.plan import Point
+from workbench.study.study_plan import Point
 
 
 @dataclass(frozen=True)

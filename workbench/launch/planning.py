@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.kinds import plugin_folders
+from workbench.config.kind_registry import plugin_folders
 from workbench.config.schema import Config, TrainingStage
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import choose
 from workbench.data.store import open_prepared, prepare
+from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream
-from workbench.data.summary import notes
 from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
 from workbench.evaluate.suite import uses_heldout
 from workbench.study.kind_plan import check as check_inputs
 from workbench.study.kind_plan import flops_per_token, resolve
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
-from workbench.study.plan import (
+from workbench.study.study_plan import (
     Node,
     Plan,
     Point,
@@ -33,7 +33,7 @@ from workbench.study.plan import (
     study_record,
     tokens_to_train,
 )
-from workbench.study.record import change_record, read_record
+from workbench.study.study_record import change_record, read_record
 from workbench.train.checkpoint import checkpoints_by_tokens, list_tokens
 
 if TYPE_CHECKING:

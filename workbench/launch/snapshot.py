@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from workbench.config.kinds import plugin_folders
+from workbench.config.kind_registry import plugin_folders
 from workbench.config.schema import Stage, from_dict, to_dict
 from workbench.study.chain import merge_targets
 from workbench.study.files import exclusive, read_stage, write_atomically

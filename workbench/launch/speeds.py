@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from workbench.config.schema import Stage, SuiteConfig, TrainingStage, fields_of_role, to_dict
-from workbench.launch.slots import Slots
+from workbench.launch.local.slots import Slots
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.identity import digest, model_identity
 from workbench.study.kind_plan import flops_per_token

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, Stage, TrainingStage
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import needed

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, Origin, Stage, TrainingStage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.identity import stage_id

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from workbench.study.causes import EVALUATION, cause_of
+from workbench.study.evaluation_files import read_result, result_path
 from workbench.study.layout import Layout, StageDir
-from workbench.study.results import read_result, result_path
 
 _ERROR_CHARACTERS = 200
 

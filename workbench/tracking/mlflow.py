@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.study.layout import Layout
-from workbench.tracking import experiment, records, spool
+from workbench.tracking import experiment, intended, spool
 from workbench.tracking.connection import (
     PublishError,
     artifact_location,
@@ -91,7 +91,7 @@ def publish_study(layout: Layout, study: str, uri: str | None = None, timeout_se
     """
     uri = uri or default_uri(layout)
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.study(study) / "publish.lock"):
-        record = records.read_study(layout, study)
+        record = intended.read_study(layout, study)
         return _Publisher(client, uri, layout, record).publish()
 
 
@@ -132,7 +132,7 @@ def log_figures(
     """
     uri = uri or default_uri(layout)
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.study(study) / "publish.lock"):
-        publisher = _Publisher(client, uri, layout, records.read_study(layout, study))
+        publisher = _Publisher(client, uri, layout, intended.read_study(layout, study))
         run_id = publisher.ensure_study_run()
         earlier, paths = _read_report_files(client, run_id), {_artifact_path(file) for file in files}
         # A call that is killed leaves a list of both.
@@ -182,7 +182,7 @@ def _artifact_folder(file: Path) -> str | None:
 class _Publisher:
     """One comparison of a study's record with its MLflow experiment."""
 
-    def __init__(self, client: MlflowClient, uri: str, layout: Layout, record: records.StudyRecord) -> None:
+    def __init__(self, client: MlflowClient, uri: str, layout: Layout, record: intended.StudyRecord) -> None:
         self.client = client
         self.record = record
         tags = {**make_owner(layout).tags, **PAGE_TAGS}
@@ -218,8 +218,8 @@ class _Publisher:
     def ensure_study_run(self) -> str:
         """Run id of the study's own run, which its stages' runs are children of; holds `study.json`."""
         run, tags = self.runs.get(""), {"kind": "study", "study": self.record.name, **self.record.tags}
-        if run is not None and records.FAILED_POINTS in run.data.tags:
-            tags.setdefault(records.FAILED_POINTS, "[]")  # they are there by now
+        if run is not None and intended.FAILED_POINTS in run.data.tags:
+            tags.setdefault(intended.FAILED_POINTS, "[]")  # they are there by now
         if run is None:
             run = self.client.create_run(self.experiment, run_name=self.record.name, tags=tags)
             self.runs[""] = run
@@ -227,7 +227,7 @@ class _Publisher:
         self._store_artifacts(run, ((self.record.file, ""),))
         return run.info.run_id
 
-    def _ensure_run(self, stage: records.StageRecord, parent: str) -> Run:
+    def _ensure_run(self, stage: intended.StageRecord, parent: str) -> Run:
         tags = {**stage.tags, "planned": "true"}
         tags |= {"mlflow.parentRunId": parent, **SOURCE, "mlflow.source.git.commit": stage.tags["commit"]}
         run = self.runs.get(stage.id)
@@ -257,14 +257,14 @@ class _Publisher:
             self.client.log_batch(run.info.run_id, tags=new_tags)
 
     def _store_artifacts(self, run: Run, files: tuple[tuple[Path, str], ...]) -> None:
-        digest = records.artifacts_digest(files)
+        digest = intended.artifacts_digest(files)
         if run.data.tags.get("artifacts") == digest:
             return
         for path, folder in files:
             self.client.log_artifact(run.info.run_id, str(path), folder or None)
         self.client.set_tag(run.info.run_id, "artifacts", digest)
 
-    def _send_rows(self, stage: records.StageRecord, run: Run) -> None:
+    def _send_rows(self, stage: intended.StageRecord, run: Run) -> None:
         done = run.data.metrics.get(spool.TRAIN_TOKENS, -1)
         if done >= stage.durable_tokens:
             return
@@ -281,7 +281,7 @@ class _Publisher:
         if batch:
             self.client.log_batch(run.info.run_id, metrics=batch)
 
-    def _send_checkpoint(self, checkpoint: records.CheckpointRecord, stage: records.StageRecord, run: Run) -> None:
+    def _send_checkpoint(self, checkpoint: intended.CheckpointRecord, stage: intended.StageRecord, run: Run) -> None:
         model = self._ensure_model(checkpoint, run)
         known = model.tags
         changed = {key: value for key, value in checkpoint.tags.items() if known.get(key) != value}
@@ -296,7 +296,7 @@ class _Publisher:
             self.client.set_logged_model_tags(model.model_id, {marker: evaluation.files[0].name})
             self.sent["evaluations"] += 1
 
-    def _ensure_model(self, checkpoint: records.CheckpointRecord, run: Run) -> LoggedModel:
+    def _ensure_model(self, checkpoint: intended.CheckpointRecord, run: Run) -> LoggedModel:
         from mlflow.entities import LoggedModelOutput
 
         model = self.models.get((run.info.run_id, str(checkpoint.step)))
@@ -324,8 +324,8 @@ class _Publisher:
 
     def _send_evaluation(
         self,
-        evaluation: records.EvaluationRecord,
-        checkpoint: records.CheckpointRecord,
+        evaluation: intended.EvaluationRecord,
+        checkpoint: intended.CheckpointRecord,
         model: LoggedModel,
         run: Run,
     ) -> None:
@@ -361,9 +361,9 @@ class _Publisher:
             self.client.set_terminated(run.info.run_id, status, ended_ms)
 
 
-def _is_of_other_weights(model: LoggedModel, checkpoint: records.CheckpointRecord) -> bool:
+def _is_of_other_weights(model: LoggedModel, checkpoint: intended.CheckpointRecord) -> bool:
     """Whether a logged model has the scores of weights that are no more; those logged without a hash count as equal."""
-    logged, ours = model.tags.get(records.WEIGHTS), checkpoint.tags.get(records.WEIGHTS)
+    logged, ours = model.tags.get(intended.WEIGHTS), checkpoint.tags.get(intended.WEIGHTS)
     return logged is not None and ours is not None and logged != ours
 
 

@@ -1,7 +1,7 @@
 """One stage, from the checkpoint it begins at to its last target.
 
 `StageRun.all_targets` is the visible loop: restore, and step by step draw a batch, take an optimizer step,
-write a row, and write a checkpoint where one is due. `workbench.train.stage` locks around it.
+write a row, and write a checkpoint where one is due. `workbench.train.whole_stage` locks around it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from workbench.study.flops import count_parameters
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
+from workbench.train.attempt_status import write_status
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
@@ -44,7 +45,6 @@ from workbench.train.peak_memory import PeakMemory
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, fresh_state, initial_state, load_state, save_state
-from workbench.train.status import write_status
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import clear_superseded, missing_targets
 

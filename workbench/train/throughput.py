@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema import TrainingStage, from_dict, to_dict
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from workbench.config.plain import exact_weights, from_dict, to_dict
 from workbench.config.schema.adapters import LORA_TARGETS, LoraConfig
 from workbench.config.schema.begin import InitConfig, KindSettings
+from workbench.config.schema.chat_data import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.cluster import ClusterConfig
-from workbench.config.schema.conversations import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,

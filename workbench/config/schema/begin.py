@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.config.plain import check_at_least, check_choice
 
 

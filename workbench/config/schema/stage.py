@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from workbench.config.kinds import find_kind
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema.machine import CheckpointConfig, NumericsConfig, ResourcesConfig
 from workbench.config.schema.model import ModelConfig
 from workbench.config.schema.recipe import OptimizerConfig

@@ -19,7 +19,7 @@ def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
         There is no such checkpoint, it cannot be represented, or its context is shorter than the one asked for.
     """
     from workbench.data.tokenizer import sized
-    from workbench.evaluate.imported import find_checkpoint, read_imported
+    from workbench.evaluate.outside_checkpoint import find_checkpoint, read_imported
 
     assert settings.path is not None
     directory = find_checkpoint(settings.path, settings.revision)

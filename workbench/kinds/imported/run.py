@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from workbench.evaluate.imported import find_checkpoint, read_imported
+from workbench.evaluate.outside_checkpoint import find_checkpoint, read_imported
 from workbench.kinds.imported.spec import Spec
 from workbench.model.weights import load_any
 from workbench.train.job import StageJob

@@ -1,0 +1,158 @@
+"""`workbench plan`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli.shared import asked_launcher, make_study_facts, print_plan_line, print_table
+
+if TYPE_CHECKING:
+    from workbench.launch.estimate import Estimate
+    from workbench.launch.local.slots import Slots
+    from workbench.launch.planning import Facts
+    from workbench.launch.slurm.cost import ClusterWork
+
+
+def print_plan(parsed: argparse.Namespace) -> int:
+    """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
+    from workbench.launch.estimate import estimate, study_slots
+    from workbench.launch.planning import plan_json
+    from workbench.launch.slurm.cost import cluster_json, cluster_work
+
+    facts = make_study_facts(parsed)
+    launcher = asked_launcher(parsed)
+    work = cluster_work(facts) if launcher.submits else None
+    # How fast this machine is says nothing about a cluster's.
+    here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)
+    values = plan_json(facts, here)
+    if parsed.json:
+        print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
+        return 0
+    said = print_plan_line(facts)
+    print()
+    _print_points(values)
+    if work is None:
+        _print_stages(values)
+        _print_local(values, here, study_slots(facts, launcher.workers))
+    else:
+        _print_cluster(facts, values, work)
+    for note in values["notes"]:
+        if note not in said:
+            print(note)
+    return 0
+
+
+def _print_points(values: dict[str, Any]) -> None:
+    print_table(
+        ["point", "params", "non-embedding", "tokens", "unique", "epochs", "FLOPs", "6ND", "peak rate"],
+        [_point_row(point) for point in values["points"]],
+    )
+    print()
+
+
+def _print_stages(values: dict[str, Any]) -> None:
+    print_table(
+        ["stage", "of", "begins at", "tokens", "to train", "points"],
+        [[*_stage_cells(stage), str(len(stage["points"]))] for stage in values["stages"]],
+    )
+
+
+def _print_local(values: dict[str, Any], work: Estimate, slots: Slots) -> None:
+    from workbench.launch.estimate import describe
+    from workbench.launch.local.slots import describe_slots
+
+    print(f"\n{_tokens_line(values)}\n{describe_slots(slots)}\ntime here: {describe(work)}\n{_disk(work)}")
+
+
+def _disk(work: Estimate) -> str:
+    more = f" and up to {work.training_disk_bytes / 1e6:.0f} MB more while training" if work.training_disk_bytes else ""
+    return f"disk: {work.disk_bytes / 1e6:.0f} MB{more}"
+
+
+def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:
+    print_table(
+        ["stage", "of", "begins at", "tokens", "to train", "jobs", "asks for", "micro-batch", "limit", "time", "peak"],
+        [[*_stage_cells(stage), *_request_cells(facts, work, stage["id"])] for stage in values["stages"]],
+    )
+    print(
+        f"\n{_tokens_line(values)}\n"
+        f"on cluster {work.cluster.name}: {_cost_line(work)} (evaluations not counted); "
+        f"peak memory: {_gigabytes(work.peak_memory_bytes)} a process; disk: {values['disk_bytes'] / 1e6:.0f} MB"
+    )
+
+
+def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str]:
+    """Say what a stage's jobs ask for; nothing where no job is left."""
+    from workbench.config.schema import TrainingStage
+    from workbench.launch.console import describe_resources, format_seconds
+
+    if identifier not in work.stages:
+        return ["0", "", "", "", "", ""]
+    left, stage = work.stages[identifier], facts.plan.nodes[identifier].stage
+    asked = left.resources
+    micro_batch = asked.micro_batch_sequences or stage.numerics.micro_batch_sequences
+    batch = stage.batch_sequences if isinstance(stage, TrainingStage) else None
+    return [
+        str(left.jobs),
+        describe_resources(asked),
+        "" if batch is None else str(min(micro_batch or batch, batch // asked.processes)),
+        f"{asked.minutes} min",
+        "not estimated" if asked.seconds is None else format_seconds(asked.seconds),
+        _gigabytes(asked.peak_memory_bytes),
+    ]
+
+
+def _cost_line(work: ClusterWork) -> str:
+    from workbench.launch.slurm.cost import unknown_speed
+
+    if work.gpu_hours is None or work.hours is None:
+        return f"not estimated, since {unknown_speed(work)}"
+    unit = "GPU hours" if work.cluster.gpus_per_node else "node hours"
+    cost = "" if work.cost is None else f", {work.cost:.2f} {work.cluster.currency}"
+    return f"about {work.gpu_hours:.3g} {unit}{cost}, {work.hours:.3g} hours if no job waits"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def _tokens_line(values: dict[str, Any]) -> str:
+    return (
+        f"tokens: {values['tokens_unshared']:,} without sharing, {values['tokens_shared']:,} shared, "
+        f"{values['tokens_to_train']:,} still to be trained ({values['flops_to_train']:.3g} FLOPs)"
+    )
+
+
+def _stage_cells(stage: dict[str, Any]) -> list[str]:
+    return [
+        stage["id"],
+        f"{stage['model']} {stage['name']}",
+        f"{stage['parent']['stage']}@{stage['parent']['tokens']}"
+        if stage["parent"]
+        else "initial weights"
+        if stage["tokens"]  # it adds some, so it is no checkpoint from outside
+        else "-",
+        f"{stage['tokens']:,}",
+        f"{stage['tokens_to_train']:,}",
+    ]
+
+
+def _point_row(point: dict[str, Any]) -> list[str]:
+    epochs = point["epochs"]
+    return [
+        point["name"],
+        f"{point['params']:,}",
+        f"{point['params_non_embedding']:,}",
+        f"{point['tokens']:,}",
+        "not prepared" if point["unique_tokens"] is None else f"{point['unique_tokens']:,}" if epochs else "-",
+        "not prepared"
+        if epochs is None
+        else "-"
+        if not epochs
+        else " ".join(f"{name} {value:.2f}" for name, value in epochs.items()),
+        f"{point['flops']:.3g}",
+        f"{point['flops_6nd']:.3g}",
+        "-" if point["learning_rate"] is None else f"{point['learning_rate']:.3g}",
+    ]
