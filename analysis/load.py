@@ -1,4 +1,4 @@
-"""From MLflow to tidy frames, through MLflow's public interface.
+"""From MLflow to tidy frames.
 
 Columns of `load_study` (`FRAME_COLUMNS`), one row per checkpoint and metric:
 
@@ -33,24 +33,21 @@ start_tokens          tokens since the start of the chain at which its stage beg
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analysis.columns import truth
+from analysis.experiment_store import checkpoints, joined, latest_results, open_study, read_documents, stage_runs
 from analysis.failed import FAILED_POINTS, read_tag
 from analysis.overrides import label_variants
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
+    from mlflow.entities import LoggedModel
 
-STDERR_SUFFIX = "_stderr"
 FRAME_COLUMNS = (
     "study",
     "point",
@@ -80,29 +77,6 @@ FRAME_COLUMNS = (
 )
 ANALYSIS_TAG = "workbench.analysis"
 """Tag of a study's experiment: the kind of analysis that it says it is for."""
-LARGEST_STORED = 1.7976931348623157e308
-"""MLflow's stand-in for infinity."""
-
-
-def find_database(start: Path | None = None) -> Path:
-    """`outputs/mlflow.db` or `mlflow.db` in a folder or the nearest folder above it.
-
-    Parameters
-    ----------
-    start
-        Where to begin; None is the working directory.
-
-    Raises
-    ------
-    ValueError
-        There is none in any folder up to the root.
-    """
-    begin = (start or Path.cwd()).resolve()
-    for folder in (begin, *begin.parents):
-        for database in (folder / "outputs" / "mlflow.db", folder / "mlflow.db"):
-            if database.exists():
-                return database
-    raise ValueError(f"no outputs/mlflow.db in {begin} or above it: run a study first, or pass tracking_uri")
 
 
 def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -118,20 +92,21 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     name
         The study.
     tracking_uri
-        MLflow tracking URI; None takes MLFLOW_TRACKING_URI, else the database found by `find_database`.
+        MLflow tracking URI; None takes MLFLOW_TRACKING_URI, else the database found by
+        `analysis.experiment_store.find_database`.
 
     Raises
     ------
     ValueError
         There is no such study, or no store.
     """
-    client, experiment = _open_study(name, tracking_uri)
+    client, experiment = open_study(name, tracking_uri)
     rows: list[dict[str, Any]] = []
-    runs = {run.info.run_id: run.data.params for run in _stage_runs(client, experiment)}
-    for model in _checkpoints(client, experiment, runs):
+    runs = {run.info.run_id: run.data.params for run in stage_runs(client, experiment)}
+    for model in checkpoints(client, experiment, runs):
         facts = _checkpoint_facts(name, model)
         facts["mixture"] = runs[str(model.source_run_id)].get("stream.mixture")
-        results = _latest_results(model)
+        results = latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
     tag = _failed_points_tag(client, experiment)
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), _failed(tag))
@@ -185,17 +160,17 @@ def load_documents(
     """
     if not metric.endswith(("/bits_per_byte", "/acc")):
         raise ValueError(f"metric {metric!r}: documents are kept only for bits_per_byte and acc")
-    client, experiment = _open_study(name, tracking_uri)
+    client, experiment = open_study(name, tracking_uri)
     task, bucket = _task_of(metric)
     wanted = None if models is None else set(models)
     parts: list[pd.DataFrame] = []
-    runs = {run.info.run_id for run in _stage_runs(client, experiment)}
-    for model in _checkpoints(client, experiment, runs):
+    runs = {run.info.run_id for run in stage_runs(client, experiment)}
+    for model in checkpoints(client, experiment, runs):
         facts = _checkpoint_facts(name, model)
-        result = _latest_results(model).get(metric)
+        result = latest_results(model).get(metric)
         if result is None or (wanted is not None and facts["model"] not in wanted):
             continue
-        sums = _read_documents(client, model, result["suite"], result["eval_id"]).get(task)
+        sums = read_documents(client, model, result["suite"], result["eval_id"]).get(task)
         if sums is None:
             continue
         part = pd.DataFrame(_of_bucket(sums, bucket) if bucket else sums)
@@ -248,9 +223,9 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
     ValueError
         There is no such study, or no store.
     """
-    client, experiment = _open_study(name, tracking_uri)
+    client, experiment = open_study(name, tracking_uri)
     parts: list[pd.DataFrame] = []
-    for run in _stage_runs(client, experiment):
+    for run in stage_runs(client, experiment):
         tokens = client.get_metric_history(run.info.run_id, "train/tokens")
         part = pd.DataFrame(
             {
@@ -295,86 +270,15 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     ValueError
         There is no such study, or no store.
     """
-    client, experiment = _open_study(name, tracking_uri)
+    client, experiment = open_study(name, tracking_uri)
     keys = ("stage", "model", "phase", "points", "parent", "commit", "dirty", "host", "cost_owner", "cost_counted")
     rows = [
         {"study": name, "run_id": run.info.run_id, "run": run.info.run_name, "status": run.info.status}
-        | {key: _joined(run.data.tags, key) for key in keys}
+        | {key: joined(run.data.tags, key) for key in keys}
         | {key: truth(run.data.tags[key] or None) for key in ("dirty", "cost_counted")}
-        for run in _stage_runs(client, experiment)
+        for run in stage_runs(client, experiment)
     ]
     return pd.DataFrame(rows)
-
-
-def resolve_uri(tracking_uri: str | None = None) -> str:
-    """Tracking URI: the one given, else MLFLOW_TRACKING_URI, else the database found upward from here."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(find_database())
-
-
-def _sqlite_uri(database: Path) -> str:
-    from sqlalchemy.engine import URL
-
-    # Pasted, a `?` in the path would begin the URL's query, and `%20` be read as a space.
-    url = URL.create("sqlite", database=str(database))
-    text = url.render_as_string(hide_password=False)
-    if text == f"sqlite:///{database}":
-        return text
-    # With a quoted path behind `sqlite:///`, MLflow 3.17 makes a second folder that is called so; the driver's name
-    # keeps it from that.
-    return url.set(drivername="sqlite+pysqlite").render_as_string(hide_password=False)
-
-
-def _lacks_database(uri: str) -> bool:
-    from sqlalchemy.engine import make_url
-
-    database = make_url(uri).database if uri.startswith("sqlite") else None
-    return database is not None and not Path(database).exists()
-
-
-def _open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]:
-    uri = resolve_uri(tracking_uri)
-    if _lacks_database(uri):
-        raise ValueError(f"tracking_uri={uri!r}: no such database")
-    quiet = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    for variable, value in quiet.items():
-        os.environ.setdefault(variable, value)
-    # Importing takes over a second, which reading a frame's columns should not need.
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        known = sorted(found.name for found in client.search_experiments() if found.name != "Default")
-        raise ValueError(f"no study {name!r} in {uri}; there are: {', '.join(known) or 'none'}")
-    return client, experiment.experiment_id
-
-
-def _checkpoints(client: MlflowClient, experiment: str, runs: Collection[str]) -> list[LoggedModel]:
-    """Checkpoints that these runs made."""
-    found: list[LoggedModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], max_results=100, page_token=token)
-        found += [m for m in page if m.tags.get("kind") == "checkpoint" and m.source_run_id in runs]
-        token = page.token
-        if not token:
-            return found
-
-
-def _stage_runs(client: MlflowClient, experiment: str) -> list[Run]:
-    """Find the runs of the study's latest plan; runs of an earlier plan stay in MLflow only."""
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment], "tags.kind = 'stage'", max_results=1000, page_token=token)
-        found += [run for run in page if run.data.tags.get("planned") != "false"]
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda run: (run.info.start_time, run.data.tags["stage"]))
 
 
 def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
@@ -383,7 +287,7 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
     facts: dict[str, Any] = {key: int(params[key]) if key in params else None for key in integers}
     return facts | {
         "study": name,
-        "point": _joined(tags, "points"),
+        "point": joined(tags, "points"),
         "stage": params["stage"],
         "trajectory": params["trajectory"],
         "run_id": model.source_run_id,
@@ -398,40 +302,6 @@ def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
         "kinds": params.get("kinds"),
         "start_tokens": int(params["start_tokens"]) if "start_tokens" in params else None,
     }
-
-
-def _joined(tags: Mapping[str, str], key: str) -> str:
-    """Names that stand in several tags where one does not hold them: each but the last ends in ` |`."""
-    text, i = tags[key], 2
-    while text.endswith(" |"):
-        text += f" {tags[f'{key}.{i}']}"
-        i += 1
-    return text
-
-
-def _latest_results(model: LoggedModel) -> dict[str, dict[str, Any]]:
-    """Value, standard error, evaluation id and suite by metric, of the latest evaluation that has it.
-
-    Where the study says which evaluations of a suite count, the suite's others are left out.
-    """
-    counted = json.loads(model.tags.get("evaluation_ids", "{}"))
-    metrics = [m for m in model.metrics or () if m.dataset_digest in counted.get(m.dataset_name, [m.dataset_digest])]
-    found = sorted(metrics, key=lambda metric: (metric.timestamp, metric.dataset_digest))
-    errors = {(m.key.removesuffix(STDERR_SUFFIX), m.dataset_digest): m.value for m in found if _is_error(m.key)}
-    return {
-        m.key: {
-            "value": math.copysign(math.inf, m.value) if abs(m.value) >= LARGEST_STORED else m.value,
-            "stderr": errors.get((m.key, m.dataset_digest), math.nan),
-            "eval_id": m.dataset_digest,
-            "suite": m.dataset_name,
-        }
-        for m in found
-        if not _is_error(m.key)
-    }
-
-
-def _is_error(key: str) -> bool:
-    return key.endswith(STDERR_SUFFIX)
 
 
 def with_missing(frame: pd.DataFrame) -> pd.DataFrame:
@@ -456,14 +326,3 @@ def with_missing(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     kept = [row for row in rows if isinstance(row["metric"], str)]
     return pd.DataFrame(kept + lacking, columns=frame.columns)
-
-
-def _read_documents(client: MlflowClient, model: LoggedModel, suite: str, eval_id: str) -> dict[str, Any]:
-    run_id = model.source_run_id
-    if run_id is None:
-        return {}
-    folder = f"evals/step_{int(model.params['step']):08d}"
-    path = f"{folder}/{suite}-{eval_id}.documents.json"
-    if path not in {file.path for file in client.list_artifacts(run_id, folder)}:
-        return {}
-    return json.loads(Path(client.download_artifacts(run_id, path)).read_text(encoding="utf-8"))

@@ -4,9 +4,9 @@ import math
 import outputs_tree
 import pytest
 
+from analysis.experiment_store import find_database
 from analysis.load import (
     FRAME_COLUMNS,
-    find_database,
     load_documents,
     load_history,
     load_runs,

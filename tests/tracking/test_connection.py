@@ -4,7 +4,8 @@ import pytest
 from outputs_tree import make_study
 from sqlalchemy.engine import make_url
 
-from analysis.load import load_study, resolve_uri
+from analysis.experiment_store import resolve_uri
+from analysis.load import load_study
 from workbench.study.layout import Layout
 from workbench.tracking.connection import PublishError, _database, artifact_location, default_uri
 from workbench.tracking.mlflow import log_figures, publish_study

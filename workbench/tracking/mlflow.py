@@ -32,6 +32,7 @@ from workbench.tracking.connection import (
 )
 from workbench.tracking.owner import claim, make_owner
 from workbench.tracking.pages import PAGE_TAGS, settle_page
+from workbench.tracking.run_records import CheckpointRecord, EvaluationRecord, StageRecord, StudyRecord
 
 __all__ = ["PublishError", "PublishReport", "default_uri", "init_store", "log_figures", "publish_study"]
 
@@ -182,7 +183,7 @@ def _artifact_folder(file: Path) -> str | None:
 class _Publisher:
     """One comparison of a study's record with its MLflow experiment."""
 
-    def __init__(self, client: MlflowClient, uri: str, layout: Layout, record: intended.StudyRecord) -> None:
+    def __init__(self, client: MlflowClient, uri: str, layout: Layout, record: StudyRecord) -> None:
         self.client = client
         self.record = record
         tags = {**make_owner(layout).tags, **PAGE_TAGS}
@@ -227,7 +228,7 @@ class _Publisher:
         self._store_artifacts(run, ((self.record.file, ""),))
         return run.info.run_id
 
-    def _ensure_run(self, stage: intended.StageRecord, parent: str) -> Run:
+    def _ensure_run(self, stage: StageRecord, parent: str) -> Run:
         tags = {**stage.tags, "planned": "true"}
         tags |= {"mlflow.parentRunId": parent, **SOURCE, "mlflow.source.git.commit": stage.tags["commit"]}
         run = self.runs.get(stage.id)
@@ -264,7 +265,7 @@ class _Publisher:
             self.client.log_artifact(run.info.run_id, str(path), folder or None)
         self.client.set_tag(run.info.run_id, "artifacts", digest)
 
-    def _send_rows(self, stage: intended.StageRecord, run: Run) -> None:
+    def _send_rows(self, stage: StageRecord, run: Run) -> None:
         done = run.data.metrics.get(spool.TRAIN_TOKENS, -1)
         if done >= stage.durable_tokens:
             return
@@ -281,7 +282,7 @@ class _Publisher:
         if batch:
             self.client.log_batch(run.info.run_id, metrics=batch)
 
-    def _send_checkpoint(self, checkpoint: intended.CheckpointRecord, stage: intended.StageRecord, run: Run) -> None:
+    def _send_checkpoint(self, checkpoint: CheckpointRecord, stage: StageRecord, run: Run) -> None:
         model = self._ensure_model(checkpoint, run)
         known = model.tags
         changed = {key: value for key, value in checkpoint.tags.items() if known.get(key) != value}
@@ -296,7 +297,7 @@ class _Publisher:
             self.client.set_logged_model_tags(model.model_id, {marker: evaluation.files[0].name})
             self.sent["evaluations"] += 1
 
-    def _ensure_model(self, checkpoint: intended.CheckpointRecord, run: Run) -> LoggedModel:
+    def _ensure_model(self, checkpoint: CheckpointRecord, run: Run) -> LoggedModel:
         from mlflow.entities import LoggedModelOutput
 
         model = self.models.get((run.info.run_id, str(checkpoint.step)))
@@ -324,8 +325,8 @@ class _Publisher:
 
     def _send_evaluation(
         self,
-        evaluation: intended.EvaluationRecord,
-        checkpoint: intended.CheckpointRecord,
+        evaluation: EvaluationRecord,
+        checkpoint: CheckpointRecord,
         model: LoggedModel,
         run: Run,
     ) -> None:
@@ -361,7 +362,7 @@ class _Publisher:
             self.client.set_terminated(run.info.run_id, status, ended_ms)
 
 
-def _is_of_other_weights(model: LoggedModel, checkpoint: intended.CheckpointRecord) -> bool:
+def _is_of_other_weights(model: LoggedModel, checkpoint: CheckpointRecord) -> bool:
     """Whether a logged model has the scores of weights that are no more; those logged without a hash count as equal."""
     logged, ours = model.tags.get(intended.WEIGHTS), checkpoint.tags.get(intended.WEIGHTS)
     return logged is not None and ours is not None and logged != ours
