@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -49,3 +50,13 @@ def test_a_loss_that_rises_names_its_stage_and_rate(make_study, end, words):
 
 def test_nothing_trained_is_nothing_to_say(make_study):
     assert rising_losses(make_study("tokens=10240")) == []
+
+
+def test_a_later_stage_is_told_its_own_settings(make_study):
+    """The recipe's rate and warm-up are not a fine-tuning's."""
+    facts = make_study("tokens=10240")
+    trunk = write(facts, falling(200) + [7.5] * 40)
+    facts.plan.nodes[trunk.id] = replace(trunk, stage=replace(trunk.stage, kind="sft"))
+    [line] = rising_losses(facts)
+    assert "a lower learning_rate of its `sft` under `then` (its peak is" in line
+    assert "or a longer warmup_tokens there may help" in line

@@ -29,9 +29,12 @@ def rising_losses(facts: Facts) -> list[str]:
             continue
         why = _why(stage, _losses(facts.layout.stage(node.id).metrics))
         if why:
+            rate, warmup = ("optimizer.learning_rate", "recipe.warmup_tokens")
+            if not stage.follows_recipe:  # its kind's own settings
+                rate, warmup = (f"learning_rate of its `{stage.kind}` under `then`", "warmup_tokens there")
             found.append(
                 f"{stage.model.name} {stage.name} {node.id} went wrong, though its loss stayed finite: {why}; a lower "
-                f"optimizer.learning_rate (its peak is {stage.schedule.peak:.3g}) or a longer recipe.warmup_tokens may help"
+                f"{rate} (its peak is {stage.schedule.peak:.3g}) or a longer {warmup} may help"
             )
     return found
 

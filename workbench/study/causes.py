@@ -32,7 +32,8 @@ _ADVICE = {
     DIVERGED: (
         "diverged, and would diverge again at the same step: lower optimizer.learning_rate (or "
         "optimizer.base_learning_rate, which the rule of size scales), or lengthen recipe.warmup_tokens "
-        "(optimizer.non_finite=skip only helps where single updates are not finite)"
+        "(optimizer.non_finite=skip only helps where single updates are not finite); of a stage under `then`, change its "
+        "own settings for rate and warm-up"
     ),
     INPUT: "would fail again in the same way: change what the message names before launching again",
     MEMORY: (
