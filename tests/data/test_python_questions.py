@@ -83,3 +83,9 @@ def test_files_that_are_no_modules_are_passed_over(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(python_questions, "standard_library", lambda: [(name, tmp_path / name) for name in names])
     assert [d.full_name for d in list_definitions()] == ["good.f"]
+
+
+def test_the_library_is_read_once_for_all_points_of_a_study(monkeypatch, conversations):
+    """Each point names its conversations by their content: reading the library again for each took seconds a point."""
+    monkeypatch.setattr(python_questions, "read_source", lambda path: pytest.fail(f"{path} is read again"))
+    assert list(make_conversations()) == conversations

@@ -15,6 +15,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from workbench.data.python_texts import read_source, standard_library
@@ -76,15 +77,20 @@ def make_conversations() -> Iterator[list[dict[str, str]]]:
             yield _conversation([_where_it_is(definition)])
 
 
-def list_definitions() -> list[Definition]:
+def list_definitions() -> tuple[Definition, ...]:
     """Public definitions of the standard library's public modules, sorted by name, each once."""
+    return _definitions_of(tuple(standard_library()))
+
+
+@cache  # every point of a study names its conversations by them
+def _definitions_of(modules: tuple[tuple[str, Path], ...]) -> tuple[Definition, ...]:
     found: dict[str, Definition] = {}
-    for name, path in standard_library():
+    for name, path in modules:
         module = _module_name(name)
         if module is not None:
             for definition in _definitions(module, path):
                 found.setdefault(definition.full_name, definition)
-    return [found[name] for name in sorted(found)]
+    return tuple(found[name] for name in sorted(found))
 
 
 def first_sentence(docstring: str) -> str:
