@@ -1,5 +1,6 @@
 """Fine-tuning as a stage: what it begins from, what it leaves, and that stopping changes no bit."""
 
+import gzip
 import json
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from workbench.config.kind_registry import find_kind
 from workbench.data.chat_store import find_named
+from workbench.data.python_questions import write_questions
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
@@ -20,6 +22,8 @@ from workbench.launch.run_study import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
 from workbench.study.chain import build_chain
+from workbench.study.kind_plan import unprepared_bytes
+from workbench.study.layout import Layout
 from workbench.study.resources import stage_memory
 from workbench.tracking.intended import read_study
 from workbench.train.checkpoint import DamagedCheckpointError, checkpoints_by_tokens, read_manifest
@@ -71,6 +75,23 @@ def tune(compose, overrides, experiments, conversations):
         return freeze_study(facts)
 
     return make
+
+
+def test_conversations_to_prepare_are_counted_until_they_are(tune, conversations):
+    facts = tune("sft")
+    node = tuned(facts)
+    assert unprepared_bytes(node.stage, facts.layout) == {}
+    elsewhere = Layout(facts.layout.root / "elsewhere")
+    assert list(unprepared_bytes(node.stage, elsewhere).values()) == [conversations.stat().st_size]
+    packed = conversations.with_suffix(".jsonl.gz")
+    packed.write_bytes(gzip.compress(conversations.read_bytes()))
+    there = replace(node.stage, chat=replace(node.stage.chat, files=[str(packed)]))
+    assert list(unprepared_bytes(there, elsewhere).values()) == [4 * packed.stat().st_size]
+    ours = replace(node.stage, chat=replace(node.stage.chat, kind="python_questions", files=[]))
+    written = facts.layout.root / "questions.jsonl"
+    write_questions(written)
+    [size] = unprepared_bytes(ours, elsewhere).values()
+    assert size == pytest.approx(written.stat().st_size, rel=0.2)
 
 
 def tuned(facts):

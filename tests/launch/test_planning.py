@@ -8,6 +8,7 @@ import pytest
 
 from workbench.cli.plan_verb import print_plan
 from workbench.config.schema import BudgetConfig
+from workbench.launch.estimate import longest_chain
 from workbench.launch.planning import leaving_points_note, make_facts, prepare_data
 from workbench.launch.run_study import check_before_start
 from workbench.launch.slurm.cost import check_cluster_budget, cluster_work
@@ -159,3 +160,13 @@ def test_points_that_a_launch_no_longer_names_are_said(make_study, facts_of, pla
     assert note in plan("tokens=10240,40960")
     [note] = leaving_points_note(facts_of("tokens=40960"))
     assert "other points than its last one, which leave its table and figures (tokens=10240, tokens=20480)" in note
+
+
+def test_a_chain_ends_with_the_scores_of_its_last_checkpoint(facts_of):
+    plan = facts_of("tokens=10240,20480").plan
+    [trunk] = [i for i, node in plan.nodes.items() if node.stage.parent is None]
+    short, long = sorted(plan.nodes.keys() - {trunk}, key=lambda i: plan.nodes[i].stage.end_tokens)
+    seconds = {trunk: 100.0, short: 20.0, long: 30.0}
+    assert longest_chain(plan, seconds) == 130.0
+    assert longest_chain(plan, seconds, {trunk: 5.0}) == 130.0
+    assert longest_chain(plan, seconds, {short: 15.0, long: 1.0}) == 135.0

@@ -39,6 +39,11 @@ def test_a_chain_that_must_be_trained_in_turn_bounds_it():
     assert left.seconds(0.0, {}, {}) == 80.0
 
 
+def test_the_scores_of_the_chains_last_checkpoint_come_behind_it():
+    work = make_estimate({"small": 20.0, "large": 80.0}, {"large": 10.0}, chain_seconds=100.0, critical_seconds=105.0)
+    assert TimeLeft(work, TODO).seconds(0.0, {}, {}) == 105.0
+
+
 @pytest.mark.parametrize("estimate", [None, make_estimate(None)])
 def test_without_speeds_it_is_unknown_until_a_twentieth_is_done(estimate):
     left = TimeLeft(estimate, TODO)

@@ -9,7 +9,7 @@ from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
 from workbench.launch.local.slots import Slots, count_slots
 from workbench.launch.planning import Facts, pending_evaluations
 from workbench.launch.speeds import MachineSpeeds
-from workbench.study.kind_plan import checkpoint_bytes
+from workbench.study.kind_plan import checkpoint_bytes, unprepared_bytes
 from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
 from workbench.study.study_plan import Plan, remaining_flops
 from workbench.train.targets import whole_targets
@@ -22,8 +22,10 @@ _EVALUATOR_STARTS = 2.0
 _STAGE_STARTS = 0.1
 _PREPARE_STARTS = 8.0
 _REPORT_STARTS = 4.0
+_CONVERSATION_BYTES_A_START = 600_000
 """What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, the
-embedded text, and the report. Imports and small files dominate all of them, as they do a start."""
+embedded text, the report, and each so many bytes of conversations, made, rendered and packed. Imports and small files
+dominate the others, as they do a start."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Estimate:
     """Starting processes, preparing the embedded text, and drawing the report."""
     chain_seconds: float = 0.0
     """Training of the chain of stages that takes longest, each after its parent."""
+    critical_seconds: float = 0.0
+    """The same with the scores of the chain's last checkpoint, which nothing can be done beside."""
     training_disk_bytes: int = 0
     """Checkpoints that come and go while stages train, at most."""
 
@@ -57,7 +61,7 @@ class Estimate:
         if self.training_seconds is None:
             return None
         busy = sum(self.training_seconds.values()) + sum(self.evaluation_seconds.values())
-        return max(busy / self.workers, self.chain_seconds) + self.fixed_seconds
+        return max(busy / self.workers, self.chain_seconds, self.critical_seconds) + self.fixed_seconds
 
     @property
     def hours(self) -> float | None:
@@ -125,7 +129,13 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         uncounted=uncounted,
         fixed_seconds=_fixed_seconds(facts, speeds, trains=any(facts.missing().values()), evaluates=bool(missing)),
         chain_seconds=longest_chain(facts.plan, training) if training else 0.0,
+        critical_seconds=longest_chain(facts.plan, training, _last_scores(missing, evaluation)) if training else 0.0,
     )
+
+
+def _last_scores(missing: Mapping[str, Mapping[str, int]], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of one checkpoint's evaluations, by stage: of the last, after which its chain may go on."""
+    return {stage: each / max(missing[stage].values()) for stage, each in seconds.items()}
 
 
 def missing_evaluations(facts: Facts) -> dict[str, dict[str, int]]:
@@ -189,16 +199,35 @@ def _fixed_seconds(facts: Facts, speeds: MachineSpeeds, *, trains: bool, evaluat
     for fingerprint in {node.stage.data_fingerprint for node in facts.plan.nodes.values()}:
         prepared = (facts.layout.data(fingerprint) / "manifest.json").exists()
         starts += 0.0 if prepared else _PREPARE_STARTS
+    starts += sum(_left_to_prepare(facts).values()) / _CONVERSATION_BYTES_A_START
     return starts * (speeds.start_seconds or 0.0)
 
 
-def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """Seconds of the chain of stages that takes longest, each after those it reads."""
+def _left_to_prepare(facts: Facts) -> dict[str, int]:
+    """Bytes of text that kinds still have to prepare, by name: what several stages read is prepared once."""
+    found: dict[str, int] = {}
+    for node in facts.plan.nodes.values():
+        found |= unprepared_bytes(node.stage, facts.layout)
+    return found
+
+
+def longest_chain(plan: Plan, seconds: Mapping[str, float], after: Mapping[str, float] | None = None) -> float:
+    """Seconds of the chain of stages that takes longest, each after those it reads.
+
+    Parameters
+    ----------
+    plan
+        The graph.
+    seconds
+        Of each stage.
+    after
+        What follows a stage and holds no other stage up, such as its scores; None is nothing.
+    """
     longest: dict[str, float] = {}
     for identifier, node in plan.nodes.items():
         before = [longest[reference.stage] for reference in node.stage.references]
         longest[identifier] = seconds[identifier] + max(before, default=0.0)
-    return max(longest.values(), default=0.0)
+    return max((total + (after or {}).get(identifier, 0.0) for identifier, total in longest.items()), default=0.0)
 
 
 def check_budget(budget: BudgetConfig, work: Estimate) -> None:

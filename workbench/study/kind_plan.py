@@ -117,6 +117,11 @@ def prepare(stage: Stage, config: Config, layout: Layout, say: Callable[[str], N
     _answer(stage.kind, "prepare", lambda *_: None)(stage, config, layout, say)
 
 
+def unprepared_bytes(stage: Stage, layout: Layout) -> dict[str, int]:
+    """Bytes of text that `prepare` has still to read for a stage, by a name that stages which share it share."""
+    return _answer(stage.kind, "unprepared_bytes", lambda *_: {})(stage, layout)
+
+
 def check(stage: Stage, layout: Layout) -> None:
     """Refuse a stage that asks for more than its prepared data has; what is not prepared yet is not looked at.
 

@@ -21,6 +21,9 @@ from workbench.study.kind_plan import main_line, origin_after
 from workbench.study.layout import Layout
 from workbench.study.memory import FP32, state_bytes, weights_bytes
 
+_QUESTIONS_BYTES = 1_900_000
+"""Of the conversations that this project makes itself, with Python 3.11."""
+
 
 def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
     """Read what the conversations are, and have suites of conversations score the held-out ones.
@@ -214,6 +217,23 @@ def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], No
     files = [s.fingerprint for s in config.then.values() if isinstance(s, Settings) and s.fingerprint is not None]
     [found] = [f for f in dict.fromkeys(files) if conversations_name(stage.chat, f, context) == stage.conversations]
     prepare_named(stage.chat, found, stage.data_fingerprint, context, layout, say)
+
+
+def unprepared_bytes(stage: Spec, layout: Layout) -> dict[str, int]:
+    """Bytes of the conversations' files; compressed ones hold some four times as much text."""
+    from workbench.data.chat_store import find_named
+    from workbench.data.conversations import find_files
+
+    if find_named(stage.conversations, stage.data_fingerprint, layout) is not None:
+        return {}
+    name = f"{stage.data_fingerprint}-{stage.conversations}"
+    if stage.chat.kind == "python_questions":
+        return {name: _QUESTIONS_BYTES}
+    sizes = [
+        path.stat().st_size * (4 if path.suffix in (".gz", ".zst", ".parquet") else 1)
+        for path in find_files(stage.chat)
+    ]
+    return {name: sum(sizes)}
 
 
 def check(stage: Spec, layout: Layout) -> None:
