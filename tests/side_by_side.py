@@ -1,33 +1,69 @@
-"""All tests in two processes at a time: those on a real Slurm, which mostly wait for jobs, beside all others.
+"""All tests in two processes at a time: those on a real Slurm, which mostly wait for jobs, beside most others.
 
-python tests/side_by_side.py [OPTION ...]    (options of pytest, given to both)
+When the first are done, the tests of whole studies follow in their place, so that both processes end at about the same
+time.
+
+python tests/side_by_side.py [OPTION ...]    (options of pytest, given to all)
 """
 
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+IN_TURN = (TESTS / "slurm", TESTS / "end_to_end")
 NONE_COLLECTED = 5
 
 
 def main(options: list[str]) -> int:
-    """Run both; what the first printed follows when the others have ended. Give the graver exit status."""
+    """Run all; what the first ones printed follows when the others have ended. Give the gravest exit status."""
     pytest = [sys.executable, "-m", "pytest", *options]
-    slurm = TESTS / "slurm"
     with tempfile.TemporaryFile() as log:
-        waiting = subprocess.Popen([*pytest, str(slurm)], stdout=log, stderr=subprocess.STDOUT)
+        lane = Lane([[*pytest, str(folder)] for folder in IN_TURN], log)
+        lane.start()
         try:
-            others = subprocess.call([*pytest, f"--ignore={slurm}", str(TESTS)])
-            first = waiting.wait()
+            others = subprocess.call([*pytest, *(f"--ignore={folder}" for folder in IN_TURN), str(TESTS)])
+            lane.join()
         finally:
-            if waiting.poll() is None:
-                waiting.terminate()  # pytest ends the cluster that it has started
-                waiting.wait()
+            lane.stop()
         log.seek(0)
         sys.stdout.buffer.write(log.read())
-    return max(status for status in (others, first) if status != NONE_COLLECTED or others == first)
+    return gravest([others, *lane.statuses])
+
+
+def gravest(statuses: list[int]) -> int:
+    """Exit status of all: that of a process that was killed is below 0; one that found no tests is not a failure."""
+    failed = [status for status in statuses if status not in (0, NONE_COLLECTED)]
+    return max(map(abs, failed)) if failed else min(statuses)
+
+
+class Lane(threading.Thread):
+    """Commands one after another, whose output goes to a file."""
+
+    def __init__(self, commands, log) -> None:
+        super().__init__(daemon=True)
+        self.commands, self.log, self.statuses = commands, log, []
+        self._running, self._stopped = None, False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Run them all, whatever becomes of one."""
+        for command in self.commands:
+            with self._lock:
+                if self._stopped:
+                    return
+                self._running = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+            self.statuses.append(self._running.wait())
+
+    def stop(self) -> None:
+        """End what still runs; pytest ends the cluster that it has started."""
+        with self._lock:
+            self._stopped = True
+            if self._running is not None and self._running.poll() is None:
+                self._running.terminate()
+        self.join()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("cluster.py"))
+_SPEC = importlib.util.spec_from_file_location("slurm_cluster", Path(__file__).with_name("two_nodes.py"))
 cluster = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(cluster)
 

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
-SCRIPT = Path(__file__).with_name("cluster.py")
+SCRIPT = Path(__file__).with_name("two_nodes.py")
 HOSTS = Path("/etc/hosts")
 
 
