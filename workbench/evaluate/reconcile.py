@@ -238,7 +238,7 @@ class Evaluator:
             b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
         ).hexdigest() + str(ours)
         if key not in self._tokenizers:
-            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours), {}
+            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours, plain=ours), {}
         return self._tokenizers[key]
 
     def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from workbench.config.schema import (
+    CHAT_TEMPLATES,
     Config,
     ModelConfig,
     Parent,
     Schedule,
     Stage,
     StreamConfig,
+    TokenizerConfig,
     TrainingStage,
 )
 from workbench.kinds.sft.spec import Settings, Spec
@@ -28,11 +31,12 @@ def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
     Raises
     ------
     ValueError
-        A file is missing.
+        A file is missing, or the tokenizer has no template where its own is asked for.
     """
     from workbench.data.chat_store import files_fingerprint
 
-    settings = replace(settings, fingerprint=files_fingerprint(settings.chat))
+    template = _tokenizer_template(config.tokenizer) if settings.chat.template == "tokenizer" else None
+    settings = replace(settings, fingerprint=files_fingerprint(settings.chat), tokenizer_template=template)
     name = _conversations(settings, config.model)
     suites = {
         key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
@@ -41,11 +45,29 @@ def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
     return settings, replace(config, evaluation=replace(config.evaluation, suites=suites))
 
 
+def _tokenizer_template(tokenizer: TokenizerConfig) -> str:
+    from workbench.data.special_tokens import own_template
+
+    found = own_template(tokenizer)
+    if found is None:
+        which = "the tokenizer that is trained here" if tokenizer.kind == "bpe" else tokenizer.path
+        built_in = ", ".join(name for name in CHAT_TEMPLATES if name != "tokenizer")
+        raise ValueError(
+            f"then: {which} has no chat_template: set chat.template to one of {built_in}, or tokenizer.path to a tokenizer "
+            "with one"
+        )
+    return found
+
+
 def _conversations(settings: Settings, model: ModelConfig) -> str:
+    return _conversations_at(settings, _context(settings, model))
+
+
+def _conversations_at(settings: Settings, context: int) -> str:
     from workbench.data.chat_store import conversations_name
 
     assert settings.fingerprint is not None
-    return conversations_name(settings.chat, settings.fingerprint, _context(settings, model))
+    return conversations_name(settings.chat, settings.fingerprint, context, settings.tokenizer_template)
 
 
 def _context(settings: Settings, model: ModelConfig) -> int:
@@ -208,12 +230,18 @@ def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], No
     ValueError
         A file has changed since the study was planned, or no conversation fits.
     """
-    from workbench.data.chat_store import conversations_name, prepare_named
+    from workbench.data.chat_store import prepare_named
 
     context = stage.stream.context_tokens
-    files = [s.fingerprint for s in config.then.values() if isinstance(s, Settings) and s.fingerprint is not None]
-    [found] = [f for f in dict.fromkeys(files) if conversations_name(stage.chat, f, context) == stage.conversations]
-    prepare_named(stage.chat, found, stage.data_fingerprint, context, layout, say)
+    settings = next(
+        s
+        for s in config.then.values()
+        if isinstance(s, Settings)
+        and s.fingerprint is not None
+        and _conversations_at(replace(s, chat=stage.chat), context) == stage.conversations
+    )
+    files, template = cast(str, settings.fingerprint), settings.tokenizer_template
+    prepare_named(stage.chat, files, stage.data_fingerprint, context, layout, say, template)
 
 
 def check(stage: Spec, layout: Layout) -> None:

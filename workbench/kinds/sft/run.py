@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 
-from workbench.data.chat_store import ChatStore, find_named
+from workbench.data.chat_store import ChatStore, find_named, write_chat_template
 from workbench.data.chat_stream import ChatCounts, ChatStream
 from workbench.kinds.sft.spec import Spec
 from workbench.model.adapter_files import load_adapters, save_adapters
@@ -27,7 +27,7 @@ from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
 from workbench.train.job import StageJob
 from workbench.train.loop import StageRun
 from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from workbench.train.state import TrainState, load_counters, load_weights, save_counters
+from workbench.train.state import TrainState, load_counters, load_weights, save_counters, save_state
 from workbench.train.weights_only import OPTIMIZER_FILE
 
 ADAPTER_DIR = "adapter"
@@ -56,7 +56,8 @@ class Conversations:
     """
 
     def __init__(self, store: ChatStore, seed: int, max_epochs: float | None, name: str) -> None:
-        self.stream, self.source_names = ChatStream(store, seed, max_epochs), [name]
+        self.store, self.source_names = store, [name]
+        self.stream = ChatStream(store, seed, max_epochs)
         self.check = self.stream.check
 
     def counts(self, sequences: int) -> dict[str, ChatCounts]:
@@ -110,16 +111,25 @@ class SftRun(StageRun):
         return TrainState(model, build_optimizer(model, self.stage.optimizer, self.stage.schedule.peak), 0, 0)
 
     def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        """Write the model, merged where there are adapters, and what resuming needs."""
+        """Write the model, merged where there are adapters, the tokenizer with its template, and what resuming needs."""
+        store, prepared = self.conversations, self.prepared
         if cast(Spec, self.stage).lora is None:
-            return super().save_files(state, folder)
-        written = self.world.main_only(lambda: self._save_adapted(state, folder))
-        return written if self.world.is_main else {}
+            written = save_state(state, folder, store.tokenizer_dir, prepared.bos_id, prepared.eos_id, self.world)
+        else:
+            saved = self.world.main_only(lambda: self._save_adapted(state, folder))
+            written = saved if self.world.is_main else {}
+        self.world.main_only(lambda: write_chat_template(store, folder))
+        return written
+
+    @property
+    def conversations(self) -> ChatStore:
+        """The packed conversations."""
+        return cast(Conversations, self.stream).store
 
     def _save_adapted(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
         model, prepared = state.model, self.prepared
         weights = write_tensors(folder / WEIGHTS, to_hf(merged_state(model), model.config), {"format": "pt"})
-        write_hf_config(folder, model.config, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)
+        write_hf_config(folder, model.config, self.conversations.tokenizer_dir, prepared.bos_id, prepared.eos_id)
         (folder / ADAPTER_DIR).mkdir()
         adapter = save_adapters(folder / ADAPTER_DIR, model)
         optimizer = write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors(model, state.optimizer))
