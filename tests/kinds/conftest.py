@@ -47,7 +47,7 @@ def tune(compose, overrides, experiments, conversations):
             "model.context_tokens=128",
             "evaluation=chat",
             "evaluation.suites.heldout.limit=4",
-            "evaluation.suites.chat.limit=10",
+            *([] if "~evaluation.suites.chat" in more else ["evaluation.suites.chat.limit=10"]),
         ]
         given = [override for override in overrides if "suites.embedded" not in override]
         facts = make_facts(compose([*given, *settings, *more], experiments))

@@ -8,7 +8,9 @@ from transformers import AutoTokenizer
 
 from workbench.data.chat_store import find_named
 from workbench.data.store import open_prepared
-from workbench.evaluate.reconcile import Evaluator
+from workbench.evaluate.imported import place_results, read_imported
+from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.study.record import read_record
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.export import export_checkpoint
 
@@ -144,3 +146,44 @@ def test_scores_of_text_do_not_take_a_templates_marks_for_tokens(tune, run_local
     alone = [evaluator._load_tokenizer(one, ours=True)[0]("a </s> b").input_ids for one in (base, ends(facts, node))]
     assert alone[0] == alone[1]
     assert AutoTokenizer.from_pretrained(ends(facts, node))("a </s> b").input_ids != alone[0]
+
+
+def test_an_evaluation_of_conversations_is_named_by_their_tokenizer(tune):
+    """Their ids are rendered by it, and neither the held-out text nor the conversations' name says which it was."""
+    records = []
+    for size in (512, 400):
+        facts = tune("sft", f"tokenizer.vocab_size={size}", f"study=ids{size}")
+        records.append((facts.plan.evaluation, read_record(facts.layout, f"ids{size}")["evaluation_ids"]))
+    assert records[0][0] == records[1][0]
+    assert records[0][1]["heldout"] == records[1][1]["heldout"]
+    assert records[0][1]["chat"] != records[1][1]["chat"]
+
+
+def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, run_local, tmp_path):
+    facts = tune("sft")
+    run_local(facts)
+    other = tune("sft", "tokenizer.vocab_size=400")
+    run_local(other, evaluate=False)
+    store = open_prepared(facts.layout.data(tuned(facts).stage.data_fingerprint))
+    evaluator = Evaluator(facts.layout, facts.plan.evaluation)
+    places = []
+    for number, one in enumerate((facts, other)):
+        export_checkpoint(ends(one, tuned(one)), tmp_path / str(number))
+        imported = read_imported(tmp_path / str(number))
+        places.append(place_results(facts.layout, imported, (store.fingerprint, store.heldout_fingerprint)))
+    result = json.loads(evaluator.evaluate(places[0], "chat").read_text())
+    [path] = [
+        path for path in (ends(facts, tuned(facts)) / "evals").glob("chat-*.json") if "documents" not in path.name
+    ]
+    assert result["results"] == json.loads(path.read_text())["results"]
+    with pytest.raises(EvaluationError, match="its tokenizer is another than the one of the conversations"):
+        evaluator.evaluate(places[1], "chat")
+
+
+@pytest.mark.parametrize("sweep", ["then.chat.chat.template=zephyr,chatml", "then.chat.context_tokens=64,128"])
+def test_a_sweep_of_conversations_is_refused_in_one_line(tune, sweep):
+    with pytest.raises(ValueError, match="give each a study of its own") as raised:
+        tune("sft", sweep)
+    assert "\n" not in str(raised.value)
+    assert "'chat'" in str(raised.value)
+    assert len(tune("sft", sweep, "~evaluation.suites.chat").plan.points) == 2

@@ -17,8 +17,7 @@ from workbench.data.special_tokens import choose
 from workbench.data.store import open_prepared, prepare
 from workbench.data.stream import SourceCounts, Stream
 from workbench.data.summary import notes
-from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
-from workbench.evaluate.suite import uses_heldout
+from workbench.evaluate.reconcile import evaluation_id_on, pending
 from workbench.study.kind_plan import check as check_inputs
 from workbench.study.kind_plan import flops_per_token, resolve
 from workbench.study.kind_plan import prepare as prepare_inputs
@@ -358,8 +357,8 @@ def record_evaluations(facts: Facts) -> None:
     for suite in evaluation.suites.values():
         ids: set[str] = set()
         for fingerprint, config in stores(facts.plan).items():
-            sources = heldout_sources(facts.layout, fingerprint) if uses_heldout(suite) else []
-            ids.add(evaluation_id(suite, evaluation.precision, _heldout(facts.layout, fingerprint, config), sources))
+            heldout = _heldout(facts.layout, fingerprint, config)
+            ids.add(evaluation_id_on(suite, evaluation.precision, facts.layout, fingerprint, heldout))
         counted[suite.name] = sorted(ids)
 
     def with_ids(record: dict[str, Any]) -> dict[str, Any]:
