@@ -19,7 +19,7 @@ from workbench.data.stream import SourceCounts, Stream
 from workbench.data.summary import notes
 from workbench.evaluate.reconcile import evaluation_id_on, pending
 from workbench.study.kind_plan import check as check_inputs
-from workbench.study.kind_plan import flops_per_token, resolve
+from workbench.study.kind_plan import check_here, flops_per_token, resolve
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
 from workbench.study.plan import (
@@ -258,6 +258,18 @@ def refusal_note(facts: Facts) -> list[str]:
     """Line on what `run` would refuse now that the data is prepared."""
     try:
         check_streams(facts)
+    except ValueError as error:
+        return [f"`workbench run` will refuse this: {error}"]
+    return []
+
+
+def missing_here_note(facts: Facts) -> list[str]:
+    """Line on what this machine lacks for the stages that are left to train, for plans of training here."""
+    missing = facts.missing()
+    try:
+        for node in facts.plan.nodes.values():
+            if missing[node.id]:
+                check_here(node.stage)
     except ValueError as error:
         return [f"`workbench run` will refuse this: {error}"]
     return []

@@ -9,6 +9,7 @@ from typing import cast
 from workbench.config.schema import (
     CHAT_TEMPLATES,
     Config,
+    LoraConfig,
     ModelConfig,
     Parent,
     Schedule,
@@ -127,14 +128,25 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             conversations=name,
             lora=settings.lora,
             chat=settings.chat,
-            name="chat" if settings.lora is None else f"chat r{settings.lora.rank}",
+            name=_stage_name(settings.lora),
             end_tokens=start + length,
             milestones=[start + length],
-            numerics=config.numerics,
+            # torch.compile cannot look into the package that keeps matrices in 4 bits.
+            numerics=replace(config.numerics, compile=config.numerics.compile and not _is_quantised(settings.lora)),
             checkpoint=config.checkpoint,
             resources=config.resources,
         ),
     ]
+
+
+def _is_quantised(lora: LoraConfig | None) -> bool:
+    return lora is not None and lora.quantize != "none"
+
+
+def _stage_name(lora: LoraConfig | None) -> str:
+    if lora is None:
+        return "chat"
+    return f"chat r{lora.rank}" + (f" {lora.quantize}" if _is_quantised(lora) else "")
 
 
 def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
@@ -215,11 +227,58 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
 
 
 def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
-    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights."""
+    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights.
+
+    Of matrices in 4 bits, also less what their weights do not take; one at a time is whole, in fp32 and as it is
+    multiplied.
+    """
     if stage.lora is None:
         return 0
     adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
-    return FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+    beside = FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+    if not uses_four_bit(stage):
+        return beside
+    sizes = adapted_matrices(stage.model, stage.lora.targets)
+    weights = stage.model.num_layers * sum(sizes)
+    return beside - FP32 * weights + four_bit_bytes(weights) + 2 * FP32 * max(sizes)
+
+
+def uses_four_bit(stage: Spec) -> bool:
+    """Whether the frozen matrices that have adapters are kept in 4 bits."""
+    return _is_quantised(stage.lora)
+
+
+def four_bit_bytes(weights: int) -> int:
+    """Bytes of weights in NF4: 4 bits each, and a magnitude in fp32 for every 64."""
+    return weights // 2 + FP32 * (-(-weights // 64))
+
+
+def adapted_matrices(model: ModelConfig, targets: list[str]) -> list[int]:
+    """Count the weights of each of a block's matrices, fused as they are kept, that have an adapter on some rows."""
+    keys, width, hidden = model.num_kv_heads * model.head_width, model.width, model.mlp_width
+    gate_up = {"gate_proj": hidden, "up_proj": hidden} if model.mlp == "swiglu" else {"up_proj": hidden}
+    matrices = [
+        (width, {"q_proj": width, "k_proj": keys, "v_proj": keys}),
+        (width, {"o_proj": width}),
+        (width, gate_up),
+        (hidden, {"down_proj": width}),
+    ]
+    return [inputs * sum(rows.values()) for inputs, rows in matrices if rows.keys() & set(targets)]
+
+
+def check_here(stage: Spec) -> None:
+    """Refuse matrices in 4 bits where this machine, which is to train, cannot keep them.
+
+    Raises
+    ------
+    ValueError
+        The package for it is missing, or does not work on the stage's device.
+    """
+    if uses_four_bit(stage):
+        from workbench.model.four_bit import check_four_bit
+        from workbench.train.loop import stage_device
+
+        check_four_bit(stage_device(stage))
 
 
 def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
