@@ -139,3 +139,13 @@ def test_wrong_tokenizer_files_are_refused(sample, sentencepiece_model: Path, tm
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a tokenizer"):
         tokenizers.make_tokenizer(TokenizerConfig("file", 400, str(tmp_path)), [])
+
+
+def test_a_template_is_one_file_more_and_nothing_else(sample, tmp_path: Path):
+    tokenizer = tokenizers.train_bpe(sample, 300)
+    for name, template in (("without", None), ("with", "{{ bos_token }}")):
+        tokenizers.save(tokenizer, tmp_path / name, template=template)
+    plain, more = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("without", "with")
+    )
+    assert more == plain | {"chat_template.jinja": b"{{ bos_token }}"}

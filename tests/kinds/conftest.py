@@ -1,6 +1,57 @@
-"""Lets tests import `training_processes` by its name, as the processes that they start do."""
+"""A small study that fine-tunes; and lets tests import `training_processes` by its name, as the processes that they start do."""
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from workbench.launch.planning import make_facts, prepare_data
+from workbench.launch.run_study import freeze_study
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+
+WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
+
+
+@pytest.fixture(scope="session")
+def conversations(tmp_path_factory):
+    """Short questions with one-word answers."""
+    path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
+    rng = np.random.default_rng(0)
+    with path.open("w") as file:
+        for _ in range(400):
+            turns = []
+            for _ in range(rng.integers(1, 3)):
+                question, answer = " ".join(rng.choice(WORDS, 2)), " ".join(rng.choice(WORDS[:4], rng.integers(1, 4)))
+                turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    return path
+
+
+@pytest.fixture
+def tune(compose, overrides, experiments, conversations):
+    """Plan, prepare and freeze a study that fine-tunes; `then` is `sft` or `sft_lora`."""
+
+    def make(then, *more):
+        settings = [
+            f"then={then}",
+            "then.chat.chat.kind=jsonl",
+            f"then.chat.chat.files=[{conversations}]",
+            "then.chat.chat.template=zephyr",
+            "then.chat.chat.heldout_percent=10",
+            "then.chat.tokens=8192",
+            "then.chat.warmup_tokens=512",
+            "then.chat.batch_sequences=4",
+            "model.context_tokens=128",
+            "evaluation=chat",
+            "evaluation.suites.heldout.limit=4",
+            *([] if "~evaluation.suites.chat" in more else ["evaluation.suites.chat.limit=10"]),
+        ]
+        given = [override for override in overrides if "suites.embedded" not in override]
+        facts = make_facts(compose([*given, *settings, *more], experiments))
+        prepare_data(facts, print)
+        return freeze_study(facts)
+
+    return make

@@ -4,7 +4,6 @@ import gzip
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +16,7 @@ from workbench.data.python_questions import write_questions
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
-from workbench.launch.planning import make_facts, pending_evaluations, plan_json, prepare_data
+from workbench.launch.planning import make_facts, pending_evaluations, plan_json
 from workbench.launch.run_study import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
@@ -31,50 +30,6 @@ from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob
 from workbench.train.whole_stage import train_stage
-
-WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
-
-
-@pytest.fixture(scope="session")
-def conversations(tmp_path_factory):
-    """Short questions with one-word answers."""
-    path = tmp_path_factory.mktemp("chat") / "chat.jsonl"
-    rng = np.random.default_rng(0)
-    with path.open("w") as file:
-        for _ in range(400):
-            turns = []
-            for _ in range(rng.integers(1, 3)):
-                question, answer = " ".join(rng.choice(WORDS, 2)), " ".join(rng.choice(WORDS[:4], rng.integers(1, 4)))
-                turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            file.write(json.dumps({"messages": turns}) + "\n")
-    return path
-
-
-@pytest.fixture
-def tune(compose, overrides, experiments, conversations):
-    """Plan, prepare and freeze a study that fine-tunes; `then` is `sft` or `sft_lora`."""
-
-    def make(then, *more):
-        settings = [
-            f"then={then}",
-            "then.chat.chat.kind=jsonl",
-            f"then.chat.chat.files=[{conversations}]",
-            "then.chat.chat.template=zephyr",
-            "then.chat.chat.heldout_percent=10",
-            "then.chat.tokens=8192",
-            "then.chat.warmup_tokens=512",
-            "then.chat.batch_sequences=4",
-            "model.context_tokens=128",
-            "evaluation=chat",
-            "evaluation.suites.heldout.limit=4",
-            "evaluation.suites.chat.limit=10",
-        ]
-        given = [override for override in overrides if "suites.embedded" not in override]
-        facts = make_facts(compose([*given, *settings, *more], experiments))
-        prepare_data(facts, print)
-        return freeze_study(facts)
-
-    return make
 
 
 def test_conversations_to_prepare_are_counted_until_they_are(tune, conversations):

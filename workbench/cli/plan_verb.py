@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
     from workbench.launch.estimate import estimate, study_slots
-    from workbench.launch.planning import plan_json
+    from workbench.launch.planning import missing_here_note, plan_json
     from workbench.launch.slurm.cost import cluster_json, cluster_work
 
     facts = make_study_facts(parsed)
@@ -27,6 +27,8 @@ def print_plan(parsed: argparse.Namespace) -> int:
     # How fast this machine is says nothing about a cluster's.
     here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)
     values = plan_json(facts, here)
+    if work is None:
+        values["notes"] += missing_here_note(facts)
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
         return 0

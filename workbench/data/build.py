@@ -28,7 +28,7 @@ from workbench.data.inputs import find_inputs
 from workbench.data.intake import Intake
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item, group_sources
-from workbench.data.special_tokens import choose
+from workbench.data.special_tokens import choose, own_template
 from workbench.data.workers import Pool, Reading, Work
 
 Progress = Callable[[str, int, int | None], None]
@@ -175,7 +175,7 @@ def _run(
             take(result)
     progress("training the tokenizer", 0, None)
     trained = tokenizers.make_tokenizer(tokenizer, (text for i in intakes.values() for text in i.sample))
-    facts = tokenizers.save(trained, directory / "tokenizer", choose(tokenizer))
+    facts = tokenizers.save(trained, directory / "tokenizer", choose(tokenizer), own_template(tokenizer))
     dtype = "<u2" if facts.vocab_size <= 65536 else "<u4"
     writer.set_tokenizer(directory / "tokenizer", facts, dtype)
     for reader in readers:

@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,11 +29,13 @@ from numpy.typing import NDArray
 
 from workbench.config.schema import ChatDataConfig, to_dict
 from workbench.data.chat_build import build_chat, tokenizer_files
+from workbench.data.chat_templates import with_beginning
 from workbench.data.conversations import find_files
 from workbench.data.fingerprint import hash_file
 from workbench.data.folders import make_folder, read_manifest
 from workbench.data.packing import PackedSequence, lay_out
 from workbench.data.python_questions import make_conversations, write_questions
+from workbench.data.special_tokens import TEMPLATE_FILE
 from workbench.study.files import write_atomically
 from workbench.study.layout import Layout
 
@@ -131,6 +136,17 @@ class ChatStore:
         return np.add.reduceat(self._conversations[self._order], self._starts[:-1], axis=0)
 
 
+def write_chat_template(store: ChatStore, directory: Path) -> None:
+    """Write the template that conversations were rendered by into a directory that has the store's tokenizer.
+
+    With it, `apply_chat_template` of `transformers` gives the very ids that are trained on, the beginning of sequence
+    included.
+    """
+    names = json.loads((store.tokenizer_dir / "special_tokens_map.json").read_text(encoding="utf-8"))
+    source = (store.tokenizer_dir / TEMPLATE_FILE).read_text(encoding="utf-8")
+    (directory / TEMPLATE_FILE).write_text(with_beginning(source, names["bos_token"]), encoding="utf-8")
+
+
 def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int) -> str:
     """16 hexadecimal digits that name the prepared conversations, with files and tokenizer as they are now.
 
@@ -215,10 +231,22 @@ def files_fingerprint(config: ChatDataConfig) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
-def conversations_name(config: ChatDataConfig, files: str, context_tokens: int) -> str:
-    """16 hexadecimal digits that name packed conversations but for their tokenizer: rules, files and context."""
+def conversations_name(config: ChatDataConfig, files: str, context_tokens: int, template: str | None = None) -> str:
+    """16 hexadecimal digits that name packed conversations but for their tokenizer: rules, files, context and template.
+
+    Parameters
+    ----------
+    config, context_tokens
+        As `prepare_chat`.
+    files
+        The result of `files_fingerprint`.
+    template
+        Text of the tokenizer's own template, where `config` asks for that.
+    """
     rules = {name: value for name, value in to_dict(config).items() if name not in _LABELS}
     described = {"chat_rules": RULES, **rules, "files": files, "context_tokens": context_tokens}
+    if template is not None:
+        described["tokenizer_template"] = template
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -229,6 +257,7 @@ def prepare_named(
     context_tokens: int,
     layout: Layout,
     say: Callable[[str], None],
+    template: str | None = None,
 ) -> ChatStore:
     """Prepare conversations with the tokenizer of prepared data, to be found by `find_named`.
 
@@ -244,13 +273,15 @@ def prepare_named(
         The outputs.
     say
         Told what is prepared.
+    template
+        As `conversations_name`. Prepared data, which is not named by it, may hold another, or none.
 
     Raises
     ------
     ValueError
         As `prepare_chat`, or the files have changed since.
     """
-    name = conversations_name(config, files, context_tokens)
+    name = conversations_name(config, files, context_tokens, template)
     found = find_named(name, data_fingerprint, layout)
     if found is not None:
         return found
@@ -259,8 +290,8 @@ def prepare_named(
     say(f"preparing conversations {config.name} ...")
     pointer = _pointer(name, data_fingerprint, layout)
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = layout.data(data_fingerprint) / "tokenizer"
-    store = prepare_chat(_with_files(config, pointer.parent), tokenizer, context_tokens, layout)
+    with _with_template(layout.data(data_fingerprint) / "tokenizer", template) as tokenizer:
+        store = prepare_chat(_with_files(config, pointer.parent), tokenizer, context_tokens, layout)
     write_atomically(pointer, json.dumps({"fingerprint": store.fingerprint}))
     facts = store.manifest
     say(f"{config.name}: {facts['conversations']:,} conversations in {store.sequences:,} sequences of {context_tokens}")
@@ -273,6 +304,19 @@ def _with_files(config: ChatDataConfig, folder: Path) -> ChatDataConfig:
         return config
     write_questions(folder / "python_questions.jsonl")
     return replace(config, kind="jsonl", files=[str(folder / "python_questions.jsonl")])
+
+
+@contextmanager
+def _with_template(tokenizer_dir: Path, template: str | None) -> Iterator[Path]:
+    """Give a tokenizer's directory that holds this template, for as long as it is needed."""
+    if template is None:
+        yield tokenizer_dir
+        return
+    with TemporaryDirectory() as folder:
+        for name, path in tokenizer_files(tokenizer_dir):
+            shutil.copyfile(path, Path(folder) / name)
+        (Path(folder) / TEMPLATE_FILE).write_text(template, encoding="utf-8")
+        yield Path(folder)
 
 
 def find_named(name: str, data_fingerprint: str, layout: Layout) -> ChatStore | None:

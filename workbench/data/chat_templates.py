@@ -28,6 +28,11 @@ class ChatTemplateError(ValueError):
     """A template cannot render a conversation, or its text and the assistant's cannot be told apart."""
 
 
+def with_beginning(source: str, bos: str) -> str:
+    """Source of a template that writes the beginning of a conversation, which training puts before it, by itself."""
+    return source if "bos_token" in source or bos in source else "{{ bos_token }}" + source
+
+
 @dataclass(frozen=True)
 class ChatTokens:
     """A conversation as a model is trained on it."""

@@ -1,4 +1,4 @@
-"""The tokens that begin and end a text: a tokenizer that exists names its own, in one of several places."""
+"""What the files of a tokenizer that exists say of it: the tokens that begin and end a text, and its chat template."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|startoftext|>", "<bos>", "[BOS]", "<
 """Common names, in the order in which they are looked for; the last resort."""
 EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<eos>", "[EOS]")
 """Likewise."""
+
+
+TEMPLATE_FILE = "chat_template.jinja"
+"""Where a tokenizer's directory holds its chat template."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,30 @@ def choose(config: TokenizerConfig) -> SpecialTokens:
         )
     ordinary = tuple(sorted({token for token in (bos, eos) if token and token not in vocabulary.special}))
     return SpecialTokens(bos, bos_from, eos, eos_from, ordinary)
+
+
+def own_template(config: TokenizerConfig) -> str | None:
+    """Chat template that the files of a tokenizer hold; None where they hold none, or where it is trained here.
+
+    `chat_template.jinja` counts before the `chat_template` of `tokenizer_config.json`, of which a list gives the one
+    named `default`, as in `transformers`.
+
+    Raises
+    ------
+    ValueError
+        There is no such tokenizer, or one of the files cannot be read.
+    """
+    if config.kind == "bpe":
+        return None
+    assert config.path is not None
+    path = find_file(Path(config.path).expanduser())
+    alone = path.with_name(TEMPLATE_FILE)
+    if alone.is_file():
+        return alone.read_text(encoding="utf-8") or None
+    found = _read_object(path.with_name("tokenizer_config.json")).get("chat_template")
+    if isinstance(found, list):
+        found = {named.get("name"): named.get("template") for named in found}.get("default")
+    return found if isinstance(found, str) and found else None
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from workbench.config.schema import TokenizerConfig
-from workbench.data.special_tokens import OWN, SpecialTokens, choose, find_file
+from workbench.data.special_tokens import OWN, TEMPLATE_FILE, SpecialTokens, choose, find_file
 
 # Llama 2's, with Llama 2's ids.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
@@ -176,8 +176,22 @@ def sized(config: TokenizerConfig) -> TokenizerConfig:
     return replace(config, vocab_size=count_ids(_load_special(config)))
 
 
-def save(tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN) -> TokenizerFacts:
-    """Write a Hugging Face tokenizer directory, with `special` as its tokens that begin and end a text."""
+def save(
+    tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN, template: str | None = None
+) -> TokenizerFacts:
+    """Write a Hugging Face tokenizer directory.
+
+    Parameters
+    ----------
+    tokenizer
+        What cuts text into tokens.
+    directory
+        Made where it does not exist.
+    special
+        The tokens that begin and end a text.
+    template
+        Its chat template, as Jinja; None writes none.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     names: dict[str, Any] = {"bos_token": special.bos}
@@ -197,6 +211,8 @@ def save(tokenizer: Tokenizer, directory: Path, special: SpecialTokens = OWN) ->
     tokenizer.save(str(directory / "tokenizer.json"))
     for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", names)):
         (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if template is not None:
+        (directory / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     return TokenizerFacts(
         vocab_size=count_ids(tokenizer),
         bos_id=vocabulary[special.bos],

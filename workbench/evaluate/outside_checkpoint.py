@@ -24,7 +24,7 @@ from workbench.study.flops import count_parameters
 from workbench.study.layout import Layout
 
 _LICENCE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
-_PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "README.md")
+_PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "chat_template.jinja", "README.md")
 """Files of a hub repository that are needed; pickles are not among them."""
 _IGNORED = ("*/*", "consolidated*")
 """Files that match nevertheless: other formats' folders, and Mistral's second copy of its weights."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import EvaluationConfig, SuiteConfig
+from workbench.data.fingerprint import hash_file
 from workbench.evaluate.document_values import add_standard_errors, document_values
 from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
 from workbench.study.evaluation_files import read_result, result_path, write_result
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
     from workbench.evaluate.lm import WorkbenchLM
 
-__all__ = ["EvaluationError", "Evaluator", "checkpoint_evaluation_id", "evaluation_id", "heldout_sources", "pending"]
+__all__ = [
+    "EvaluationError",
+    "Evaluator",
+    "checkpoint_evaluation_id",
+    "evaluation_id",
+    "evaluation_id_on",
+    "heldout_sources",
+    "pending",
+]
 
 
 def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
@@ -42,6 +51,37 @@ def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.jsonl") if path.stat().st_size)
 
 
+def evaluation_id_on(
+    suite: SuiteConfig, precision: str, layout: Layout, data_fingerprint: str, heldout_fingerprint: str
+) -> str:
+    """Id of a suite's evaluation of the checkpoints of prepared data.
+
+    Parameters
+    ----------
+    suite, precision, heldout_fingerprint
+        As `evaluation_id` takes them.
+    layout
+        The outputs.
+    data_fingerprint
+        Prepared data, of which held-out sources and tokenizer are taken where the suite depends on them.
+
+    Raises
+    ------
+    EvaluationError
+        The data is not prepared, or a task is unknown.
+    """
+    sources = heldout_sources(layout, data_fingerprint) if uses_heldout(suite) else []
+    tokenizer = _tokenizer_digest(layout, data_fingerprint) if suite.include_path == "conversations" else None
+    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer)
+
+
+def _tokenizer_digest(layout: Layout, data_fingerprint: str) -> str:
+    """Digest of what makes token ids of text; without the chat template, which the conversations' name has."""
+    folder = layout.data(data_fingerprint) / "tokenizer"
+    hashes = [hash_file(folder / name) for name in ("tokenizer.json", "special_tokens_map.json")]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
 def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: str, layout: Layout) -> str:
     """Id of a suite's evaluation of one checkpoint.
 
@@ -51,8 +91,8 @@ def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: st
         The checkpoint has no manifest, its data is not prepared, or a task is unknown.
     """
     manifest = _read_manifest(checkpoint)
-    sources = heldout_sources(layout, manifest["data_fingerprint"]) if uses_heldout(suite) else []
-    return evaluation_id(suite, precision, manifest["heldout_fingerprint"], sources)
+    prints = manifest["data_fingerprint"], manifest["heldout_fingerprint"]
+    return evaluation_id_on(suite, precision, layout, *prints)
 
 
 def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: Layout) -> list[tuple[Path, str]]:
@@ -127,6 +167,8 @@ class Evaluator:
         path = result_path(checkpoint, suite.name, eval_id)
         if read_result(path, eval_id) is None:
             started = time.time()
+            if suite.include_path == "conversations":
+                self._check_vocabulary(checkpoint)
             tasks = self._load_tasks(checkpoint, suite_name, eval_id)
             result, documents = self._score(checkpoint, suite, tasks)
             result |= self._describe(checkpoint, suite, eval_id, started)
@@ -176,6 +218,19 @@ class Evaluator:
                 f"evaluation suite {suite.name!r} scores held-out conversations, which only studies with a stage `sft` have"
             )
         return found.heldout_path.parent
+
+    def _check_vocabulary(self, checkpoint: Path) -> None:
+        """Refuse a checkpoint from outside that reads token ids of conversations as other tokens."""
+        manifest = _read_manifest(checkpoint)
+        if "weights_at" not in manifest:
+            return
+        theirs, _ = self._load_tokenizer(Path(manifest["weights_at"]), ours=False)
+        ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer", ours=True)
+        if theirs.get_vocab() != ours.get_vocab():
+            raise EvaluationError(
+                f"checkpoint {manifest['weights_at']}: its tokenizer is another than the one of the conversations, whose "
+                "token ids are scored: tune it in a study of its own (init=hf), or leave the suite out"
+            )
 
     def _score(
         self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task]
@@ -238,7 +293,7 @@ class Evaluator:
             b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
         ).hexdigest() + str(ours)
         if key not in self._tokenizers:
-            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours), {}
+            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours, plain=ours), {}
         return self._tokenizers[key]
 
     def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def load_tokenizer(directory: Path, *, ours: bool) -> Any:
+def load_tokenizer(directory: Path, *, ours: bool, plain: bool = False) -> Any:
     """Load a tokenizer with `transformers`, offline.
 
     Parameters
@@ -16,8 +16,12 @@ def load_tokenizer(directory: Path, *, ours: bool) -> Any:
     ours
         Whether this project wrote it: then `tokenizer.json` is taken as it is. `AutoTokenizer`, which is right for all
         others, takes some model types' own class instead (Qwen 2's), with another way of cutting text and further ids.
+    plain
+        Whether `</s>` in a text is text, as in training documents, also where the directory's chat template, as that of
+        a fine-tuned model, needs it to be a token.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     kind: Any = PreTrainedTokenizerFast if ours else AutoTokenizer
-    return kind.from_pretrained(str(directory), local_files_only=True)
+    changes = {"split_special_tokens": True} if plain else {}
+    return kind.from_pretrained(str(directory), local_files_only=True, **changes)

@@ -115,7 +115,9 @@ def task_contents(suite: SuiteConfig, sources: Sequence[str]) -> dict[str, dict[
     return contents
 
 
-def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str]) -> str:
+def evaluation_id(
+    suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str], tokenizer: str | None = None
+) -> str:
     """Id of an evaluation: equal ids mean the same questions, asked and counted in the same way.
 
     Parameters
@@ -128,6 +130,8 @@ def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, 
         Fingerprint of the held-out text; not part of the id of suites that do not read it.
     sources
         Held-out sources of the data.
+    tokenizer
+        Digest of the tokenizer, where the questions are token ids, as those of conversations are.
 
     Returns
     -------
@@ -150,6 +154,7 @@ def evaluation_id(suite: SuiteConfig, precision: str, heldout_fingerprint: str, 
         "code": None if suite.include_path is None else _code_hash(suite_folder(suite)),
         # Absent from ids that are older than suites of conversations.
         **({"conversations": suite.conversations} if suite.conversations else {}),
+        **({"tokenizer": tokenizer} if tokenizer else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

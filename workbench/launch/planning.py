@@ -17,10 +17,9 @@ from workbench.data.special_tokens import choose
 from workbench.data.store import open_prepared, prepare
 from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream
-from workbench.evaluate.reconcile import evaluation_id, heldout_sources, pending
-from workbench.evaluate.suite import uses_heldout
+from workbench.evaluate.reconcile import evaluation_id_on, pending
 from workbench.study.kind_plan import check as check_inputs
-from workbench.study.kind_plan import flops_per_token, resolve
+from workbench.study.kind_plan import check_here, flops_per_token, resolve
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
 from workbench.study.study_plan import (
@@ -264,6 +263,18 @@ def refusal_note(facts: Facts) -> list[str]:
     return []
 
 
+def missing_here_note(facts: Facts) -> list[str]:
+    """Line on what this machine lacks for the stages that are left to train, for plans of training here."""
+    missing = facts.missing()
+    try:
+        for node in facts.plan.nodes.values():
+            if missing[node.id]:
+                check_here(node.stage)
+    except ValueError as error:
+        return [f"`workbench run` will refuse this: {error}"]
+    return []
+
+
 def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
     """Machine-readable plan; see `workbench plan --json`."""
     todo = facts.tokens_to_train()
@@ -358,8 +369,8 @@ def record_evaluations(facts: Facts) -> None:
     for suite in evaluation.suites.values():
         ids: set[str] = set()
         for fingerprint, config in stores(facts.plan).items():
-            sources = heldout_sources(facts.layout, fingerprint) if uses_heldout(suite) else []
-            ids.add(evaluation_id(suite, evaluation.precision, _heldout(facts.layout, fingerprint, config), sources))
+            heldout = _heldout(facts.layout, fingerprint, config)
+            ids.add(evaluation_id_on(suite, evaluation.precision, facts.layout, fingerprint, heldout))
         counted[suite.name] = sorted(ids)
 
     def with_ids(record: dict[str, Any]) -> dict[str, Any]:

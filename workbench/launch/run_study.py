@@ -26,6 +26,7 @@ from workbench.launch.planning import (
 from workbench.launch.slurm.cost import check_cluster_budget, cluster_work
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.study.files import is_held
+from workbench.study.kind_plan import check_here
 from workbench.study.layout import Layout, StageDir
 from workbench.train.attempt_status import note_evaluation_error, read_status, write_status
 from workbench.train.targets import missing_targets
@@ -37,7 +38,7 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
     Raises
     ------
     ValueError
-        The device or attention backend is not here, a tokenizer file does not fit, or the plan is
+        The device, attention backend or a package is not here, a tokenizer file does not fit, or the plan is
         above its budget.
     """
     trainings = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
@@ -64,13 +65,14 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
 
 
 def _check_devices(stages: Iterable[Stage]) -> None:
-    """Refuse a device or attention backend that is not here; only a stage that is to be trained waits for torch."""
+    """Refuse a device, attention backend or package that is not here; only a stage that is to be trained waits for torch."""
     from workbench.model.attention import check_attention
     from workbench.train.loop import stage_device
 
     for stage in stages:
         if isinstance(stage, TrainingStage):
             check_attention(stage.numerics.attention, stage_device(stage))
+            check_here(stage)
 
 
 def _check_tokenizers(facts: Facts) -> None:

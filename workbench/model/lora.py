@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.config.schema import LoraConfig, ModelConfig
+from workbench.model.four_bit import FourBitMatrix
 from workbench.model.init import named_generator
 from workbench.model.matmul import linear
 from workbench.model.transformer import Linear, Transformer
@@ -67,6 +68,7 @@ class AdaptedLinear(Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
+        self.four_bit: FourBitMatrix | None = None
         self.rows = rows
         self.adapters = nn.ModuleDict(
             {
@@ -78,20 +80,41 @@ class AdaptedLinear(Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply, and add the adapters' products."""
-        parts = super().forward(input).split(list(self.rows.values()), dim=-1)
+        parts = self._frozen_product(input).split(list(self.rows.values()), dim=-1)
         added = [
             y + self.adapters[part](input) if part in self.adapters else y
             for part, y in zip(self.rows, parts, strict=True)
         ]
         return torch.cat(added, dim=-1) if len(added) > 1 else added[0]
 
+    def _frozen_product(self, input: Tensor) -> Tensor:
+        if self.four_bit is None:
+            return super().forward(input)
+        products = self.four_bit.multiply(input)
+        return products if self.bias is None else products + self.bias.to(products.dtype)  # pyright: ignore
+
+    def quantise(self, device: torch.device) -> None:
+        """Keep the matrix in 4 bits on a device, in place of its weights.
+
+        Raises
+        ------
+        ValueError
+            This machine cannot; see `check_four_bit`.
+        """
+        self.four_bit = FourBitMatrix(self.weight.to(device))
+        self.register_parameter("weight", None)
+
     def merged_weight(self) -> Tensor:
-        """Sum of the matrix and its adapters' products, in the matrix's dtype."""
-        merged = self.weight.detach().float().clone()
+        """Sum of the matrix, as it is computed with, and its adapters' products, in the matrix's dtype."""
+        if self.four_bit is not None:
+            return self._with_products(self.four_bit.values())
+        return self._with_products(self.weight.detach().float().clone()).to(self.weight.dtype)
+
+    def _with_products(self, merged: Tensor) -> Tensor:
         for name, part in zip(self.rows, merged.split(list(self.rows.values())), strict=True):
             if name in self.adapters:
                 part += self.adapters[name].product()  # pyright: ignore[reportCallIssue]
-        return merged.to(self.weight.dtype)
+        return merged
 
 
 def add_adapters(model: Transformer, config: LoraConfig, seed: int) -> None:
@@ -123,6 +146,21 @@ def add_adapters(model: Transformer, config: LoraConfig, seed: int) -> None:
             model.set_submodule(name, AdaptedLinear(base, rows, config))
     for name, adapter in named_adapters(model):
         adapter.A.data.copy_(_initial_values(f"{name}.lora_A.weight", adapter.A.shape, seed))
+
+
+def quantise_frozen(model: Transformer, device: torch.device) -> None:
+    """Keep the matrices that have adapters in 4 bits on a device, in place, one after another.
+
+    The model's other tensors stay where they are.
+
+    Raises
+    ------
+    ValueError
+        This machine cannot; see `workbench.model.four_bit.check_four_bit`.
+    """
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            module.quantise(device)
 
 
 def named_adapters(model: Transformer) -> Iterator[tuple[str, Adapter]]:

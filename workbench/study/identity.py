@@ -14,6 +14,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from workbench.config.schema import (
+    LoraConfig,
     MixtureSegment,
     ModelConfig,
     OptimizerConfig,
@@ -124,10 +125,16 @@ def _segment_identity(segment: MixtureSegment) -> list[Any]:
     return [segment.start_sequence, weights, segment.ramp_sequences]
 
 
+def _adapters_identity(adapters: LoraConfig) -> dict[str, Any]:
+    # Absent from ids that are older than the choice.
+    return {name: value for name, value in to_dict(adapters).items() if (name, value) != ("quantize", "none")}
+
+
 _IDENTITIES: dict[type, Callable[[Any], Any]] = {
     ModelConfig: model_identity,
     StreamConfig: _stream_identity,
     OptimizerConfig: _optimizer_identity,
+    LoraConfig: _adapters_identity,
     Origin: lambda origin: origin.tokens,
     dict: lambda values: {name: to_dict(value) for name, value in values.items()},
 }

@@ -79,6 +79,17 @@ def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:
     return _answer(stage.kind, "held_bytes", lambda *_: 0)(stage, micro_batch_sequences, device)
 
 
+def check_here(stage: Stage) -> None:
+    """Refuse a stage for which this machine, which is to train it, lacks something.
+
+    Raises
+    ------
+    ValueError
+        It does, and what.
+    """
+    _answer(stage.kind, "check_here", lambda *_: None)(stage)
+
+
 def resolve(config: Config) -> Config:
     """Fill in what a point's settings leave to files outside, such as the model of a checkpoint from elsewhere.
 

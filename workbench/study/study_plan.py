@@ -172,7 +172,21 @@ def _same_for_all(points: Sequence[tuple[str, Config]]) -> None:
     for name, config in points:
         for part in ("study", "analysis", "paths", "evaluation", "tracking", "budget", "cluster"):
             if getattr(config, part) != getattr(first, part):
+                _refuse_other_conversations(name, config.evaluation, first.evaluation)
                 raise ValueError(f"point {name}: {part} differs from the first point's, but it is one for a study")
+
+
+def _refuse_other_conversations(name: str, evaluation: EvaluationConfig, first: EvaluationConfig) -> None:
+    """Refuse, by its cause, a point whose evaluation differs in nothing but the conversations that are scored."""
+    own = {key: suite.conversations for key, suite in first.suites.items()}
+    alike = {key: replace(suite, conversations=own.get(key)) for key, suite in evaluation.suites.items()}
+    if evaluation != first and replace(evaluation, suites=alike) == first:
+        suite = next(key for key in own if evaluation.suites[key] != first.suites[key])
+        raise ValueError(
+            f"point {name} is tuned on other conversations (files, template or context) than the first point, but the suite "
+            f"{suite!r} of the evaluation scores one set for a whole study: give each a study of its own, or leave the "
+            f"suite out (~evaluation.suites.{suite})"
+        )
 
 
 def settled_targets(node: Node, existing: Set[int], weights_only: Set[int] = frozenset()) -> set[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from workbench.config.plain import check_above, check_at_least
+from workbench.config.plain import check_above, check_at_least, check_choice
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+QUANTIZE = ("none", "nf4")
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,15 @@ class LoraConfig:
     """Matrices that get an adapter in every block, by their names in `transformers`' Llama."""
     rslora: bool = False
     """Scale by `alpha / sqrt(rank)` in place of `alpha / rank` (Kalajdzievski, arXiv:2312.03732)."""
+    quantize: str = "none"
+    """How the frozen matrices that have adapters are kept: `none` as they are, `nf4` in 4 bits (QLoRA, Dettmers et al.,
+    arXiv:2305.14314), which needs the package `bitsandbytes`."""
 
     def __post_init__(self) -> None:
         """Refuse adapters without effect and targets that do not exist."""
         check_at_least("lora.rank", self.rank, 1)
         check_above("lora.alpha", self.alpha, 0)
+        check_choice("lora.quantize", self.quantize, QUANTIZE)
         if not self.targets:
             raise ValueError(f"lora.targets is empty: name at least one of {', '.join(LORA_TARGETS)}")
         for name in self.targets:

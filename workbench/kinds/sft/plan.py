@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 from workbench.config.schema import (
+    CHAT_TEMPLATES,
     Config,
+    LoraConfig,
     ModelConfig,
     Parent,
     Schedule,
     Stage,
     StreamConfig,
+    TokenizerConfig,
     TrainingStage,
 )
 from workbench.kinds.sft.spec import Settings, Spec
@@ -31,11 +35,12 @@ def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
     Raises
     ------
     ValueError
-        A file is missing.
+        A file is missing, or the tokenizer has no template where its own is asked for.
     """
     from workbench.data.chat_store import files_fingerprint
 
-    settings = replace(settings, fingerprint=files_fingerprint(settings.chat))
+    template = _tokenizer_template(config.tokenizer) if settings.chat.template == "tokenizer" else None
+    settings = replace(settings, fingerprint=files_fingerprint(settings.chat), tokenizer_template=template)
     name = _conversations(settings, config.model)
     suites = {
         key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
@@ -44,11 +49,29 @@ def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
     return settings, replace(config, evaluation=replace(config.evaluation, suites=suites))
 
 
+def _tokenizer_template(tokenizer: TokenizerConfig) -> str:
+    from workbench.data.special_tokens import own_template
+
+    found = own_template(tokenizer)
+    if found is None:
+        which = "the tokenizer that is trained here" if tokenizer.kind == "bpe" else tokenizer.path
+        built_in = ", ".join(name for name in CHAT_TEMPLATES if name != "tokenizer")
+        raise ValueError(
+            f"then: {which} has no chat_template: set chat.template to one of {built_in}, or tokenizer.path to a tokenizer "
+            "with one"
+        )
+    return found
+
+
 def _conversations(settings: Settings, model: ModelConfig) -> str:
+    return _conversations_at(settings, _context(settings, model))
+
+
+def _conversations_at(settings: Settings, context: int) -> str:
     from workbench.data.chat_store import conversations_name
 
     assert settings.fingerprint is not None
-    return conversations_name(settings.chat, settings.fingerprint, _context(settings, model))
+    return conversations_name(settings.chat, settings.fingerprint, context, settings.tokenizer_template)
 
 
 def _context(settings: Settings, model: ModelConfig) -> int:
@@ -108,14 +131,25 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             conversations=name,
             lora=settings.lora,
             chat=settings.chat,
-            name="chat" if settings.lora is None else f"chat r{settings.lora.rank}",
+            name=_stage_name(settings.lora),
             end_tokens=start + length,
             milestones=[start + length],
-            numerics=config.numerics,
+            # torch.compile cannot look into the package that keeps matrices in 4 bits.
+            numerics=replace(config.numerics, compile=config.numerics.compile and not _is_quantised(settings.lora)),
             checkpoint=config.checkpoint,
             resources=config.resources,
         ),
     ]
+
+
+def _is_quantised(lora: LoraConfig | None) -> bool:
+    return lora is not None and lora.quantize != "none"
+
+
+def _stage_name(lora: LoraConfig | None) -> str:
+    if lora is None:
+        return "chat"
+    return f"chat r{lora.rank}" + (f" {lora.quantize}" if _is_quantised(lora) else "")
 
 
 def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
@@ -196,11 +230,58 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
 
 
 def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
-    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights."""
+    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights.
+
+    Of matrices in 4 bits, also less what their weights do not take; one at a time is whole, in fp32 and as it is
+    multiplied.
+    """
     if stage.lora is None:
         return 0
     adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
-    return FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+    beside = FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+    if not uses_four_bit(stage):
+        return beside
+    sizes = adapted_matrices(stage.model, stage.lora.targets)
+    weights = stage.model.num_layers * sum(sizes)
+    return beside - FP32 * weights + four_bit_bytes(weights) + 2 * FP32 * max(sizes)
+
+
+def uses_four_bit(stage: Spec) -> bool:
+    """Whether the frozen matrices that have adapters are kept in 4 bits."""
+    return _is_quantised(stage.lora)
+
+
+def four_bit_bytes(weights: int) -> int:
+    """Bytes of weights in NF4: 4 bits each, and a magnitude in fp32 for every 64."""
+    return weights // 2 + FP32 * (-(-weights // 64))
+
+
+def adapted_matrices(model: ModelConfig, targets: list[str]) -> list[int]:
+    """Count the weights of each of a block's matrices, fused as they are kept, that have an adapter on some rows."""
+    keys, width, hidden = model.num_kv_heads * model.head_width, model.width, model.mlp_width
+    gate_up = {"gate_proj": hidden, "up_proj": hidden} if model.mlp == "swiglu" else {"up_proj": hidden}
+    matrices = [
+        (width, {"q_proj": width, "k_proj": keys, "v_proj": keys}),
+        (width, {"o_proj": width}),
+        (width, gate_up),
+        (hidden, {"down_proj": width}),
+    ]
+    return [inputs * sum(rows.values()) for inputs, rows in matrices if rows.keys() & set(targets)]
+
+
+def check_here(stage: Spec) -> None:
+    """Refuse matrices in 4 bits where this machine, which is to train, cannot keep them.
+
+    Raises
+    ------
+    ValueError
+        The package for it is missing, or does not work on the stage's device.
+    """
+    if uses_four_bit(stage):
+        from workbench.model.four_bit import check_four_bit
+        from workbench.train.loop import stage_device
+
+        check_four_bit(stage_device(stage))
 
 
 def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
@@ -211,12 +292,18 @@ def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], No
     ValueError
         A file has changed since the study was planned, or no conversation fits.
     """
-    from workbench.data.chat_store import conversations_name, prepare_named
+    from workbench.data.chat_store import prepare_named
 
     context = stage.stream.context_tokens
-    files = [s.fingerprint for s in config.then.values() if isinstance(s, Settings) and s.fingerprint is not None]
-    [found] = [f for f in dict.fromkeys(files) if conversations_name(stage.chat, f, context) == stage.conversations]
-    prepare_named(stage.chat, found, stage.data_fingerprint, context, layout, say)
+    settings = next(
+        s
+        for s in config.then.values()
+        if isinstance(s, Settings)
+        and s.fingerprint is not None
+        and _conversations_at(replace(s, chat=stage.chat), context) == stage.conversations
+    )
+    files, template = cast(str, settings.fingerprint), settings.tokenizer_template
+    prepare_named(stage.chat, files, stage.data_fingerprint, context, layout, say, template)
 
 
 def unprepared_bytes(stage: Spec, layout: Layout) -> dict[str, int]:

@@ -14,20 +14,22 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 
-from workbench.data.chat_store import ChatStore, find_named
+from workbench.data.chat_store import ChatStore, find_named, write_chat_template
 from workbench.data.chat_stream import ChatCounts, ChatStream
+from workbench.kinds.sft.plan import uses_four_bit
 from workbench.kinds.sft.spec import Spec
 from workbench.model.adapter_files import load_adapters, save_adapters
 from workbench.model.batch import Batch
+from workbench.model.four_bit import check_four_bit
 from workbench.model.init import init_weights
-from workbench.model.lora import add_adapters, merged_state
+from workbench.model.lora import add_adapters, merged_state, quantise_frozen
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
 from workbench.train.job import StageJob
 from workbench.train.loop import StageRun
 from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from workbench.train.state import TrainState, load_counters, load_weights, save_counters
+from workbench.train.state import TrainState, load_counters, load_weights, save_counters, save_state
 from workbench.train.weights_only import OPTIMIZER_FILE
 
 ADAPTER_DIR = "adapter"
@@ -56,7 +58,8 @@ class Conversations:
     """
 
     def __init__(self, store: ChatStore, seed: int, max_epochs: float | None, name: str) -> None:
-        self.stream, self.source_names = ChatStream(store, seed, max_epochs), [name]
+        self.store, self.source_names = store, [name]
+        self.stream = ChatStream(store, seed, max_epochs)
         self.check = self.stream.check
 
     def counts(self, sequences: int) -> dict[str, ChatCounts]:
@@ -75,6 +78,8 @@ class SftRun(StageRun):
             raise ValueError(f"conversations {stage.chat.name!r} are not prepared: `workbench run` the study again")
         if stage.lora is not None and stage.numerics.parallel == "shard" and self.world.size > 1:
             raise ValueError("adapters cannot be trained with numerics.parallel='shard': use replicate")
+        if self._four_bit:
+            check_four_bit(self.device)
         return Conversations(store, stage.stream.seed, stage.chat.max_epochs, stage.chat.name)
 
     def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
@@ -88,9 +93,9 @@ class SftRun(StageRun):
         lora = cast(Spec, self.stage).lora
         if lora is None:
             return super().begin_from(path)
-        model = load_weights(path, self.stage, self.device)
+        model = self._frozen_model(path)
         add_adapters(model, lora, self.stage.stream.seed)
-        return self._state_of(model)
+        return self._state_of(self._quantised(model))
 
     def resume_from(self, path: Path) -> TrainState:
         """Read a checkpoint of this stage."""
@@ -98,28 +103,50 @@ class SftRun(StageRun):
             return super().resume_from(path)
         assert self.stage.parent is not None
         base, _ = self.job.read_input(self.stage.parent.stage, self.stage.parent.tokens)
-        model = load_weights(base, self.stage, self.device)
+        model = self._frozen_model(base)
         load_adapters(model, path / ADAPTER_DIR)
-        state = self._state_of(model)
+        state = self._state_of(self._quantised(model))
         restore_optimizer(model, state.optimizer, load_file(path / OPTIMIZER_FILE))
         for name, value in load_counters(path).items():
             setattr(state, name, value)
         return state
 
+    @property
+    def _four_bit(self) -> bool:
+        return uses_four_bit(cast(Spec, self.stage))
+
+    def _frozen_model(self, path: Path) -> Transformer:
+        """Read weights that stay; those that are to be in 4 bits never lie whole on a GPU."""
+        return load_weights(path, self.stage, torch.device("cpu") if self._four_bit else self.device)
+
+    def _quantised(self, model: Transformer) -> Transformer:
+        if self._four_bit:
+            quantise_frozen(model, self.device)
+        return model.to(self.device)
+
     def _state_of(self, model: Transformer) -> TrainState:
         return TrainState(model, build_optimizer(model, self.stage.optimizer, self.stage.schedule.peak), 0, 0)
 
     def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        """Write the model, merged where there are adapters, and what resuming needs."""
+        """Write the model, merged where there are adapters, the tokenizer with its template, and what resuming needs."""
+        store, prepared = self.conversations, self.prepared
         if cast(Spec, self.stage).lora is None:
-            return super().save_files(state, folder)
-        written = self.world.main_only(lambda: self._save_adapted(state, folder))
-        return written if self.world.is_main else {}
+            written = save_state(state, folder, store.tokenizer_dir, prepared.bos_id, prepared.eos_id, self.world)
+        else:
+            saved = self.world.main_only(lambda: self._save_adapted(state, folder))
+            written = saved if self.world.is_main else {}
+        self.world.main_only(lambda: write_chat_template(store, folder))
+        return written
+
+    @property
+    def conversations(self) -> ChatStore:
+        """The packed conversations."""
+        return cast(Conversations, self.stream).store
 
     def _save_adapted(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
         model, prepared = state.model, self.prepared
         weights = write_tensors(folder / WEIGHTS, to_hf(merged_state(model), model.config), {"format": "pt"})
-        write_hf_config(folder, model.config, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)
+        write_hf_config(folder, model.config, self.conversations.tokenizer_dir, prepared.bos_id, prepared.eos_id)
         (folder / ADAPTER_DIR).mkdir()
         adapter = save_adapters(folder / ADAPTER_DIR, model)
         optimizer = write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors(model, state.optimizer))
@@ -134,9 +161,11 @@ def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
 
     model = Transformer(stage.model, stage.numerics.attention, stage.numerics.activation_checkpointing)
     init_weights(model, 0)
-    model.to(device)
     if stage.lora is not None:
         add_adapters(model, stage.lora, 0)
+    if uses_four_bit(stage):
+        quantise_frozen(model, device)
+    model.to(device)
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     weights = (torch.arange(shape[1] - 1, device=device) % 2).float().expand(shape[0], -1)

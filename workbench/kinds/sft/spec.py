@@ -44,6 +44,8 @@ class Settings(KindSettings):
     """Where in the recipe to begin from: tokens since its beginning, rounded to whole steps; None takes its end."""
     fingerprint: str | None = None
     """Set by the planner: names the content of the conversations' files."""
+    tokenizer_template: str | None = None
+    """Set by the planner: the tokenizer's own template, where `chat.template` asks for it."""
 
     def __post_init__(self) -> None:
         """Refuse impossible lengths and rates."""
@@ -66,7 +68,7 @@ class Spec(TrainingStage):
     kind: str = identity(default="sft")
     """Name of its kind."""
     conversations: str = identity()
-    """Names files and rules that make the packed conversations, but for the tokenizer."""
+    """Names files, rules and template that make the packed conversations, but for the tokenizer."""
     lora: LoraConfig | None = identity(default=None)
     """Adapters that are trained in place of the weights."""
     chat: ChatDataConfig = circumstance()
