@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from workbench.config.schema import ClusterConfig, Stage, TrainingStage
 from workbench.study.flops import training_flops_per_token
-from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes
+from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes, process_memory
 from workbench.study.memory import Memory, peak_memory
 
 USABLE_MEMORY = 0.9
@@ -269,6 +269,9 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
     """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
     share = stage.batch_sequences // processes
     micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
+    own = process_memory(stage, processes, micro_batch, device)
+    if own is not None:
+        return own
     memory = peak_memory(
         stage.model,
         micro_batch_sequences=micro_batch,
