@@ -75,7 +75,7 @@ def most_probable(
             log_p = torch.log_softmax(product(h_nE.to(dtype), head).float(), dim=-1)
             values, ids = log_p.topk(top_k, dim=-1)
             found.append((ids, values.to(STORED), -log_p.gather(1, targets_n1)[:, 0]))
-    ids, values, losses = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ids, values, losses = (torch.cat(parts) for parts in zip(*found, strict=True))
     shape = targets.shape
     return ids.view(*shape, top_k), values.view(*shape, top_k), losses.view(shape)
 

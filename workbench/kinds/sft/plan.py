@@ -19,7 +19,8 @@ from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import main_line, origin_after
 from workbench.study.layout import Layout
-from workbench.study.memory import FP32, state_bytes, weights_bytes
+from workbench.study.memory import FP32, Adapters, Memory, state_bytes, weights_bytes
+from workbench.study.resources import training_memory
 
 
 def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
@@ -192,12 +193,13 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
     return weights_bytes(params) + FP32 * adapters * (3 if whole else 1)
 
 
-def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
-    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights."""
+def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:
+    """Estimate the peak of a process that trains all weights, or adapters beside frozen ones."""
     if stage.lora is None:
-        return 0
-    adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
-    return FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+        return training_memory(stage, processes, micro_batch_sequences, device)
+    count = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
+    adapters = Adapters(count, stage.lora.rank, tuple(stage.lora.targets))
+    return training_memory(stage, processes, micro_batch_sequences, device, adapters)
 
 
 def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
