@@ -10,8 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
 
+from workbench.config.schema import MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
 from workbench.kinds.logits.cache import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
+from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
 from workbench.launch.disk import kept_bytes
 from workbench.launch.estimate import estimate
@@ -102,6 +104,17 @@ def test_another_k_stream_or_teacher_is_another_stage(make_study):
         for more in ([], ["then.distill.teacher.top_k=6"], ["seed_data=1"], ["then.distill.teacher.tokens=2560"])
     }
     assert len(ids) == 4
+
+
+def test_a_phase_with_a_mixture_of_its_own_is_asked_about_from_where_it_begins(make_study):
+    trunk, cooldown = (node.stage for node in of_kind(make_study(*KEPT), "distill"))
+    mixture = [*cooldown.stream.mixture, MixtureSegment(cooldown.start_tokens // 32, {"prose": 1.0, "code": 1.0})]
+    apart = replace(cooldown, stream=replace(cooldown.stream, mixture=mixture))
+    together = kept_for([trunk, cooldown], trunk, 5, None)
+    assert together[0] == together[1]
+    first, second = kept_for([trunk, apart], trunk, 5, None)
+    assert (first.start_tokens, first.end_tokens) == (0, trunk.end_tokens)
+    assert (second.start_tokens, second.end_tokens) == (trunk.end_tokens, cooldown.end_tokens)
 
 
 def test_without_a_k_nothing_has_another_id(make_study):

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,22 +108,25 @@ class LogitsRun:
         at = self.world.main_only(lambda: self._resume(first, stop))
         while at < stop:
             began, rows = time.perf_counter(), _batch(at, stop, stage.batch_sequences)
-            answers = self.world.gather(self.world.together(lambda: self._ask(rows)))  # noqa: B023  (run at once)
-            self.world.main_only(lambda: self._append(answers))  # noqa: B023
+            answers = self.world.gather(self.world.together(partial(self._ask, rows)))
+            self.world.main_only(partial(self._append, answers))
             at = rows.stop
-            tokens = len(rows) * stage.stream.context_tokens
-            loss = sum(answer.loss for answer in answers) / tokens
-            speed = tokens / (time.perf_counter() - began)
-            reached = at * stage.stream.context_tokens
-            self.job.hooks.on_progress(
-                Progress(self.job.dir.id, at, reached, stage.start_tokens, max(self.job.goals), loss, speed)
-            )
-            stopped, due = self.world.any_(self.job.hooks.should_stop(), self.world.is_main and self.clock.is_due())
+            asked = self.world.together(partial(self._tell, rows, answers, time.perf_counter() - began))
+            stopped, due = self.world.any_(asked, self.world.is_main and self.clock.is_due())
             if stopped or due:
-                self.world.main_only(lambda: self._note(first, at))  # noqa: B023
+                self.world.main_only(partial(self._note, first, at))
             if stopped and at < stop:
                 raise StoppedError(f"stage {self.job.dir.id} stopped at sequence {at}")
         self._keep(goal, first, stop)
+
+    def _tell(self, rows: range, answers: list[Answer], seconds: float) -> bool:
+        """Tell of a batch, the teacher's loss among it; whether to stop."""
+        context, goal = self.stage.stream.context_tokens, max(self.job.goals)
+        tokens, reached = len(rows) * context, rows.stop * context
+        loss = sum(answer.loss for answer in answers) / tokens
+        start = self.stage.start_tokens
+        self.job.hooks.on_progress(Progress(self.job.dir.id, rows.stop, reached, start, goal, loss, tokens / seconds))
+        return self.job.hooks.should_stop()
 
     def _ask(self, rows: range) -> Answer:
         """Ask of this process's share of a batch."""
