@@ -1,6 +1,7 @@
 """A teacher's logits that are kept: computed once for all students, and the same wherever that was interrupted."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
 
-from workbench.config.schema import MixtureSegment
+from workbench.config.schema import KindSettings, MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
 from workbench.kinds.logits.cache import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
 from workbench.kinds.logits.plan import kept_for
@@ -186,6 +187,11 @@ def test_what_cannot_be_kept_is_one_line(compose, overrides, experiments, settin
     with pytest.raises(ValueError, match=message) as refused:
         make_facts(compose([*overrides, *DISTILL, *settings], experiments))
     assert "\n" not in str(refused.value)
+
+
+def test_it_follows_nothing_by_itself():
+    with pytest.raises(ValueError, match="kind='logits' cannot come after a recipe"):
+        KindSettings.class_of({"kind": "logits"})
 
 
 # ------------------------------------------------------------------------------------------------ what is computed

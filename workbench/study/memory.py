@@ -3,7 +3,8 @@
 Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and the optimizer's
 moments in fp32, and what autograd keeps of a micro-batch. What the allocator wastes, libraries keep to themselves
 and `torch.compile` saves is left out. On the CPU within 6% of PyTorch's memory tracker for models of 38M to 439M
-parameters and every switch, in fp32 and bf16, with and without activation checkpointing.
+parameters and every switch, in fp32 and bf16, with and without activation checkpointing; fine-tuning of all weights or
+adapters, masks by document, distillation and kept logits within 20% (docs/benchmarks.md).
 Shared out between two processes (26M, gloo) it was up to 11% above the allocator's peak. GPUs were not measured.
 
 Shapes: N tokens of a micro-batch of T tokens a sequence, D width, H query heads, G key-value heads, K head width,
@@ -212,7 +213,13 @@ def _adapted_memory(
 
 
 def forward_bytes(
-    model: ModelConfig, *, micro_batch_sequences: int, precision: str, attention: str, device: str
+    model: ModelConfig,
+    *,
+    micro_batch_sequences: int,
+    precision: str,
+    attention: str,
+    device: str,
+    logit_matrices: int = 3,
 ) -> int:
     """Bytes of a model that is not trained but asked beside one that is: fp32 weights, and its pass without gradients.
 
@@ -222,13 +229,15 @@ def forward_bytes(
     ----------
     model, micro_batch_sequences, precision, attention, device
         As `peak_memory` takes them.
+    logit_matrices
+        How many matrices of a chunk's logits are held at once, in fp32.
     """
     shape = _Shape(
         model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
     )
     heads = 2 * shape.size * shape.tokens * (model.num_heads + 2 * model.num_kv_heads) * model.head_width
     attending = heads + (2 * shape.scores if shape.plain_attention else 0)
-    chunk = min(loss_rows(model.vocab_size, device), shape.tokens) * model.vocab_size * 3 * FP32
+    chunk = min(loss_rows(model.vocab_size, device), shape.tokens) * model.vocab_size * logit_matrices * FP32
     # The head's copy in bf16 stands beside the logits.
     logits = chunk + (0 if shape.size == FP32 else shape.table * shape.size // FP32)
     return FP32 * count_parameters(model).total + 3 * shape.stream + max(attending, 3 * shape.hidden, logits)

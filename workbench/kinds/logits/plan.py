@@ -83,6 +83,7 @@ def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, devi
         precision=stage.precision,
         attention=stage.numerics.attention,
         device=device,
+        logit_matrices=2,  # logits, and the logarithms of their softmax
     )
     # Ids as int64 and log-probabilities, of all micro-batches and once more as they are joined.
     total += 2 * (8 + 2) * stage.top_k * stage.batch_tokens // processes
