@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.model.test_transformer import make_model
 from workbench.config.schema import LoraConfig
-from workbench.kinds.sft.plan import adapted_matrices, adapter_parameters, four_bit_bytes, held_bytes
+from workbench.kinds.sft.plan import adapted_matrices, adapter_parameters, four_bit_bytes
 from workbench.kinds.sft.run import SftRun, trial_step
 from workbench.launch.planning import missing_here_note
 from workbench.launch.run_study import check_before_start
@@ -19,6 +19,7 @@ from workbench.model.lora import AdaptedLinear, add_adapters, merged_state, quan
 from workbench.model.transformer import Transformer
 from workbench.study.flops import count_parameters
 from workbench.study.identity import identity
+from workbench.study.resources import stage_memory
 from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
@@ -222,10 +223,10 @@ def test_four_bits_are_counted(tune, stand_in):
     weights = sum(sizes) * plain.model.num_layers
     norms = plain.model.width * (2 * plain.model.num_layers + 1)
     assert weights == count_parameters(plain.model).non_embedding - norms
-    saved = held_bytes(plain, 1, "cpu") - held_bytes(four, 1, "cpu")
+    saved = stage_memory(plain, 1).total - stage_memory(four, 1).total
     assert saved == 4 * weights - four_bit_bytes(weights) - 8 * max(sizes)
     large = replace(four, model=replace(four.model, num_layers=24))
-    assert held_bytes(large, 1, "cpu") < held_bytes(replace(large, lora=plain.lora), 1, "cpu")
+    assert stage_memory(large, 1).total < stage_memory(replace(large, lora=plain.lora), 1).total
     assert adapter_parameters(four.model, four.lora.targets, 16) == adapter_parameters(
         plain.model, plain.lora.targets, 16
     )

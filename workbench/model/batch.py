@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     """Position of each input in its document, int64 (B, T); None counts from the sequence's beginning."""
     documents: Tensor | None = None
     """Number of each input's document, int64 (B, T), to which attention is confined; None lets it see all before."""
+    taught_ids: Tensor | None = None
+    """A teacher's most probable ids of each target, int32 (B, T, k), where they were kept."""
+    taught_log_q: Tensor | None = None
+    """Logarithms of their probabilities, fp16 (B, T, k)."""
 
     @classmethod
     def by_document(cls, tokens_BT1: Tensor, bos_id: int, weights_BT: Tensor | None = None) -> Batch:

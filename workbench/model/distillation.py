@@ -111,7 +111,7 @@ def _sum(
         for h, taught, targets, g, loss, log, divergence, out in zip(*(x.split(rows) for x in chunks), strict=True):
             logits = product(h.to(dtype), weight.t()).float()
             p = torch.softmax(logits, dim=-1)
-            log[:] = _log_sum(logits, p)
+            log[:] = log_sum(logits, p)
             loss[:] = log - logits.gather(1, targets)[:, 0]
             soft = product(taught.to(dtype), teacher.t()).float()
             soft_gradient = _compare(logits, p, soft, temperature, divergence)
@@ -135,12 +135,12 @@ def _compare(logits: Tensor, p: Tensor, soft: Tensor, temperature: float, diverg
         logits, soft = logits / temperature, soft / temperature
         p = torch.softmax(logits, dim=-1)
     q = torch.softmax(soft, dim=-1)
-    apart = _log_sum(soft, q) - _log_sum(logits, p)
+    apart = log_sum(soft, q) - log_sum(logits, p)
     divergence[:] = (q * (soft - logits)).sum(1) - apart
     return p - q
 
 
-def _log_sum(logits: Tensor, p: Tensor) -> Tensor:
+def log_sum(logits: Tensor, p: Tensor) -> Tensor:
     """Logarithm of the sum of exponentials, from the softmax `p` that is there already."""
     return logits.amax(1) - p.amax(1).log()
 

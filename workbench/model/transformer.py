@@ -26,6 +26,7 @@ from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import compute_dtype, linear
 from workbench.model.parametrisation import attention_scale, output_multiplier, residual_multiplier
 from workbench.model.rope import rope_table, rotate
+from workbench.model.sparse_distillation import SparseLesson, summed_sparse_distillation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -251,13 +252,13 @@ class Transformer(nn.Module):
         documents_BT: Int[Tensor, "B T"] | None = None,
         summed: bool = False,
         z_loss: float = 0.0,
-        lesson: Lesson | None = None,
+        lesson: Lesson | SparseLesson | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
         without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). With a teacher's `lesson`, what
-        `workbench.model.distillation.summed_distillation` gives. Positions and documents are as in `hidden`.
+        `workbench.model.distillation` or `workbench.model.sparse_distillation` gives. Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
@@ -265,6 +266,8 @@ class Transformer(nn.Module):
         if targets_BT is None:
             return self.head(h_BTD)
         h_BTD = self.before_head(h_BTD)
+        if isinstance(lesson, SparseLesson):
+            return summed_sparse_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
         if lesson is not None:
             return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
         if summed:

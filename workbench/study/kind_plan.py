@@ -11,7 +11,7 @@ from workbench.config.schema import Config, Origin, Stage, TrainingStage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.layout import Layout
-from workbench.study.memory import state_bytes, weights_bytes
+from workbench.study.memory import Memory, state_bytes, weights_bytes
 
 
 def _answer(kind: str, question: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,6 +77,11 @@ def _model_bytes(stage: Stage, *, whole: bool) -> int:
 def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:
     """Bytes of memory that a training process holds beside the training itself, such as a teacher."""
     return _answer(stage.kind, "held_bytes", lambda *_: 0)(stage, micro_batch_sequences, device)
+
+
+def process_memory(stage: Stage, processes: int, micro_batch_sequences: int, device: str) -> Memory | None:
+    """Peak memory of a process of a stage that does something else than train; None where it trains."""
+    return _answer(stage.kind, "process_memory", lambda *_: None)(stage, processes, micro_batch_sequences, device)
 
 
 def check_here(stage: Stage) -> None:

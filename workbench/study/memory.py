@@ -3,7 +3,8 @@
 Bytes of the tensors that a training step (`workbench.train.step`) holds at once: weights, gradients and the optimizer's
 moments in fp32, and what autograd keeps of a micro-batch. What the allocator wastes, libraries keep to themselves
 and `torch.compile` saves is left out. On the CPU within 6% of PyTorch's memory tracker for models of 38M to 439M
-parameters and every switch, in fp32 and bf16, with and without activation checkpointing.
+parameters and every switch, in fp32 and bf16, with and without activation checkpointing; fine-tuning of all weights or
+adapters, masks by document, distillation and kept logits within 20% (docs/benchmarks.md).
 Shared out between two processes (26M, gloo) it was up to 11% above the allocator's peak. GPUs were not measured.
 
 Shapes: N tokens of a micro-batch of T tokens a sequence, D width, H query heads, G key-value heads, K head width,
@@ -50,6 +51,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """What is trained in place of a model's weights."""
+
+    parameters: int
+    """Of all adapters."""
+    rank: int
+    """Of each."""
+    targets: tuple[str, ...]
+    """Matrices that have one, by their names in `transformers`' Llama."""
+
+
+@dataclass(frozen=True)
 class _Shape:
     """What the counts below depend on."""
 
@@ -60,6 +73,16 @@ class _Shape:
     """Bytes of a number that is multiplied: 2 in bf16."""
     attention: str
     device: str
+    adapters: Adapters | None = None
+
+    @property
+    def keeps_all_inputs(self) -> bool:
+        """Whether every matrix keeps its input, for its own gradient or because oneDNN's product keeps it anyway."""
+        return self.adapters is None or (self.device == "cpu" and self.size == FP32)
+
+    def is_adapted(self, *matrices: str) -> bool:
+        """Whether one of these matrices has an adapter, which keeps its input too."""
+        return self.adapters is not None and bool({*matrices} & {*self.adapters.targets})
 
     @property
     def plain_attention(self) -> bool:
@@ -78,6 +101,11 @@ class _Shape:
     def scores(self) -> int:
         """All attention scores."""
         return self.size * self.tokens * self.model.num_heads * self.model.context_tokens
+
+    @property
+    def mask(self) -> int:
+        """One number for each pair of a sequence's tokens."""
+        return self.size * self.tokens * self.model.context_tokens
 
     @property
     def hidden(self) -> int:
@@ -103,6 +131,7 @@ def peak_memory(
     device: str = "cuda",
     document_mask: bool = False,
     optimizer: str = "adamw",
+    adapters: Adapters | None = None,
 ) -> Memory:
     """Estimate the peak memory of one training process.
 
@@ -126,9 +155,17 @@ def peak_memory(
         Whether attention is confined to documents: its mask is held throughout, one number for each pair of tokens.
     optimizer
         `adamw` or `muon`.
+    adapters
+        What is trained in place of the weights, on a model that is whole on every process: gradients and moments are
+        theirs alone, and the frozen matrices' inputs and norms' outputs need not be kept.
     """
     shape = _Shape(
-        model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
+        model,
+        micro_batch_sequences * model.context_tokens,
+        2 if precision == "bf16" else FP32,
+        attention,
+        device,
+        adapters,
     )
     shares = processes if parallel == "shard" else 1
     share = -(-FP32 * count_parameters(model).total // shares)
@@ -136,6 +173,8 @@ def peak_memory(
     # Of one block alone where the others' passes are over, or yet to be done again.
     copies = _copied_bytes(shape, model.num_layers if shares == 1 else 0)
     copy = _copied_bytes(shape, 1 if shares == 1 else 0)
+    if adapters is not None:
+        return _adapted_memory(shape, adapters, micro_batches, activation_checkpointing, document_mask)
     # FSDP2 sums gradients after the last micro-batch alone, and keeps them whole until then.
     ready = share * shares if micro_batches > 1 else 0
     before = share - (0 if ready else shape.table // shares) + (shape.table if shares > 1 else 0)
@@ -144,8 +183,7 @@ def peak_memory(
         ready + last + shape.table + (copy if activation_checkpointing else copies),
         before + first + copy,
     ) + (_gathered_bytes(shape) if shares > 1 else 0)
-    if document_mask:
-        held += shape.size * shape.tokens * model.context_tokens
+    held += shape.mask if document_mask else 0
     moments, update = 2 * share, share
     if optimizer == "muon":
         moments -= FP32 * model.num_layers * block_matrices(model)
@@ -153,8 +191,35 @@ def peak_memory(
     return Memory(share, ready or share, moments, held - ready, share + moments + max(held, update))
 
 
+def _adapted_memory(
+    shape: _Shape, adapters: Adapters, micro_batches: int, checkpointing: bool, document_mask: bool
+) -> Memory:
+    """Estimate the peak where adapters are trained: the head's gradient is made with the loss, and let go after it."""
+    parameters = FP32 * (count_parameters(shape.model).total + adapters.parameters)
+    trained = FP32 * adapters.parameters
+    ready = trained if micro_batches > 1 else 0
+    last, first = _backward_bytes(shape, checkpointing)
+    copies = _copied_bytes(shape, shape.model.num_layers)
+    copy = _copied_bytes(shape, 1)
+    held = max(
+        ready + _loss_bytes(shape, checkpointing) + copies,
+        ready + last + (copy if checkpointing else copies),
+        trained + first + copy,
+    )
+    held += shape.mask if document_mask else 0
+    return Memory(
+        parameters, ready or trained, 2 * trained, held - ready, parameters + 2 * trained + max(held, 2 * trained)
+    )
+
+
 def forward_bytes(
-    model: ModelConfig, *, micro_batch_sequences: int, precision: str, attention: str, device: str
+    model: ModelConfig,
+    *,
+    micro_batch_sequences: int,
+    precision: str,
+    attention: str,
+    device: str,
+    logit_matrices: int = 3,
 ) -> int:
     """Bytes of a model that is not trained but asked beside one that is: fp32 weights, and its pass without gradients.
 
@@ -164,13 +229,15 @@ def forward_bytes(
     ----------
     model, micro_batch_sequences, precision, attention, device
         As `peak_memory` takes them.
+    logit_matrices
+        How many matrices of a chunk's logits are held at once, in fp32.
     """
     shape = _Shape(
         model, micro_batch_sequences * model.context_tokens, 2 if precision == "bf16" else FP32, attention, device
     )
     heads = 2 * shape.size * shape.tokens * (model.num_heads + 2 * model.num_kv_heads) * model.head_width
     attending = heads + (2 * shape.scores if shape.plain_attention else 0)
-    chunk = min(loss_rows(model.vocab_size, device), shape.tokens) * model.vocab_size * 3 * FP32
+    chunk = min(loss_rows(model.vocab_size, device), shape.tokens) * model.vocab_size * logit_matrices * FP32
     # The head's copy in bf16 stands beside the logits.
     logits = chunk + (0 if shape.size == FP32 else shape.table * shape.size // FP32)
     return FP32 * count_parameters(model).total + 3 * shape.stream + max(attending, 3 * shape.hidden, logits)
@@ -191,9 +258,17 @@ def _block_bytes(shape: _Shape) -> int:
     if model.qk_norm:
         attention += FP32 * tokens * (model.num_heads + model.num_kv_heads) * model.head_width
     # On the CPU, RMSNorm is several operations, and keeps what it multiplies by the gain.
-    norms = 2 * shape.stream if model.norm == "rmsnorm" and shape.device == "cpu" else 0
-    hidden = (4 if model.mlp == "swiglu" else 2) * shape.hidden
-    return 2 * shape.stream + norms + 3 * size * tokens * model.width + attention + hidden
+    norms = 2 * shape.stream if model.norm == "rmsnorm" and shape.device == "cpu" and shape.adapters is None else 0
+    rows, inputs = 4 if model.mlp == "swiglu" else 2, 3
+    if not shape.keeps_all_inputs:
+        rows -= not shape.is_adapted("down_proj")
+        inputs -= (
+            (not shape.is_adapted("q_proj", "k_proj", "v_proj"))
+            + (not shape.is_adapted("o_proj"))
+            + (not shape.is_adapted("gate_proj", "up_proj"))
+        )
+    between = size * tokens * shape.adapters.rank * len(shape.adapters.targets) if shape.adapters else 0
+    return 2 * shape.stream + norms + inputs * size * tokens * model.width + attention + rows * shape.hidden + between
 
 
 def _kept_bytes(shape: _Shape, checkpointing: bool) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from workbench.config.schema import ClusterConfig, Stage, TrainingStage
 from workbench.study.flops import training_flops_per_token
-from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes
-from workbench.study.memory import Memory, peak_memory
+from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes, process_memory
+from workbench.study.memory import Adapters, Memory, peak_memory
 
 USABLE_MEMORY = 0.9
 """Share of a GPU's memory a plan may fill; the rest is the allocator's fragments and the libraries' own."""
@@ -269,8 +269,23 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
     """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
     share = stage.batch_sequences // processes
     micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
-    memory = peak_memory(
-        stage.model,
+    own = process_memory(stage, processes, micro_batch, device)
+    if own is not None:
+        return own
+    memory = training_memory(stage, processes, micro_batch, device)
+    return replace(memory, total=memory.total + held_bytes(stage, micro_batch, device))
+
+
+def training_memory(
+    stage: TrainingStage, processes: int, micro_batch: int, device: str, adapters: Adapters | None = None
+) -> Memory:
+    """Estimate the peak of one process that trains a stage, at the stream's context, without what its kind holds beside."""
+    share = stage.batch_sequences // processes
+    model = stage.model
+    if model.position != "learned":  # whose table is as long as the model's own context
+        model = replace(model, context_tokens=stage.stream.context_tokens)
+    return peak_memory(
+        model,
         micro_batch_sequences=micro_batch,
         micro_batches=math.ceil(share / micro_batch),
         precision=stage.precision,
@@ -281,8 +296,8 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
         device=device,
         document_mask=stage.stream.document_mask,
         optimizer=stage.optimizer.kind,
+        adapters=adapters,
     )
-    return replace(memory, total=memory.total + held_bytes(stage, micro_batch, device))
 
 
 def _fits(stage: TrainingStage, cluster: ClusterConfig, memory: Memory) -> bool:

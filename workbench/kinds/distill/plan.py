@@ -11,12 +11,14 @@ from workbench.data.stream import Stream
 from workbench.data.tokenizer import load_file
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
+from workbench.kinds.logits.plan import kept_for
+from workbench.kinds.logits.spec import Spec as LogitsSpec
 from workbench.kinds.pretrain import plan as pretrain
 from workbench.study.chain import build_chain, merge_targets
 from workbench.study.flops import forward_flops_per_token, training_flops_per_token
 from workbench.study.identity import digest, stage_id
 from workbench.study.layout import Layout
-from workbench.study.memory import forward_bytes
+from workbench.study.memory import FP32, forward_bytes, loss_rows
 
 
 def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
@@ -77,15 +79,24 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
     phases = pretrain.expand(config.recipe, budget, before, data_fingerprint)
     if settings.alpha == 0:
         return phases
-    _refuse_misfit(_teacher_model(settings), config.model)
+    _refuse_misfit(_teacher_model(settings), config.model, settings.teacher.top_k)
     teacher = _teacher_stages(settings.teacher, config, data_fingerprint)
+    kept = _kept(phases, teacher[-1], settings.teacher)
     distilled: list[Stage] = []
-    for phase in phases:
+    for phase, logits in zip(phases, kept or [None] * len(phases), strict=True):
         parent = phase.parent
         if distilled and parent:
             parent = Parent(stage_id(distilled[-1]), parent.tokens)
-        distilled.append(_distilled(phase, parent, teacher[-1], settings))
-    return [*_with_targets_of(before, teacher), *distilled]
+        distilled.append(_distilled(phase, parent, teacher[-1], settings, logits))
+    return [*_with_targets_of(before, teacher), *kept, *distilled]
+
+
+def _kept(phases: list[Stage], teacher: Stage, settings: TeacherSettings) -> list[LogitsSpec]:
+    """Give the stage that keeps the logits of each phase; none where the teacher is asked anew."""
+    if settings.top_k is None:
+        return []
+    trainings = [phase for phase in phases if isinstance(phase, TrainingStage)]
+    return kept_for(trainings, teacher, settings.top_k, settings.vocabulary)
 
 
 def _with_targets_of(before: list[Stage], teacher: list[Stage]) -> list[Stage]:
@@ -100,7 +111,8 @@ def _tokens(settings: Settings, config: Config) -> int:
         return settings.tokens
     if config.flops is not None:
         own = training_flops_per_token(config.model)
-        return int(config.flops / (own + (forward_flops_per_token(_teacher_model(settings)) if settings.alpha else 0)))
+        asks = settings.alpha and settings.teacher.top_k is None
+        return int(config.flops / (own + (forward_flops_per_token(_teacher_model(settings)) if asks else 0)))
     if not config.tokens:
         raise ValueError("then: tokens=0 trains nothing before the distillation: set its own tokens")
     return config.tokens
@@ -111,7 +123,7 @@ def _teacher_model(settings: Settings) -> ModelConfig:
     return settings.teacher.model
 
 
-def _refuse_misfit(teacher: ModelConfig, student: ModelConfig) -> None:
+def _refuse_misfit(teacher: ModelConfig, student: ModelConfig, top_k: int | None) -> None:
     """Refuse a teacher that lacks some of the student's ids, or sees other sequences; rows beyond the ids are padding."""
     if teacher.vocab_size < student.vocab_size:
         raise ValueError(
@@ -122,6 +134,11 @@ def _refuse_misfit(teacher: ModelConfig, student: ModelConfig) -> None:
         raise ValueError(
             f"then: teacher {teacher.name!r} has model.context_tokens={teacher.context_tokens} and the student "
             f"{student.context_tokens}: set teacher.model.context_tokens to ${{model.context_tokens}}"
+        )
+
+    if top_k is not None and top_k > student.vocab_size:
+        raise ValueError(
+            f"then: teacher.top_k={top_k} is more than the {student.vocab_size} ids of model.vocab_size: lower it"
         )
 
 
@@ -139,30 +156,36 @@ def _teacher_stages(teacher: TeacherSettings, config: Config, data_fingerprint: 
         raise ValueError(f"then: teacher {teacher.model.name!r}: {error}") from error
 
 
-def _distilled(phase: Stage, parent: Parent | None, teacher: Stage, settings: Settings) -> Spec:
+def _distilled(phase: Stage, parent: Parent | None, teacher: Stage, settings: Settings, logits: Stage | None) -> Spec:
     assert isinstance(phase, TrainingStage)
     values = {f.name: getattr(phase, f.name) for f in fields(phase) if f.name != "kind"}
     values |= {
         "parent": parent,
         "inputs": {"teacher": Parent(stage_id(teacher), teacher.end_tokens)},
-        "name": f"{describe(settings.alpha, settings.temperature)} {phase.name}",
+        "name": f"{describe(settings.alpha, settings.temperature, settings.teacher.top_k)} {phase.name}",
     }
     return Spec(
         **values,
         alpha=settings.alpha,
         temperature=settings.temperature,
         teacher=teacher.model,
+        top_k=settings.teacher.top_k,
+        logits=None if logits is None else stage_id(logits),
         vocabulary=settings.teacher.vocabulary,
     )
 
 
 def flops_per_token(stage: Spec) -> int:
-    """Count the student's training, and a forward pass of the teacher."""
+    """Count the student's training, and a forward pass of the teacher, unless that is another stage's."""
+    if stage.top_k is not None:
+        return training_flops_per_token(stage.model)
     return training_flops_per_token(stage.model) + forward_flops_per_token(stage.teacher)
 
 
 def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
-    """Count the teacher's weights and forward pass, which are whole on every process."""
+    """Count the teacher's weights and forward pass, which are whole on every process; or the logits kept of a batch."""
+    if stage.top_k is not None:
+        return _kept_bytes(stage, micro_batch_sequences, device)
     return forward_bytes(
         stage.teacher,
         micro_batch_sequences=micro_batch_sequences,
@@ -170,6 +193,14 @@ def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
         attention=stage.numerics.attention,
         device=device,
     )
+
+
+def _kept_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
+    """Count ids and log-probabilities of a batch, ids of a micro-batch as the loss takes them, and its two more chunks."""
+    assert stage.top_k is not None
+    vocabulary, tokens = stage.model.vocab_size, micro_batch_sequences * stage.stream.context_tokens
+    chunk = min(loss_rows(vocabulary, device), tokens) * vocabulary * 2 * FP32
+    return stage.top_k * (6 * stage.batch_tokens + 8 * tokens) + chunk
 
 
 def check(stage: Spec, layout: Layout) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.config.schema import ModelConfig
 from workbench.kinds.distill.spec import Spec
+from workbench.kinds.logits.cache import KeptLogits
 from workbench.model.batch import Batch
 from workbench.model.distillation import Lesson
 from workbench.model.init import init_weights
+from workbench.model.sparse_distillation import SparseLesson
 from workbench.model.transformer import Transformer
 from workbench.model.weights import load_model
 from workbench.study.identity import model_identity
@@ -37,11 +40,35 @@ class DistillRun(StageRun):
 
     def __init__(self, job: StageJob) -> None:
         super().__init__(job)
-        read = self.stage.inputs["teacher"]
-        path = self.world.main_only(lambda: job.read_input(read.stage, read.tokens)[0])
-        self.teacher = self.world.together(lambda: load_teacher(path, self.stage, self.device))
+        self.teacher = self._load_teacher() if self.stage.logits is None else None
+        self.kept = None if self.stage.logits is None else self._open_kept(self.stage.logits)
         self.sums_2 = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Of a step so far, on this process: divergences times the targets' weights, and the weights."""
+
+    def _load_teacher(self) -> Transformer:
+        read, numerics = self.stage.inputs["teacher"], self.stage.numerics
+        path = self.world.main_only(lambda: self.job.read_input(read.stage, read.tokens)[0])
+        load = partial(load_teacher, path, self.stage.teacher, numerics.attention, self.device)
+        return self.world.together(load)
+
+    def _open_kept(self, stage: str) -> KeptLogits:
+        """Open what the teacher said of this stage's sequences; rank 0 alone reads all of it, for its checksums."""
+        open_ = partial(
+            KeptLogits,
+            self.layout.stage(stage),
+            self.stage.sequences(self.stage.start_tokens),
+            self.stage.sequences(max(self.goals)),
+        )
+        self.world.main_only(lambda: open_(verify=True) and None)
+        return self.world.together(lambda: open_(verify=False))
+
+    def draw(self, sequences: range) -> tuple[Batch, Tensor]:
+        """Draw sequences of the stream, with what was kept of them."""
+        batch, sources = super().draw(sequences)
+        if self.kept is None:
+            return batch, sources
+        ids, log_q = (self.to_device(part) for part in self.kept.batch(sequences))
+        return batch._replace(taught_ids=ids, taught_log_q=log_q), sources
 
     def loss_of(self, model: nn.Module) -> LossFunction:
         """Give the mixed loss, which a step takes the gradient of, with each target's cross-entropy."""
@@ -64,7 +91,7 @@ def _finite(name: str, value: float) -> dict[str, float]:
     return {name: value} if abs(value) < float("inf") else {}
 
 
-def load_teacher(path: Path, stage: Spec, device: torch.device) -> Transformer:
+def load_teacher(path: Path, model: ModelConfig, attention: str, device: torch.device) -> Transformer:
     """Read the teacher, in evaluation mode and without gradients.
 
     Raises
@@ -72,14 +99,14 @@ def load_teacher(path: Path, stage: Spec, device: torch.device) -> Transformer:
     ValueError
         The checkpoint holds another model than was planned with.
     """
-    teacher = load_model(path, stage.numerics.attention)
-    if model_identity(teacher.config) != model_identity(stage.teacher):
-        raise ValueError(f"checkpoint {path} holds another model than the teacher {stage.teacher.name!r}")
+    teacher = load_model(path, attention)
+    if model_identity(teacher.config) != model_identity(model):
+        raise ValueError(f"checkpoint {path} holds another model than the teacher {model.name!r}")
     return teacher.requires_grad_(False).to(device)
 
 
 def distillation_loss(
-    model: nn.Module, teacher: Transformer, stage: Spec, batch: Batch
+    model: nn.Module, teacher: Transformer | None, stage: Spec, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the mixed loss over a batch, with its gradient, and each target's cross-entropy and divergence.
 
@@ -88,7 +115,7 @@ def distillation_loss(
     model
         The student, compiled or wrapped or neither.
     teacher
-        Whole, on the same device; it is asked under the same autocast.
+        Whole, on the same device; it is asked under the same autocast. None where the batch has what was kept of it.
     stage
         Temperature and share.
     batch
@@ -99,24 +126,40 @@ def distillation_loss(
     tuple
         As `workbench.model.distillation.summed_distillation`.
     """
-    inputs_BT, targets_BT = batch.tokens[:, :-1], batch.tokens[:, 1:]
-    with torch.no_grad():
-        h_BTE = teacher.before_head(teacher.hidden(inputs_BT, batch.positions, batch.documents))
-    head_VE = teacher.head_weight[: stage.model.vocab_size]
     return model(
-        inputs_BT,
-        targets_BT,
+        batch.tokens[:, :-1],
+        batch.tokens[:, 1:],
         weights_BT=batch.weights,
         positions_BT=batch.positions,
         documents_BT=batch.documents,
         z_loss=stage.optimizer.z_loss,
-        lesson=Lesson(h_BTE, head_VE, stage.temperature, stage.alpha),
+        lesson=_lesson(teacher, stage, batch),
     )
+
+
+def _lesson(teacher: Transformer | None, stage: Spec, batch: Batch) -> Lesson | SparseLesson:
+    if batch.taught_ids is not None and batch.taught_log_q is not None:
+        return SparseLesson(batch.taught_ids.long(), batch.taught_log_q, stage.temperature, stage.alpha)
+    assert teacher is not None
+    with torch.no_grad():
+        h_BTE = teacher.before_head(teacher.hidden(batch.tokens[:, :-1], batch.positions, batch.documents))
+    return Lesson(h_BTE, teacher.head_weight[: stage.model.vocab_size], stage.temperature, stage.alpha)
 
 
 def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
     """Give a function that takes one step on random tokens, with a teacher of random weights."""
+    if stage.top_k is not None:
+        return plain_step(stage, device, lambda model: lambda batch: _trial_loss(model, stage, batch))
     teacher = Transformer(stage.teacher, stage.numerics.attention)
     init_weights(teacher, 0)
     teacher.requires_grad_(False).eval().to(device)
     return plain_step(stage, device, lambda model: lambda batch: distillation_loss(model, teacher, stage, batch)[:2])
+
+
+def _trial_loss(model: nn.Module, stage: Spec, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss of a batch of which the first ids were kept, all equally probable."""
+    assert stage.top_k is not None
+    shape, device = (*batch.tokens[:, 1:].shape, stage.top_k), batch.tokens.device
+    ids = torch.arange(stage.top_k, dtype=torch.int32, device=device).expand(shape)
+    log_q = torch.zeros(shape, dtype=torch.float16, device=device)
+    return distillation_loss(model, None, stage, batch._replace(taught_ids=ids, taught_log_q=log_q))[:2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.config.plain import check_above, check_at_least, check_choice
-from workbench.config.schema import KindSettings, ModelConfig, TrainingStage, circumstance, identity
+from workbench.config.schema import KindSettings, ModelConfig, Parent, TrainingStage, circumstance, identity
+from workbench.tracking.names import tokens_label
 
 STUDENTS = ("fresh", "chain")
 
@@ -30,10 +31,14 @@ class TeacherSettings:
     """Set by the planner: 16 hexadecimal digits that name the ids of its tokenizer."""
     licence: str | None = None
     """Licence of its weights; None takes what its README.md says."""
+    top_k: int | None = None
+    """Most probable ids of each token that are computed once, kept, and read by all students of the same sequences; None
+    asks the teacher anew for every batch, and compares all ids."""
 
     def __post_init__(self) -> None:
         """Refuse a teacher that is not fully named."""
         check_at_least("teacher.tokens", self.tokens, 0 if self.path else 1)
+        check_at_least("teacher.top_k", self.top_k, 1)
         if self.model is None and self.path is None:
             raise ValueError(
                 "a distillation needs a teacher: choose its model by /model@then.distill.teacher.model in the study's "
@@ -96,13 +101,25 @@ class Spec(TrainingStage):
     """Of both distributions in the divergence."""
     teacher: ModelConfig = identity()
     """Model of the teacher's checkpoint."""
+    top_k: int | None = identity(younger=True, default=None)
+    """Ids of each token that the divergence looks at; None looks at all."""
+    logits: str | None = circumstance(default=None)
+    """Id of the stage that keeps them; other fields of the id say which it is."""
     vocabulary: str | None = circumstance(default=None)
     """Names the ids of the tokenizer of a teacher from outside; they must be those of the data."""
 
     @property
     def variety(self) -> str:
-        """How it was distilled, and from whom; not its phase."""
-        return f"{describe(self.alpha, self.temperature)} from {self.teacher.name}"
+        """How it was distilled, and from whom: the teacher's model and tokens; not its phase."""
+        taught = f"{self.teacher.name} {tokens_label(self.inputs['teacher'].tokens)}"
+        return f"{describe(self.alpha, self.temperature, self.top_k)} from {taught}"
+
+    @property
+    def references(self) -> list[Parent]:
+        """The checkpoints that it reads: kept logits in place of the teacher's, where there are any."""
+        if self.logits is None:
+            return super().references
+        return [*([self.parent] if self.parent else []), Parent(self.logits, self.end_tokens - self.origin.tokens)]
 
     @property
     def follows_recipe(self) -> bool:
@@ -110,7 +127,7 @@ class Spec(TrainingStage):
         return True
 
 
-def describe(alpha: float, temperature: float) -> str:
-    """Say how a student was distilled, with what is not 1: `distilled 0.5 T2`."""
+def describe(alpha: float, temperature: float, top_k: int | None = None) -> str:
+    """Say how a student was distilled, with what is not 1: `distilled 0.5 T2 top 50`."""
     share = "" if alpha == 1 else f" {alpha:g}"
-    return f"distilled{share}" + ("" if temperature == 1 else f" T{temperature:g}")
+    return f"distilled{share}" + ("" if temperature == 1 else f" T{temperature:g}") + (f" top {top_k}" if top_k else "")

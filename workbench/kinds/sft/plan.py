@@ -23,7 +23,8 @@ from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import main_line, origin_after
 from workbench.study.layout import Layout
-from workbench.study.memory import FP32, state_bytes, weights_bytes
+from workbench.study.memory import FP32, Adapters, Memory, state_bytes, weights_bytes
+from workbench.study.resources import training_memory
 
 _QUESTIONS_BYTES = 1_900_000
 """Of the conversations that this project makes itself, with Python 3.11."""
@@ -229,21 +230,21 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
     return weights_bytes(params) + FP32 * adapters * (3 if whole else 1)
 
 
-def held_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
-    """Bytes that adapters need beside a full training: theirs, less the moments of the frozen weights.
-
-    Of matrices in 4 bits, also less what their weights do not take; one at a time is whole, in fp32 and as it is
-    multiplied.
-    """
+def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:
+    """Estimate the peak of a process that trains all weights, or adapters beside frozen ones."""
     if stage.lora is None:
-        return 0
-    adapters = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
-    beside = FP32 * (4 * adapters - 2 * count_parameters(stage.model).total)
+        return training_memory(stage, processes, micro_batch_sequences, device)
+    count = adapter_parameters(stage.model, stage.lora.targets, stage.lora.rank)
+    adapters = Adapters(count, stage.lora.rank, tuple(stage.lora.targets))
+    memory = training_memory(stage, processes, micro_batch_sequences, device, adapters)
     if not uses_four_bit(stage):
-        return beside
+        return memory
     sizes = adapted_matrices(stage.model, stage.lora.targets)
     weights = stage.model.num_layers * sum(sizes)
-    return beside - FP32 * weights + four_bit_bytes(weights) + 2 * FP32 * max(sizes)
+    saved = FP32 * weights - four_bit_bytes(weights)
+    # One matrix at a time is whole, in fp32 and as it is multiplied.
+    total = memory.total - saved + 2 * FP32 * max(sizes)
+    return replace(memory, parameters=memory.parameters - saved, total=total)
 
 
 def uses_four_bit(stage: Spec) -> bool:

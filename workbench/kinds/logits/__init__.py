@@ -1,0 +1,1 @@
+"""A teacher's most probable ids over a stream, computed once for all students that draw it."""

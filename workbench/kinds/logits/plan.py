@@ -1,0 +1,103 @@
+"""What keeping logits needs: a forward pass of the teacher for each token, and room for what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from workbench.config.schema import Parent, Stage, TrainingStage
+from workbench.data.store import open_prepared
+from workbench.data.stream import Stream
+from workbench.kinds.logits.cache import bytes_per_token
+from workbench.kinds.logits.spec import Spec
+from workbench.study.flops import count_parameters, forward_flops_per_token
+from workbench.study.identity import stage_id
+from workbench.study.layout import Layout
+from workbench.study.memory import FP32, Memory, forward_bytes
+
+_SMALL_FILES_BYTES = 10_000
+"""Of a checkpoint's manifest, and then some."""
+
+
+def kept_for(phases: Sequence[TrainingStage], teacher: Stage, top_k: int, vocabulary: str | None) -> list[Spec]:
+    """Give the stage that keeps the logits of each phase's sequences; equal ones where phases draw one stream.
+
+    Parameters
+    ----------
+    phases
+        Of a student, first to last.
+    teacher
+        Its last stage.
+    top_k
+        Ids of each token.
+    vocabulary
+        Names the ids of a teacher from outside.
+    """
+    drawn: dict[str, list[TrainingStage]] = {}
+    for phase in phases:
+        drawn.setdefault(repr(phase.stream), []).append(phase)
+    kept = {stream: _of_stream(alike, teacher, top_k, vocabulary) for stream, alike in drawn.items()}
+    return [kept[repr(phase.stream)] for phase in phases]
+
+
+def _of_stream(phases: list[TrainingStage], teacher: Stage, top_k: int, vocabulary: str | None) -> Spec:
+    first, ends = phases[0], [phase.end_tokens - phase.origin.tokens for phase in phases]
+    return Spec(
+        parent=None,
+        inputs={"teacher": Parent(stage_id(teacher), teacher.end_tokens)},
+        model=teacher.model,
+        stream=first.stream,
+        batch_sequences=first.batch_sequences,
+        precision=first.precision,
+        top_k=top_k,
+        vocab_size=first.model.vocab_size,
+        first_tokens=first.start_tokens - first.origin.tokens,
+        vocabulary=vocabulary,
+        name=f"top {top_k}",
+        end_tokens=max(ends),
+        read_points=sorted(ends),
+        numerics=first.numerics,
+        checkpoint=first.checkpoint,
+        resources=first.resources,
+    )
+
+
+def flops_per_token(stage: Spec) -> int:
+    """Count a forward pass of the teacher."""
+    return forward_flops_per_token(replace(stage.model, vocab_size=stage.vocab_size))
+
+
+def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
+    """Bytes of a checkpoint: ids and log-probabilities of its tokens, which are a share of the stage's."""
+    tokens = stage.end_tokens - stage.start_tokens
+    size = bytes_per_token(stage.top_k, stage.vocab_size)
+    return -(-tokens * size // len(stage.targets)) + _SMALL_FILES_BYTES
+
+
+def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:
+    """Count the teacher's weights, its forward pass, and what is kept of a batch."""
+    parameters = FP32 * count_parameters(stage.model).total
+    total = forward_bytes(
+        stage.model,
+        micro_batch_sequences=micro_batch_sequences,
+        precision=stage.precision,
+        attention=stage.numerics.attention,
+        device=device,
+        logit_matrices=2,  # logits, and the logarithms of their softmax
+    )
+    # Ids as int64 and log-probabilities, of all micro-batches and once more as they are joined.
+    total += 2 * (8 + 2) * stage.top_k * stage.batch_tokens // processes
+    return Memory(parameters, 0, 0, total - parameters, total)
+
+
+def check(stage: Spec, layout: Layout) -> None:
+    """Refuse a stream that is too short; what is not prepared yet is not looked at.
+
+    Raises
+    ------
+    ValueError
+        It is.
+    """
+    folder = layout.data(stage.data_fingerprint)
+    if (folder / "manifest.json").exists():
+        Stream(open_prepared(folder), stage.stream).check(stage.sequences(stage.end_tokens))
