@@ -223,10 +223,10 @@ def test_four_bits_are_counted(tune, stand_in):
     weights = sum(sizes) * plain.model.num_layers
     norms = plain.model.width * (2 * plain.model.num_layers + 1)
     assert weights == count_parameters(plain.model).non_embedding - norms
-    saved = stage_memory(plain, 1).total - stage_memory(four, 1).total
+    saved = stage_memory(plain, 1, 1, "cpu").total - stage_memory(four, 1, 1, "cpu").total
     assert saved == 4 * weights - four_bit_bytes(weights) - 8 * max(sizes)
     large = replace(four, model=replace(four.model, num_layers=24))
-    assert stage_memory(large, 1).total < stage_memory(replace(large, lora=plain.lora), 1).total
+    assert stage_memory(large, 1, 1, "cpu").total < stage_memory(replace(large, lora=plain.lora), 1, 1, "cpu").total
     assert adapter_parameters(four.model, four.lora.targets, 16) == adapter_parameters(
         plain.model, plain.lora.targets, 16
     )
