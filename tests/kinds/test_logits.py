@@ -14,7 +14,7 @@ from workbench.launch.disk import kept_bytes
 
 from workbench.config.schema import KindSettings, MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
-from workbench.kinds.logits.cache import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
+from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
 from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
 from workbench.launch.estimate import estimate

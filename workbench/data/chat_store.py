@@ -32,7 +32,7 @@ from workbench.data.chat_build import build_chat, tokenizer_files
 from workbench.data.chat_templates import with_beginning
 from workbench.data.conversations import find_files
 from workbench.data.fingerprint import hash_file
-from workbench.data.folders import make_folder, read_manifest
+from workbench.data.folders import PreparedFolder, make_folder, read_manifest
 from workbench.data.packing import PackedSequence, lay_out
 from workbench.data.python_questions import make_conversations, write_questions
 from workbench.data.special_tokens import TEMPLATE_FILE
@@ -45,18 +45,8 @@ _LABELS = ("name", "files", "max_epochs")
 
 
 @dataclass(frozen=True)
-class ChatStore:
-    """Opened conversations."""
-
-    directory: Path
-    """Where they are."""
-    manifest: dict[str, Any]
-    """Facts, as in `manifest.json`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the store."""
-        return self.manifest["fingerprint"]
+class ChatStore(PreparedFolder):
+    """Opened conversations; sequences are filled with the beginning of sequence, and the tokenizer has their template."""
 
     @property
     def context_tokens(self) -> int:
@@ -67,26 +57,6 @@ class ChatStore:
     def sequences(self) -> int:
         """Number of packed sequences."""
         return self.manifest["sequences"]
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.manifest["tokenizer"]["vocab_size"]
-
-    @property
-    def bos_id(self) -> int:
-        """Id that begins every conversation, and fills sequences behind the last."""
-        return self.manifest["tokenizer"]["bos_id"]
-
-    @property
-    def eos_id(self) -> int | None:
-        """End of sequence, where the tokenizer has one."""
-        return self.manifest["tokenizer"]["eos_id"]
-
-    @property
-    def tokenizer_dir(self) -> Path:
-        """Hugging Face tokenizer directory, which holds the template."""
-        return self.directory / "tokenizer"
 
     @property
     def heldout_path(self) -> Path:

@@ -9,12 +9,48 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from workbench.study.files import fsync, sha256, write_atomically
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """An opened folder of token ids."""
+
+    directory: Path
+    """Where it is."""
+    manifest: dict[str, Any]
+    """Its facts, as in `manifest.json`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what is in it."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    @property
+    def bos_id(self) -> int:
+        """Id that begins every document or conversation."""
+        return self.manifest["tokenizer"]["bos_id"]
+
+    @property
+    def eos_id(self) -> int | None:
+        """End of sequence, where the tokenizer has one."""
+        return self.manifest["tokenizer"]["eos_id"]
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """Hugging Face tokenizer directory."""
+        return self.directory / "tokenizer"
 
 
 def make_folder(directory: Path, write: Callable[[Path], dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
-from workbench.data.folders import make_folder, read_manifest, verify_files
+from workbench.data.folders import PreparedFolder, make_folder, read_manifest, verify_files
 from workbench.data.hub import pin_revisions
 from workbench.study.cores import usable_cores
 from workbench.study.layout import Layout
@@ -36,18 +36,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(PreparedFolder):
     """An opened token store."""
-
-    directory: Path
-    """Where it is."""
-    manifest: dict[str, Any]
-    """Its facts, as in `manifest.json`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the store."""
-        return self.manifest["fingerprint"]
 
     @property
     def heldout_fingerprint(self) -> str:
@@ -63,26 +53,6 @@ class Prepared:
     def _memory_maps(self) -> dict[str, NDArray[np.unsignedinteger]]:
         dtype = np.dtype(self.manifest["dtype"])
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self.manifest["tokenizer"]["vocab_size"]
-
-    @property
-    def bos_id(self) -> int:
-        """Id before every document."""
-        return self.manifest["tokenizer"]["bos_id"]
-
-    @property
-    def eos_id(self) -> int | None:
-        """End of sequence, where the tokenizer has one."""
-        return self.manifest["tokenizer"]["eos_id"]
-
-    @property
-    def tokenizer_dir(self) -> Path:
-        """Hugging Face tokenizer directory."""
-        return self.directory / "tokenizer"
 
     @property
     def heldout_dir(self) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workbench.config.schema import ModelConfig
 from workbench.kinds.distill.spec import Spec
-from workbench.kinds.logits.cache import KeptLogits
+from workbench.kinds.logits.kept_logits import KeptLogits
 from workbench.model.batch import Batch
 from workbench.model.distillation import Lesson
 from workbench.model.init import init_weights

@@ -8,7 +8,7 @@ from dataclasses import replace
 from workbench.config.schema import Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
-from workbench.kinds.logits.cache import bytes_per_token
+from workbench.kinds.logits.kept_logits import bytes_per_token
 from workbench.kinds.logits.spec import Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id

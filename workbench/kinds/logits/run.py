@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from workbench.data.stream import Stream
 from workbench.kinds.distill.run import load_teacher
-from workbench.kinds.logits.cache import IDS, LOG_Q, LOG_Q_DTYPE, bytes_per_token, covered, ids_dtype
+from workbench.kinds.logits.kept_logits import IDS, LOG_Q, LOG_Q_DTYPE, bytes_per_token, covered, ids_dtype
 from workbench.kinds.logits.spec import Spec
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
