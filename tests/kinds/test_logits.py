@@ -10,14 +10,13 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
-from workbench.launch.disk import kept_bytes
 
 from workbench.config.schema import KindSettings, MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
 from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
 from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
-from workbench.launch.estimate import estimate
+from workbench.launch.estimate import estimate, kept_bytes
 from workbench.launch.planning import make_facts, pending_evaluations
 from workbench.model.weights import load_model, to_hf
 from workbench.study.flops import count_parameters, forward_flops_per_token, training_flops_per_token
