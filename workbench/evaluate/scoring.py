@@ -1,17 +1,23 @@
-"""Log-likelihoods of continuations under a `Transformer`, in batches of equal length.
+"""Log-likelihoods of continuations under a `Transformer`: what requests have in common is read once.
 
 Shapes: B sequences, T tokens, D width, N scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.evaluate.shared_prefixes import LARGEST_MASK, Laid, Stem, TokenTree, packed, plan
+from workbench.model.attention import tree_mask
+from workbench.model.matmul import compute_dtype
+from workbench.model.past import Past
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
@@ -36,6 +42,25 @@ class Score(NamedTuple):
     """Whether each of its tokens is the most likely one."""
 
 
+class Found:
+    """Scores of all requests' tokens, side by side, as they are found.
+
+    Parameters
+    ----------
+    targets_N
+        The tokens.
+    """
+
+    def __init__(self, targets_N: Tensor) -> None:
+        self.targets_N = targets_N
+        self.logprob_N = torch.full(targets_N.shape, math.nan)
+        self.greedy_N = torch.zeros(targets_N.shape, dtype=torch.bool)
+
+    def note(self, slots_N: Tensor, logprob_N: Tensor, greedy_N: Tensor) -> None:
+        """Write down the log-likelihoods of some tokens, and whether each is the likeliest."""
+        self.logprob_N[slots_N], self.greedy_N[slots_N] = logprob_N.cpu(), greedy_N.cpu()
+
+
 class Scorer:
     """Scores continuations with one model.
 
@@ -57,8 +82,8 @@ class Scorer:
     def score(self, rows: Sequence[Row]) -> list[Score]:
         """Score each row's continuation given what precedes it.
 
-        Rows are sorted by length, padded on the right (which causal attention never sees), and the
-        output head is applied only to the scored tokens.
+        What rows begin with in common is computed once (`workbench.evaluate.shared_prefixes`), sequences are sorted by
+        length and padded on the right, and the output head is applied only to the scored tokens.
 
         Parameters
         ----------
@@ -98,23 +123,54 @@ class Scorer:
     def _score_rows(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
         # Without a context, the first token's prediction would be read from the row before.
         assert all(0 < row.scored < len(row.tokens) for row in rows)
-        scores: dict[int, tuple[Tensor, Tensor]] = {}
-        with self.autocast():
-            for batch in _batches(rows, self.batch_tokens):
-                scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
-        return [scores[i] for i in range(len(rows))]
-
-    def _score_batch(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
-        tokens_BT = torch.zeros(len(rows), len(rows[0].tokens) - 1, dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens_BT[i, : len(row.tokens) - 1] = torch.tensor(row.tokens[:-1])
-        spans = [(i * tokens_BT.shape[1] + len(row.tokens) - 1, row.scored) for i, row in enumerate(rows)]
-        where_N = torch.cat([torch.arange(end - scored, end) for end, scored in spans])
-        targets_N = torch.cat([torch.tensor(row.tokens[len(row.tokens) - row.scored :]) for row in rows])
-        h_ND = self.model.hidden(tokens_BT.to(self.device)).flatten(0, 1)[where_N.to(self.device)]
-        logprob_N, greedy_N = self._score_tokens(h_ND, targets_N.to(self.device))
         counts = [row.scored for row in rows]
-        return list(zip(logprob_N.cpu().split(counts), greedy_N.cpu().split(counts), strict=True))
+        tree = TokenTree([row.tokens[:-1] for row in rows], counts)
+        targets = [torch.tensor(row.tokens[len(row.tokens) - row.scored :]) for row in rows]
+        found = Found(torch.cat([torch.empty(0, dtype=torch.long), *targets]))
+        with self.autocast():
+            self._score_stem(tree, plan(tree, self.model.config.width, share=self.model.backend == "sdpa"), None, found)
+        return list(zip(found.logprob_N.split(counts), found.greedy_N.split(counts), strict=True))
+
+    def _score_stem(self, tree: TokenTree, stem: Stem, pasts: list[Past] | None, found: Found) -> None:
+        """Score what follows a stem, whose keys and values are let go with the last of it."""
+        laid = [tree.lay_out(first, last, stem.depth) for first, last in packed(tree, stem)]
+        for batch in _batches(laid, self.batch_tokens, stem.depth):
+            self._score_batch(batch, stem.depth, pasts, found)
+        for longer in stem.stems:
+            growing = [past.growing() for past in pasts or [Past() for _ in self.model.blocks]]
+            self._score_batch([tree.lay_out_stem(longer, stem.depth)], stem.depth, growing, found)
+            self._score_stem(tree, longer, [past.whole() for past in growing], found)
+
+    def _score_batch(self, rows: list[Laid], depth: int, pasts: list[Past] | None, found: Found) -> None:
+        """Read rows of a stem of `depth` tokens and note the scores of what is asked of them."""
+        T = max(len(row.tokens) for row in rows)
+        tokens_BT, positions_BT, ends_BT = torch.zeros(3, len(rows), T, dtype=torch.long)
+        ends_BT[:] = torch.arange(1, T + 1)  # padding sees itself, and no token sees it
+        for i, row in enumerate(rows):
+            for whole, part in ((tokens_BT, row.tokens), (positions_BT, row.positions), (ends_BT, row.ends)):
+                whole[i, : len(part)] = torch.from_numpy(part)
+        h_BTD = self._hidden(tokens_BT, positions_BT, ends_BT, depth, pasts, any(row.branches for row in rows))
+        where_N = torch.from_numpy(np.concatenate([row.places + i * T for i, row in enumerate(rows)]))
+        slots_N = torch.from_numpy(np.concatenate([row.slots for row in rows]))
+        if len(slots_N):
+            h_ND = h_BTD.flatten(0, 1)[where_N.to(self.device)]
+            found.note(slots_N, *self._score_tokens(h_ND, found.targets_N[slots_N].to(self.device)))
+
+    def _hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor,
+        ends_BT: Tensor,
+        depth: int,
+        pasts: list[Past] | None,
+        branches: bool,
+    ) -> Tensor:
+        tokens_BT = tokens_BT.to(self.device)
+        if depth == 0 and not branches:  # plain texts, for which causal attention is enough, and faster
+            return self.model.hidden(tokens_BT, pasts=pasts)
+        dtype = compute_dtype(self.model.embedding.weight)
+        mask = tree_mask(ends_BT.to(self.device), depth, dtype)
+        return self.model.hidden(tokens_BT, positions_BT.to(self.device), mask_B1TS=mask, pasts=pasts)
 
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []
@@ -132,14 +188,18 @@ def _is_argmax(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return likeliest_N
 
 
-def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
-    # Ties in length are broken by the tokens, so that batches do not depend on the requests' order.
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), tuple(rows[i].tokens)))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * (len(rows[batch[0]].tokens) - 1) > batch_tokens:
+def _batches(rows: list[Laid], batch_tokens: int, depth: int) -> Iterator[list[Laid]]:
+    """Rows of about the same length, those that branch apart from those that do not and need no mask."""
+    # Ties in length keep the texts' order, so that batches do not depend on the requests'.
+    order = sorted(rows, key=lambda row: (row.branches, -len(row.tokens)))
+    batch: list[Laid] = []
+    for row in order:
+        longest = len(batch[0].tokens) if batch else 0
+        masked = (len(batch) + 1) * longest * (depth + longest) > LARGEST_MASK and (depth or row.branches)
+        full = (len(batch) + 1) * longest > batch_tokens
+        if batch and (full or masked or batch[0].branches != row.branches):
             yield batch
             batch = []
-        batch.append(index)
+        batch.append(row)
     if batch:
         yield batch
