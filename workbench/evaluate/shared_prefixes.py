@@ -79,7 +79,7 @@ class TokenTree:
         """Tokens that each text has in common with the one before it."""
         self._new = np.concatenate(([0], np.cumsum(self.lengths - self.shared)))
         self._asked: list[list[tuple[int, int]]] = [[] for _ in self.texts]
-        for key, count, slot in zip(keys, scored, np.cumsum([0, *scored[:-1]]).tolist(), strict=True):
+        for key, count, slot in zip(keys, scored, itertools.accumulate(scored, initial=0), strict=False):
             self._asked[distinct[key]].append((count, slot))
 
     def __len__(self) -> int:
