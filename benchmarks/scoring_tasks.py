@@ -114,7 +114,8 @@ def measure(kind: str, task: Task, checkpoint: Path, suite: SuiteConfig, options
     if kind == "ours":
         lm: Any = WorkbenchLM(load_model(checkpoint), tokenizer, batch_tokens=options.batch_tokens)
     else:
-        lm = HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=options.hf_batch)
+        make_hf: Any = HFLM  # pyright takes its decorator for its class
+        lm = make_hf(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=options.hf_batch)
     started, used = time.perf_counter(), time.process_time()
     samples = score_task(task, suite.name, lm, suite)["samples"][suite.name]
     took = time.perf_counter() - started, time.process_time() - used

@@ -60,15 +60,17 @@ def one_by_one(model: Transformer, rows: list[Row]) -> tuple[list[float], list[b
     return sums, greedy
 
 
-@pytest.fixture(params=[256, 0, -1000], ids=["few stems", "more stems", "all stems"])
-def pass_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(shared_prefixes, "PASS_TOKENS", request.param)
-    return request.param
+@pytest.fixture(params=[(256, 16), (0, 1), (-1000, 1)], ids=["few stems", "more stems", "all stems"])
+def _stems(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How readily beginnings are kept: as they are, or in texts as short as these too."""
+    monkeypatch.setattr(shared_prefixes, "PASS_TOKENS", request.param[0])
+    monkeypatch.setattr(shared_prefixes, "STEM_TOKENS", request.param[1])
 
 
+@pytest.mark.usefixtures("_stems")
 @pytest.mark.parametrize("batch_tokens", [1, 64, 10_000])
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
-def test_every_switch_scores_as_row_by_row(changes: dict[str, Any], batch_tokens: int, pass_tokens: int) -> None:
+def test_every_switch_scores_as_row_by_row(changes: dict[str, Any], batch_tokens: int) -> None:
     model = make_model(**changes)
     rows = alike_rows(BASE.vocab_size)
     sums, greedy = one_by_one(model, rows)
@@ -77,8 +79,9 @@ def test_every_switch_scores_as_row_by_row(changes: dict[str, Any], batch_tokens
     assert [score.is_greedy for score in found] == greedy
 
 
+@pytest.mark.usefixtures("_stems")
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_scores_as_transformers_does(name: str, tmp_path: Path, pass_tokens: int) -> None:
+def test_every_family_scores_as_transformers_does(name: str, tmp_path: Path) -> None:
     reference = make(name, tmp_path)
     model = load_any(tmp_path)
     rows = alike_rows(any_config(tmp_path).vocab_size)
@@ -92,7 +95,8 @@ def test_every_family_scores_as_transformers_does(name: str, tmp_path: Path, pas
         assert score.is_greedy == bool((logprobs.argmax(-1) == targets).all())
 
 
-def test_neither_order_nor_repetition_changes_a_bit(pass_tokens: int) -> None:
+@pytest.mark.usefixtures("_stems")
+def test_neither_order_nor_repetition_changes_a_bit() -> None:
     model, rows = make_model(), alike_rows(BASE.vocab_size)
     found = Scorer(model, 64).score(rows)
     order = random.Random(1).sample(range(len(rows)), len(rows))
@@ -119,7 +123,8 @@ def test_each_tokens_score_is_that_of_its_row() -> None:
     assert Scorer(model, 64).score([]) == []
 
 
-def test_bf16_scores_are_about_those_of_fp32(pass_tokens: int) -> None:
+@pytest.mark.usefixtures("_stems")
+def test_bf16_scores_are_about_those_of_fp32() -> None:
     model, rows = make_model(), alike_rows(BASE.vocab_size)
     sums, _ = one_by_one(model, rows)
     found = [score.loglikelihood for score in Scorer(model, 64, "bf16").score(rows)]
@@ -136,7 +141,8 @@ def test_a_model_without_masks_reads_whole_rows(monkeypatch: pytest.MonkeyPatch)
     assert found == pytest.approx(one_by_one(model, rows)[0], abs=2e-5)
 
 
-def test_masks_too_large_are_avoided(monkeypatch: pytest.MonkeyPatch, pass_tokens: int) -> None:
+@pytest.mark.usefixtures("_stems")
+def test_masks_too_large_are_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little memory there is for masks, every row is read."""
     model, rows = make_model(), alike_rows(BASE.vocab_size)
     sums, _ = one_by_one(model, rows)
@@ -191,11 +197,12 @@ def test_texts_with_nothing_in_common_are_rows_of_their_own() -> None:
     root = plan(tree, width=384)
     assert not root.stems
     assert sorted(root.rows) == [(i, i + 1) for i in range(300)]
-    assert not any(tree.lay_out(*part, 0).branches for part in root.rows)
+    assert not any(tree.branches(*part) for part in root.rows)
 
 
 def test_a_row_is_in_depth_first_order() -> None:
     tree = TokenTree([[1, 2, 3], [1, 2, 4, 5], [1, 6], [1, 2]], [1, 2, 2, 1])
+    assert [tree.branches(0, last) for last in (1, 2, 3, 4)] == [False, False, True, True]
     laid = tree.lay_out(0, 4, 0)
     assert laid.tokens.tolist() == [1, 2, 3, 4, 5, 6]
     assert laid.positions.tolist() == [0, 1, 2, 2, 3, 1]
@@ -252,13 +259,15 @@ def texts_alike() -> list[tuple[str, str]]:
             endings = [" " + some(n) for n in (1, 4, 6, 8)]
             endings += [endings[-1] + ".", endings[1], "f", "\n", "s the", endings[-1][:9]]
             pairs += [(context, ending) for ending in endings]
-    return [*pairs, *[("", ending) for _, ending in pairs[:5]], ("a", " b"), ("a", " b c"), ("  ", "x"), pairs[0]]
+    return [*pairs, *[("", ending) for _, ending in pairs[:5]], ("a", " b"), ("a", " b c"), pairs[0]]
 
 
+@pytest.mark.usefixtures("_stems")
 @pytest.mark.parametrize("changes", [{}, {"norm": "layernorm", "mlp": "gelu", "position": "learned"}], ids=str)
-def test_every_ending_equals_hf(layout: Layout, changes: dict[str, Any], pass_tokens: int) -> None:
+def test_every_ending_equals_hf(layout: Layout, changes: dict[str, Any]) -> None:
     checkpoint = write_checkpoint(layout, 7, tiny_model(context_tokens=256, **changes))
-    hf, pairs = theirs(checkpoint), []
+    hf: Any = theirs(checkpoint)
+    pairs = []
     for context, ending in texts_alike():
         if context == "" or hf._encode_pair(context, ending)[1]:  # else `hf` stops with an assertion
             pairs.append((context, ending))
@@ -304,7 +313,7 @@ def test_a_five_shot_task_equals_hf(layout: Layout, tmp_path: Path) -> None:
     suite = five_shot_suite(tmp_path)
     (spec,) = resolve_suite(suite, [])
     found = {}
-    for lm in (ours(checkpoint), HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=4)):
+    for lm in (ours(checkpoint), theirs(checkpoint)):
         scored = score_task(load_task(spec, suite, {}), "made", lm, suite)
         found[type(lm)] = [pair for sample in scored["samples"]["made"] for pair in sample["filtered_resps"]]
     mine, hf = found[WorkbenchLM], found[HFLM]

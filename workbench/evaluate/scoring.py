@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, D width, N scored tokens, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -139,15 +140,16 @@ class Scorer:
 
     def _score_stem(self, tree: TokenTree, stem: Stem, pasts: list[Past] | None, found: Found) -> None:
         """Score what follows a stem, whose keys and values are let go with the last of it."""
-        laid = [tree.lay_out(first, last, stem.depth) for first, last in packed(tree, stem)]
-        for batch in _batches(laid, self.batch_tokens, stem.depth):
-            self._score_batch(batch, stem.depth, pasts, found)
+        for batch, masked in _batches(tree, stem, self.batch_tokens):
+            rows = [tree.lay_out(first, last, stem.depth) for first, last in batch]
+            self._score_batch(rows, masked, stem.depth, pasts, found)
         for longer in stem.stems:
             growing = [past.growing() for past in pasts or [Past() for _ in self.model.blocks]]
-            self._score_batch([tree.lay_out_stem(longer, stem.depth)], stem.depth, growing, found)
+            row = tree.lay_out_stem(longer, stem.depth)
+            self._score_batch([row], stem.depth > 0, stem.depth, growing, found)
             self._score_stem(tree, longer, [past.whole() for past in growing], found)
 
-    def _score_batch(self, rows: list[Laid], depth: int, pasts: list[Past] | None, found: Found) -> None:
+    def _score_batch(self, rows: list[Laid], masked: bool, depth: int, pasts: list[Past] | None, found: Found) -> None:
         """Read rows of a stem of `depth` tokens and note the scores of what is asked of them."""
         T = max(len(row.tokens) for row in rows)
         tokens_BT, positions_BT, ends_BT = torch.zeros(3, len(rows), T, dtype=torch.long)
@@ -155,28 +157,17 @@ class Scorer:
         for i, row in enumerate(rows):
             for whole, part in ((tokens_BT, row.tokens), (positions_BT, row.positions), (ends_BT, row.ends)):
                 whole[i, : len(part)] = torch.from_numpy(part)
-        h_BTD = self._hidden(tokens_BT, positions_BT, ends_BT, depth, pasts, any(row.branches for row in rows))
+        tokens_BT = tokens_BT.to(self.device)
+        if masked:
+            mask = tree_mask(ends_BT.to(self.device), depth, compute_dtype(self.model.embedding.weight))
+            h_BTD = self.model.hidden(tokens_BT, positions_BT.to(self.device), mask_B1TS=mask, pasts=pasts)
+        else:  # plain texts, for which causal attention is enough, and faster
+            h_BTD = self.model.hidden(tokens_BT, pasts=pasts)
         where_N = torch.from_numpy(np.concatenate([row.places + i * T for i, row in enumerate(rows)]))
         slots_N = torch.from_numpy(np.concatenate([row.slots for row in rows]))
         if len(slots_N):
             h_ND = h_BTD.flatten(0, 1)[where_N.to(self.device)]
             found.note(slots_N, *self._score_tokens(h_ND, found.targets_N[slots_N].to(self.device)))
-
-    def _hidden(
-        self,
-        tokens_BT: Tensor,
-        positions_BT: Tensor,
-        ends_BT: Tensor,
-        depth: int,
-        pasts: list[Past] | None,
-        branches: bool,
-    ) -> Tensor:
-        tokens_BT = tokens_BT.to(self.device)
-        if depth == 0 and not branches:  # plain texts, for which causal attention is enough, and faster
-            return self.model.hidden(tokens_BT, pasts=pasts)
-        dtype = compute_dtype(self.model.embedding.weight)
-        mask = tree_mask(ends_BT.to(self.device), depth, dtype)
-        return self.model.hidden(tokens_BT, positions_BT.to(self.device), mask_B1TS=mask, pasts=pasts)
 
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []
@@ -194,18 +185,24 @@ def _is_argmax(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return likeliest_N
 
 
-def _batches(rows: list[Laid], batch_tokens: int, depth: int) -> Iterator[list[Laid]]:
-    """Rows of about the same length, those that branch apart from those that do not and need no mask."""
+def _batches(tree: TokenTree, stem: Stem, batch_tokens: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+    """Ranges of texts that are rows of about the same length, and whether they need a mask."""
+
+    def masked(part: tuple[int, int]) -> bool:
+        return stem.depth > 0 or tree.branches(*part)
+
     # Ties in length keep the texts' order, so that batches do not depend on the requests'.
-    order = sorted(rows, key=lambda row: (row.branches, -len(row.tokens)))
-    batch: list[Laid] = []
-    for row in order:
-        longest = len(batch[0].tokens) if batch else 0
-        masked = (len(batch) + 1) * longest * (depth + longest) > LARGEST_MASK and (depth or row.branches)
-        full = (len(batch) + 1) * longest > batch_tokens
-        if batch and (full or masked or batch[0].branches != row.branches):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    sized = [(masked(part), tree.tokens(*part, stem.depth), part) for part in packed(tree, stem)]
+    for needs_mask, alike in itertools.groupby(
+        sorted(sized, key=lambda row: (row[0], -row[1])), key=lambda row: row[0]
+    ):
+        batch: list[tuple[int, int]] = []
+        longest = 0
+        for _, tokens, part in alike:
+            padded = (len(batch) + 1) * longest
+            if batch and (padded > batch_tokens or (needs_mask and padded * (stem.depth + longest) > LARGEST_MASK)):
+                yield batch, needs_mask
+                batch = []
+            longest = longest if batch else tokens
+            batch.append(part)
+        yield batch, needs_mask

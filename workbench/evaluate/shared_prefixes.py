@@ -18,6 +18,8 @@ import numpy as np
 
 PASS_TOKENS = 256
 """Tokens that could have been read in the time that keeping a stem costs: passes for it and for what follows it alone."""
+STEM_TOKENS = 16
+"""Fewer are read again with each row: what follows a stem needs a mask and a copy of its keys."""
 LARGEST_MASK = 2**26
 """Elements of a row's mask, at most: 256 MiB in fp32."""
 
@@ -35,11 +37,6 @@ class Laid(NamedTuple):
     """Of the tokens whose predictions are scored (N,)."""
     slots: np.ndarray
     """Where each prediction belongs among those of all requests (N,)."""
-
-    @property
-    def branches(self) -> bool:
-        """Whether some token does not follow the one before it."""
-        return bool((self.ends != len(self.ends)).any())
 
 
 @dataclass
@@ -73,7 +70,7 @@ class TokenTree:
         # Of numbers with the largest byte first, bytes have the order of the numbers.
         keys = [np.asarray(text, dtype=">u4").tobytes() for text in texts]
         distinct = {key: place for place, key in enumerate(sorted(set(keys)))}
-        self.texts = [np.frombuffer(key, dtype=">u4").astype(np.int64) for key in distinct]
+        self.texts = [np.frombuffer(key, dtype=">u4") for key in distinct]
         self.lengths = np.array([len(text) for text in self.texts], dtype=np.int64)
         self.shared = np.array([0, *(_common(a, b) for a, b in itertools.pairwise(self.texts))], dtype=np.int64)
         """Tokens that each text has in common with the one before it."""
@@ -89,7 +86,11 @@ class TokenTree:
         """Distinct tokens of a range of texts beyond the first `depth` of each, which are the same in all."""
         return int(self.lengths[first] - depth + self._new[last] - self._new[first + 1])
 
-    def branches(self, first: int, last: int) -> tuple[int, list[tuple[int, int]]]:
+    def branches(self, first: int, last: int) -> bool:
+        """Whether the texts of a range are more than one text and beginnings of it."""
+        return bool((self.shared[first + 1 : last] != self.lengths[first : last - 1]).any())
+
+    def divide(self, first: int, last: int) -> tuple[int, list[tuple[int, int]]]:
         """Tokens that a range of at least two texts begins with, and the ranges in which the next one is the same."""
         inside = self.shared[first + 1 : last]
         depth = int(inside.min())
@@ -117,7 +118,7 @@ class TokenTree:
     def lay_out_stem(self, stem: Stem, depth: int) -> Laid:
         """Make a sequence of a stem's tokens beyond those of the stem before it."""
         size = stem.depth - depth
-        tokens = self.texts[stem.first][depth : stem.depth]
+        tokens = self.texts[stem.first][depth : stem.depth].astype(np.int64)
         path, places, slots = np.arange(size), [], []
         for i in range(stem.first, stem.last):
             self._ask(i, depth, stem.depth, path, places, slots)
@@ -165,7 +166,7 @@ def plan(tree: TokenTree, width: int, *, share: bool = True) -> Stem:
             if tree.lengths[first] > stem.depth:
                 stem.rows.append((first, last))
             continue
-        depth, parts = tree.branches(first, last)
+        depth, parts = tree.divide(first, last)
         best = _cheapest(tree, (first, last), stem.depth, depth, parts, cost)
         if best == "together":
             stem.rows.append((first, last))
@@ -189,7 +190,7 @@ def _cheapest(
         return cost(tree.tokens(*part, known), known, part[1] - part[0] == 1)
 
     ways = {"together": of(texts, before), "apart": sum(of(part, before) for part in parts)}
-    if depth > before:
+    if depth - before >= STEM_TOKENS:
         ways["stem"] = cost(depth - before, before, True) + PASS_TOKENS + sum(of(part, depth) for part in parts)
     # Where none fits, as with texts whose masks would be too large, they are read apart.
     return "apart" if math.isinf(min(ways.values())) else min(ways, key=lambda way: ways[way])
