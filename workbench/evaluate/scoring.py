@@ -26,7 +26,7 @@ HEAD_TOKENS = 256
 
 CPU_TOKENS = 2048
 """Padded tokens per forward pass on a CPU, at most, where what passes between layers then stays in the cache: 4,096 took
-8 to 20% more of the processor's time (13.8M parameters, Zen 5), and 512 up to 8%."""
+17% more of the processor's time, 512 10% (docs/performance.md)."""
 
 
 class Row(NamedTuple):
