@@ -1,21 +1,32 @@
-"""Log-likelihoods of continuations under a `Transformer`, in batches of equal length.
+"""Log-likelihoods of continuations under a `Transformer`: what requests have in common is read once.
 
 Shapes: B sequences, T tokens, D width, N scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from workbench.evaluate.shared_prefixes import LARGEST_MASK, Laid, Stem, TokenTree, packed, plan
+from workbench.model.attention import tree_mask
+from workbench.model.matmul import compute_dtype
+from workbench.model.past import Past
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
 """Scored tokens per piece of the output head: with a small vocabulary the logits then stay in the cache."""
+
+CPU_TOKENS = 2048
+"""Padded tokens per forward pass on a CPU, at most, where what passes between layers then stays in the cache: 4,096 took
+17% more of the processor's time, 512 10% (docs/performance.md)."""
 
 
 class Row(NamedTuple):
@@ -36,6 +47,25 @@ class Score(NamedTuple):
     """Whether each of its tokens is the most likely one."""
 
 
+class Found:
+    """Scores of all requests' tokens, side by side, as they are found.
+
+    Parameters
+    ----------
+    targets_N
+        The tokens.
+    """
+
+    def __init__(self, targets_N: Tensor) -> None:
+        self.targets_N = targets_N
+        self.logprob_N = torch.full(targets_N.shape, math.nan)
+        self.greedy_N = torch.zeros(targets_N.shape, dtype=torch.bool)
+
+    def note(self, slots_N: Tensor, logprob_N: Tensor, greedy_N: Tensor) -> None:
+        """Write down the log-likelihoods of some tokens, and whether each is the likeliest."""
+        self.logprob_N[slots_N], self.greedy_N[slots_N] = logprob_N.cpu(), greedy_N.cpu()
+
+
 class Scorer:
     """Scores continuations with one model.
 
@@ -44,7 +74,7 @@ class Scorer:
     model
         Model to score with, on any device.
     batch_tokens
-        Padded tokens per forward pass, at most; a longer row is a batch of its own.
+        Padded tokens per forward pass, at most (on a CPU at most `CPU_TOKENS`); a longer row is a batch of its own.
     precision
         `fp32`, or `bf16` (autocast); the logits are normalised in fp32 either way.
     """
@@ -52,13 +82,15 @@ class Scorer:
     def __init__(self, model: Transformer, batch_tokens: int, precision: str = "fp32") -> None:
         self.model, self.batch_tokens, self.precision = model, batch_tokens, precision
         self.device = model.embedding.weight.device
+        if self.device.type == "cpu":
+            self.batch_tokens = min(batch_tokens, CPU_TOKENS)
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Score]:
         """Score each row's continuation given what precedes it.
 
-        Rows are sorted by length, padded on the right (which causal attention never sees), and the
-        output head is applied only to the scored tokens.
+        What rows begin with in common is computed once (`workbench.evaluate.shared_prefixes`), sequences are sorted by
+        length and padded on the right, and the output head is applied only to the scored tokens.
 
         Parameters
         ----------
@@ -98,23 +130,44 @@ class Scorer:
     def _score_rows(self, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor]]:
         # Without a context, the first token's prediction would be read from the row before.
         assert all(0 < row.scored < len(row.tokens) for row in rows)
-        scores: dict[int, tuple[Tensor, Tensor]] = {}
-        with self.autocast():
-            for batch in _batches(rows, self.batch_tokens):
-                scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
-        return [scores[i] for i in range(len(rows))]
-
-    def _score_batch(self, rows: list[Row]) -> list[tuple[Tensor, Tensor]]:
-        tokens_BT = torch.zeros(len(rows), len(rows[0].tokens) - 1, dtype=torch.long)
-        for i, row in enumerate(rows):
-            tokens_BT[i, : len(row.tokens) - 1] = torch.tensor(row.tokens[:-1])
-        spans = [(i * tokens_BT.shape[1] + len(row.tokens) - 1, row.scored) for i, row in enumerate(rows)]
-        where_N = torch.cat([torch.arange(end - scored, end) for end, scored in spans])
-        targets_N = torch.cat([torch.tensor(row.tokens[len(row.tokens) - row.scored :]) for row in rows])
-        h_ND = self.model.hidden(tokens_BT.to(self.device)).flatten(0, 1)[where_N.to(self.device)]
-        logprob_N, greedy_N = self._score_tokens(h_ND, targets_N.to(self.device))
         counts = [row.scored for row in rows]
-        return list(zip(logprob_N.cpu().split(counts), greedy_N.cpu().split(counts), strict=True))
+        tree = TokenTree([row.tokens[:-1] for row in rows], counts)
+        targets = [torch.tensor(row.tokens[len(row.tokens) - row.scored :]) for row in rows]
+        found = Found(torch.cat([torch.empty(0, dtype=torch.long), *targets]))
+        with self.autocast():
+            self._score_stem(tree, plan(tree, self.model.config.width, share=self.model.backend == "sdpa"), None, found)
+        return list(zip(found.logprob_N.split(counts), found.greedy_N.split(counts), strict=True))
+
+    def _score_stem(self, tree: TokenTree, stem: Stem, pasts: list[Past] | None, found: Found) -> None:
+        """Score what follows a stem, whose keys and values are let go with the last of it."""
+        for batch, masked in _batches(tree, stem, self.batch_tokens):
+            rows = [tree.lay_out(first, last, stem.depth) for first, last in batch]
+            self._score_batch(rows, masked, stem.depth, pasts, found)
+        for longer in stem.stems:
+            growing = [past.growing() for past in pasts or [Past() for _ in self.model.blocks]]
+            row = tree.lay_out_stem(longer, stem.depth)
+            self._score_batch([row], stem.depth > 0, stem.depth, growing, found)
+            self._score_stem(tree, longer, [past.whole() for past in growing], found)
+
+    def _score_batch(self, rows: list[Laid], masked: bool, depth: int, pasts: list[Past] | None, found: Found) -> None:
+        """Read rows of a stem of `depth` tokens and note the scores of what is asked of them."""
+        T = max(len(row.tokens) for row in rows)
+        tokens_BT, positions_BT, ends_BT = torch.zeros(3, len(rows), T, dtype=torch.long)
+        ends_BT[:] = torch.arange(1, T + 1)  # padding sees itself, and no token sees it
+        for i, row in enumerate(rows):
+            for whole, part in ((tokens_BT, row.tokens), (positions_BT, row.positions), (ends_BT, row.ends)):
+                whole[i, : len(part)] = torch.from_numpy(part)
+        tokens_BT = tokens_BT.to(self.device)
+        if masked:
+            mask = tree_mask(ends_BT.to(self.device), depth, compute_dtype(self.model.embedding.weight))
+            h_BTD = self.model.hidden(tokens_BT, positions_BT.to(self.device), mask_B1TS=mask, pasts=pasts)
+        else:  # plain texts, for which causal attention is enough, and faster
+            h_BTD = self.model.hidden(tokens_BT, pasts=pasts)
+        where_N = torch.from_numpy(np.concatenate([row.places + i * T for i, row in enumerate(rows)]))
+        slots_N = torch.from_numpy(np.concatenate([row.slots for row in rows]))
+        if len(slots_N):
+            h_ND = h_BTD.flatten(0, 1)[where_N.to(self.device)]
+            found.note(slots_N, *self._score_tokens(h_ND, found.targets_N[slots_N].to(self.device)))
 
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []
@@ -132,14 +185,24 @@ def _is_argmax(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     return likeliest_N
 
 
-def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
-    # Ties in length are broken by the tokens, so that batches do not depend on the requests' order.
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i].tokens), tuple(rows[i].tokens)))
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) + 1) * (len(rows[batch[0]].tokens) - 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _batches(tree: TokenTree, stem: Stem, batch_tokens: int) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+    """Ranges of texts that are rows of about the same length, and whether they need a mask."""
+
+    def masked(part: tuple[int, int]) -> bool:
+        return stem.depth > 0 or tree.branches(*part)
+
+    # Ties in length keep the texts' order, so that batches do not depend on the requests'.
+    sized = [(masked(part), tree.tokens(*part, stem.depth), part) for part in packed(tree, stem)]
+    for needs_mask, alike in itertools.groupby(
+        sorted(sized, key=lambda row: (row[0], -row[1])), key=lambda row: row[0]
+    ):
+        batch: list[tuple[int, int]] = []
+        longest = 0
+        for _, tokens, part in alike:
+            padded = (len(batch) + 1) * longest
+            if batch and (padded > batch_tokens or (needs_mask and padded * (stem.depth + longest) > LARGEST_MASK)):
+                yield batch, needs_mask
+                batch = []
+            longest = longest if batch else tokens
+            batch.append(part)
+        yield batch, needs_mask

@@ -1,6 +1,7 @@
 """Causal attention with grouped queries, and the backends that compute it.
 
-Shapes: B sequences, T tokens, H query heads, G key-value heads (G divides H), K head width.
+Shapes: B sequences, T tokens, S tokens that they may see (T, or more where some come before), H query heads, G key-value
+heads (G divides H), K head width.
 """
 
 from __future__ import annotations
@@ -45,32 +46,33 @@ def check_attention(backend: str, device: str | torch.device) -> None:
 
 def attend(
     q_BTHK: Float[Tensor, "B T H K"],
-    k_BTGK: Float[Tensor, "B T G K"],
-    v_BTGK: Float[Tensor, "B T G K"],
+    k_BSGK: Float[Tensor, "B S G K"],
+    v_BSGK: Float[Tensor, "B S G K"],
     backend: str,
-    mask_B1TT: Float[Tensor, "B 1 T T"] | None = None,
+    mask_B1TS: Float[Tensor, "B 1 T S"] | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "B T H K"]:
     """Softmax attention of each token to itself and those before it, scores times `scale`; None is 1/sqrt(K).
 
-    Query head h reads key-value head `h // (H/G)`. With `mask_B1TT`, as `document_mask` makes it, a token attends to
-    those alone of its document.
+    Query head h reads key-value head `h // (H/G)`. With `mask_B1TS`, as `document_mask` and `tree_mask` make it, a
+    token attends to those alone of its document, or to those alone that it follows.
 
     Raises
     ------
     ValueError
         `flash_attn` was asked for and the tensors are fp32 (it computes in bf16 and fp16 alone), or with a mask.
     """
+    assert mask_B1TS is not None or q_BTHK.shape[1] == k_BSGK.shape[1]
     if backend == "flash_attn":
-        if mask_B1TT is not None:
+        if mask_B1TS is not None:
             raise ValueError("numerics.attention='flash_attn' has no masks by document: use sdpa")
-        return _flash_attention(q_BTHK, k_BTGK, v_BTGK, scale)
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BTGK, v_BTGK))
+        return _flash_attention(q_BTHK, k_BSGK, v_BSGK, scale)
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return _plain_attention(q, k, v, mask_B1TT, scale).transpose(1, 2)
-    mask = {"is_causal": True} if mask_B1TT is None else {"attn_mask": mask_B1TT}
+        return _plain_attention(q, k, v, mask_B1TS, scale).transpose(1, 2)
+    mask = {"is_causal": True} if mask_B1TS is None else {"attn_mask": mask_B1TS}
     grouped = q.shape[1] != k.shape[1]
-    if grouped and mask_B1TT is not None and q.is_cuda:
+    if grouped and mask_B1TS is not None and q.is_cuda:
         # With a mask and grouped heads only the plain kernel is left, which holds all scores.
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
         grouped = False
@@ -88,6 +90,26 @@ def document_mask(documents_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Float
     seen_BTT = (documents_BT[:, :, None] == documents_BT[:, None, :]) & past_TT
     mask_BTT = torch.zeros(seen_BTT.shape, dtype=dtype, device=documents_BT.device)
     return mask_BTT.masked_fill_(~seen_BTT, float("-inf"))[:, None]
+
+
+def tree_mask(ends_BT: Int[Tensor, "B T"], past: int, dtype: torch.dtype) -> Float[Tensor, "B 1 T S"]:
+    """Make what is added to the scores of branching texts: 0 where a token is the same or followed, else minus infinity.
+
+    Parameters
+    ----------
+    ends_BT
+        Place behind the last of the tokens that follow each one, which are those next to it: a depth-first order.
+    past
+        Tokens before these, which all of them follow (S is `past + T`).
+    dtype
+        That of the queries.
+    """
+    B, T = ends_BT.shape
+    place_T = torch.arange(T, device=ends_BT.device)
+    followed_BTT = (place_T <= place_T[:, None]) & (place_T[:, None] < ends_BT[:, None, :])
+    mask_BTS = torch.zeros(B, T, past + T, dtype=dtype, device=ends_BT.device)
+    mask_BTS[:, :, past:].masked_fill_(~followed_BTT, float("-inf"))
+    return mask_BTS[:, None]
 
 
 def _plain_attention(

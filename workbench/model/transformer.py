@@ -11,6 +11,7 @@ Touvron et al., "Llama 2", arXiv:2307.09288; Zhang et al., "TinyLlama", arXiv:24
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,7 @@ from workbench.model.distillation import Lesson, summed_distillation
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
 from workbench.model.matmul import compute_dtype, linear
 from workbench.model.parametrisation import attention_scale, output_multiplier, residual_multiplier
+from workbench.model.past import Past
 from workbench.model.rope import rope_table, rotate
 from workbench.model.sparse_distillation import SparseLesson, summed_sparse_distillation
 
@@ -87,8 +89,8 @@ class Attention(nn.Module):
         self.k_norm = Norm(config, self.K) if config.qk_norm else None
         self.output = Linear(config.width, config.width, config.attention_bias == "all")
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Attend; `rope` holds the rotations of these T positions, `mask` is that of `document_mask` if there is one."""
+    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None, past: Past | None = None) -> Tensor:
+        """Attend; `rope` holds the rotations of these T positions, `mask` is added to the scores if there is one."""
         heads = self.qkv(x_BTD).unflatten(-1, (-1, self.K))
         qk, v_BTGK = heads.split((self.H + self.G, self.G), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -97,6 +99,8 @@ class Attention(nn.Module):
         if rope is not None:
             qk = rotate(qk, rope)
         q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
+        if past is not None:
+            k_BTGK, v_BTGK = past.join(k_BTGK, v_BTGK)
         return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask, self.scale).flatten(2))
 
 
@@ -138,12 +142,14 @@ class Block(nn.Module):
         self.mlp_norm = Norm(config, config.width)
         self.mlp = SwiGLU(config) if config.mlp == "swiglu" else GELU(config)
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
         """Apply to the residual stream."""
         if self.parallel:
-            both = (self.attention(self.attention_norm(x_BTD), rope, mask), self.mlp(self.mlp_norm(x_BTD)))
+            both = (self.attention(self.attention_norm(x_BTD), rope, mask, past), self.mlp(self.mlp_norm(x_BTD)))
             return self._add(self._add(x_BTD, both[0]), both[1])
-        x_BTD = self._add(x_BTD, self.attention(self.attention_norm(x_BTD), rope, mask))
+        x_BTD = self._add(x_BTD, self.attention(self.attention_norm(x_BTD), rope, mask, past))
         return self._add(x_BTD, self.mlp(self.mlp_norm(x_BTD)))
 
     def _add(self, x_BTD: Tensor, branch_BTD: Tensor) -> Tensor:
@@ -170,6 +176,7 @@ class Transformer(nn.Module):
         if attention != "sdpa":
             check_attention(attention, "cuda")
         self.config, self.activation_checkpointing = config, activation_checkpointing
+        self.backend = attention
         self.output_multiplier = output_multiplier(config)
         self.embedding = Embedding(config.vocab_size, config.width)
         self.position = Embedding(config.context_tokens, config.width) if config.position == "learned" else None
@@ -199,6 +206,9 @@ class Transformer(nn.Module):
         tokens_BT: Int[Tensor, "B T"],
         positions_BT: Int[Tensor, "B T"] | None = None,
         documents_BT: Int[Tensor, "B T"] | None = None,
+        *,
+        mask_B1TS: Float[Tensor, "B 1 T S"] | None = None,
+        pasts: Sequence[Past] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Residual stream after the final norm.
 
@@ -210,6 +220,11 @@ class Transformer(nn.Module):
             Each token's position; None counts from 0.
         documents_BT
             Number of each token's document, to which attention is confined; None lets it see all before.
+        mask_B1TS
+            What each token sees, as `tree_mask` makes it, instead of documents. Positions are needed then, and a
+            sequence of several branches may have more tokens than the model's context, which bounds their positions.
+        pasts
+            Of each block, keys and values of tokens that come before; a mask that lets them be seen is needed then.
 
         Raises
         ------
@@ -217,7 +232,7 @@ class Transformer(nn.Module):
             The sequences are longer than the model's context.
         """
         T = tokens_BT.shape[1]
-        if self.config.context_tokens < T:
+        if mask_B1TS is None and self.config.context_tokens < T:
             raise ValueError(f"sequences of {T} tokens exceed model.context_tokens={self.config.context_tokens}")
         x_BTD = self.embedding(tokens_BT)
         if self.position is not None:
@@ -225,13 +240,13 @@ class Transformer(nn.Module):
         rope = self.rope
         if rope is not None:
             rope = rope[:, :T] if positions_BT is None else rope[:, positions_BT]
-        mask = None if documents_BT is None else document_mask(documents_BT, compute_dtype(x_BTD))
-        for block in self.blocks:
+        mask = mask_B1TS if documents_BT is None else document_mask(documents_BT, compute_dtype(x_BTD))
+        for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 # Nothing here draws random numbers, so their state need not be kept.
                 x_BTD = checkpoint(block, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BTD = block(x_BTD, rope, mask)
+                x_BTD = block(x_BTD, rope, mask, None if pasts is None else pasts[i])
         return self.norm(x_BTD)
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
