@@ -44,6 +44,8 @@ class Siblings:
         self._sure = len(self._places) == len(keys) and all(map(self._is_value, self._places.values()))
         self._sure = self._sure and not set(self._linked) & set(self._places.values())
         self._sure = self._sure and not any(_touch(key, other) for key in keys for other in others)
+        self._set: dict[str, str] = {}
+        self._given: dict[Place, Any] = {}
         self._sections: dict[tuple[Any, ...], Any] = {}
         self.built: Built = {}
         """What `from_dict` has made of parts that several points share."""
@@ -64,15 +66,18 @@ class Siblings:
     def _changes(self, settings: Mapping[str, Any]) -> list[tuple[Place, Any]] | None:
         """Values as the schema converts them, and those of what refers to something, anew."""
         for key, value in settings.items():
+            if self._set.get(key) == repr(value):
+                continue
+            self._set.pop(key, None)
+            self._given.clear()
             OmegaConf.update(self._config, key, value)
-        changes: list[tuple[Place, Any]] = []
+            self._set[key] = repr(value)
         for place in (*self._places.values(), *self._linked):
-            parent = self._parent(place)
-            value = parent[place[-1]]
-            if value is not None and not isinstance(value, bool | int | float | str):
-                return None
-            changes.append((place, value))
-        return changes
+            if place not in self._given:
+                self._given[place] = self._parent(place)[place[-1]]
+        if not all(value is None or isinstance(value, bool | int | float | str) for value in self._given.values()):
+            return None
+        return list(self._given.items())
 
     def _changed(self, changes: Sequence[tuple[Place, Any]]) -> dict[str, Any]:
         values = dict(self._values)

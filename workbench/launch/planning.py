@@ -122,11 +122,10 @@ def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
 
 def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
     """Every (checkpoint, suite) of a study without a valid result."""
-    return [
-        pair
-        for node in facts.plan.nodes.values()
-        for pair in pending(wanted_checkpoints(facts.layout, node), facts.plan.evaluation, facts.layout)
-    ]
+    nodes = facts.plan.nodes.values()
+    # Of those without a checkpoint the folders need not be listed again.
+    wanted = [path for node in nodes if facts.existing[node.id] for path in wanted_checkpoints(facts.layout, node)]
+    return pending(wanted, facts.plan.evaluation, facts.layout)
 
 
 def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
