@@ -102,12 +102,13 @@ def make_outputs(root: Path, points: int) -> None:
     for source in ("prose", "code"):
         (heldout / f"{source}.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
     write_study(facts, "0" * 40, dirty=False)
+    names: dict[str, str] = {}
     for node in facts.plan.nodes.values():
-        make_stage(facts, node)
+        make_stage(facts, node, names)
 
 
-def make_stage(facts: Facts, node: Node) -> None:
-    """Make one finished stage, with a checkpoint at each target and at its half."""
+def make_stage(facts: Facts, node: Node, names: dict[str, str]) -> None:
+    """Make one finished stage, with a checkpoint at each target and at its half; `names` keeps each suite's id."""
     directory = facts.layout.stage(node.id)
     half = node.stage.start_tokens + node.tokens // 2
     for tokens in sorted({*node.targets, half}):
@@ -123,7 +124,10 @@ def make_stage(facts: Facts, node: Node) -> None:
         }
         (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         for suite in facts.plan.evaluation.suites.values():
-            name = checkpoint_evaluation_id(checkpoint, suite, facts.plan.evaluation.precision, facts.layout)
+            if suite.name not in names:
+                precision = facts.plan.evaluation.precision
+                names[suite.name] = checkpoint_evaluation_id(checkpoint, suite, precision, facts.layout)
+            name = names[suite.name]
             documents = {"prose": [{"doc_id": i, "value": 0.5} for i in range(200)]}
             result = {"eval_id": name, "results": {"prose": {"bits_per_byte": 1.0}}}
             write_result(result_path(checkpoint, suite.name, name), result, documents)

@@ -114,9 +114,7 @@ Built = dict[tuple[int, str], tuple[Any, Any]]
 """Values and what was made of them, by the identity of the values and where they are."""
 
 
-def from_dict(
-    cls: type[T], values: Any, where: str = "", *, as_written: bool = False, built: Built | None = None
-) -> T:
+def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = False, built: Built | None = None) -> T:
     """Build the frozen dataclass `cls` from plain values, strictly.
 
     Parameters
@@ -154,7 +152,9 @@ def _build(kind: Any, value: Any, where: str, as_written: bool, built: Built | N
         return [_build(arguments[0], item, f"{where}[{i}]", as_written, built) for i, item in enumerate(items)]
     if origin is dict:
         entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
-        return {str(key): _build(arguments[1], item, f"{where}.{key}", as_written, built) for key, item in entries.items()}
+        return {
+            str(key): _build(arguments[1], item, f"{where}.{key}", as_written, built) for key, item in entries.items()
+        }
     if kind is int and as_written:
         return whole_number(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -122,9 +122,7 @@ def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
 
 def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
     """Every (checkpoint, suite) of a study without a valid result."""
-    nodes = facts.plan.nodes.values()
-    # Of those without a checkpoint the folders need not be listed again.
-    wanted = [path for node in nodes if facts.existing[node.id] for path in wanted_checkpoints(facts.layout, node)]
+    wanted = [path for node in facts.plan.nodes.values() for path in wanted_checkpoints(facts.layout, node)]
     return pending(wanted, facts.plan.evaluation, facts.layout)
 
 
