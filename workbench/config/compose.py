@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import tempfile
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path

@@ -64,7 +64,7 @@ def stage_id(stage: Stage) -> str:
 
 def _keep(value: Any, name: str, make: Callable[[], Any]) -> Any:
     """Compute something of a frozen object once; it is kept in the object, where neither fields nor copies show it."""
-    kept = vars(value)
+    kept: dict[str, Any] = vars(value)
     if name not in kept:
         kept[name] = make()
     return kept[name]

@@ -138,13 +138,13 @@ def _claimed(layout: Layout, study: str) -> Path:
 def _noted_stages(layout: Layout, study: str) -> set[str]:
     """Stages that may have a claim of a study's launches, whatever its present plan has."""
     try:
-        return set(os.listdir(_claimed(layout, study)))
+        return {path.name for path in _claimed(layout, study).iterdir()}
     except FileNotFoundError:
         return _found_stages(layout, study)
 
 
 def _found_stages(layout: Layout, study: str) -> set[str]:
-    """The same by reading every claim there is: launches of earlier versions have noted nothing."""
+    """Read every claim there is, for launches of earlier versions, which have noted no stages."""
     found = map(read, (layout.root / "stages").glob("*/jobs/[a-z]*.json"))
     return {claim.stage for claim in found if claim is not None and claim.study == study}
 
