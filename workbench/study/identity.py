@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, cast
 
 from workbench.config.schema import (
     MixtureSegment,
@@ -64,7 +64,7 @@ def stage_id(stage: Stage) -> str:
 
 def _keep(value: Any, name: str, make: Callable[[], Any]) -> Any:
     """Compute something of a frozen object once; it is kept in the object, where neither fields nor copies show it."""
-    kept: dict[str, Any] = vars(value)
+    kept = cast("dict[str, Any]", vars(value))
     if name not in kept:
         kept[name] = make()
     return kept[name]
