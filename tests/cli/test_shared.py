@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from workbench.cli.shared import asked_launcher, make_study_facts
-from workbench.cli.study_verbs import run
+from workbench.cli.study_verbs import run, status
+from workbench.data import fingerprint
 from workbench.launch.planning import make_facts, record_evaluations, write_study
-from workbench.study.study_record import read_record
+from workbench.study.study_record import read_record, recorded_points
 
 
 def named(study):
@@ -71,3 +72,25 @@ def test_a_study_named_alone_is_run_by_the_command_of_its_latest_launch(facts, m
     write_study(facts, "c0ffee", False, "made by hand")
     with pytest.raises(ValueError, match="not recorded how study 'small' was launched"):
         run(named("small"))
+
+
+def test_the_state_of_a_study_composes_and_hashes_nothing(facts, monkeypatch, capsys):
+    write_study(facts, "c0ffee", False)
+    monkeypatch.setattr("workbench.config.compose.composer", lambda *_: pytest.fail("composed"))
+    monkeypatch.setattr("workbench.data.fingerprint.sha256", lambda *_: pytest.fail("hashed an input"))
+    fingerprint._hashes.clear()
+    parsed = argparse.Namespace(overrides=["small"], experiments=None, watch=False, json=True)
+    assert status(parsed) == 0
+    assert {state["stage"] for state in json.loads(capsys.readouterr().out)} == set(facts.plan.nodes)
+
+
+def test_equal_parts_of_a_records_points_are_one_object(facts):
+    write_study(facts, "c0ffee", False)
+    record = read_record(facts.layout, "small")
+    record["points"] += read_record(facts.layout, "small")["points"]
+    record["points"][1]["config"]["data"]["heldout_percent"] = 7.0
+    record["points"] += read_record(facts.layout, "small")["points"]
+    first, other, last = (config for _, config in recorded_points(record))
+    assert first == last == facts.plan.points[0].config
+    assert first.data is last.data is not other.data
+    assert (other.data.heldout_percent, other.model is first.model) == (7.0, True)

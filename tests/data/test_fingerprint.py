@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -37,13 +40,53 @@ def test_a_file_of_the_same_size_and_time_is_hashed_again(tmp_path: Path, monkey
 
 def test_hashes_of_big_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fingerprint, "_BIG_FILE_BYTES", 1)
+    monkeypatch.setattr(fingerprint, "_RECENT_NS", -1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     path.write_text("one")
     first = hash_file(path)
-    fingerprint._hash_file.cache_clear()
+    fingerprint._hashes.clear()
     monkeypatch.setattr(fingerprint, "sha256", lambda _: pytest.fail("hashed again"))
     assert hash_file(path) == first
+
+
+def test_what_was_changed_a_moment_ago_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where times are counted in seconds, a second change within one would not be seen."""
+    monkeypatch.setattr(fingerprint, "_BIG_FILE_BYTES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprint, "_facts", lambda path: (3, *[path.stat().st_ctime_ns // 10**9 * 10**9] * 2, 7))
+    path = tmp_path / "a.jsonl"
+    for text in ("one", "two", "six"):
+        path.write_text(text)
+        assert hash_file(path) == hashlib.sha256(text.encode()).hexdigest()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_changed_file_is_noticed(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever happens to a file, in this process or before it: of the same size, with another time, replaced, or put back."""
+    monkeypatch.setattr(fingerprint, "_BIG_FILE_BYTES", 1)
+    monkeypatch.setattr(fingerprint, "_RECENT_NS", -1)  # the times here are counted in nanoseconds
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, random = tmp_path / "a.jsonl", Random(seed)
+    path.write_bytes(b"0" * 8)
+    for number in range(40):
+        before, content = path.stat(), random.randbytes(8)
+        change = random.choice(["write", "replace", "keep the time", "touch", "new process", "nothing"])
+        if change in ("write", "keep the time"):
+            time.sleep(0.012)  # the kernel's clock ticks at least every 10 ms
+            path.write_bytes(content)
+        if change == "keep the time":
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        if change == "replace":
+            (tmp_path / "new").write_bytes(content)
+            os.utime(tmp_path / "new", ns=(before.st_atime_ns, before.st_mtime_ns))
+            (tmp_path / "new").replace(path)
+        if change == "touch":
+            os.utime(path, ns=(number, number))
+        if change == "new process":
+            fingerprint._hashes.clear()
+        assert hash_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

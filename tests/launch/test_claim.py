@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -93,3 +94,26 @@ def test_a_half_written_claim_is_none(layout):
 def test_only_a_job_that_slurm_has_is_live(state, live):
     assert claims.is_live(CLAIM, JobState("7", state)) is live
     assert not claims.is_live(CLAIM, None)
+
+
+def test_claims_are_found_without_looking_through_all_stages(tmp_path, monkeypatch):
+    layout = Layout(tmp_path)
+    gone = replace(CLAIM, stage="f" * 16)
+    others = replace(CLAIM, stage="e" * 16, study="other")
+    for claim in (CLAIM, gone, others):
+        assert claims.take(layout, claim)
+    monkeypatch.setattr(claims, "_found_stages", lambda *_: pytest.fail("looked through all stages"))
+    found = claims.list_claims(layout, [CLAIM.stage], "small")
+    assert [claim.stage for claim in found] == [CLAIM.stage, gone.stage]
+    assert [claim.stage for claim in claims.list_claims(layout, [others.stage], "small")][-1] == others.stage
+
+
+def test_claims_of_launches_that_noted_nothing_are_found(tmp_path):
+    layout = Layout(tmp_path)
+    old = replace(CLAIM, stage="f" * 16)
+    claims.take(layout, old)
+    shutil.rmtree(layout.study("small") / "claimed")
+    assert [claim.stage for claim in claims.list_claims(layout, [], "small")] == [old.stage]
+    claims.take(layout, CLAIM)
+    assert {path.name for path in (layout.study("small") / "claimed").iterdir()} == {old.stage, CLAIM.stage}
+    assert {claim.stage for claim in claims.list_claims(layout, [], "small")} == {old.stage, CLAIM.stage}

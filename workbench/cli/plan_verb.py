@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import asked_launcher, make_study_facts, print_plan_line, print_table
+from workbench.cli.shared import make_facts_and_launcher, print_plan_line, print_table
 
 if TYPE_CHECKING:
     from workbench.launch.estimate import Estimate
@@ -21,8 +21,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     from workbench.launch.planning import missing_here_note, plan_json
     from workbench.launch.slurm.cost import cluster_json, cluster_work
 
-    facts = make_study_facts(parsed)
-    launcher = asked_launcher(parsed)
+    facts, launcher = make_facts_and_launcher(parsed)
     work = cluster_work(facts) if launcher.submits else None
     # How fast this machine is says nothing about a cluster's.
     here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)

@@ -93,6 +93,18 @@ def asked_launcher(parsed: argparse.Namespace) -> Launcher:
     return from_dict(Launcher, record.get("launcher") or {"kind": "slurm" if slurm else "local"}, "launcher")
 
 
+def make_facts_and_launcher(parsed: argparse.Namespace) -> tuple[Facts, Launcher]:
+    """Do what `make_study_facts` and `asked_launcher` do, of one composition."""
+    from workbench.config.compose import composer
+    from workbench.launch.planning import make_facts
+
+    if named_study(parsed) is not None:
+        return make_study_facts(parsed), asked_launcher(parsed)
+    with composer(parsed.experiments) as hydra:
+        points, launcher = hydra.points(parsed.overrides), hydra.launcher(parsed.overrides)
+    return make_facts([(point.name, point.config) for point in points]), launcher
+
+
 def default_layout() -> Layout:
     """Location of the outputs when only a study's name is given."""
     from workbench.study.layout import Layout

@@ -6,7 +6,6 @@ own checks run when `to_config` converts the result.
 
 from __future__ import annotations
 
-import copy
 import logging
 import shlex
 import tempfile
@@ -31,9 +30,10 @@ from omegaconf.errors import OmegaConfBaseException
 from workbench.config.errors import one_line
 from workbench.config.kind_registry import plugin_folders
 from workbench.config.launcher_settings import Launcher, read_launcher
-from workbench.config.plain import whole_number
+from workbench.config.plain import Built, whole_number
 from workbench.config.schema import Config, from_dict
 from workbench.config.search import CONFIG_DIR, PROJECT_ROOT, quoted, search_folders, search_override
+from workbench.config.siblings import Siblings
 from workbench.config.structured import kind_of, register_schemas
 from workbench.study.rules import apply_variant
 
@@ -60,7 +60,12 @@ class Composer:
         self._search_path = [search_override(search_path)]
         self._masters: dict[tuple[str, ...], DictConfig] = {}
         self._configs: dict[tuple[str, ...], Config] = {}
-        self._siblings: dict[tuple[Any, ...], DictConfig] = {}
+        self._firsts: dict[tuple[Any, ...], DictConfig] = {}
+        self._siblings: dict[tuple[Any, ...], Siblings] = {}
+        self._parser = OverridesParser.create(config_loader=hydra.config_loader)
+        self._parsed: dict[str, Override] = {}
+        self._digits: dict[str, str] = {}
+        self._plain: dict[str, bool] = {}
         # Kept, because `multirun` replaces it.
         self._load_sweep_config = hydra.config_loader.load_sweep_config
         self.command = ""
@@ -113,7 +118,8 @@ class Composer:
     def compose(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[ComposedPoint]:
         """Compose one batch of a multirun; `batch` has each point's overrides, and equal ones make one point."""
         points = list(dict.fromkeys(tuple(self._in_digits(overrides)) for overrides in batch))
-        configs = [self._compose_one(master, overrides) for overrides in points]
+        hydras = tuple(master.hydra.overrides.hydra)
+        configs = [self._compose_one(master, overrides, hydras) for overrides in points]
         return [
             ComposedPoint(name, overrides, config)
             for name, overrides, config in zip(_point_names(points), points, configs, strict=True)
@@ -131,33 +137,49 @@ class Composer:
         )
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
-        return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+        for text in overrides:
+            if text not in self._parsed:
+                [self._parsed[text]] = self._parser.parse_overrides([text])
+        return [self._parsed[text] for text in overrides]
 
     def _in_digits(self, overrides: Sequence[str]) -> list[str]:
         """Write whole numbers in digits, so that `tokens=1e6` and `tokens=1M` name the point `tokens=1000000`."""
         with _one_line_errors():
-            return [_in_digits(override) for override in self._parse(overrides)]
+            for text, override in zip(overrides, self._parse(overrides), strict=True):
+                if text not in self._digits:
+                    self._digits[text] = _in_digits(override)
+        return [self._digits[text] for text in overrides]
 
-    def _compose_one(self, master: DictConfig, overrides: tuple[str, ...]) -> Config:
+    def _compose_one(self, master: DictConfig, overrides: tuple[str, ...], hydras: tuple[str, ...]) -> Config:
         if overrides not in self._configs:
             with _one_line_errors():
-                self._configs[overrides] = to_config(self._load(master, overrides))
+                self._configs[overrides] = self._load(master, overrides, hydras)
         return self._configs[overrides]
 
-    def _load(self, master: DictConfig, overrides: tuple[str, ...]) -> DictConfig:
-        """Compose; points that differ only in plain values are composed once and changed (8 ms instead of 100)."""
-        parsed = self._parse(overrides)
-        plain = {str(o.key_or_group): o for o in parsed if self._is_plain(o)}
-        rest = [str(o.input_line) for o in parsed if str(o.key_or_group) not in plain]
-        family = (tuple(master.hydra.overrides.hydra), tuple(rest), tuple(plain))
-        if family not in self._siblings:
-            composed = self._load_sweep_config(master, list(overrides))
-            self._siblings[family] = _without_hydra(composed)
-            return composed
-        sibling = copy.deepcopy(self._siblings[family])
-        for key, override in plain.items():
-            OmegaConf.update(sibling, key, override.value())
-        return sibling
+    def _load(self, master: DictConfig, overrides: tuple[str, ...], hydras: tuple[str, ...]) -> Config:
+        """Compose; points that differ only in plain values are composed once and changed (0.5 ms instead of 100)."""
+        plain = [text for text in overrides if self._plainly(text)]
+        rest = tuple(text for text in overrides if not self._plainly(text))
+        settings = {str(o.key_or_group): o.value() for o in self._parse(plain)}
+        family = (hydras, rest, tuple(settings))
+        values = None
+        if family in self._firsts:
+            if family not in self._siblings:
+                first, others = self._firsts[family], self._parse(rest)
+                keys = [str(o.key_or_group) for o in others if not self._is_group(str(o.key_or_group))]
+                self._siblings[family] = Siblings(first, tuple(settings), keys)
+            values = self._siblings[family].values(settings)
+        if values is not None:
+            return _finish(values, self._siblings[family].built)
+        composed = self._load_sweep_config(master, list(overrides))
+        if family not in self._firsts:
+            self._firsts[family] = _without_hydra(composed)
+        return to_config(composed)
+
+    def _plainly(self, text: str) -> bool:
+        if text not in self._plain:
+            self._plain[text] = self._is_plain(self._parse([text])[0])
+        return self._plain[text]
 
     def _is_plain(self, override: Override) -> bool:
         """Whether an override sets one existing value and does nothing else."""
@@ -304,9 +326,12 @@ def _point_names(batch: Sequence[Sequence[str]]) -> list[str]:
 def to_config(composed: DictConfig) -> Config:
     """Convert to a frozen, validated `Config`; relative outputs are relative to the project's root."""
     ours = _without_hydra(composed)
-    values = cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True))
-    values["paths"] = {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}
-    return apply_variant(from_dict(Config, values, as_written=True))
+    return _finish(cast(dict[str, Any], OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)))
+
+
+def _finish(values: dict[str, Any], built: Built | None = None) -> Config:
+    values = {**values, "paths": {"outputs": str(PROJECT_ROOT / Path(values["paths"]["outputs"]).expanduser())}}
+    return apply_variant(from_dict(Config, values, as_written=True, built=built))
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -109,7 +110,11 @@ def to_dict(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = False) -> T:
+Built = dict[tuple[int, str], tuple[Any, Any]]
+"""Values and what was made of them, by the identity of the values and where they are."""
+
+
+def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = False, built: Built | None = None) -> T:
     """Build the frozen dataclass `cls` from plain values, strictly.
 
     Parameters
@@ -122,29 +127,34 @@ def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = 
         Path of the value, for messages.
     as_written
         Whether the values were written by a person: whole numbers may then be written as `whole_number` reads them.
+    built
+        What was made of parts before, to which what is made now is added: the same object at the same place is not built
+        again. Whoever hands it over must not change the values.
 
     Raises
     ------
     ValueError
         A key is unknown or missing, or a value has the wrong type; the value is quoted.
     """
-    return typing.cast(T, _build(cls, values, where, as_written))
+    return typing.cast(T, _build(cls, values, where, as_written, built))
 
 
-def _build(kind: Any, value: Any, where: str, as_written: bool) -> Any:
+def _build(kind: Any, value: Any, where: str, as_written: bool, built: Built | None) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where, as_written)
+        return _build(next(a for a in arguments if a is not type(None)), value, where, as_written, built)
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where, as_written)
+        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where, as_written, built)
     if origin is list:
         items = typing.cast(list[Any], _typed(value, list, where))
-        return [_build(arguments[0], item, f"{where}[{i}]", as_written) for i, item in enumerate(items)]
+        return [_build(arguments[0], item, f"{where}[{i}]", as_written, built) for i, item in enumerate(items)]
     if origin is dict:
         entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
-        return {str(key): _build(arguments[1], item, f"{where}.{key}", as_written) for key, item in entries.items()}
+        return {
+            str(key): _build(arguments[1], item, f"{where}.{key}", as_written, built) for key, item in entries.items()
+        }
     if kind is int and as_written:
         return whole_number(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -158,25 +168,41 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: bool) -> Any:
+def _build_dataclass(cls: type, values: dict[str, Any], where: str, as_written: bool, built: Built | None) -> Any:
     class_of = getattr(cls, "class_of", None)
     if class_of is not None:  # the values say which of its subclasses they are of
         cls = class_of(values)
+    if built is None or not where:
+        return _make(cls, values, where, as_written, built)
+    key = (id(values), where)
+    if key not in built:
+        # With the values, so that no other object gets their identity.
+        built[key] = values, _make(cls, values, where, as_written, built)
+    return built[key][1]
+
+
+@functools.cache
+def _shape(cls: type) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Types of a dataclass's fields by name, and the names of those that must be given."""
+    required = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}, tuple(required)
+
+
+def _make(cls: type, values: dict[str, Any], where: str, as_written: bool, built: Built | None) -> Any:
+    known, required = _shape(cls)
     prefix = f"{where}." if where else ""
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown key {prefix}{unknown[0]}; {cls.__name__} has {', '.join(known)}")
-    required = [
-        name
-        for name, f in known.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
     missing = [name for name in required if name not in values]
     if missing:
         raise ValueError(f"missing key {prefix}{missing[0]}")
-    fields = {name: _build(hints[name], value, prefix + name, as_written) for name, value in values.items()}
+    fields = {name: _build(known[name], value, prefix + name, as_written, built) for name, value in values.items()}
     try:
         return cls(**fields)
     except ValueError as error:

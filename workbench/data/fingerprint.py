@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
 _LABELS = ("weight", "unique_tokens", "max_epochs")
-_BIG_FILE_BYTES = 64_000_000
+_BIG_FILE_BYTES = 1_000_000
+"""Files of at least this size are worth a small file in the cache: they take longer to hash than that to read."""
+_RECENT_NS = 2_000_000_000
+"""A file that was changed so shortly before it was hashed may change again without another time of modification:
+network file systems count it in seconds, FAT in two of them."""
 
 
 def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
@@ -102,29 +107,49 @@ def _describe_tokenizer(tokenizer: TokenizerConfig) -> dict[str, Any]:
 def hash_file(path: Path) -> str:
     """SHA-256 of a file, remembered by what changes with its content (big files: in the user's cache).
 
+    Of a file that was changed a moment ago nothing is remembered.
+
     Raises
     ------
     ValueError
         It cannot be read.
     """
     try:
-        stat = path.stat()
-        # Copies and unpacked archives keep their times of modification, but not the time of the inode's change.
-        return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        place, facts = str(path.resolve()), _facts(path)
+        known = _known(place, facts)
+        if known is not None:
+            return known
+        began = time.time_ns()
+        digest = sha256(path)
+        if _facts(path) == facts and began - max(facts[1:3]) > _RECENT_NS:
+            _hashes[place] = facts, digest
+            if facts[0] >= _BIG_FILE_BYTES:
+                remember(digest, "hashes", place, *facts)
     except OSError as error:
         raise ValueError(f"{show(path)} cannot be read: {error.strerror}") from error
-
-
-@lru_cache(maxsize=4096)
-def _hash_file(path: str, size: int, *times: int) -> str:
-    is_big = size >= _BIG_FILE_BYTES
-    known = recall("hashes", path, size, *times) if is_big else None
-    if known is not None:
-        return known
-    digest = sha256(Path(path))
-    if is_big:
-        remember(digest, "hashes", path, size, *times)
     return digest
+
+
+Facts = tuple[int, int, int, int]
+_hashes: dict[str, tuple[Facts, str]] = {}
+"""By path: what the file was when it was hashed, and its hash."""
+
+
+def _facts(path: Path) -> Facts:
+    """Size, times of modification and of the inode's change, and inode."""
+    stat = path.stat()
+    # Copies and unpacked archives keep their times of modification, but not the time of the inode's change.
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _known(place: str, facts: Facts) -> str | None:
+    if place in _hashes and _hashes[place][0] == facts:
+        return _hashes[place][1]
+    found = recall("hashes", place, *facts) if facts[0] >= _BIG_FILE_BYTES else None
+    if found is None or not re.fullmatch("[0-9a-f]{64}", found):
+        return None
+    _hashes[place] = facts, found
+    return found
 
 
 def _digest(value: Any) -> str:

@@ -265,9 +265,10 @@ def kept_bytes(facts: Facts) -> int:
 
 def training_bytes(facts: Facts, workers: int) -> int:
     """Bytes, at most, of what the largest `workers` stages keep to resume from, and of the one that each writes."""
+    todo = facts.tokens_to_train()
     each = [
         (node.stage.checkpoint.keep_last + 1) * checkpoint_bytes(node.stage, whole=True)
         for node in facts.plan.nodes.values()
-        if facts.tokens_to_train()[node.id]
+        if todo[node.id]
     ]
     return sum(sorted(each)[-workers:])

@@ -121,11 +121,8 @@ def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
 
 def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
     """Every (checkpoint, suite) of a study without a valid result."""
-    return [
-        pair
-        for node in facts.plan.nodes.values()
-        for pair in pending(wanted_checkpoints(facts.layout, node), facts.plan.evaluation, facts.layout)
-    ]
+    wanted = [path for node in facts.plan.nodes.values() for path in wanted_checkpoints(facts.layout, node)]
+    return pending(wanted, facts.plan.evaluation, facts.layout)
 
 
 def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, cast
 
 from workbench.config.schema import (
     LoraConfig,
@@ -60,7 +60,15 @@ def digest(value: Any, length: int = 16) -> str:
 
 def stage_id(stage: Stage) -> str:
     """Name the trajectory of a stage: 16 hex digits, equal for equal trajectories."""
-    return digest(identity(stage))
+    return _keep(stage, "_stage_id", lambda: digest(identity(stage)))
+
+
+def _keep(value: Any, name: str, make: Callable[[], Any]) -> Any:
+    """Compute something of a frozen object once; it is kept in the object, where neither fields nor copies show it."""
+    kept = cast("dict[str, Any]", vars(value))
+    if name not in kept:
+        kept[name] = make()
+    return kept[name]
 
 
 def identity(stage: Stage) -> dict[str, Any]:
@@ -94,6 +102,10 @@ def _default(f: Field[Any]) -> Any:
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Shape and switches of a model, without its name; switches younger than the first ids only where they are turned."""
+    return dict(_keep(model, "_model_identity", lambda: _model_identity(model)))
+
+
+def _model_identity(model: ModelConfig) -> dict[str, Any]:
     left_out = {"name", *_BASES["complete_p"]}
     values = {name: value for name, value in to_dict(model).items() if name not in left_out}
     kept = {name: value for name, value in values.items() if name not in _YOUNGER or value != _YOUNGER[name]}

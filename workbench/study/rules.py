@@ -52,6 +52,8 @@ def apply_variant(config: Config) -> Config:
     if variant.mixture:
         weights = variant.mixture
         sources = {name: replace(source, weight=weights.get(name, 0.0)) for name, source in sources.items()}
+    if model == base and sources is config.data.sources:
+        return config
     return replace(config, model=model, data=replace(config.data, sources=sources))
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from workbench.config.plain import Built
 from workbench.config.schema import Config, from_dict
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.layout import Layout
@@ -59,7 +60,15 @@ def change_record(layout: Layout, study: str, change: Callable[[dict[str, Any]],
 
 def recorded_points(record: dict[str, Any]) -> list[tuple[str, Config]]:
     """Name and config of every point of the study's latest launch."""
-    return [(point["name"], from_dict(Config, point["config"])) for point in record["points"]]
+    shared: dict[tuple[str, str], Any] = {}
+    built: Built = {}
+
+    def read(config: dict[str, Any]) -> Config:
+        """Build what several points have alike once."""
+        parts = {name: shared.setdefault((name, json.dumps(value)), value) for name, value in config.items()}
+        return from_dict(Config, parts, built=built)
+
+    return [(point["name"], read(point["config"])) for point in record["points"]]
 
 
 def recorded_fingerprints(record: dict[str, Any]) -> list[str]:

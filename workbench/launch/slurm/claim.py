@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -73,6 +74,7 @@ def take(layout: Layout, claim: Claim) -> bool:
     """Write a claim if there is none; tell whether it is ours now."""
     path = path_of(layout, claim)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _note_stage(layout, claim)
     claim = replace(claim, host=socket.gethostname(), pid=os.getpid(), time=time.time())
     partial = path.with_name(f".{path.name}.{claim.token}.partial")
     partial.write_text(json.dumps(asdict(claim)), encoding="utf-8")
@@ -121,10 +123,48 @@ def list_claims(layout: Layout, stages: Iterable[str], study: str) -> list[Claim
 
     The latter may be on stages that the study's present plan does not have.
     """
-    wanted = set(stages)
-    paths = [*(layout.root / "stages").glob("*/jobs/[a-z]*.json"), *(layout.study(study) / "jobs").glob("[a-z]*.json")]
-    found = [claim for claim in map(read, paths) if claim is not None]
-    return sorted((c for c in found if c.stage in wanted or c.study == study), key=lambda claim: claim.time)
+    planned = set(stages)
+    places = sorted(planned | _noted_stages(layout, study))
+    folders = [layout.study(study) / "jobs", *(layout.stage(stage).jobs for stage in places)]
+    found = [claim for folder in folders for path in folder.glob("[a-z]*.json") if (claim := read(path)) is not None]
+    return sorted((c for c in found if c.stage in planned or c.study == study), key=lambda claim: claim.time)
+
+
+def _claimed(layout: Layout, study: str) -> Path:
+    """Folder with an empty file for every stage that the study's launches have ever claimed, named by it."""
+    return layout.study(study) / "claimed"
+
+
+def _noted_stages(layout: Layout, study: str) -> set[str]:
+    """Stages that may have a claim of a study's launches, whatever its present plan has."""
+    try:
+        return {path.name for path in _claimed(layout, study).iterdir()}
+    except FileNotFoundError:
+        return _found_stages(layout, study)
+
+
+def _found_stages(layout: Layout, study: str) -> set[str]:
+    """Read every claim there is, for launches of earlier versions, which have noted no stages."""
+    found = map(read, (layout.root / "stages").glob("*/jobs/[a-z]*.json"))
+    return {claim.stage for claim in found if claim is not None and claim.study == study}
+
+
+def _note_stage(layout: Layout, claim: Claim) -> None:
+    """Note a stage before it is claimed, so that the claim is found without looking through all stages."""
+    if not claim.stage:
+        return
+    folder = _claimed(layout, claim.study)
+    if not folder.is_dir():
+        # Whole at once, since its being there says that it is complete.
+        partial = folder.with_name(f".claimed.{uuid.uuid4().hex}.partial")
+        partial.mkdir(parents=True)
+        for stage in _found_stages(layout, claim.study):
+            (partial / stage).touch()
+        try:
+            partial.rename(folder)
+        except OSError:  # another launch was first, with the same stages
+            shutil.rmtree(partial)
+    (folder / claim.stage).touch()
 
 
 def find_job(claim: Claim, queue: Mapping[str, JobState]) -> str | None:
