@@ -6,6 +6,7 @@ time.
 python tests/side_by_side.py [OPTION ...]    (options of pytest, given to all)
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,11 +59,11 @@ class Lane(threading.Thread):
             self.statuses.append(self._running.wait())
 
     def stop(self) -> None:
-        """End what still runs; pytest ends the cluster that it has started."""
+        """End what still runs: pytest, interrupted, ends the cluster that it has started."""
         with self._lock:
             self._stopped = True
             if self._running is not None and self._running.poll() is None:
-                self._running.terminate()
+                self._running.send_signal(signal.SIGINT)
         self.join()
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.model.test_transformer import make_model
 from workbench.config.schema import LoraConfig
-from workbench.kinds.sft.plan import adapted_matrices, adapter_parameters, four_bit_bytes
+from workbench.kinds.sft.plan import adapted_matrices, four_bit_bytes
 from workbench.kinds.sft.run import SftRun, trial_step
 from workbench.launch.planning import missing_here_note
 from workbench.launch.run_study import check_before_start
@@ -227,9 +227,6 @@ def test_four_bits_are_counted(tune, stand_in):
     assert saved == 4 * weights - four_bit_bytes(weights) - 8 * max(sizes)
     large = replace(four, model=replace(four.model, num_layers=24))
     assert stage_memory(large, 1, 1, "cpu").total < stage_memory(replace(large, lora=plain.lora), 1, 1, "cpu").total
-    assert adapter_parameters(four.model, four.lora.targets, 16) == adapter_parameters(
-        plain.model, plain.lora.targets, 16
-    )
 
 
 def test_its_speed_can_be_tried(tune, stand_in):

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from workbench.data.chat_store import find_named
+from workbench.data.chat_templates import ChatTemplate
 from workbench.data.store import open_prepared
 from workbench.evaluate.outside_checkpoint import place_results, read_imported
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
@@ -71,6 +73,33 @@ def test_a_tokenizers_own_template_is_what_a_study_trains_on(tune, run_local, to
     assert (prepared.tokenizer_dir / "chat_template.jinja").read_text() == OWN
     run_local(facts)
     assert tuned(facts).stage.end_tokens in checkpoints_by_tokens(facts.layout.stage(tuned(facts).id))
+
+
+def test_a_template_that_begins_some_conversations_alone_is_refused(tune, tokenizer):
+    """The template that a checkpoint carries could not be made to begin the others."""
+    mixed = "{% if messages[0].role == 'system' %}{{ bos_token }}{% endif %}" + OWN
+    with pytest.raises(ValueError, match="writes <s> before some conversations alone"):
+        tune("sft", "then.chat.chat.template=tokenizer", *tokenizer(mixed), "data.heldout_percent=14")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        OWN,
+        "{{ bos_token }}" + OWN,
+        "<s>" + OWN,
+        "{% set bos = bos_token %}{{ bos }}" + OWN,
+        OWN + "{# bos_token #}",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}" + OWN,
+    ],
+)
+def test_a_checkpoints_template_begins_every_conversation_once(tokenizer, source):
+    folder = Path(next(setting for setting in tokenizer(source) if setting.startswith("tokenizer.path=")).split("=")[1])
+    template = ChatTemplate("tokenizer", folder).with_beginning
+    loaded = AutoTokenizer.from_pretrained(folder)
+    loaded.chat_template = template
+    text = loaded.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    assert text.startswith("<s>user: a")
 
 
 def test_another_template_is_another_stage_on_the_same_data(tune, tokenizer):
@@ -178,6 +207,12 @@ def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, 
     assert result["results"] == json.loads(path.read_text())["results"]
     with pytest.raises(EvaluationError, match="its tokenizer is another than the one of the conversations"):
         evaluator.evaluate(places[1], "chat")
+    padded = AutoTokenizer.from_pretrained(tmp_path / "0")
+    padded.add_special_tokens({"pad_token": "[PAD]"})  # one id more, which no conversation has
+    padded.save_pretrained(tmp_path / "0")
+    imported = read_imported(tmp_path / "0")
+    place = place_results(facts.layout, imported, (store.fingerprint, store.heldout_fingerprint))
+    assert json.loads(evaluator.evaluate(place, "chat").read_text())["results"] == result["results"]
 
 
 @pytest.mark.parametrize("sweep", ["then.chat.chat.template=zephyr,chatml", "then.chat.context_tokens=64,128"])

@@ -39,6 +39,7 @@ def build_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int,
         A file is missing or malformed, the template does not suit the tokenizer, or no conversation is left.
     """
     template = ChatTemplate(config.template, tokenizer_dir)
+    _ = template.with_beginning  # refused before anything is read
     intake = _Intake(config, template, context_tokens + 1)
     dtype = "<u2" if template.vocab_size <= 65536 else "<u4"
     sizes: list[tuple[int, int]] = []

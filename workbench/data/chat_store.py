@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from workbench.config.schema import ChatDataConfig, to_dict
 from workbench.data.chat_build import build_chat, tokenizer_files
-from workbench.data.chat_templates import with_beginning
+from workbench.data.chat_templates import ChatTemplate
 from workbench.data.conversations import find_files
 from workbench.data.fingerprint import hash_file
 from workbench.data.folders import PreparedFolder, make_folder, read_manifest
@@ -112,9 +112,12 @@ def write_chat_template(store: ChatStore, directory: Path) -> None:
     With it, `apply_chat_template` of `transformers` gives the very ids that are trained on, the beginning of sequence
     included.
     """
-    names = json.loads((store.tokenizer_dir / "special_tokens_map.json").read_text(encoding="utf-8"))
-    source = (store.tokenizer_dir / TEMPLATE_FILE).read_text(encoding="utf-8")
-    (directory / TEMPLATE_FILE).write_text(with_beginning(source, names["bos_token"]), encoding="utf-8")
+    (directory / TEMPLATE_FILE).write_text(_template_of(store.tokenizer_dir), encoding="utf-8")
+
+
+@cache  # reading a tokenizer takes longer than writing a small checkpoint
+def _template_of(tokenizer_dir: Path) -> str:
+    return ChatTemplate("tokenizer", tokenizer_dir).with_beginning
 
 
 def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int) -> str:

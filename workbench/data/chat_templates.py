@@ -28,11 +28,6 @@ class ChatTemplateError(ValueError):
     """A template cannot render a conversation, or its text and the assistant's cannot be told apart."""
 
 
-def with_beginning(source: str, bos: str) -> str:
-    """Source of a template that writes the beginning of a conversation, which training puts before it, by itself."""
-    return source if "bos_token" in source or bos in source else "{{ bos_token }}" + source
-
-
 @dataclass(frozen=True)
 class ChatTokens:
     """A conversation as a model is trained on it."""
@@ -115,6 +110,30 @@ class ChatTemplate:
         added = self._encoder.get_added_tokens_decoder().values()
         special = {t.content for t in added if t.special or t.content in self.source} - {""}
         return tuple(sorted(special | set(MARKS.get(self.name, ()))))
+
+    @cached_property
+    def with_beginning(self) -> str:
+        """Source that writes the beginning of every conversation, which training puts before those that lack it.
+
+        Raises
+        ------
+        ChatTemplateError
+            The template writes it before some conversations and not before others.
+        """
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        writes: set[bool] = set()
+        for messages in (turns, [Message("system", "c"), *turns], [*turns, *turns], turns[:1]):
+            try:
+                text = self.render(messages, prompt=len(messages) == 1)
+            except ChatTemplateError:  # as those do that have no system prompt
+                continue
+            writes.add(text.startswith(self._tokenizer.bos_token))
+        if len(writes) == 2:
+            raise ChatTemplateError(
+                f"chat.template={self.name!r} writes {self._tokenizer.bos_token} before some conversations alone: change it "
+                "to write it before all of them, or before none"
+            )
+        return self.source if True in writes else "{{ bos_token }}" + self.source
 
     def has_marks(self, conversation: Conversation) -> bool:
         """Whether a turn's text would be taken for the template's."""

@@ -226,7 +226,9 @@ class Evaluator:
             return
         theirs, _ = self._load_tokenizer(Path(manifest["weights_at"]), ours=False)
         ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer", ours=True)
-        if theirs.get_vocab() != ours.get_vocab():
+        if (
+            not ours.get_vocab().items() <= theirs.get_vocab().items()
+        ):  # theirs may have more, such as a token for padding
             raise EvaluationError(
                 f"checkpoint {manifest['weights_at']}: its tokenizer is another than the one of the conversations, whose "
                 "token ids are scored: tune it in a study of its own (init=hf), or leave the suite out"

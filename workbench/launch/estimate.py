@@ -51,7 +51,7 @@ class Estimate:
     chain_seconds: float = 0.0
     """Training of the chain of stages that takes longest, each after its parent."""
     critical_seconds: float = 0.0
-    """The same with the scores of the chain's last checkpoint, which nothing can be done beside."""
+    """The same with the scores of the chain's last checkpoint, which can only be made once it is there."""
     training_disk_bytes: int = 0
     """Checkpoints that come and go while stages train, at most."""
 
@@ -134,7 +134,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
 
 
 def _last_scores(missing: Mapping[str, Mapping[str, int]], seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of one checkpoint's evaluations, by stage: of the last, after which its chain may go on."""
+    """Seconds of the scores of each stage's last checkpoint, which wait for the stage and hold no other up."""
     return {stage: each / max(missing[stage].values()) for stage, each in seconds.items()}
 
 

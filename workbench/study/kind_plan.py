@@ -80,7 +80,7 @@ def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:
 
 
 def process_memory(stage: Stage, processes: int, micro_batch_sequences: int, device: str) -> Memory | None:
-    """Peak memory of a process of a stage that does something else than train; None where it trains."""
+    """Peak memory of a process, where its kind counts all of it itself; None takes a training's and `held_bytes`."""
     return _answer(stage.kind, "process_memory", lambda *_: None)(stage, processes, micro_batch_sequences, device)
 
 
