@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
@@ -188,7 +189,7 @@ def test_an_evaluation_of_conversations_is_named_by_their_tokenizer(tune):
     assert records[0][1]["chat"] != records[1][1]["chat"]
 
 
-def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, run_local, tmp_path):
+def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, run_local, tmp_path, monkeypatch):
     facts = tune("sft")
     run_local(facts)
     other = tune("sft", "tokenizer.vocab_size=400")
@@ -207,12 +208,14 @@ def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, 
     assert result["results"] == json.loads(path.read_text())["results"]
     with pytest.raises(EvaluationError, match="its tokenizer is another than the one of the conversations"):
         evaluator.evaluate(places[1], "chat")
-    padded = AutoTokenizer.from_pretrained(tmp_path / "0")
-    padded.add_special_tokens({"pad_token": "[PAD]"})  # one id more, which no conversation has
-    padded.save_pretrained(tmp_path / "0")
-    imported = read_imported(tmp_path / "0")
-    place = place_results(facts.layout, imported, (store.fingerprint, store.heldout_fingerprint))
-    assert json.loads(evaluator.evaluate(place, "chat").read_text())["results"] == result["results"]
+    load = evaluator._load_tokenizer
+    vocabulary = load(tmp_path / "0", ours=False)[0].get_vocab()
+    more = SimpleNamespace(get_vocab=lambda: {**vocabulary, "[PAD]": len(vocabulary)})  # which no conversation has
+    monkeypatch.setattr(evaluator, "_load_tokenizer", lambda _, ours: load(_, ours=ours) if ours else (more, {}))
+    evaluator._check_vocabulary(places[0])
+    del vocabulary["<s>"]
+    with pytest.raises(EvaluationError, match="its tokenizer is another"):
+        evaluator._check_vocabulary(places[0])
 
 
 @pytest.mark.parametrize("sweep", ["then.chat.chat.template=zephyr,chatml", "then.chat.context_tokens=64,128"])
