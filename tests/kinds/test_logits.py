@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from taught_students import DISTILL, KEPT, files, finish, last_weights, of_kind, rows
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
@@ -29,57 +29,6 @@ from workbench.train import checkpoint as ckpt
 from workbench.train.state import initial_state
 from workbench.train.throughput import measure_tokens_per_second
 from workbench.train.whole_stage import train_stage
-
-TEACHER = ["model@then.distill.teacher.model=m0_06", "then.distill.teacher.model.num_layers=1"]
-DISTILL = ["tokens=2560", "then=distill", *TEACHER, "then.distill.teacher.tokens=5120"]
-KEPT = [*DISTILL, "then.distill.teacher.top_k=5"]
-
-
-def of_kind(facts, kind):
-    return [node for node in facts.plan.nodes.values() if node.stage.kind == kind]
-
-
-@pytest.fixture
-def taught(make_study, outputs):
-    """A study under outputs of its own, with its teacher trained: call it and get its facts."""
-
-    def make(name, *more):
-        root = outputs.parent / name
-        root.mkdir()
-        (root / "data").symlink_to(outputs / "data")
-        facts = make_study(f"paths.outputs={root}", *KEPT, *more)
-        for node in of_kind(facts, "pretrain"):
-            train_stage(facts.layout, node.id)
-        return facts
-
-    return make
-
-
-def finish(facts, size=1):
-    for kind in ("logits", "distill"):
-        for node in of_kind(facts, kind):
-            ended = start(size, train, root=facts.layout.root, stage=node.id)
-            assert [each.text for each in ended] == [""] * size, ended[0].text
-            assert [each.exit_code for each in ended] == [0] * size
-    return facts
-
-
-def files(facts):
-    """Bytes of every kept file, by checkpoint."""
-    [node] = of_kind(facts, "logits")
-    folders = facts.layout.stage(node.id).list_checkpoints()
-    return {(folder.name, name): (folder / name).read_bytes() for folder in folders for name in (IDS, LOG_Q)}
-
-
-def rows(facts):
-    read = [r for node in of_kind(facts, "distill") for r in spool.read_rows(facts.layout.stage(node.id).path)]
-    return [{key: value for key, value in row.items() if key not in spool.WALL_CLOCK} for row in read]
-
-
-def last_weights(facts):
-    [*_, last] = of_kind(facts, "distill")
-    return load_file(facts.layout.stage(last.id).list_checkpoints()[-1] / "model.safetensors")
-
 
 # ------------------------------------------------------------------------------------------------ what is planned
 

@@ -10,7 +10,7 @@ from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, Origin, Stage, TrainingStage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.identity import stage_id
-from workbench.study.layout import Layout
+from workbench.study.layout import Layout, StageDir, checkpoint_step
 from workbench.study.memory import Memory, state_bytes, weights_bytes
 
 
@@ -72,6 +72,15 @@ def checkpoint_bytes(stage: Stage, *, whole: bool) -> int:
 def _model_bytes(stage: Stage, *, whole: bool) -> int:
     params = count_parameters(stage.model).total
     return state_bytes(params) if whole and isinstance(stage, TrainingStage) else weights_bytes(params)
+
+
+def progress(stage: Stage, stage_dir: StageDir) -> int:
+    """Count what of a stage is safe on the disk: it grows with all that an attempt which ends now leaves to the next."""
+    return _answer(stage.kind, "progress", _latest_step)(stage, stage_dir)
+
+
+def _latest_step(stage: Stage, stage_dir: StageDir) -> int:
+    return max(map(checkpoint_step, stage_dir.list_checkpoints()), default=0)
 
 
 def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:

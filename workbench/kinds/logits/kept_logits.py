@@ -12,6 +12,7 @@ Shapes: n sequences, T tokens a sequence, k ids a token.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from workbench.study.layout import StageDir
 from workbench.train import checkpoint as ckpt
 
 IDS, LOG_Q = "ids.bin", "log_q.bin"
+WORK, PROGRESS = "logits", "progress.json"
+"""Folder of the files that become the next checkpoint, and what says in it how much of them is on the disk."""
 LOG_Q_DTYPE = np.dtype("<f2")
 
 
@@ -62,6 +65,24 @@ def _pieces(stage_dir: StageDir) -> list[_Piece]:
 def covered(stage_dir: StageDir, first: int, stop: int) -> int:
     """Sequence up to which checkpoints have all from `first` on, `stop` at most."""
     return max([first, *(piece.stop for piece in _chain(_pieces(stage_dir), first, stop) if piece.stop <= stop)])
+
+
+def read_progress(stage_dir: StageDir) -> dict[str, Any]:
+    """Read which sequences, from `first` to before `next`, are on the disk beside the checkpoints; empty if none."""
+    path = stage_dir.path / WORK / PROGRESS
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def count_kept(stage_dir: StageDir) -> int:
+    """Count the sequences that are safe on the disk, in checkpoints or beside them."""
+    found = [range(piece.first, piece.stop) for piece in _pieces(stage_dir)]
+    if noted := read_progress(stage_dir):
+        found.append(range(noted["first"], noted["next"]))
+    total = end = 0
+    for each in sorted(found, key=lambda sequences: sequences.start):
+        total += max(0, each.stop - max(each.start, end))
+        end = max(end, each.stop)
+    return total
 
 
 def _chain(pieces: list[_Piece], first: int, stop: int) -> list[_Piece]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from workbench.config.schema import Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
-from workbench.kinds.logits.kept_logits import bytes_per_token
+from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept
 from workbench.kinds.logits.spec import Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
-from workbench.study.layout import Layout
+from workbench.study.layout import Layout, StageDir
 from workbench.study.memory import FP32, Memory, forward_bytes
 
 _SMALL_FILES_BYTES = 10_000
@@ -72,6 +72,11 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
     tokens = stage.end_tokens - stage.start_tokens
     size = bytes_per_token(stage.top_k, stage.vocab_size)
     return -(-tokens * size // len(stage.targets)) + _SMALL_FILES_BYTES
+
+
+def progress(stage: Spec, stage_dir: StageDir) -> int:
+    """Count the sequences that are kept: an attempt goes on with the next, also between two checkpoints."""
+    return count_kept(stage_dir)
 
 
 def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:

@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 
 from workbench.data.stream import Stream
 from workbench.kinds.distill.run import load_teacher
-from workbench.kinds.logits.kept_logits import IDS, LOG_Q, LOG_Q_DTYPE, bytes_per_token, covered, ids_dtype
+from workbench.kinds.logits.kept_logits import (
+    IDS,
+    LOG_Q,
+    LOG_Q_DTYPE,
+    PROGRESS,
+    WORK,
+    bytes_per_token,
+    covered,
+    ids_dtype,
+    read_progress,
+)
 from workbench.kinds.logits.spec import Spec
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
@@ -41,8 +51,6 @@ from workbench.train.loop import stage_device
 from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.step import autocast
 from workbench.train.targets import keep_targets, missing_targets
-
-PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class LogitsRun:
 
     def __init__(self, job: StageJob) -> None:
         self.job, self.stage, self.world = job, cast(Spec, job.stage), job.world
-        self.work = job.dir.path / "logits"
+        self.work = job.dir.path / WORK
         read = self.stage.inputs["teacher"]
         path, manifest = self.world.main_only(lambda: job.read_input(read.stage, read.tokens))
         self.teacher_files = manifest["files"]
@@ -140,7 +148,7 @@ class LogitsRun:
     def _resume(self, first: int, stop: int) -> int:
         """Cut the files to what is known to be on the disk, and give the sequence to go on with."""
         self.work.mkdir(exist_ok=True)
-        noted = _read(self.work / PROGRESS)
+        noted = read_progress(self.job.dir)
         at = noted["next"] if noted.get("first") == first and noted["next"] <= stop else first
         try:
             for name, row in self._row_bytes().items():
@@ -282,10 +290,6 @@ def ask(teacher: Transformer, stage: Spec, tokens_BT1: torch.Tensor, bos_id: int
 def _batch(at: int, stop: int, size: int) -> range:
     """Sequences from `at` to the next multiple of the batch's size, or to the end."""
     return range(at, min(stop, (at // size + 1) * size))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _no_room(folder: Path, needed: int, free: int) -> str:
