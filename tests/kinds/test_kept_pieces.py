@@ -1,12 +1,18 @@
 """Pieces of kept logits: what of them is safe, what is left, and what becomes of one that is damaged or lost."""
 
 import json
+import shutil
 
-from taught_students import of_kind
+import pytest
+from taught_students import KEPT, files, finish, of_kind, rows
 from training_processes import start, train
 
 from workbench.config.plain import to_dict
+from workbench.kinds.logits.kept_logits import LOG_Q
+from workbench.launch.planning import look
 from workbench.launch.slurm.on_node import _TURNS, Job
+from workbench.train import checkpoint as ckpt
+from workbench.train.whole_stage import train_stage
 
 
 def test_turns_in_the_queue_that_end_between_two_checkpoints_are_progress(taught, tmp_path, monkeypatch):
@@ -26,3 +32,62 @@ def test_turns_in_the_queue_that_end_between_two_checkpoints_are_progress(taught
     start(1, train, root=facts.layout.root, stage=logits.id)
     assert not job._stands_still()
     assert [job._stands_still() for _ in range(_TURNS)] == [False] * (_TURNS - 1) + [True]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[7] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def extended(taught, make_study):
+    """Logits and students at 2560 tokens, then logits at 5120 with another share: facts of both plans, and the bytes."""
+    before = finish(taught("extended"))
+    after = make_study(f"paths.outputs={before.layout.root}", *KEPT, "tokens=5120", "then.distill.alpha=0.7")
+    [logits] = of_kind(after, "logits")
+    train_stage(after.layout, logits.id, wanted=logits.targets)
+    return before, after, files(after)
+
+
+def test_a_damaged_piece_of_an_earlier_plan_is_made_again(extended):
+    before, after, kept = extended
+    [logits], student = of_kind(after, "logits"), of_kind(after, "distill")[0]
+    [early] = {node.targets[0] for node in of_kind(before, "logits")} - set(logits.targets)
+    folder = ckpt.find_checkpoint(after.layout.stage(logits.id), early)
+    flip(folder / LOG_Q)
+    with pytest.raises(ckpt.DamagedCheckpointError, match=LOG_Q):
+        train_stage(after.layout, student.id, wanted=student.targets)
+    again = look(after.plan)
+    assert again.missing()[logits.id] == logits.targets
+    train_stage(after.layout, logits.id, wanted=logits.targets)
+    assert files(after) == kept
+    assert not look(after.plan).missing()[logits.id]
+    train_stage(after.layout, student.id, wanted=student.targets)
+    assert rows(after)
+
+
+def test_neighbours_that_are_lost_are_made_again_as_they_were_and_nothing_else(extended):
+    _, after, kept = extended
+    [logits] = of_kind(after, "logits")
+    stage = after.layout.stage(logits.id)
+    first, second, *rest = stage.list_checkpoints()
+    for folder in (first, second):
+        shutil.rmtree(folder)
+    written = {folder: (folder / LOG_Q).stat().st_mtime_ns for folder in rest}
+    assert start(1, train, root=after.layout.root, stage=logits.id, stop_after=3)[0].error == "StoppedError"
+    train_stage(after.layout, logits.id, wanted=logits.targets)
+    assert files(after) == kept
+    assert {folder: (folder / LOG_Q).stat().st_mtime_ns for folder in rest} == written
+
+
+def test_a_shorter_student_finds_its_logits_among_those_of_a_longer_one(taught, make_study):
+    longer = taught("longer", "tokens=5120")
+    [logits] = of_kind(longer, "logits")
+    train_stage(longer.layout, logits.id)
+    kept = files(longer)
+    shorter = make_study(f"paths.outputs={longer.layout.root}", *KEPT, "tokens=2560")
+    assert not shorter.missing()[logits.id]
+    assert shorter.tokens_to_train()[logits.id] == 0
+    finish(shorter)
+    assert files(longer) == kept

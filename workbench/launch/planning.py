@@ -19,7 +19,7 @@ from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream
 from workbench.evaluate.reconcile import evaluation_id_on, pending
 from workbench.study.kind_plan import check as check_inputs
-from workbench.study.kind_plan import check_here, flops_per_token, resolve
+from workbench.study.kind_plan import check_here, flops_per_token, resolve, standing_tokens
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
 from workbench.study.study_plan import (
@@ -48,7 +48,7 @@ class Facts:
     layout: Layout
     """The outputs."""
     existing: dict[str, set[int]]
-    """Tokens of the checkpoints that each stage has."""
+    """Tokens up to which each stage has done its work: those of its checkpoints."""
     weights_only: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     """Those among them without the optimizer's state, which no training can resume from."""
 
@@ -109,8 +109,8 @@ def look(plan: Plan) -> Facts:
     """Look at what exists of a plan."""
     layout = Layout(Path(plan.points[0].config.paths.outputs))
     found = {i: list_tokens(layout.stage(i)) for i in plan.nodes}
-    existing, weights_only = ({i: pair[n] for i, pair in found.items()} for n in range(2))
-    return Facts(plan, layout, existing, weights_only)
+    existing = {i: standing_tokens(plan.nodes[i].stage, layout.stage(i), pair[0]) for i, pair in found.items()}
+    return Facts(plan, layout, existing, {i: pair[1] for i, pair in found.items()})
 
 
 def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,11 @@ def checkpoint_bytes(stage: Stage, *, whole: bool) -> int:
 def _model_bytes(stage: Stage, *, whole: bool) -> int:
     params = count_parameters(stage.model).total
     return state_bytes(params) if whole and isinstance(stage, TrainingStage) else weights_bytes(params)
+
+
+def standing_tokens(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    """Tokens up to which a stage has done its work, given those of its complete checkpoints: those, of most kinds."""
+    return _answer(stage.kind, "standing_tokens", lambda stage, stage_dir, found: set(found))(stage, stage_dir, found)
 
 
 def progress(stage: Stage, stage_dir: StageDir) -> int:

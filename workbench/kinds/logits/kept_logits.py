@@ -13,7 +13,7 @@ Shapes: n sequences, T tokens a sequence, k ids a token.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,27 @@ def _pieces(stage_dir: StageDir) -> list[_Piece]:
     return [_Piece(m["logits"]["first"], m["logits"]["stop"], path, m["logits"]) for path, m in manifests.items()]
 
 
-def covered(stage_dir: StageDir, first: int, stop: int) -> int:
-    """Sequence up to which checkpoints have all from `first` on, `stop` at most."""
-    return max([first, *(piece.stop for piece in _chain(_pieces(stage_dir), first, stop) if piece.stop <= stop)])
+def covered(stage_dir: StageDir, first: int) -> int:
+    """Sequence up to which checkpoints have all from `first` on, without a gap."""
+    return _covered(_pieces(stage_dir), first)
+
+
+def _covered(pieces: list[_Piece], first: int) -> int:
+    while reaching := [piece.stop for piece in pieces if piece.first <= first < piece.stop]:
+        first = max(reaching)
+    return first
+
+
+def next_gap(stage_dir: StageDir, first: int, ends: Iterable[int]) -> range | None:
+    """Give the first sequences from `first` on that no checkpoint has; None if all up to the last of `ends` are there.
+
+    They end at the next of `ends`, or where a checkpoint goes on: what is lost is made again in the pieces that it had.
+    """
+    pieces, ends = _pieces(stage_dir), list(ends)
+    begin = _covered(pieces, first)
+    if begin >= max(ends):
+        return None
+    return range(begin, min(at for at in (*ends, *(piece.first for piece in pieces)) if at > begin))
 
 
 def read_progress(stage_dir: StageDir) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from workbench.config.schema import Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
-from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept
+from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept, covered
 from workbench.kinds.logits.spec import Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
@@ -72,6 +72,14 @@ def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
     tokens = stage.end_tokens - stage.start_tokens
     size = bytes_per_token(stage.top_k, stage.vocab_size)
     return -(-tokens * size // len(stage.targets)) + _SMALL_FILES_BYTES
+
+
+def standing_tokens(stage: Spec, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    """Tokens up to which all is kept: not those of checkpoints behind a gap, which is to be filled first."""
+    if not found:
+        return set()
+    reached = covered(stage_dir, stage.sequences(stage.start_tokens))
+    return {tokens for tokens in {*found, *stage.targets} if stage.sequences(tokens) <= reached}
 
 
 def progress(stage: Spec, stage_dir: StageDir) -> int:

@@ -29,8 +29,8 @@ from workbench.kinds.logits.kept_logits import (
     PROGRESS,
     WORK,
     bytes_per_token,
-    covered,
     ids_dtype,
+    next_gap,
     read_progress,
 )
 from workbench.kinds.logits.spec import Spec
@@ -104,15 +104,23 @@ class LogitsRun:
         self.teacher = load_teacher(teacher, stage.model, stage.numerics.attention, self.device)
 
     def all_targets(self) -> None:
-        """Reach every missing target, each from the one before it."""
+        """Reach every missing target, each from the one before it, and fill the gaps before it."""
         with determinism(self.deterministic, self.device):
             for goal in self.world.main_only(lambda: missing_targets(self.job.dir, self.stage, self.job.goals)):
                 self._reach(goal)
 
     def _reach(self, goal: int) -> None:
         stage = self.stage
-        begin, stop = stage.sequences(stage.start_tokens), stage.sequences(goal)
-        first = self.world.main_only(lambda: covered(self.job.dir, begin, stop))
+        begin, ends = (
+            stage.sequences(stage.start_tokens),
+            [stage.sequences(t) for t in {*stage.targets, goal} if t <= goal],
+        )
+        while (gap := self.world.main_only(lambda: next_gap(self.job.dir, begin, ends))) is not None:
+            self._fill(gap.start, gap.stop)
+
+    def _fill(self, first: int, stop: int) -> None:
+        """Make a checkpoint of the sequences from `first` to before `stop`."""
+        stage = self.stage
         at = self.world.main_only(lambda: self._resume(first, stop))
         while at < stop:
             began, rows = time.perf_counter(), _batch(at, stop, stage.batch_sequences)
@@ -125,7 +133,7 @@ class LogitsRun:
                 self.world.main_only(partial(self._note, first, at))
             if stopped and at < stop:
                 raise StoppedError(f"stage {self.job.dir.id} stopped at sequence {at}")
-        self._keep(goal, first, stop)
+        self._keep(first, stop)
 
     def _tell(self, rows: range, answers: list[Answer], seconds: float) -> bool:
         """Tell of a batch, the teacher's loss among it; whether to stop."""
@@ -198,13 +206,13 @@ class LogitsRun:
         write_atomically(self.work / PROGRESS, json.dumps({"first": first, "next": at}))
         self.clock.saved(time.monotonic() - began)
 
-    def _keep(self, goal: int, first: int, stop: int) -> None:
+    def _keep(self, first: int, stop: int) -> None:
         """Make a checkpoint of the files."""
         path = ckpt.write_checkpoint(
             self.job.dir,
             stop,
             self._move,
-            self._manifest(goal, first, stop),
+            self._manifest(first, stop),
             keep=True,
             needed_bytes=0,
             world=self.world,
@@ -225,15 +233,16 @@ class LogitsRun:
             keep_targets(self.job.dir, self.stage)
         self.job.hooks.on_checkpoint(path)
 
-    def _manifest(self, goal: int, first: int, stop: int) -> dict[str, Any]:
+    def _manifest(self, first: int, stop: int) -> dict[str, Any]:
         stage = self.stage
+        tokens = stage.origin.tokens + stop * stage.stream.context_tokens
         return self.job.manifest(
             self.prepared,
             step=stop,
-            tokens=goal,
+            tokens=tokens,
             sequences=stop,
             annealed=False,
-            flops=float(flops_per_token(stage) * (goal - stage.start_tokens)),
+            flops=float(flops_per_token(stage) * (tokens - stage.start_tokens)),
             counts={},
             numerics={
                 **asdict(stage.numerics),
