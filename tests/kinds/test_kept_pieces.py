@@ -8,6 +8,7 @@ from taught_students import KEPT, files, finish, of_kind, rows
 from training_processes import start, train
 
 from workbench.config.plain import to_dict
+from workbench.kinds.logits import kept_logits
 from workbench.kinds.logits.kept_logits import LOG_Q
 from workbench.launch.planning import look
 from workbench.launch.slurm.on_node import _TURNS, Job
@@ -91,3 +92,50 @@ def test_a_shorter_student_finds_its_logits_among_those_of_a_longer_one(taught, 
     assert shorter.tokens_to_train()[logits.id] == 0
     finish(shorter)
     assert files(longer) == kept
+
+
+def hashed(world, root, stage, stop_after=None):
+    """Train on these ranks; by rank, which checkpoints' kept logits were hashed, in turns of no time."""
+    found = []
+    original = kept_logits.Verification.go_on
+
+    def go_on(self, seconds):
+        found.append(self._piece.stop)
+        return original(self, 1e-9)
+
+    kept_logits.Verification.go_on = go_on
+    train(world, root, stage, stop_after=stop_after)
+    return found
+
+
+def test_only_what_a_student_reads_is_hashed_once_and_when_it_gets_there(taught):
+    facts = taught("hashed", "checkpoint.interval_seconds=3600")
+    [logits], [trunk, cooldown] = of_kind(facts, "logits"), of_kind(facts, "distill")
+    train_stage(facts.layout, logits.id)
+    root = facts.layout.root
+    first, last = facts.layout.stage(logits.id).list_checkpoints()
+    flip(last / LOG_Q)
+    ended = start(2, hashed, root=root, stage=trunk.id)
+    assert [each.error for each in ended] == [""] * 2, ended[0].text
+    assert ended[0].result == [64, 64]  # each file once, and not those of the piece after
+    assert ended[1].result == []
+    flip(first / LOG_Q)
+    ended = start(2, hashed, root=root, stage=cooldown.id)
+    assert [each.error for each in ended] == ["DamagedCheckpointError"] * 2
+    assert all(LOG_Q in each.text and last.name in each.text for each in ended)
+    assert first.exists()
+    train_stage(facts.layout, logits.id)
+    [ended] = start(1, hashed, root=root, stage=cooldown.id)
+    assert ended.error == "", ended.text
+    assert ended.result == [80, 80]
+
+
+def test_the_sizes_of_all_pieces_are_checked_before_the_first_step(taught):
+    facts = taught("sizes", "then.distill.teacher.tokens=2560")
+    [logits], student = of_kind(facts, "logits"), of_kind(facts, "distill")[0]
+    train_stage(facts.layout, logits.id)
+    [first, *_] = facts.layout.stage(logits.id).list_checkpoints()
+    (first / LOG_Q).unlink()
+    with pytest.raises(ckpt.DamagedCheckpointError, match="0 bytes"):
+        train_stage(facts.layout, student.id)
+    assert not rows(facts)

@@ -13,7 +13,7 @@ from training_processes import start, train
 
 from workbench.config.schema import KindSettings, MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
-from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
+from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, find_pieces, ids_dtype
 from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
 from workbench.launch.estimate import estimate, kept_bytes
@@ -173,7 +173,7 @@ def test_what_is_kept_is_what_the_teacher_says(taught):
     train_stage(facts.layout, logits.id)
     read = logits.stage.inputs["teacher"]
     teacher = load_model(ckpt.find_checkpoint(facts.layout.stage(read.stage), read.tokens))
-    ids, log_q = KeptLogits(facts.layout.stage(logits.id), 0, 80).batch(range(60, 80))
+    ids, log_q = KeptLogits(find_pieces(facts.layout.stage(logits.id), 0, 80)).batch(range(60, 80))
     stream = student_stream(facts)
     tokens = torch.from_numpy(stream.batch(60, 20)[0])
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_a_longer_student_extends_what_is_kept(taught, make_study):
 def test_processes_compute_the_same(taught):
     alone, several = finish(taught("alone")), finish(taught("several", "numerics.micro_batch_sequences=2"), 2)
     [node] = of_kind(alone, "logits")
-    found = [KeptLogits(facts.layout.stage(node.id), 0, 80).batch(range(80)) for facts in (alone, several)]
+    found = [KeptLogits(find_pieces(facts.layout.stage(node.id), 0, 80)).batch(range(80)) for facts in (alone, several)]
     assert (found[0][0] == found[1][0]).mean() > 0.999
     np.testing.assert_allclose(found[0][1].astype(float), found[1][1].astype(float), rtol=2**-10, atol=1e-5)
     for name in (spool.TRAIN_LOSS, spool.TRAIN_DIVERGENCE):
@@ -254,12 +254,12 @@ def test_one_that_is_too_short_is_refused_in_one_line(taught):
     [logits] = of_kind(facts, "logits")
     train_stage(facts.layout, logits.id)
     with pytest.raises(ValueError, match="up to sequence 80, but 0 to 81 are needed") as refused:
-        KeptLogits(facts.layout.stage(logits.id), 0, 81)
+        find_pieces(facts.layout.stage(logits.id), 0, 81)
     assert "\n" not in str(refused.value)
     [*_, last] = facts.layout.stage(logits.id).list_checkpoints()
     (last / IDS).write_bytes((last / IDS).read_bytes()[:-2])
     with pytest.raises(ckpt.DamagedCheckpointError, match=IDS) as refused:
-        KeptLogits(facts.layout.stage(logits.id), 0, 80, verify=False)
+        KeptLogits(find_pieces(facts.layout.stage(logits.id), 0, 80))
     assert "\n" not in str(refused.value)
 
 

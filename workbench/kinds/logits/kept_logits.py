@@ -12,7 +12,9 @@ Shapes: n sequences, T tokens a sequence, k ids a token.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ IDS, LOG_Q = "ids.bin", "log_q.bin"
 WORK, PROGRESS = "logits", "progress.json"
 """Folder of the files that become the next checkpoint, and what says in it how much of them is on the disk."""
 LOG_Q_DTYPE = np.dtype("<f2")
+_CHUNK_BYTES = 16 << 20
 
 
 def ids_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -41,25 +44,30 @@ def bytes_per_token(top_k: int, vocab_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """Sequences [first, stop) in one checkpoint."""
 
     first: int
     stop: int
     path: Path
     facts: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
 
     def open(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Map a file of it into memory, after a look at its size."""
         shape = (self.stop - self.first, self.facts["context_tokens"], self.facts["top_k"])
-        size = (self.path / name).stat().st_size
+        path = self.path / name
+        size = path.stat().st_size if path.is_file() else 0
         if size != dtype.itemsize * np.prod(shape):
             raise ckpt.DamagedCheckpointError(self.path, f"{name} has {size} bytes, too few or too many for {shape}")
-        return np.memmap(self.path / name, dtype, "r", shape=shape)
+        return np.memmap(path, dtype, "r", shape=shape)
 
 
-def _pieces(stage_dir: StageDir) -> list[_Piece]:
+def _pieces(stage_dir: StageDir) -> list[Piece]:
     manifests = {path: ckpt.read_manifest(path) for path in ckpt.checkpoints_by_tokens(stage_dir).values()}
-    return [_Piece(m["logits"]["first"], m["logits"]["stop"], path, m["logits"]) for path, m in manifests.items()]
+    return [
+        Piece(m["logits"]["first"], m["logits"]["stop"], path, m["logits"], m["files"]) for path, m in manifests.items()
+    ]
 
 
 def covered(stage_dir: StageDir, first: int) -> int:
@@ -67,7 +75,7 @@ def covered(stage_dir: StageDir, first: int) -> int:
     return _covered(_pieces(stage_dir), first)
 
 
-def _covered(pieces: list[_Piece], first: int) -> int:
+def _covered(pieces: list[Piece], first: int) -> int:
     while reaching := [piece.stop for piece in pieces if piece.first <= first < piece.stop]:
         first = max(reaching)
     return first
@@ -103,9 +111,9 @@ def count_kept(stage_dir: StageDir) -> int:
     return total
 
 
-def _chain(pieces: list[_Piece], first: int, stop: int) -> list[_Piece]:
+def _chain(pieces: list[Piece], first: int, stop: int) -> list[Piece]:
     """Fewest pieces that have the sequences from `first` on without a gap, as far as they go."""
-    chosen: list[_Piece] = []
+    chosen: list[Piece] = []
     while first < stop:
         reaching = [piece for piece in pieces if piece.first <= first < piece.stop]
         if not reaching:
@@ -115,39 +123,89 @@ def _chain(pieces: list[_Piece], first: int, stop: int) -> list[_Piece]:
     return chosen
 
 
-class KeptLogits:
-    """What a teacher said of sequences [first, stop) of a stream.
+class Verification:
+    """Hashes a piece's files, some at a time, so that nobody has to wait for all of them."""
 
-    Parameters
-    ----------
-    stage_dir
-        The stage that keeps them.
-    first, stop
-        Sequences of the stream that will be asked for.
+    def __init__(self, piece: Piece) -> None:
+        self._piece, self._left = piece, list(piece.files)
+        self._at, self._hash = 0, hashlib.sha256()
+
+    def go_on(self, seconds: float) -> bool:
+        """Hash for about so long, and a chunk at least; whether all is hashed.
+
+        Raises
+        ------
+        DamagedCheckpointError
+            A file is missing, or is not what the manifest says.
+        """
+        deadline = time.monotonic() + seconds
+        while self._left:
+            self._read()
+            if time.monotonic() >= deadline:
+                break
+        return not self._left
+
+    def _read(self) -> None:
+        name = self._left[0]
+        try:
+            with (self._piece.path / name).open("rb") as file:
+                file.seek(self._at)
+                data = file.read(_CHUNK_BYTES)
+        except OSError as error:
+            raise ckpt.DamagedCheckpointError(self._piece.path, f"{name} cannot be read ({error})") from error
+        self._hash.update(data)
+        self._at += len(data)
+        if len(data) < _CHUNK_BYTES:
+            if self._hash.hexdigest() != self._piece.files[name]["sha256"]:
+                raise ckpt.DamagedCheckpointError(self._piece.path, f"{name} does not match its checksum")
+            self._left.pop(0)
+            self._at, self._hash = 0, hashlib.sha256()
+
+
+def find_pieces(stage_dir: StageDir, first: int, stop: int) -> list[Piece]:
+    """Fewest pieces that hold sequences [first, stop) of the stream.
 
     Raises
     ------
     ValueError
         They are not all there.
+    """
+    pieces = _chain(_pieces(stage_dir), first, stop)
+    last = pieces[-1].stop if pieces else first
+    if last < stop:
+        raise ValueError(
+            f"stage {stage_dir.id} has its teacher's logits up to sequence {last}, but {first} to {stop} are needed: "
+            "run the study again"
+        )
+    return pieces
+
+
+class KeptLogits:
+    """What a teacher said of a stream's sequences.
+
+    Parameters
+    ----------
+    pieces
+        As `find_pieces` gives them. Their files' sizes are checked here, and their checksums by whoever reads them.
+
+    Raises
+    ------
     DamagedCheckpointError
-        A file is not what its manifest says.
+        A file has another size than its manifest says.
     """
 
-    def __init__(self, stage_dir: StageDir, first: int, stop: int, *, verify: bool = True) -> None:
-        pieces = _chain(_pieces(stage_dir), first, stop)
-        last = pieces[-1].stop if pieces else first
-        if last < stop:
-            raise ValueError(
-                f"stage {stage_dir.id} has its teacher's logits up to sequence {last}, but {first} to {stop} are needed: "
-                "run the study again"
-            )
-        if verify:
-            for piece in pieces:
-                ckpt.verify(piece.path)
+    def __init__(self, pieces: list[Piece]) -> None:
         self._pieces = [
             (piece, piece.open(IDS, np.dtype(piece.facts["ids_dtype"])), piece.open(LOG_Q, LOG_Q_DTYPE))
             for piece in pieces
         ]
+        self._unverified = list(pieces)
+
+    def take_unverified(self, sequences: range) -> list[Piece]:
+        """Give the pieces of these sequences that were not given before."""
+        found = [p for p in self._unverified if p.first < sequences.stop and sequences.start < p.stop]
+        self._unverified = [piece for piece in self._unverified if piece not in found]
+        return found
 
     def batch(self, sequences: range) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
         """Ids, int32, and log-probabilities, fp16, of sequences: both (n, T, k)."""
