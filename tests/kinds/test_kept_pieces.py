@@ -9,7 +9,8 @@ from training_processes import start, train
 
 from workbench.config.plain import to_dict
 from workbench.kinds.logits import kept_logits
-from workbench.kinds.logits.kept_logits import LOG_Q
+from workbench.kinds.logits.kept_logits import IDS, LOG_Q
+from workbench.launch.estimate import kept_bytes, training_bytes
 from workbench.launch.planning import look
 from workbench.launch.slurm.on_node import _TURNS, Job
 from workbench.train import checkpoint as ckpt
@@ -139,3 +140,33 @@ def test_the_sizes_of_all_pieces_are_checked_before_the_first_step(taught):
     with pytest.raises(ckpt.DamagedCheckpointError, match="0 bytes"):
         train_stage(facts.layout, student.id)
     assert not rows(facts)
+
+
+def test_the_disk_of_what_is_left_is_that_of_the_sequences_that_are_not_kept(taught, make_study):
+    longer = ["tokens=2560,5120", "checkpoint.keep_last=3"]
+    empty = taught("estimated", *longer)
+    [logits] = of_kind(empty, "logits")
+    per_token = 5 * (2 + 2)
+
+    def left():
+        """Bytes that the stage adds to the disk for good, and those that come and go."""
+        found, others = look(empty.plan), look(empty.plan)
+        others.left[logits.id] = 0
+        others.existing[logits.id] = set(logits.targets)
+        return kept_bytes(found) - kept_bytes(others), training_bytes(found, 9) - training_bytes(others, 9)
+
+    assert left() == (5120 * per_token, 0)
+    train_stage(empty.layout, logits.id, wanted=[2560])
+    assert left() == (2560 * per_token, 0)
+    assert start(1, train, root=empty.layout.root, stage=logits.id, stop_after=2)[0].error == "StoppedError"
+    assert left() == ((2560 - 2 * 256) * per_token, 0)
+    work = empty.layout.stage(logits.id).path / "logits"
+    sizes = {path.name: path.stat().st_size for path in work.iterdir()}
+    assert sizes[IDS] + sizes[LOG_Q] == 2 * 256 * per_token
+    train_stage(empty.layout, logits.id)
+    assert left() == (0, 0)
+    [first, *_] = empty.layout.stage(logits.id).list_checkpoints()
+    lost = sum((first / name).stat().st_size for name in (IDS, LOG_Q))
+    shutil.rmtree(first)
+    assert left() == (lost, 0)
+    assert look(empty.plan).missing()[logits.id] == logits.targets

@@ -91,9 +91,8 @@ def test_the_plan_tells_what_it_costs(make_study):
         assert flops_per_token(student.stage) == training_flops_per_token(student.stage.model)
     assert bytes_per_token(5, 512) == 5 * (2 + 2)
     assert bytes_per_token(5, 1 << 17) == 5 * (4 + 2)
-    whole = len(logits.targets) * checkpoint_bytes(logits.stage, whole=True)
-    assert 5120 * 20 < whole < 5120 * 20 + 20_000 * len(logits.targets)
-    assert kept_bytes(facts) > whole
+    others = len(facts.plan.nodes) - 1
+    assert kept_bytes(facts) > 5120 * 20 + others * checkpoint_bytes(logits.stage, whole=True)
     work = estimate(facts)
     assert work.training_seconds is not None
     assert work.training_seconds[logits.id] > 0

@@ -79,6 +79,25 @@ def standing_tokens(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[i
     return _answer(stage.kind, "standing_tokens", lambda stage, stage_dir, found: set(found))(stage, stage_dir, found)
 
 
+def tokens_left(stage: Stage, stage_dir: StageDir) -> int | None:
+    """Tokens still to be done of a stage that keeps more than its checkpoints say; None leaves it to those."""
+    return _answer(stage.kind, "tokens_left", lambda *_: None)(stage, stage_dir)
+
+
+def kept_bytes(stage: Stage, tokens: int) -> int | None:
+    """Bytes on disk that so many tokens more will take for good; None where that is a matter of whole checkpoints."""
+    return _answer(stage.kind, "kept_bytes", lambda *_: None)(stage, tokens)
+
+
+def passing_bytes(stage: Stage) -> int:
+    """Bytes on disk, at most, that come and go while a stage is worked on."""
+    return _answer(stage.kind, "passing_bytes", _resumed_from)(stage)
+
+
+def _resumed_from(stage: Stage) -> int:
+    return (stage.checkpoint.keep_last + 1) * checkpoint_bytes(stage, whole=True)
+
+
 def progress(stage: Stage, stage_dir: StageDir) -> int:
     """Count what of a stage is safe on the disk: it grows with all that an attempt which ends now leaves to the next."""
     return _answer(stage.kind, "progress", _latest_step)(stage, stage_dir)

@@ -99,15 +99,17 @@ def read_progress(stage_dir: StageDir) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def count_kept(stage_dir: StageDir) -> int:
-    """Count the sequences that are safe on the disk, in checkpoints or beside them."""
-    found = [range(piece.first, piece.stop) for piece in _pieces(stage_dir)]
-    if noted := read_progress(stage_dir):
+def count_kept(stage_dir: StageDir, first: int, stop: int) -> int:
+    """Count the sequences of [first, stop) that are safe on the disk, in checkpoints or beside them."""
+    pieces, noted = _pieces(stage_dir), read_progress(stage_dir)
+    found = [range(piece.first, piece.stop) for piece in pieces]
+    if noted.get("first") == _covered(pieces, first):  # else they are begun anew
         found.append(range(noted["first"], noted["next"]))
-    total = end = 0
+    total, end = 0, first
     for each in sorted(found, key=lambda sequences: sequences.start):
-        total += max(0, each.stop - max(each.start, end))
-        end = max(end, each.stop)
+        reached = min(each.stop, stop)
+        total += max(0, reached - max(each.start, end))
+        end = max(end, reached)
     return total
 
 

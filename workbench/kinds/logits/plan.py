@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
@@ -14,9 +15,6 @@ from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
 from workbench.study.layout import Layout, StageDir
 from workbench.study.memory import FP32, Memory, forward_bytes
-
-_SMALL_FILES_BYTES = 10_000
-"""Of a checkpoint's manifest, and then some."""
 
 
 def kept_for(phases: Sequence[TrainingStage], teacher: Stage, top_k: int, vocabulary: str | None) -> list[Spec]:
@@ -68,10 +66,24 @@ def flops_per_token(stage: Spec) -> int:
 
 
 def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
-    """Bytes of a checkpoint: ids and log-probabilities of its tokens, which are a share of the stage's."""
-    tokens = stage.end_tokens - stage.start_tokens
-    size = bytes_per_token(stage.top_k, stage.vocab_size)
-    return -(-tokens * size // len(stage.targets)) + _SMALL_FILES_BYTES
+    """Bytes of an average checkpoint, by which the time to write one is estimated; `kept_bytes` counts the disk."""
+    return -(-kept_bytes(stage, stage.end_tokens - stage.start_tokens) // len(stage.targets))
+
+
+def kept_bytes(stage: Spec, tokens: int) -> int:
+    """Bytes of the ids and log-probabilities of so many tokens."""
+    return tokens * bytes_per_token(stage.top_k, stage.vocab_size)
+
+
+def passing_bytes(stage: Spec) -> int:
+    """Nothing: the files that are written become the next checkpoint."""
+    return 0
+
+
+def tokens_left(stage: Spec, stage_dir: StageDir) -> int:
+    """Tokens whose logits are not on the disk, in checkpoints or beside them."""
+    first, stop = stage.sequences(stage.start_tokens), stage.sequences(stage.end_tokens)
+    return (stop - first - count_kept(stage_dir, first, stop)) * stage.stream.context_tokens
 
 
 def standing_tokens(stage: Spec, stage_dir: StageDir, found: Set[int]) -> set[int]:
@@ -84,7 +96,7 @@ def standing_tokens(stage: Spec, stage_dir: StageDir, found: Set[int]) -> set[in
 
 def progress(stage: Spec, stage_dir: StageDir) -> int:
     """Count the sequences that are kept: an attempt goes on with the next, also between two checkpoints."""
-    return count_kept(stage_dir)
+    return count_kept(stage_dir, stage.sequences(stage.start_tokens), sys.maxsize)
 
 
 def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:
