@@ -2,18 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from taught_students import KEPT, files, finish, of_kind, rows
 from training_processes import start, train
 
 from workbench.config.plain import to_dict
+from workbench.data.store import open_prepared
 from workbench.kinds.logits import kept_logits
 from workbench.kinds.logits.kept_logits import IDS, LOG_Q
+from workbench.kinds.logits.plan import check, name_vocabulary
 from workbench.launch.estimate import kept_bytes, training_bytes
 from workbench.launch.planning import look
 from workbench.launch.slurm.on_node import _TURNS, Job
+from workbench.model.weights import WEIGHTS
+from workbench.study.files import sha256
 from workbench.train import checkpoint as ckpt
+from workbench.train.weights_only import drop_optimizer
 from workbench.train.whole_stage import train_stage
 
 
@@ -170,3 +177,73 @@ def test_the_disk_of_what_is_left_is_that_of_the_sequences_that_are_not_kept(tau
     shutil.rmtree(first)
     assert left() == (lost, 0)
     assert look(empty.plan).missing()[logits.id] == logits.targets
+
+
+def retrain_teacher(facts):
+    """Put other weights where the teacher's were, as a training on another machine would."""
+    [logits] = of_kind(facts, "logits")
+    read = logits.stage.inputs["teacher"]
+    folder = ckpt.find_checkpoint(facts.layout.stage(read.stage), read.tokens)
+    manifest, path = ckpt.read_manifest(folder), folder / WEIGHTS
+    save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    manifest["files"][WEIGHTS] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_answers_of_two_teachers_are_not_mixed(taught):
+    longer = ["tokens=2560,5120"]
+    facts, anew = taught("retrained", *longer), taught("anew", *longer)
+    [logits] = of_kind(facts, "logits")
+    stage, goal = facts.layout.stage(logits.id), [logits.targets[1]]
+    train_stage(facts.layout, logits.id, wanted=goal)
+    assert len(stage.list_checkpoints()) == 2
+    assert start(1, train, root=facts.layout.root, stage=logits.id, stop_after=2)[0].error == "StoppedError"
+    for each in (facts, anew):
+        retrain_teacher(each)
+    train_stage(anew.layout, logits.id)
+    [ended] = start(1, train, root=facts.layout.root, stage=logits.id)
+    assert ended.error == "", ended.text
+    assert sum("trained anew" in line for line in ended.result) == 2
+    assert not any("goes on at sequence" in line for line in ended.result)
+    assert files(facts) == files(anew)
+    assert len(list(stage.checkpoints.glob("*.replaced"))) == 2
+
+
+def test_pieces_that_were_mixed_before_do_not_count(taught):
+    facts = taught("mixed")
+    [logits] = of_kind(facts, "logits")
+    train_stage(facts.layout, logits.id)
+    kept = files(facts)
+    [first, last] = facts.layout.stage(logits.id).list_checkpoints()
+    manifest = ckpt.read_manifest(first)
+    manifest["logits"]["teacher_files"][WEIGHTS]["sha256"] = "0" * 64
+    (first / "manifest.json").write_text(json.dumps(manifest))
+    assert look(facts.plan).missing()[logits.id] == logits.targets
+    finish(facts)
+    assert files(facts) == kept
+    assert last.exists()
+
+
+def test_only_the_weights_of_a_teacher_tell_it_from_another(taught):
+    facts = taught("bare")
+    [logits] = of_kind(facts, "logits")
+    read = logits.stage.inputs["teacher"]
+    folder = ckpt.find_checkpoint(facts.layout.stage(read.stage), read.tokens)
+    train_stage(facts.layout, logits.id, wanted=logits.targets[:1])
+    drop_optimizer(folder, ckpt.read_manifest(folder))
+    [ended] = start(1, train, root=facts.layout.root, stage=logits.id)
+    assert ended.error == "", ended.text
+    assert not any("trained anew" in line for line in ended.result)
+
+
+def test_a_teacher_from_outside_with_other_ids_than_the_data_is_not_asked(taught):
+    facts = taught("ids")
+    [logits] = of_kind(facts, "logits")
+    check(replace(logits.stage, vocabulary=name_vocabulary(student_tokenizer(facts))), facts.layout)
+    with pytest.raises(ValueError, match="another tokenizer than the data"):
+        check(replace(logits.stage, vocabulary="others"), facts.layout)
+
+
+def student_tokenizer(facts):
+    [logits] = of_kind(facts, "logits")
+    return open_prepared(facts.layout.data(logits.stage.data_fingerprint)).tokenizer_dir

@@ -31,6 +31,8 @@ WORK, PROGRESS = "logits", "progress.json"
 """Folder of the files that become the next checkpoint, and what says in it how much of them is on the disk."""
 LOG_Q_DTYPE = np.dtype("<f2")
 _CHUNK_BYTES = 16 << 20
+_WEIGHTS = "model.safetensors"
+"""As `workbench.model.weights` has it, which a plan need not wait for."""
 
 
 def ids_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -52,6 +54,12 @@ class Piece:
     path: Path
     facts: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
+    time: float
+
+    @property
+    def teacher(self) -> str | None:
+        """Checksum of the weights that were asked."""
+        return weights_checksum(self.facts["teacher_files"])
 
     def open(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Map a file of it into memory, after a look at its size."""
@@ -63,10 +71,28 @@ class Piece:
         return np.memmap(path, dtype, "r", shape=shape)
 
 
+def weights_checksum(files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Find the checksum of a teacher's weights among those of its checkpoint's files; the others may come and go."""
+    return files.get(_WEIGHTS, {}).get("sha256")
+
+
+def put_others_aside(stage_dir: StageDir, teacher: str | None) -> list[Path]:
+    """Move the pieces of other weights than these out of the way; their new paths. The caller holds the stage's lock."""
+    return [ckpt.put_aside(piece.path) for piece in _all_pieces(stage_dir) if piece.teacher != teacher]
+
+
 def _pieces(stage_dir: StageDir) -> list[Piece]:
+    """Pieces of one teacher, the one that was asked last: where it was trained anew, its answers may be others."""
+    found = _all_pieces(stage_dir)
+    last = max(found, key=lambda piece: piece.time, default=None)
+    return [piece for piece in found if last is not None and piece.teacher == last.teacher]
+
+
+def _all_pieces(stage_dir: StageDir) -> list[Piece]:
     manifests = {path: ckpt.read_manifest(path) for path in ckpt.checkpoints_by_tokens(stage_dir).values()}
     return [
-        Piece(m["logits"]["first"], m["logits"]["stop"], path, m["logits"], m["files"]) for path, m in manifests.items()
+        Piece(m["logits"]["first"], m["logits"]["stop"], path, m["logits"], m["files"], m["time"])
+        for path, m in manifests.items()
     ]
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 
 from workbench.config.schema import Parent, Stage, TrainingStage
-from workbench.data.store import open_prepared
+from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
+from workbench.data.tokenizer import load_file
 from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept, covered
 from workbench.kinds.logits.spec import Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
-from workbench.study.identity import stage_id
+from workbench.study.identity import digest, stage_id
 from workbench.study.layout import Layout, StageDir
 from workbench.study.memory import FP32, Memory, forward_bytes
 
@@ -116,13 +118,35 @@ def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, devi
 
 
 def check(stage: Spec, layout: Layout) -> None:
-    """Refuse a stream that is too short; what is not prepared yet is not looked at.
+    """Refuse a stream that is too short, and a teacher whose tokenizer has other ids than the data's.
 
     Raises
     ------
     ValueError
-        It is.
+        One of them is. What is not prepared yet is not looked at.
     """
     folder = layout.data(stage.data_fingerprint)
     if (folder / "manifest.json").exists():
-        Stream(open_prepared(folder), stage.stream).check(stage.sequences(stage.end_tokens))
+        prepared = open_prepared(folder)
+        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+        check_vocabulary(prepared, stage.vocabulary, stage.model.name)
+
+
+def name_vocabulary(tokenizer: Path) -> str:
+    """Name the ids of a tokenizer by a hash of them."""
+    return digest(load_file(tokenizer).get_vocab(with_added_tokens=True))
+
+
+def check_vocabulary(prepared: Prepared, vocabulary: str | None, teacher: str) -> None:
+    """Refuse data whose tokenizer has other ids than a teacher from outside, whose `vocabulary` has a name.
+
+    Raises
+    ------
+    ValueError
+        It has.
+    """
+    if vocabulary is not None and name_vocabulary(prepared.tokenizer_dir) != vocabulary:
+        raise ValueError(
+            f"teacher {teacher!r} has another tokenizer than the data: set tokenizer.kind=file, tokenizer.path "
+            "and tokenizer.vocab_size to the teacher's"
+        )

@@ -31,7 +31,9 @@ from workbench.kinds.logits.kept_logits import (
     bytes_per_token,
     ids_dtype,
     next_gap,
+    put_others_aside,
     read_progress,
+    weights_checksum,
 )
 from workbench.kinds.logits.spec import Spec
 from workbench.model.attention import check_attention
@@ -87,6 +89,7 @@ class LogitsRun:
         read = self.stage.inputs["teacher"]
         path, manifest = self.world.main_only(lambda: job.read_input(read.stage, read.tokens))
         self.teacher_files = manifest["files"]
+        self.teacher_weights = weights_checksum(self.teacher_files)
         self.world.together(lambda: self._prepare(path))
         self.clock = CheckpointClock(self.stage.checkpoint.interval_seconds, 0)
 
@@ -105,9 +108,14 @@ class LogitsRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the one before it, and fill the gaps before it."""
+        self.world.main_only(self._put_others_aside)
         with determinism(self.deterministic, self.device):
             for goal in self.world.main_only(lambda: missing_targets(self.job.dir, self.stage, self.job.goals)):
                 self._reach(goal)
+
+    def _put_others_aside(self) -> None:
+        for path in put_others_aside(self.job.dir, self.teacher_weights):
+            self.job.hooks.log(f"the teacher was trained anew since it was asked: {path.name} is of its former weights")
 
     def _reach(self, goal: int) -> None:
         stage = self.stage
@@ -157,7 +165,8 @@ class LogitsRun:
         """Cut the files to what is known to be on the disk, and give the sequence to go on with."""
         self.work.mkdir(exist_ok=True)
         noted = read_progress(self.job.dir)
-        at = noted["next"] if noted.get("first") == first and noted["next"] <= stop else first
+        ours = noted.get("first") == first and noted.get("teacher") == self.teacher_weights
+        at = noted["next"] if ours and noted["next"] <= stop else first
         try:
             for name, row in self._row_bytes().items():
                 with (self.work / name).open("ab") as file:
@@ -203,7 +212,9 @@ class LogitsRun:
         began = time.monotonic()
         for name in (IDS, LOG_Q):
             fsync(self.work / name)
-        write_atomically(self.work / PROGRESS, json.dumps({"first": first, "next": at}))
+        write_atomically(
+            self.work / PROGRESS, json.dumps({"first": first, "next": at, "teacher": self.teacher_weights})
+        )
         self.clock.saved(time.monotonic() - began)
 
     def _keep(self, first: int, stop: int) -> None:
