@@ -76,7 +76,11 @@ def _model_bytes(stage: Stage, *, whole: bool) -> int:
 
 def standing_tokens(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[int]:
     """Tokens up to which a stage has done its work, given those of its complete checkpoints: those, of most kinds."""
-    return _answer(stage.kind, "standing_tokens", lambda stage, stage_dir, found: set(found))(stage, stage_dir, found)
+    return _answer(stage.kind, "standing_tokens", _found)(stage, stage_dir, found)
+
+
+def _found(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    return set(found)
 
 
 def tokens_left(stage: Stage, stage_dir: StageDir) -> int | None:
