@@ -1,4 +1,7 @@
-"""A small study that fine-tunes; and lets tests import `training_processes` by its name, as the processes that they start do."""
+"""Small studies that fine-tune or distill.
+
+It lets tests import `training_processes` and `taught_students` by name, as the processes that they start do.
+"""
 
 import json
 import sys
@@ -9,8 +12,11 @@ import pytest
 
 from workbench.launch.planning import make_facts, prepare_data
 from workbench.launch.run_study import freeze_study
+from workbench.train.whole_stage import train_stage
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "train")]
+
+from taught_students import KEPT, of_kind  # noqa: E402
 
 WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
 
@@ -53,5 +59,21 @@ def tune(compose, overrides, experiments, conversations):
         facts = make_facts(compose([*given, *settings, *more], experiments))
         prepare_data(facts, print)
         return freeze_study(facts)
+
+    return make
+
+
+@pytest.fixture
+def taught(make_study, outputs):
+    """A study under outputs of its own, with its teacher trained: call it and get its facts."""
+
+    def make(name, *more):
+        root = outputs.parent / name
+        root.mkdir()
+        (root / "data").symlink_to(outputs / "data")
+        facts = make_study(f"paths.outputs={root}", *KEPT, *more)
+        for node in of_kind(facts, "pretrain"):
+            train_stage(facts.layout, node.id)
+        return facts
 
     return make

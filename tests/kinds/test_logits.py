@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from taught_students import DISTILL, KEPT, files, finish, last_weights, of_kind, rows
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
 
 from workbench.config.schema import KindSettings, MixtureSegment
 from workbench.kinds.distill.run import trial_step as student_step
-from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, ids_dtype
+from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, find_pieces, ids_dtype
 from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
 from workbench.launch.estimate import estimate, kept_bytes
@@ -29,57 +29,6 @@ from workbench.train import checkpoint as ckpt
 from workbench.train.state import initial_state
 from workbench.train.throughput import measure_tokens_per_second
 from workbench.train.whole_stage import train_stage
-
-TEACHER = ["model@then.distill.teacher.model=m0_06", "then.distill.teacher.model.num_layers=1"]
-DISTILL = ["tokens=2560", "then=distill", *TEACHER, "then.distill.teacher.tokens=5120"]
-KEPT = [*DISTILL, "then.distill.teacher.top_k=5"]
-
-
-def of_kind(facts, kind):
-    return [node for node in facts.plan.nodes.values() if node.stage.kind == kind]
-
-
-@pytest.fixture
-def taught(make_study, outputs):
-    """A study under outputs of its own, with its teacher trained: call it and get its facts."""
-
-    def make(name, *more):
-        root = outputs.parent / name
-        root.mkdir()
-        (root / "data").symlink_to(outputs / "data")
-        facts = make_study(f"paths.outputs={root}", *KEPT, *more)
-        for node in of_kind(facts, "pretrain"):
-            train_stage(facts.layout, node.id)
-        return facts
-
-    return make
-
-
-def finish(facts, size=1):
-    for kind in ("logits", "distill"):
-        for node in of_kind(facts, kind):
-            ended = start(size, train, root=facts.layout.root, stage=node.id)
-            assert [each.text for each in ended] == [""] * size, ended[0].text
-            assert [each.exit_code for each in ended] == [0] * size
-    return facts
-
-
-def files(facts):
-    """Bytes of every kept file, by checkpoint."""
-    [node] = of_kind(facts, "logits")
-    folders = facts.layout.stage(node.id).list_checkpoints()
-    return {(folder.name, name): (folder / name).read_bytes() for folder in folders for name in (IDS, LOG_Q)}
-
-
-def rows(facts):
-    read = [r for node in of_kind(facts, "distill") for r in spool.read_rows(facts.layout.stage(node.id).path)]
-    return [{key: value for key, value in row.items() if key not in spool.WALL_CLOCK} for row in read]
-
-
-def last_weights(facts):
-    [*_, last] = of_kind(facts, "distill")
-    return load_file(facts.layout.stage(last.id).list_checkpoints()[-1] / "model.safetensors")
-
 
 # ------------------------------------------------------------------------------------------------ what is planned
 
@@ -142,9 +91,8 @@ def test_the_plan_tells_what_it_costs(make_study):
         assert flops_per_token(student.stage) == training_flops_per_token(student.stage.model)
     assert bytes_per_token(5, 512) == 5 * (2 + 2)
     assert bytes_per_token(5, 1 << 17) == 5 * (4 + 2)
-    whole = len(logits.targets) * checkpoint_bytes(logits.stage, whole=True)
-    assert 5120 * 20 < whole < 5120 * 20 + 20_000 * len(logits.targets)
-    assert kept_bytes(facts) > whole
+    others = len(facts.plan.nodes) - 1
+    assert kept_bytes(facts) > 5120 * 20 + others * checkpoint_bytes(logits.stage, whole=True)
     work = estimate(facts)
     assert work.training_seconds is not None
     assert work.training_seconds[logits.id] > 0
@@ -224,7 +172,7 @@ def test_what_is_kept_is_what_the_teacher_says(taught):
     train_stage(facts.layout, logits.id)
     read = logits.stage.inputs["teacher"]
     teacher = load_model(ckpt.find_checkpoint(facts.layout.stage(read.stage), read.tokens))
-    ids, log_q = KeptLogits(facts.layout.stage(logits.id), 0, 80).batch(range(60, 80))
+    ids, log_q = KeptLogits(find_pieces(facts.layout.stage(logits.id), 0, 80)).batch(range(60, 80))
     stream = student_stream(facts)
     tokens = torch.from_numpy(stream.batch(60, 20)[0])
     with torch.no_grad():
@@ -274,7 +222,7 @@ def test_a_longer_student_extends_what_is_kept(taught, make_study):
 def test_processes_compute_the_same(taught):
     alone, several = finish(taught("alone")), finish(taught("several", "numerics.micro_batch_sequences=2"), 2)
     [node] = of_kind(alone, "logits")
-    found = [KeptLogits(facts.layout.stage(node.id), 0, 80).batch(range(80)) for facts in (alone, several)]
+    found = [KeptLogits(find_pieces(facts.layout.stage(node.id), 0, 80)).batch(range(80)) for facts in (alone, several)]
     assert (found[0][0] == found[1][0]).mean() > 0.999
     np.testing.assert_allclose(found[0][1].astype(float), found[1][1].astype(float), rtol=2**-10, atol=1e-5)
     for name in (spool.TRAIN_LOSS, spool.TRAIN_DIVERGENCE):
@@ -305,12 +253,12 @@ def test_one_that_is_too_short_is_refused_in_one_line(taught):
     [logits] = of_kind(facts, "logits")
     train_stage(facts.layout, logits.id)
     with pytest.raises(ValueError, match="up to sequence 80, but 0 to 81 are needed") as refused:
-        KeptLogits(facts.layout.stage(logits.id), 0, 81)
+        find_pieces(facts.layout.stage(logits.id), 0, 81)
     assert "\n" not in str(refused.value)
     [*_, last] = facts.layout.stage(logits.id).list_checkpoints()
     (last / IDS).write_bytes((last / IDS).read_bytes()[:-2])
     with pytest.raises(ckpt.DamagedCheckpointError, match=IDS) as refused:
-        KeptLogits(facts.layout.stage(logits.id), 0, 80, verify=False)
+        KeptLogits(find_pieces(facts.layout.stage(logits.id), 0, 80))
     assert "\n" not in str(refused.value)
 
 

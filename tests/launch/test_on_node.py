@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from workbench.config.plain import to_dict
 from workbench.launch.slurm.on_node import _TURNS, Job
 
 RUNNING = "JobId=7 JobState=RUNNING PreemptTime=None Command=/a=b"
@@ -20,7 +21,8 @@ def job(make_study, tmp_path, monkeypatch):
     facts = make_study("tokens=10240")
     stage = next(iter(facts.plan.nodes))
     file = tmp_path / "batch.json"
-    element = {"name": "8192", "stage": stage, "targets": [8192], "milestones": [8192]}
+    frozen = to_dict(facts.plan.nodes[stage].stage)
+    element = {"name": "8192", "stage": stage, "targets": [8192], "milestones": [8192], "frozen": frozen}
     file.write_text(
         json.dumps(
             {

@@ -9,7 +9,8 @@ from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
 from workbench.launch.local.slots import Slots, count_slots
 from workbench.launch.planning import Facts, pending_evaluations
 from workbench.launch.speeds import MachineSpeeds
-from workbench.study.kind_plan import checkpoint_bytes, unprepared_bytes
+from workbench.study import kind_plan
+from workbench.study.kind_plan import checkpoint_bytes, passing_bytes, unprepared_bytes
 from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
 from workbench.study.study_plan import Plan, remaining_flops
 from workbench.train.targets import whole_targets
@@ -119,7 +120,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     missing = missing_evaluations(facts)
     evaluation, uncounted = _evaluation_seconds(facts, missing, speeds)
     return Estimate(
-        flops=remaining_flops(facts.plan, facts.existing, facts.weights_only),
+        flops=remaining_flops(facts.plan, todo),
         disk_bytes=kept_bytes(facts),
         training_disk_bytes=training_bytes(facts, slots.count),
         workers=slots.count,
@@ -254,8 +255,11 @@ def check_budget(budget: BudgetConfig, work: Estimate) -> None:
 
 def kept_bytes(facts: Facts) -> int:
     """Bytes of the checkpoints still to be written that stay: some whole, the others with their weights alone."""
-    total, settled = 0, facts.settled()
+    total, settled, todo = 0, facts.settled(), facts.tokens_to_train()
     for identifier, node in facts.plan.nodes.items():
+        if (exact := kind_plan.kept_bytes(node.stage, todo[identifier])) is not None:
+            total += exact
+            continue
         light = checkpoint_bytes(node.stage, whole=False)
         new, whole = set(node.targets) - settled[identifier], whole_targets(node.stage)
         total += len(new & whole) * checkpoint_bytes(node.stage, whole=True) + len(new - whole) * light
@@ -266,9 +270,5 @@ def kept_bytes(facts: Facts) -> int:
 def training_bytes(facts: Facts, workers: int) -> int:
     """Bytes, at most, of what the largest `workers` stages keep to resume from, and of the one that each writes."""
     todo = facts.tokens_to_train()
-    each = [
-        (node.stage.checkpoint.keep_last + 1) * checkpoint_bytes(node.stage, whole=True)
-        for node in facts.plan.nodes.values()
-        if todo[node.id]
-    ]
+    each = [passing_bytes(node.stage) for node in facts.plan.nodes.values() if todo[node.id]]
     return sum(sorted(each)[-workers:])

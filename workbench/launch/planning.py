@@ -19,7 +19,7 @@ from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream
 from workbench.evaluate.reconcile import evaluation_id_on, pending
 from workbench.study.kind_plan import check as check_inputs
-from workbench.study.kind_plan import check_here, flops_per_token, resolve
+from workbench.study.kind_plan import check_here, flops_per_token, resolve, standing_tokens, tokens_left
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.layout import Layout
 from workbench.study.study_plan import (
@@ -48,9 +48,11 @@ class Facts:
     layout: Layout
     """The outputs."""
     existing: dict[str, set[int]]
-    """Tokens of the checkpoints that each stage has."""
+    """Tokens up to which each stage has done its work: those of its checkpoints."""
     weights_only: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     """Those among them without the optimizer's state, which no training can resume from."""
+    left: dict[str, int] = field(default_factory=dict[str, int])
+    """Tokens still to be done of the stages whose checkpoints do not tell."""
 
     @property
     def config(self) -> Config:
@@ -59,7 +61,8 @@ class Facts:
 
     def tokens_to_train(self) -> dict[str, int]:
         """Tokens still to be trained, by stage."""
-        return {i: tokens_to_train(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+        nodes = self.plan.nodes.items()
+        return {i: tokens_to_train(node, self.existing[i], self._bare(i)) for i, node in nodes} | self.left
 
     def missing(self) -> dict[str, list[int]]:
         """Targets still to be reached, by stage; a stage may add no tokens and still lack its checkpoint."""
@@ -109,8 +112,11 @@ def look(plan: Plan) -> Facts:
     """Look at what exists of a plan."""
     layout = Layout(Path(plan.points[0].config.paths.outputs))
     found = {i: list_tokens(layout.stage(i)) for i in plan.nodes}
-    existing, weights_only = ({i: pair[n] for i, pair in found.items()} for n in range(2))
-    return Facts(plan, layout, existing, weights_only)
+    existing = {i: standing_tokens(plan.nodes[i].stage, layout.stage(i), pair[0]) for i, pair in found.items()}
+    left = {
+        i: tokens for i, node in plan.nodes.items() if (tokens := tokens_left(node.stage, layout.stage(i))) is not None
+    }
+    return Facts(plan, layout, existing, {i: pair[1] for i, pair in found.items()}, left)
 
 
 def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, Origin, Stage, TrainingStage
 from workbench.study.flops import count_parameters, training_flops_per_token
 from workbench.study.identity import stage_id
-from workbench.study.layout import Layout
+from workbench.study.layout import Layout, StageDir, checkpoint_step
 from workbench.study.memory import Memory, state_bytes, weights_bytes
 
 
@@ -72,6 +72,43 @@ def checkpoint_bytes(stage: Stage, *, whole: bool) -> int:
 def _model_bytes(stage: Stage, *, whole: bool) -> int:
     params = count_parameters(stage.model).total
     return state_bytes(params) if whole and isinstance(stage, TrainingStage) else weights_bytes(params)
+
+
+def standing_tokens(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    """Tokens up to which a stage has done its work, given those of its complete checkpoints: those, of most kinds."""
+    return _answer(stage.kind, "standing_tokens", _found)(stage, stage_dir, found)
+
+
+def _found(stage: Stage, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    return set(found)
+
+
+def tokens_left(stage: Stage, stage_dir: StageDir) -> int | None:
+    """Tokens still to be done of a stage that keeps more than its checkpoints say; None leaves it to those."""
+    return _answer(stage.kind, "tokens_left", lambda *_: None)(stage, stage_dir)
+
+
+def kept_bytes(stage: Stage, tokens: int) -> int | None:
+    """Bytes on disk that so many tokens more will take for good; None where that is a matter of whole checkpoints."""
+    return _answer(stage.kind, "kept_bytes", lambda *_: None)(stage, tokens)
+
+
+def passing_bytes(stage: Stage) -> int:
+    """Bytes on disk, at most, that come and go while a stage is worked on."""
+    return _answer(stage.kind, "passing_bytes", _resumed_from)(stage)
+
+
+def _resumed_from(stage: Stage) -> int:
+    return (stage.checkpoint.keep_last + 1) * checkpoint_bytes(stage, whole=True)
+
+
+def progress(stage: Stage, stage_dir: StageDir) -> int:
+    """Count what of a stage is safe on the disk: it grows with all that an attempt which ends now leaves to the next."""
+    return _answer(stage.kind, "progress", _latest_step)(stage, stage_dir)
+
+
+def _latest_step(stage: Stage, stage_dir: StageDir) -> int:
+    return max(map(checkpoint_step, stage_dir.list_checkpoints()), default=0)
 
 
 def held_bytes(stage: Stage, micro_batch_sequences: int, device: str) -> int:

@@ -227,18 +227,9 @@ def tokens_to_train(node: Node, existing: Set[int], weights_only: Set[int] = fro
     return total
 
 
-def remaining_flops(
-    plan: Plan, existing: Mapping[str, Set[int]], weights_only: Mapping[str, Set[int]] | None = None
-) -> float:
-    """Training FLOPs still to be done; see `tokens_to_train`."""
-    bare = weights_only or {}
-    return float(
-        sum(
-            tokens_to_train(node, existing.get(node.id, frozenset()), bare.get(node.id, frozenset()))
-            * flops_per_token(node.stage)
-            for node in plan.nodes.values()
-        )
-    )
+def remaining_flops(plan: Plan, todo: Mapping[str, int]) -> float:
+    """Training FLOPs still to be done, given the tokens still to be trained in each stage."""
+    return float(sum(tokens * flops_per_token(plan.nodes[i].stage) for i, tokens in todo.items()))
 
 
 def study_record(plan: Plan, *, created: float, commit: str, dirty: bool) -> dict[str, Any]:

@@ -88,6 +88,13 @@ def quarantine(checkpoint: Path) -> Path:
     return target
 
 
+def put_aside(checkpoint: Path) -> Path:
+    """Move a whole checkpoint that no longer counts out of the way; return its new path."""
+    target = _free_name(checkpoint, REPLACED)
+    checkpoint.rename(target)
+    return target
+
+
 def _free_name(checkpoint: Path, suffix: str) -> Path:
     target, number = checkpoint.with_name(checkpoint.name + suffix), 1
     while target.exists():
@@ -281,8 +288,7 @@ def _complete(partial: Path, target: Path, say: Callable[[str], None]) -> bool:
         return True
     if (target / KEEP).exists():
         mark_kept(partial)
-    aside = _free_name(target, REPLACED)
-    target.rename(aside)
+    aside = put_aside(target)
     say(f"{target.name} was trained again and its weights differ from those kept, now {aside.name}")
     return False
 
@@ -309,6 +315,7 @@ __all__ = [
     "is_disk_full",
     "list_tokens",
     "mark_kept",
+    "put_aside",
     "quarantine",
     "read_manifest",
     "verify",

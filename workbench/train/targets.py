@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from workbench.config.schema import Stage, TrainingStage
 from workbench.study.chain import is_annealed
+from workbench.study.kind_plan import standing_tokens
 from workbench.study.layout import StageDir
 from workbench.train import checkpoint as ckpt
 from workbench.train.clearing import delete_superseded, drop_optimizers
@@ -28,8 +29,8 @@ def missing_targets(stage_dir: StageDir, stage: Stage, goals: Sequence[int] | No
     goals
         Tokens; None takes all targets.
     """
-    present, weights_only = ckpt.list_tokens(stage_dir)
-    settled = present - (weights_only & set(stage.branch_points))
+    found, weights_only = ckpt.list_tokens(stage_dir)
+    settled = standing_tokens(stage, stage_dir, found) - (weights_only & set(stage.branch_points))
     return [tokens for tokens in sorted(targets(stage) if goals is None else goals) if tokens not in settled]
 
 

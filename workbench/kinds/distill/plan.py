@@ -8,15 +8,14 @@ from pathlib import Path
 from workbench.config.schema import Config, InitConfig, ModelConfig, Parent, Stage, TrainingStage
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
-from workbench.data.tokenizer import load_file
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
-from workbench.kinds.logits.plan import kept_for
+from workbench.kinds.logits.plan import check_vocabulary, kept_for, name_vocabulary
 from workbench.kinds.logits.spec import Spec as LogitsSpec
 from workbench.kinds.pretrain import plan as pretrain
 from workbench.study.chain import build_chain, merge_targets
 from workbench.study.flops import forward_flops_per_token, training_flops_per_token
-from workbench.study.identity import digest, stage_id
+from workbench.study.identity import stage_id
 from workbench.study.layout import Layout
 from workbench.study.memory import FP32, forward_bytes, loss_rows
 
@@ -39,7 +38,7 @@ def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
         model=point.model,
         revision=found.revision,
         fingerprint=found.fingerprint,
-        vocabulary=_vocabulary(Path(point.tokenizer.path)),
+        vocabulary=name_vocabulary(Path(point.tokenizer.path)),
         licence=found.licence,
     )
     return replace(settings, teacher=teacher), config
@@ -54,10 +53,6 @@ def _as_init(teacher: TeacherSettings) -> InitConfig:
         fingerprint=teacher.fingerprint,
         licence=teacher.licence,
     )
-
-
-def _vocabulary(tokenizer: Path) -> str:
-    return digest(load_file(tokenizer).get_vocab(with_added_tokens=True))
 
 
 def expand(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
@@ -216,8 +211,4 @@ def check(stage: Spec, layout: Layout) -> None:
         return
     prepared = open_prepared(folder)
     Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
-    if stage.vocabulary is not None and _vocabulary(prepared.tokenizer_dir) != stage.vocabulary:
-        raise ValueError(
-            f"teacher {stage.teacher.name!r} has another tokenizer than the data: set tokenizer.kind=file, tokenizer.path "
-            "and tokenizer.vocab_size to the teacher's"
-        )
+    check_vocabulary(prepared, stage.vocabulary, stage.teacher.name)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from workbench.config.schema import ModelConfig
 from workbench.kinds.distill.spec import Spec
-from workbench.kinds.logits.kept_logits import KeptLogits
+from workbench.kinds.logits.kept_logits import KeptLogits, Verification, find_pieces
 from workbench.model.batch import Batch
 from workbench.model.distillation import Lesson
 from workbench.model.init import init_weights
@@ -20,12 +20,15 @@ from workbench.model.sparse_distillation import SparseLesson
 from workbench.model.transformer import Transformer
 from workbench.model.weights import load_model
 from workbench.study.identity import model_identity
+from workbench.study.layout import StageDir
 from workbench.tracking import spool
 from workbench.train.job import StageJob
 from workbench.train.loop import StageRun
 from workbench.train.state import TrainState
 from workbench.train.step import LossFunction, StepResult
 from workbench.train.throughput import plain_step
+
+VERIFY_TURN_SECONDS = 10.0
 
 
 def run(job: StageJob) -> None:
@@ -41,7 +44,7 @@ class DistillRun(StageRun):
     def __init__(self, job: StageJob) -> None:
         super().__init__(job)
         self.teacher = self._load_teacher() if self.stage.logits is None else None
-        self.kept = None if self.stage.logits is None else self._open_kept(self.stage.logits)
+        self.kept: KeptLogits | None = None
         self.sums_2 = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Of a step so far, on this process: divergences times the targets' weights, and the weights."""
 
@@ -51,24 +54,38 @@ class DistillRun(StageRun):
         load = partial(load_teacher, path, self.stage.teacher, numerics.attention, self.device)
         return self.world.together(load)
 
-    def _open_kept(self, stage: str) -> KeptLogits:
-        """Open what the teacher said of this stage's sequences; rank 0 alone reads all of it, for its checksums."""
-        open_ = partial(
-            KeptLogits,
-            self.layout.stage(stage),
-            self.stage.sequences(self.stage.start_tokens),
-            self.stage.sequences(max(self.goals)),
-        )
-        self.world.main_only(lambda: open_(verify=True) and None)
-        return self.world.together(lambda: open_(verify=False))
+    def _restore(self, target: int) -> TrainState:
+        if self.stage.logits is not None:
+            nearest = self._nearest(target)
+            begin = self.stage.start_tokens if nearest is None else nearest[0]
+            self.kept = self._open_kept(self.layout.stage(self.stage.logits), begin)
+        return super()._restore(target)
+
+    def _open_kept(self, stage_dir: StageDir, begin: int) -> KeptLogits:
+        """Open what the teacher said of the sequences after `begin` tokens, in the pieces that rank 0 sees."""
+        first, stop = self.stage.sequences(begin), self.stage.sequences(max(self.goals))
+        pieces = self.world.main_only(lambda: find_pieces(stage_dir, first, stop))
+        return self.world.together(lambda: KeptLogits(pieces))
 
     def draw(self, sequences: range) -> tuple[Batch, Tensor]:
         """Draw sequences of the stream, with what was kept of them."""
         batch, sources = super().draw(sequences)
         if self.kept is None:
             return batch, sources
+        self._verify(self.kept, sequences)
         ids, log_q = (self.to_device(part) for part in self.kept.batch(sequences))
         return batch._replace(taught_ids=ids, taught_log_q=log_q), sources
+
+    def _verify(self, kept: KeptLogits, sequences: range) -> None:
+        """Hold pieces that this step is the first to read against their checksums; `sequences` are this process's.
+
+        Rank 0 reads them, in turns, so that no process sits in one collective for as long as that takes.
+        """
+        begin = sequences.start - self.world.rank * len(sequences)
+        for piece in kept.take_unverified(range(begin, begin + self.world.size * len(sequences))):
+            verification = Verification(piece)
+            while not self.world.main_only(lambda: verification.go_on(VERIFY_TURN_SECONDS)):  # noqa: B023  (run at once)
+                pass
 
     def loss_of(self, model: nn.Module) -> LossFunction:
         """Give the mixed loss, which a step takes the gradient of, with each target's cross-entropy."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 
 from workbench.config.schema import Parent, Stage, TrainingStage
-from workbench.data.store import open_prepared
+from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
-from workbench.kinds.logits.kept_logits import bytes_per_token
+from workbench.data.tokenizer import load_file
+from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept, covered
 from workbench.kinds.logits.spec import Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
-from workbench.study.identity import stage_id
-from workbench.study.layout import Layout
+from workbench.study.identity import digest, stage_id
+from workbench.study.layout import Layout, StageDir
 from workbench.study.memory import FP32, Memory, forward_bytes
-
-_SMALL_FILES_BYTES = 10_000
-"""Of a checkpoint's manifest, and then some."""
 
 
 def kept_for(phases: Sequence[TrainingStage], teacher: Stage, top_k: int, vocabulary: str | None) -> list[Spec]:
@@ -68,10 +68,37 @@ def flops_per_token(stage: Spec) -> int:
 
 
 def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
-    """Bytes of a checkpoint: ids and log-probabilities of its tokens, which are a share of the stage's."""
-    tokens = stage.end_tokens - stage.start_tokens
-    size = bytes_per_token(stage.top_k, stage.vocab_size)
-    return -(-tokens * size // len(stage.targets)) + _SMALL_FILES_BYTES
+    """Bytes of an average checkpoint, by which the time to write one is estimated; `kept_bytes` counts the disk."""
+    return -(-kept_bytes(stage, stage.end_tokens - stage.start_tokens) // len(stage.targets))
+
+
+def kept_bytes(stage: Spec, tokens: int) -> int:
+    """Bytes of the ids and log-probabilities of so many tokens."""
+    return tokens * bytes_per_token(stage.top_k, stage.vocab_size)
+
+
+def passing_bytes(stage: Spec) -> int:
+    """Nothing: the files that are written become the next checkpoint."""
+    return 0
+
+
+def tokens_left(stage: Spec, stage_dir: StageDir) -> int:
+    """Tokens whose logits are not on the disk, in checkpoints or beside them."""
+    first, stop = stage.sequences(stage.start_tokens), stage.sequences(stage.end_tokens)
+    return (stop - first - count_kept(stage_dir, first, stop)) * stage.stream.context_tokens
+
+
+def standing_tokens(stage: Spec, stage_dir: StageDir, found: Set[int]) -> set[int]:
+    """Tokens up to which all is kept: not those of checkpoints behind a gap, which is to be filled first."""
+    if not found:
+        return set()
+    reached = covered(stage_dir, stage.sequences(stage.start_tokens))
+    return {tokens for tokens in {*found, *stage.targets} if stage.sequences(tokens) <= reached}
+
+
+def progress(stage: Spec, stage_dir: StageDir) -> int:
+    """Count the sequences that are kept: an attempt goes on with the next, also between two checkpoints."""
+    return count_kept(stage_dir, stage.sequences(stage.start_tokens), sys.maxsize)
 
 
 def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, device: str) -> Memory:
@@ -91,13 +118,35 @@ def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, devi
 
 
 def check(stage: Spec, layout: Layout) -> None:
-    """Refuse a stream that is too short; what is not prepared yet is not looked at.
+    """Refuse a stream that is too short, and a teacher whose tokenizer has other ids than the data's.
 
     Raises
     ------
     ValueError
-        It is.
+        One of them is. What is not prepared yet is not looked at.
     """
     folder = layout.data(stage.data_fingerprint)
     if (folder / "manifest.json").exists():
-        Stream(open_prepared(folder), stage.stream).check(stage.sequences(stage.end_tokens))
+        prepared = open_prepared(folder)
+        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+        check_vocabulary(prepared, stage.vocabulary, stage.model.name)
+
+
+def name_vocabulary(tokenizer: Path) -> str:
+    """Name the ids of a tokenizer by a hash of them."""
+    return digest(load_file(tokenizer).get_vocab(with_added_tokens=True))
+
+
+def check_vocabulary(prepared: Prepared, vocabulary: str | None, teacher: str) -> None:
+    """Refuse data whose tokenizer has other ids than a teacher from outside, whose `vocabulary` has a name.
+
+    Raises
+    ------
+    ValueError
+        It has.
+    """
+    if vocabulary is not None and name_vocabulary(prepared.tokenizer_dir) != vocabulary:
+        raise ValueError(
+            f"teacher {teacher!r} has another tokenizer than the data: set tokenizer.kind=file, tokenizer.path "
+            "and tokenizer.vocab_size to the teacher's"
+        )

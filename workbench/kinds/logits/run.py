@@ -22,7 +22,19 @@ from numpy.typing import NDArray
 
 from workbench.data.stream import Stream
 from workbench.kinds.distill.run import load_teacher
-from workbench.kinds.logits.kept_logits import IDS, LOG_Q, LOG_Q_DTYPE, bytes_per_token, covered, ids_dtype
+from workbench.kinds.logits.kept_logits import (
+    IDS,
+    LOG_Q,
+    LOG_Q_DTYPE,
+    PROGRESS,
+    WORK,
+    bytes_per_token,
+    ids_dtype,
+    next_gap,
+    put_others_aside,
+    read_progress,
+    weights_checksum,
+)
 from workbench.kinds.logits.spec import Spec
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
@@ -41,8 +53,6 @@ from workbench.train.loop import stage_device
 from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.step import autocast
 from workbench.train.targets import keep_targets, missing_targets
-
-PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,11 @@ class LogitsRun:
 
     def __init__(self, job: StageJob) -> None:
         self.job, self.stage, self.world = job, cast(Spec, job.stage), job.world
-        self.work = job.dir.path / "logits"
+        self.work = job.dir.path / WORK
         read = self.stage.inputs["teacher"]
         path, manifest = self.world.main_only(lambda: job.read_input(read.stage, read.tokens))
         self.teacher_files = manifest["files"]
+        self.teacher_weights = weights_checksum(self.teacher_files)
         self.world.together(lambda: self._prepare(path))
         self.clock = CheckpointClock(self.stage.checkpoint.interval_seconds, 0)
 
@@ -96,15 +107,28 @@ class LogitsRun:
         self.teacher = load_teacher(teacher, stage.model, stage.numerics.attention, self.device)
 
     def all_targets(self) -> None:
-        """Reach every missing target, each from the one before it."""
+        """Reach every missing target, each from the one before it, and fill the gaps before it."""
+        self.world.main_only(self._put_others_aside)
         with determinism(self.deterministic, self.device):
             for goal in self.world.main_only(lambda: missing_targets(self.job.dir, self.stage, self.job.goals)):
                 self._reach(goal)
 
+    def _put_others_aside(self) -> None:
+        for path in put_others_aside(self.job.dir, self.teacher_weights):
+            self.job.hooks.log(f"the teacher was trained anew since it was asked: {path.name} is of its former weights")
+
     def _reach(self, goal: int) -> None:
         stage = self.stage
-        begin, stop = stage.sequences(stage.start_tokens), stage.sequences(goal)
-        first = self.world.main_only(lambda: covered(self.job.dir, begin, stop))
+        begin, ends = (
+            stage.sequences(stage.start_tokens),
+            [stage.sequences(t) for t in {*stage.targets, goal} if t <= goal],
+        )
+        while (gap := self.world.main_only(lambda: next_gap(self.job.dir, begin, ends))) is not None:
+            self._fill(gap.start, gap.stop)
+
+    def _fill(self, first: int, stop: int) -> None:
+        """Make a checkpoint of the sequences from `first` to before `stop`."""
+        stage = self.stage
         at = self.world.main_only(lambda: self._resume(first, stop))
         while at < stop:
             began, rows = time.perf_counter(), _batch(at, stop, stage.batch_sequences)
@@ -117,7 +141,7 @@ class LogitsRun:
                 self.world.main_only(partial(self._note, first, at))
             if stopped and at < stop:
                 raise StoppedError(f"stage {self.job.dir.id} stopped at sequence {at}")
-        self._keep(goal, first, stop)
+        self._keep(first, stop)
 
     def _tell(self, rows: range, answers: list[Answer], seconds: float) -> bool:
         """Tell of a batch, the teacher's loss among it; whether to stop."""
@@ -140,8 +164,9 @@ class LogitsRun:
     def _resume(self, first: int, stop: int) -> int:
         """Cut the files to what is known to be on the disk, and give the sequence to go on with."""
         self.work.mkdir(exist_ok=True)
-        noted = _read(self.work / PROGRESS)
-        at = noted["next"] if noted.get("first") == first and noted["next"] <= stop else first
+        noted = read_progress(self.job.dir)
+        ours = noted.get("first") == first and noted.get("teacher") == self.teacher_weights
+        at = noted["next"] if ours and noted["next"] <= stop else first
         try:
             for name, row in self._row_bytes().items():
                 with (self.work / name).open("ab") as file:
@@ -187,16 +212,18 @@ class LogitsRun:
         began = time.monotonic()
         for name in (IDS, LOG_Q):
             fsync(self.work / name)
-        write_atomically(self.work / PROGRESS, json.dumps({"first": first, "next": at}))
+        write_atomically(
+            self.work / PROGRESS, json.dumps({"first": first, "next": at, "teacher": self.teacher_weights})
+        )
         self.clock.saved(time.monotonic() - began)
 
-    def _keep(self, goal: int, first: int, stop: int) -> None:
+    def _keep(self, first: int, stop: int) -> None:
         """Make a checkpoint of the files."""
         path = ckpt.write_checkpoint(
             self.job.dir,
             stop,
             self._move,
-            self._manifest(goal, first, stop),
+            self._manifest(first, stop),
             keep=True,
             needed_bytes=0,
             world=self.world,
@@ -217,15 +244,16 @@ class LogitsRun:
             keep_targets(self.job.dir, self.stage)
         self.job.hooks.on_checkpoint(path)
 
-    def _manifest(self, goal: int, first: int, stop: int) -> dict[str, Any]:
+    def _manifest(self, first: int, stop: int) -> dict[str, Any]:
         stage = self.stage
+        tokens = stage.origin.tokens + stop * stage.stream.context_tokens
         return self.job.manifest(
             self.prepared,
             step=stop,
-            tokens=goal,
+            tokens=tokens,
             sequences=stop,
             annealed=False,
-            flops=float(flops_per_token(stage) * (goal - stage.start_tokens)),
+            flops=float(flops_per_token(stage) * (tokens - stage.start_tokens)),
             counts={},
             numerics={
                 **asdict(stage.numerics),
@@ -282,10 +310,6 @@ def ask(teacher: Transformer, stage: Spec, tokens_BT1: torch.Tensor, bos_id: int
 def _batch(at: int, stop: int, size: int) -> range:
     """Sequences from `at` to the next multiple of the batch's size, or to the end."""
     return range(at, min(stop, (at // size + 1) * size))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _no_room(folder: Path, needed: int, free: int) -> str:

@@ -21,6 +21,7 @@ from workbench.config.schema import ClusterConfig, EvaluationConfig, Stage, Trac
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm.interrupt import Interrupt
 from workbench.study.files import write_atomically
+from workbench.study.kind_plan import progress
 from workbench.study.layout import Layout
 from workbench.study.study_record import milestone_tokens, read_record
 
@@ -296,10 +297,9 @@ class Job:
         return json.loads(turns.read_text(encoding="utf-8")) if turns.exists() else []
 
     def _progress(self) -> int:
-        """Count what is on the disk: optimizer steps of the stage, or results of the study."""
+        """Count what is on the disk: what the stage's kind counts of it, or results of the study."""
         if self.kind == "train":
-            steps = [path.name[5:13] for path in self.layout.stage(self.stage).list_checkpoints()]
-            return max((int(step) for step in steps), default=0)
+            return progress(from_dict(Stage, self.element["frozen"]), self.layout.stage(self.stage))
         stages = [self.stage] if self.stage else list(milestone_tokens(read_record(self.layout, self.batch["study"])))
         return sum(len(list(self.layout.stage(stage).path.glob("checkpoints/*/evals/*.json"))) for stage in stages)
 
