@@ -61,7 +61,7 @@ class Piece:
         """Checksum of the weights that were asked."""
         return weights_checksum(self.facts["teacher_files"])
 
-    def open(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def mapped(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Map a file of it into memory, after a look at its size."""
         shape = (self.stop - self.first, self.facts["context_tokens"], self.facts["top_k"])
         path = self.path / name
@@ -224,7 +224,7 @@ class KeptLogits:
 
     def __init__(self, pieces: list[Piece]) -> None:
         self._pieces = [
-            (piece, piece.open(IDS, np.dtype(piece.facts["ids_dtype"])), piece.open(LOG_Q, LOG_Q_DTYPE))
+            (piece, piece.mapped(IDS, np.dtype(piece.facts["ids_dtype"])), piece.mapped(LOG_Q, LOG_Q_DTYPE))
             for piece in pieces
         ]
         self._unverified = list(pieces)
