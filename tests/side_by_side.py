@@ -55,7 +55,14 @@ class Lane(threading.Thread):
             with self._lock:
                 if self._stopped:
                     return
-                self._running = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+                # Ctrl-C reaches it through `stop` alone: a second would cut short what it puts away after the first.
+                self._running = subprocess.Popen(
+                    command,
+                    stdout=self.log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_hear_interrupts,
+                )
             self.statuses.append(self._running.wait())
 
     def stop(self) -> None:
@@ -65,6 +72,11 @@ class Lane(threading.Thread):
             if self._running is not None and self._running.poll() is None:
                 self._running.send_signal(signal.SIGINT)
         self.join()
+
+
+def _hear_interrupts() -> None:
+    """Undo that a shell has its background jobs, and all that these start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
