@@ -172,8 +172,25 @@ def untouched(make, limited):
     return study
 
 
+def wait_until_written_down(study):
+    """Wait until a study's only job has begun its turn long enough ago for the controller to have written that down.
+
+    It is 15 seconds at least until the signal of a limited job, whose requeue a controller that is killed at that moment
+    would forget as well: Slurm then believes that the job still runs, and ends it at its limit.
+    """
+    [stage] = study.stages().values()
+    job, until = study.job(stage).partition("_")[0], time.monotonic() + 240
+    while True:
+        lines = study.slurm.run(["squeue", "--noheader", "--format=%i %T %M"]).splitlines()
+        found = [line.split()[1:] for line in lines if line.split()[0].partition("_")[0] == job]
+        if not found or (found[0][0] == "RUNNING" and found[0][1] in ("0:07", "0:08", "0:09", "0:10", "0:11")):
+            return
+        assert time.monotonic() < until, lines
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
-def struck(make, untouched):
+def struck(make, limited, untouched):
     """The study that everything happens to, launched a second time at the end."""
     slurm = untouched.slurm
     study = make("struck", *TWO, TOKENS, "seed=range(5)")
@@ -195,7 +212,14 @@ def struck(make, untouched):
     time.sleep(7)
     slurm.run(["scontrol", "release", jobs[CONTROLLER]])
     study.wait_for_begin(stages[CONTROLLER])
+    while len(found := ranks(study, jobs[CONTROLLER])) < 2:
+        time.sleep(0.2)
+    for process in found.values():  # it would end while the other job is waited for
+        os.kill(process, signal.SIGSTOP)
+    wait_until_written_down(limited[0])
     slurm.kill_controller()
+    for process in found.values():
+        os.kill(process, signal.SIGCONT)
     time.sleep(3)
     slurm.start_controller()
     slurm.run(["scontrol", "release", jobs[NODE]])
