@@ -1,7 +1,7 @@
 """All tests in two processes at a time: those on a real Slurm, which mostly wait for jobs, beside most others.
 
-When the first are done, the tests of whole studies follow in their place, so that both processes end at about the same
-time.
+When the first are done, the tests of whole studies and of notebooks follow in their place, so that both processes end at
+about the same time.
 
 python tests/side_by_side.py [OPTION ...]    (options of pytest, given to all)
 """
@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-IN_TURN = (TESTS / "slurm", TESTS / "end_to_end")
+IN_TURN = (TESTS / "slurm", TESTS / "end_to_end", TESTS / "analysis" / "test_notebook.py")
 NONE_COLLECTED = 5
 
 
@@ -22,10 +22,10 @@ def main(options: list[str]) -> int:
     """Run all; what the first ones printed follows when the others have ended. Give the gravest exit status."""
     pytest = [sys.executable, "-m", "pytest", *options]
     with tempfile.TemporaryFile() as log:
-        lane = Lane([[*pytest, str(folder)] for folder in IN_TURN], log)
+        lane = Lane([[*pytest, str(path)] for path in IN_TURN], log)
         lane.start()
         try:
-            others = subprocess.call([*pytest, *(f"--ignore={folder}" for folder in IN_TURN), str(TESTS)])
+            others = subprocess.call([*pytest, *(f"--ignore={path}" for path in IN_TURN), str(TESTS)])
             lane.join()
         finally:
             lane.stop()
