@@ -12,6 +12,7 @@ temperature, and the soft part times its square, so that its gradients keep thei
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -102,19 +103,57 @@ def _sum(
     With p and q, softmax of student's and teacher's logits over the temperature, d loss / d logits = alpha temperature
     (p - q) + (1 - alpha) ((1 + 2 z_loss log(Z)) softmax(logits) - onehot(target)).
     """
+    with torch.autocast(h_ND.device.type, enabled=False):
+        teacher = teacher_VE.to(dtype)
+
+    def compare(logits: Tensor, p: Tensor, divergence: Tensor, taught: Tensor) -> Tensor:
+        return _compare(logits, p, product(taught.to(dtype), teacher.t()).float(), temperature, divergence)
+
+    return mixed_sums(h_ND, weight_VD, targets_N, g_N, (teacher_NE,), compare, temperature, alpha, z_loss, dtype)
+
+
+def mixed_sums(
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    g_N: Tensor,
+    taught: Sequence[Tensor],
+    compare: Callable[..., Tensor],
+    temperature: float,
+    alpha: float,
+    z_loss: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Make losses and gradients by chunks of tokens, whatever is known of the teacher.
+
+    Parameters
+    ----------
+    h_ND, weight_VD, targets_N, g_N
+        What the student's head is given, the head, and targets with their weights.
+    taught
+        What is known of the teacher, with a row for each target.
+    compare
+        Called with a chunk's logits, their softmax, where its divergences go, and its rows of `taught`; gives p - q.
+    temperature, alpha, z_loss, dtype
+        As `summed_distillation` takes them, and the precision of the products.
+
+    Returns
+    -------
+    tuple
+        The sum, losses and divergences (N,) in fp32, and the sum's gradients by `h_ND` and `weight_VD`.
+    """
     rows = loss_rows(len(weight_VD), weight_VD.device.type)
     losses, log_z, divergences = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(3))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
-    chunks = (h_ND, teacher_NE, targets_N[:, None], g_N[:, None], losses, log_z, divergences, gradient_h)
+    chunks = (h_ND, targets_N[:, None], g_N[:, None], losses, log_z, divergences, gradient_h, *taught)
     with torch.autocast(h_ND.device.type, enabled=False):
-        weight, teacher = weight_VD.to(dtype), teacher_VE.to(dtype)
-        for h, taught, targets, g, loss, log, divergence, out in zip(*(x.split(rows) for x in chunks), strict=True):
+        weight = weight_VD.to(dtype)
+        for h, targets, g, loss, log, divergence, out, *known in zip(*(x.split(rows) for x in chunks), strict=True):
             logits = product(h.to(dtype), weight.t()).float()
             p = torch.softmax(logits, dim=-1)
             log[:] = log_sum(logits, p)
             loss[:] = log - logits.gather(1, targets)[:, 0]
-            soft = product(taught.to(dtype), teacher.t()).float()
-            soft_gradient = _compare(logits, p, soft, temperature, divergence)
+            soft_gradient = compare(logits, p, divergence, *known)
             if z_loss:
                 p.mul_(1 + 2 * z_loss * log[:, None])
             p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
@@ -146,22 +185,27 @@ def log_sum(logits: Tensor, p: Tensor) -> Tensor:
 
 
 @_sum.register_fake
-def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def empty_sums(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Shapes and dtypes of `mixed_sums`, for tensors without values."""
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     alike = torch.empty_like(losses)
     return losses.new_empty(()), losses, alike, torch.empty_like(h_ND), torch.empty_like(weight_VD)
 
 
-def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save the gradients of `mixed_sums` for the backward pass."""
     ctx.save_for_backward(*output[3:])
     ctx.set_materialize_grads(False)
 
 
-def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def sums_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+    """Scale the saved gradients; nothing but the first two of ten arguments has any."""
     return *scale_gradients(*ctx.saved_tensors, g), *[None] * 8
 
 
-_sum.register_autograd(_sum_backward, setup_context=_keep_gradients)
+_sum.register_autograd(sums_backward, setup_context=keep_gradients)
 
 
 @register_flop_formula([torch.ops.workbench.summed_distillation])

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from workbench.model.distillation import log_sum
-from workbench.model.loss import scale_gradients
-from workbench.model.matmul import compute_dtype, correlate, product
+from workbench.model.distillation import empty_sums, keep_gradients, log_sum, mixed_sums, sums_backward
+from workbench.model.matmul import compute_dtype, product
 from workbench.study.memory import loss_rows
 
 if TYPE_CHECKING:
@@ -134,27 +133,11 @@ def _sum(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Make losses and gradients by chunks of tokens; d soft loss / d logits = temperature (p - q)."""
-    rows = loss_rows(len(weight_VD), weight_VD.device.type)
-    losses, log_z, divergences = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(3))
-    gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
-    chunks = (h_ND, ids_Nk, log_q_Nk, targets_N[:, None], g_N[:, None], losses, log_z, divergences, gradient_h)
-    with torch.autocast(h_ND.device.type, enabled=False):
-        weight = weight_VD.to(dtype)
-        for h, ids, log_q, targets, g, loss, log, divergence, out in zip(*(x.split(rows) for x in chunks), strict=True):
-            logits = product(h.to(dtype), weight.t()).float()
-            p = torch.softmax(logits, dim=-1)
-            log[:] = log_sum(logits, p)
-            loss[:] = log - logits.gather(1, targets)[:, 0]
-            soft_gradient = _compare(logits, p, ids, log_q.float(), temperature, divergence)
-            if z_loss:
-                p.mul_(1 + 2 * z_loss * log[:, None])
-            p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
-            slope = p.mul_(1 - alpha).add_(soft_gradient, alpha=alpha * temperature).to(dtype)
-            torch.mul(product(slope, weight), g, out=out)
-            gradient_DV += correlate((h * g).to(dtype), slope)
-    hard = losses + z_loss * log_z.square() if z_loss else losses
-    total = ((alpha * temperature**2 * divergences + (1 - alpha) * hard) * g_N).sum()
-    return total, losses, divergences, gradient_h, gradient_DV.t().contiguous()
+
+    def compare(logits: Tensor, p: Tensor, divergence: Tensor, ids: Tensor, log_q: Tensor) -> Tensor:
+        return _compare(logits, p, ids, log_q.float(), temperature, divergence)
+
+    return mixed_sums(h_ND, weight_VD, targets_N, g_N, (ids_Nk, log_q_Nk), compare, temperature, alpha, z_loss, dtype)
 
 
 def _compare(logits: Tensor, p: Tensor, ids: Tensor, log_q: Tensor, temperature: float, divergence: Tensor) -> Tensor:
@@ -171,23 +154,8 @@ def _compare(logits: Tensor, p: Tensor, ids: Tensor, log_q: Tensor, temperature:
     return p.scatter_add(1, ids, -q)
 
 
-@_sum.register_fake
-def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
-    alike = torch.empty_like(losses)
-    return losses.new_empty(()), losses, alike, torch.empty_like(h_ND), torch.empty_like(weight_VD)
-
-
-def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*output[3:])
-    ctx.set_materialize_grads(False)
-
-
-def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 8
-
-
-_sum.register_autograd(_sum_backward, setup_context=_keep_gradients)
+_sum.register_fake(empty_sums)
+_sum.register_autograd(sums_backward, setup_context=keep_gradients)
 
 
 @register_flop_formula([torch.ops.workbench.summed_sparse_distillation])
