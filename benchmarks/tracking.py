@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from workbench.config.compose import composer
-from workbench.launch.planning import Facts, make_facts, prepare_data
-from workbench.launch.run_study import freeze_study
+from workbench.forecast.study_facts import Facts, make_facts, prepare_data
+from workbench.launch.snapshot import freeze_study
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from workbench.config.compose import composer
 from workbench.evaluate.reconcile import checkpoint_evaluation_id
-from workbench.launch.planning import Facts, make_facts, write_study
+from workbench.forecast.study_facts import Facts, make_facts
+from workbench.launch.snapshot import write_study
 from workbench.study.evaluation_files import result_path, write_result
 from workbench.study.study_plan import Node
 

@@ -75,7 +75,7 @@ def base_overrides():
 @pytest.fixture(scope="session")
 def prepared_root(tmp_path_factory, base_overrides, experiments):
     """Outputs that hold the prepared data and nothing else."""
-    from workbench.launch.planning import make_facts, prepare_data
+    from workbench.forecast.study_facts import make_facts, prepare_data
 
     root = tmp_path_factory.mktemp("prepared")
     facts = make_facts(compose_points([*base_overrides, f"paths.outputs={root}"], experiments))
@@ -109,8 +109,8 @@ def overrides(base_overrides, outputs):
 @pytest.fixture
 def make_study(overrides, experiments):
     """Plan and freeze the small study with further overrides: call it and get its facts."""
-    from workbench.launch.planning import make_facts
-    from workbench.launch.run_study import freeze_study
+    from workbench.forecast.study_facts import make_facts
+    from workbench.launch.snapshot import freeze_study
 
     def make(*more):
         return freeze_study(make_facts(compose_points([*overrides, *more], experiments)))
@@ -127,7 +127,7 @@ def compose():
 @pytest.fixture
 def run_local():
     """Train (and evaluate) a frozen study in this process."""
-    from workbench.launch.planning import pending_evaluations
+    from workbench.forecast.study_facts import pending_evaluations
     from workbench.train.whole_stage import train_stage
 
     def run(facts, *, evaluate=True):

@@ -28,7 +28,7 @@ class _GraphLauncher(Launcher):
 
     def _plan(self, job_overrides: Sequence[Sequence[str]]) -> tuple[list[ComposedPoint], Any]:
         # Hydra imports every plugin at start; torch would cost each command a second.
-        from workbench.launch.planning import make_facts
+        from workbench.forecast.study_facts import make_facts
 
         assert self.config is not None
         points = current_composer().compose(self.config, [list(overrides) for overrides in job_overrides])
@@ -50,7 +50,7 @@ class LocalLauncher(_GraphLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points of the batch as one graph; each returns a `Finished`, or the error of its own way."""
-        from workbench.launch.run_study import run_study_locally
+        from workbench.launch.local.run_study import run_study_locally
 
         points, facts = self._plan(job_overrides)
         outcome = run_study_locally(facts, self.workers, current_composer().command)
@@ -77,9 +77,9 @@ class SlurmLauncher(_GraphLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all points of the batch as one graph."""
-        from workbench.launch.console import print_submission, say
+        from workbench.launch.console import say
+        from workbench.launch.slurm.display import print_submission, watch
         from workbench.launch.slurm.submit_study import submit_study
-        from workbench.launch.slurm.watch import watch
 
         points, facts = self._plan(job_overrides)
         submission = submit_study(facts, say, current_composer().command)

@@ -6,7 +6,7 @@ import sys
 HEAVY = {"torch", "mlflow", "lm_eval", "transformers", "pandas", "matplotlib"}
 CODE = f"""
 import sys
-import workbench.cli.study_verbs, workbench.launch.slurm.queue_view, workbench.launch.console, workbench.launch.slurm.watch
+import workbench.cli.study_verbs, workbench.launch.slurm.queue_view, workbench.launch.console, workbench.launch.slurm.display
 print(*sorted({HEAVY!r} & set(sys.modules)))
 """
 

@@ -9,7 +9,8 @@ import pytest
 from workbench.cli.shared import asked_launcher, make_study_facts
 from workbench.cli.study_verbs import run, status
 from workbench.data import fingerprint
-from workbench.launch.planning import make_facts, record_evaluations, write_study
+from workbench.forecast.study_facts import make_facts
+from workbench.launch.snapshot import record_evaluations, write_study
 from workbench.study.study_record import read_record, recorded_points
 
 
@@ -44,7 +45,7 @@ def test_a_record_without_a_launcher_is_read_by_its_command(facts):
 def test_a_study_named_alone_is_of_the_data_it_was_trained_on(facts, monkeypatch):
     """Somebody else's Python holds other embedded texts, and a file may have changed: the stages stay the same."""
     write_study(facts, "c0ffee", False)
-    monkeypatch.setattr("workbench.launch.planning.data_fingerprint", lambda *_: "e" * 16)
+    monkeypatch.setattr("workbench.forecast.study_facts.data_fingerprint", lambda *_: "e" * 16)
     assert set(make_study_facts(named("small")).plan.nodes) == set(facts.plan.nodes)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from analysis.load import load_history, load_runs, load_study
-from workbench.launch.planning import make_facts
+from workbench.forecast.study_facts import make_facts
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.launch.planning import make_facts, prepare_data
-from workbench.launch.run_study import freeze_study
+from workbench.forecast.study_facts import make_facts, prepare_data
+from workbench.launch.snapshot import freeze_study
 from workbench.train.whole_stage import train_stage
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "train")]

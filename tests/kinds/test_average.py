@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench.forecast.study_facts import make_facts, pending_evaluations
 from workbench.kinds.average.spec import Settings
-from workbench.launch.planning import make_facts, pending_evaluations
 from workbench.train.checkpoint import checkpoints_by_tokens, read_manifest
 from workbench.train.whole_stage import train_stage
 

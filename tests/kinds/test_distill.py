@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
 
+from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
 from workbench.kinds.distill.run import distillation_loss, trial_step
 from workbench.kinds.distill.spec import Settings, TeacherSettings
-from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
 from workbench.launch.snapshot import CodeVersion, freeze_stage
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from workbench.config.schema import MixtureSegment, Parent, TrainingStage
+from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
 from workbench.kinds.extend.plan import expand
-from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
 from workbench.model.weights import load_model
 from workbench.study.flops import training_flops_per_token
 from workbench.study.identity import stage_id

@@ -12,8 +12,8 @@ from tests.model.test_pretrained import FAMILIES
 from workbench.data.store import open_prepared
 from workbench.evaluate.outside_checkpoint import place_results, read_imported
 from workbench.evaluate.reconcile import Evaluator
-from workbench.launch.planning import make_facts, pending_evaluations, prepare_data
-from workbench.launch.run_study import freeze_study
+from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
+from workbench.launch.snapshot import freeze_study
 from workbench.model.weights import load_model
 from workbench.study.evaluation_files import read_result
 from workbench.study.flops import training_flops_per_token

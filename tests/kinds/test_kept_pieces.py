@@ -11,11 +11,11 @@ from training_processes import start, train
 
 from workbench.config.plain import to_dict
 from workbench.data.store import open_prepared
+from workbench.forecast.estimate import kept_bytes, training_bytes
+from workbench.forecast.study_facts import look
 from workbench.kinds.logits import kept_logits
 from workbench.kinds.logits.kept_logits import IDS, LOG_Q
 from workbench.kinds.logits.plan import check, name_vocabulary
-from workbench.launch.estimate import kept_bytes, training_bytes
-from workbench.launch.planning import look
 from workbench.launch.slurm.on_node import _TURNS, Job
 from workbench.model.weights import WEIGHTS
 from workbench.study.files import sha256

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
 
 from workbench.config.schema import KindSettings, MixtureSegment
+from workbench.forecast.estimate import estimate, kept_bytes
+from workbench.forecast.study_facts import make_facts, pending_evaluations
 from workbench.kinds.distill.run import trial_step as student_step
 from workbench.kinds.logits.kept_logits import IDS, LOG_Q, KeptLogits, bytes_per_token, find_pieces, ids_dtype
 from workbench.kinds.logits.plan import kept_for
 from workbench.kinds.logits.run import trial_step
-from workbench.launch.estimate import estimate, kept_bytes
-from workbench.launch.planning import make_facts, pending_evaluations
 from workbench.model.weights import load_model, to_hf
 from workbench.study.flops import count_parameters, forward_flops_per_token, training_flops_per_token
 from workbench.study.identity import identity
@@ -297,6 +297,6 @@ def test_it_is_launched_and_recorded(make_study, run_local):
 
 
 def facts_of(facts):
-    from workbench.launch.planning import look
+    from workbench.forecast.study_facts import look
 
     return look(facts.plan)

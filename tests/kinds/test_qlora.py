@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from tests.model.test_transformer import make_model
 from workbench.config.schema import LoraConfig
+from workbench.forecast.plan_notes import missing_here_note
 from workbench.kinds.sft.plan import adapted_matrices, four_bit_bytes
 from workbench.kinds.sft.run import SftRun, trial_step
-from workbench.launch.planning import missing_here_note
-from workbench.launch.run_study import check_before_start
+from workbench.launch.before_start import check_before_start
 from workbench.model.four_bit import FourBitMatrix, check_four_bit
 from workbench.model.lora import AdaptedLinear, add_adapters, merged_state, quantise_frozen
 from workbench.model.transformer import Transformer

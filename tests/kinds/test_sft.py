@@ -14,10 +14,11 @@ from workbench.config.kind_registry import find_kind
 from workbench.data.chat_store import find_named
 from workbench.data.python_questions import write_questions
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.forecast.plan_notes import plan_json
+from workbench.forecast.study_facts import make_facts, pending_evaluations
 from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
-from workbench.launch.planning import make_facts, pending_evaluations, plan_json
-from workbench.launch.run_study import freeze_study
+from workbench.launch.snapshot import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
 from workbench.study.chain import build_chain
@@ -192,7 +193,7 @@ def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):
 
 
 def test_the_plan_tells_what_it_costs(tune):
-    from workbench.launch.estimate import estimate
+    from workbench.forecast.estimate import estimate
 
     facts = tune("sft_lora")
     values = plan_json(facts, estimate(facts, 1, measure=False))

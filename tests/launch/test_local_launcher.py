@@ -3,9 +3,9 @@
 import pytest
 
 from workbench.config.compose import composer
-from workbench.launch import run_study
+from workbench.forecast.study_facts import make_facts
+from workbench.launch.local import run_study
 from workbench.launch.outcome import Failure, Outcome, PointError, describe_outcome
-from workbench.launch.planning import make_facts
 from workbench.study.causes import DIVERGED
 
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from workbench.launch.local import local_run, slots, worker
+from workbench.forecast import slots
+from workbench.launch.local import local_run, worker
 from workbench.launch.local.local_run import LocalRun
 from workbench.launch.local.worker import Task, run_worker
 

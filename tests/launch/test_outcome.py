@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from workbench.forecast.study_facts import make_facts
 from workbench.launch.outcome import Failure, Outcome, describe_outcome, point_error
-from workbench.launch.planning import make_facts
 from workbench.launch.slurm.queue_view import study_states
 from workbench.study.causes import DIVERGED, EVALUATION, PARENT
 from workbench.study.stage_states import is_worth_repeating

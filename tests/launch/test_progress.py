@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.launch.estimate import Estimate
+from workbench.forecast.estimate import Estimate
 from workbench.launch.local.progress import TimeLeft
 
 TODO = {"small": 1000, "large": 1000}

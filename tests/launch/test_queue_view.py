@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from workbench.evaluate.suite import EvaluationError
-from workbench.launch.planning import make_facts
+from workbench.forecast.study_facts import make_facts
 from workbench.launch.slurm import commands as slurm
 from workbench.launch.slurm.claim import Claim
 from workbench.launch.slurm.commands import JobState, SlurmError

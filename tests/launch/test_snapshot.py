@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from workbench.launch.planning import make_facts
+from workbench.forecast.study_facts import make_facts
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_stage
 from workbench.study.files import exclusive, is_held, read_stage
 from workbench.study.layout import Layout

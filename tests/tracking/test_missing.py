@@ -8,7 +8,7 @@ from outputs_tree import make_study
 
 from analysis.failed import FAILED_POINTS, read_tag
 from analysis.load import load_study
-from workbench.launch.planning import make_facts
+from workbench.forecast.study_facts import make_facts
 from workbench.tracking.missing import failed_points, failed_points_tag
 from workbench.tracking.mlflow import default_uri, publish_study
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.launch.estimate import estimate
-from workbench.launch.planning import make_facts, plan_json, trained_again_notes
+from workbench.forecast.estimate import estimate
+from workbench.forecast.plan_notes import plan_json, trained_again_notes
+from workbench.forecast.study_facts import make_facts
 from workbench.model.weights import load_model
 from workbench.study.memory import state_bytes, weights_bytes
 from workbench.study.stage_states import stage_states

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli.shared import make_facts_and_launcher, print_plan_line, print_table
 
 if TYPE_CHECKING:
-    from workbench.launch.estimate import Estimate
-    from workbench.launch.local.slots import Slots
-    from workbench.launch.planning import Facts
-    from workbench.launch.slurm.cost import ClusterWork
+    from workbench.forecast.cluster_cost import ClusterWork
+    from workbench.forecast.estimate import Estimate
+    from workbench.forecast.slots import Slots
+    from workbench.forecast.study_facts import Facts
 
 
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
-    from workbench.launch.estimate import estimate, study_slots
-    from workbench.launch.planning import missing_here_note, plan_json
-    from workbench.launch.slurm.cost import cluster_json, cluster_work
+    from workbench.forecast.cluster_cost import cluster_json, cluster_work
+    from workbench.forecast.estimate import estimate, study_slots
+    from workbench.forecast.plan_notes import missing_here_note, plan_json
 
     facts, launcher = make_facts_and_launcher(parsed)
     work = cluster_work(facts) if launcher.submits else None
@@ -61,8 +61,8 @@ def _print_stages(values: dict[str, Any]) -> None:
 
 
 def _print_local(values: dict[str, Any], work: Estimate, slots: Slots) -> None:
-    from workbench.launch.estimate import describe
-    from workbench.launch.local.slots import describe_slots
+    from workbench.forecast.estimate import describe
+    from workbench.forecast.slots import describe_slots
 
     print(f"\n{_tokens_line(values)}\n{describe_slots(slots)}\ntime here: {describe(work)}\n{_disk(work)}")
 
@@ -106,7 +106,7 @@ def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str
 
 
 def _cost_line(work: ClusterWork) -> str:
-    from workbench.launch.slurm.cost import unknown_speed
+    from workbench.forecast.cluster_cost import unknown_speed
 
     if work.gpu_hours is None or work.hours is None:
         return f"not estimated, since {unknown_speed(work)}"

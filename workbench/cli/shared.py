@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.config.compose import ComposedPoint
     from workbench.config.launcher_settings import Launcher
-    from workbench.launch.planning import Facts
+    from workbench.forecast.study_facts import Facts
     from workbench.study.layout import Layout
 
 
@@ -61,7 +61,7 @@ def make_study_facts(parsed: argparse.Namespace) -> Facts:
 
     A study that was launched before may be given by its name: then its latest launch counts.
     """
-    from workbench.launch.planning import make_facts
+    from workbench.forecast.study_facts import make_facts
 
     study = named_study(parsed)
     if study is not None:
@@ -96,7 +96,7 @@ def asked_launcher(parsed: argparse.Namespace) -> Launcher:
 def make_facts_and_launcher(parsed: argparse.Namespace) -> tuple[Facts, Launcher]:
     """Do what `make_study_facts` and `asked_launcher` do, of one composition."""
     from workbench.config.compose import composer
-    from workbench.launch.planning import make_facts
+    from workbench.forecast.study_facts import make_facts
 
     if named_study(parsed) is not None:
         return make_study_facts(parsed), asked_launcher(parsed)
@@ -114,7 +114,7 @@ def default_layout() -> Layout:
 
 def print_plan_line(facts: Facts) -> list[str]:
     """Print a study's name, how large it is, and what is to be known of its name; return the lines on the latter."""
-    from workbench.launch.planning import leaving_points_note
+    from workbench.forecast.plan_notes import leaving_points_note
 
     plan, todo = facts.plan, sum(facts.tokens_to_train().values())
     print(

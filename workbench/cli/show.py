@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.report.study_results import Results
-    from workbench.launch.planning import Facts
+    from workbench.forecast.study_facts import Facts
     from workbench.study.layout import Layout
 
 SLOPE_STUDY = "token_scaling"
@@ -41,10 +41,10 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
     """
     from analysis.load import load_study
     from analysis.unchanged import inputs_digest, read_unchanged, write_stamp
-    from workbench.launch.rising import rising_losses
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
     from workbench.tracking.owner import refuse_foreign
+    from workbench.tracking.rising_losses import rising_losses
 
     study, layout, tracking = facts.plan.study, facts.layout, facts.config.tracking
     uri = tracking.uri or default_uri(layout)
@@ -65,7 +65,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
         heldout=_heldout_sizes(facts),
         curves=_slopes(facts, frame, uri),
         question=study_question(layout, study, experiments),
-        warnings=(*rising_losses(facts), *_data_notes(facts)),
+        warnings=(*rising_losses(facts.plan, facts.layout), *_data_notes(facts)),
     )
     directory = layout.figures(study)
     digest = inputs_digest(frame, shown.inputs())
@@ -265,7 +265,7 @@ def _data_notes(facts: Facts) -> list[str]:
     """Lines on data whose scores rest on few held-out documents."""
     from workbench.data.store import open_prepared
     from workbench.data.store_summary import heldout_notes
-    from workbench.launch.planning import stores
+    from workbench.forecast.study_facts import stores
 
     folders = [facts.layout.data(fingerprint) for fingerprint in stores(facts.plan)]
     return [note for f in folders if (f / "manifest.json").exists() for note in heldout_notes(open_prepared(f))]

@@ -29,8 +29,8 @@ from workbench.study.study_record import read_record, recorded_points
 
 if TYPE_CHECKING:
     from workbench.config.schema import TrackingConfig
-    from workbench.launch.estimate import Estimate
-    from workbench.launch.planning import Facts
+    from workbench.forecast.estimate import Estimate
+    from workbench.forecast.study_facts import Facts
     from workbench.launch.slurm.ledger import Ledger
     from workbench.study.stage_states import StageState
 
@@ -43,9 +43,9 @@ def run(parsed: argparse.Namespace) -> int:
 def compose_and_run(parsed: argparse.Namespace) -> int:
     """Compose a study from settings, and run what is missing of it."""
     from workbench.config.compose import composer
+    from workbench.forecast.study_facts import make_facts
+    from workbench.launch.before_start import check_before_start
     from workbench.launch.outcome import PointError, describe_outcome
-    from workbench.launch.planning import make_facts
-    from workbench.launch.run_study import check_before_start
 
     began = time.monotonic()
     with composer(parsed.experiments) as hydra:
@@ -90,7 +90,7 @@ def _as_launched(parsed: argparse.Namespace) -> argparse.Namespace:
 
 def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:
     """Say how long the run will take; None where nothing is left to do."""
-    from workbench.launch.estimate import describe, estimate
+    from workbench.forecast.estimate import describe, estimate
 
     facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept, for the progress line
     work = estimate(facts, workers)
@@ -116,7 +116,7 @@ def _check_store(facts: Facts) -> None:
 
 def _wait_status(facts: Facts) -> int:
     """Exit status of a launch that has waited: 1 where a stage is not what it was to become."""
-    from workbench.launch.planning import look
+    from workbench.forecast.study_facts import look
     from workbench.launch.slurm.queue_view import study_states
 
     facts = look(facts.plan)
@@ -126,8 +126,8 @@ def _wait_status(facts: Facts) -> int:
 def status(parsed: argparse.Namespace) -> int:
     """Print the state of each stage, by its files and by Slurm where jobs of it were submitted."""
     from workbench.launch.console import make_console, states_table, summary_line
+    from workbench.launch.slurm.display import watch
     from workbench.launch.slurm.queue_view import study_states
-    from workbench.launch.slurm.watch import watch
 
     facts = make_study_facts(parsed)
     if parsed.watch:
@@ -216,16 +216,18 @@ def evaluate(parsed: argparse.Namespace) -> int:
         return evaluate_checkpoint(parsed)
     if parsed.revision is not None:
         raise ValueError("--revision is of a --checkpoint on the hub: name that too")
+    from workbench.forecast.study_facts import pending_evaluations
     from workbench.launch.local.progress import Display
-    from workbench.launch.planning import pending_evaluations, record_evaluations
-    from workbench.launch.run_study import evaluate_pairs
+    from workbench.launch.local.run_study import evaluate_pairs
+    from workbench.launch.snapshot import record_evaluations
 
     facts = make_study_facts(parsed)
     pairs = pending_evaluations(facts)
     print(f"{len(pairs)} evaluations are missing")
     config = facts.config
     if asked_launcher(parsed).submits:
-        from workbench.launch.console import print_submission, say
+        from workbench.launch.console import say
+        from workbench.launch.slurm.display import print_submission
         from workbench.launch.slurm.submit_study import submit_evaluations
 
         print_submission(facts, submit_evaluations(facts, say))

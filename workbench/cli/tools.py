@@ -20,7 +20,7 @@ def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
     from workbench.data import store_summary
     from workbench.data.store import prepare
-    from workbench.launch.planning import stores
+    from workbench.forecast.study_facts import stores
 
     facts = make_study_facts(parsed)
     for config in stores(facts.plan).values():

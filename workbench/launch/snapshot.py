@@ -1,4 +1,4 @@
-"""Freezing: a stage's directory holds its config and its code's version before anything runs."""
+"""Freezing: the record of a study and the directories of its stages hold config and code before anything runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 import shutil
 import subprocess
+import time
 import uuid
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,17 @@ from typing import Any
 import yaml
 
 from workbench.config.kind_registry import plugin_folders
-from workbench.config.schema import Stage, from_dict, to_dict
+from workbench.config.schema import Config, Stage, from_dict, to_dict
+from workbench.data.fingerprint import heldout_fingerprint
+from workbench.data.store import open_prepared
+from workbench.evaluate.reconcile import evaluation_id_on
+from workbench.forecast.study_facts import Facts, look, stores
 from workbench.study.chain import merge_targets
-from workbench.study.files import exclusive, read_stage, write_atomically
+from workbench.study.files import exclusive, is_held, read_stage, write_atomically
 from workbench.study.layout import Layout, StageDir
+from workbench.study.study_plan import study_record
+from workbench.study.study_record import change_record
+from workbench.train.attempt_status import read_status, write_status
 from workbench.train.targets import keep_targets, missing_targets
 
 
@@ -131,3 +140,84 @@ def _with_circumstances(stage: Stage, other: Stage) -> Stage:
     """Give a stage's targets under another launch's numerics, checkpoint policy and resources."""
     values = to_dict(stage) | {name: to_dict(getattr(other, name)) for name in ("numerics", "checkpoint", "resources")}
     return from_dict(Stage, values)
+
+
+def freeze_study(
+    facts: Facts,
+    code: CodeVersion | None = None,
+    underway: Container[str] = (),
+    command: str = "",
+    launcher: Mapping[str, Any] | None = None,
+) -> Facts:
+    """Write `study.json` and every stage's directory; return the facts as they are then.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    code
+        A frozen version of the code; None freezes the running one.
+    underway
+        Stages with live jobs: their targets are extended, and nothing else of them is touched.
+    command
+        What the user typed, to be typed again.
+    launcher
+        Fields of its `workbench.config.launcher_settings.Launcher`, for commands that name the study alone.
+    """
+    code = code or freeze_code(facts.layout)
+    write_study(facts, code.commit, code.dirty, command, launcher)
+    record_evaluations(facts)
+    for node in facts.plan.nodes.values():
+        stage_dir = facts.layout.stage(node.id)
+        freeze_stage(stage_dir, node.stage, code, underway=node.id in underway)
+        _settle_status(stage_dir, missing_targets(stage_dir, node.stage))
+    return look(facts.plan)
+
+
+def _settle_status(stage_dir: StageDir, missing: list[int]) -> None:
+    """Set right the status of a stage whose process died after its last checkpoint and before saying so."""
+    latest = read_status(stage_dir)
+    if not missing and latest is not None and latest["state"] != "finished" and not is_held(stage_dir.lock):
+        write_status(stage_dir, "finished")
+
+
+def write_study(
+    facts: Facts, commit: str, dirty: bool, command: str = "", launcher: Mapping[str, Any] | None = None
+) -> None:
+    """Write `study.json`, keeping the time it was first made; `command` launches the study again, by `launcher`."""
+
+    def replaced(before: dict[str, Any]) -> dict[str, Any]:
+        record = study_record(facts.plan, created=before.get("created", time.time()), commit=commit, dirty=dirty)
+        record["evaluation_ids"] = before.get("evaluation_ids", {})
+        record["command"] = command or before.get("command", "")
+        record["launcher"] = launcher or before.get("launcher")
+        record["plugins"] = [str(folder) for folder in plugin_folders()]
+        return record
+
+    change_record(facts.layout, facts.plan.study, replaced)
+
+
+def record_evaluations(facts: Facts) -> None:
+    """Say in `study.json` which evaluation of each suite counts now; frames leave the suite's others out."""
+    evaluation = facts.plan.evaluation
+    if not facts.layout.study_file(facts.plan.study).exists():
+        return
+    counted: dict[str, list[str]] = {}
+    for suite in evaluation.suites.values():
+        ids: set[str] = set()
+        for fingerprint, config in stores(facts.plan).items():
+            heldout = _heldout(facts.layout, fingerprint, config)
+            ids.add(evaluation_id_on(suite, evaluation.precision, facts.layout, fingerprint, heldout))
+        counted[suite.name] = sorted(ids)
+
+    def with_ids(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, "evaluation_ids": {**record.get("evaluation_ids", {}), **counted}}
+
+    change_record(facts.layout, facts.plan.study, with_ids)
+
+
+def _heldout(layout: Layout, fingerprint: str, config: Config) -> str:
+    """Fingerprint of the held-out documents: the store's own, where there is one."""
+    if (layout.data(fingerprint) / "manifest.json").exists():
+        return open_prepared(layout.data(fingerprint)).heldout_fingerprint
+    return heldout_fingerprint(config.data)

@@ -1,6 +1,6 @@
 """From sweep points to the fewest stages that answer them, and what is left to do.
 
-Pure arithmetic: nothing is read, nothing is started. `workbench.launch.planning` brings the facts
+Pure arithmetic: nothing is read, nothing is started. `workbench.forecast.study_facts` brings the facts
 (composed points, checkpoints that exist, measured speed).
 """
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from workbench.config.schema import Parent, TrainingStage
 from workbench.evaluate.reconcile import EvaluationError, pending
-from workbench.launch.estimate import study_slots
+from workbench.forecast.estimate import study_slots, study_speeds
+from workbench.forecast.slots import check_processes
+from workbench.forecast.study_facts import Facts, wanted_checkpoints
 from workbench.launch.local import death
 from workbench.launch.local.progress import Display
-from workbench.launch.local.slots import check_processes
 from workbench.launch.local.worker import Evaluated, Problem, Result, Task, problem_of, run_worker
 from workbench.launch.outcome import Failure, Outcome
-from workbench.launch.planning import Facts, wanted_checkpoints
-from workbench.launch.speeds import MachineSpeeds
 from workbench.study.causes import PARENT, cause_of
 from workbench.study.kind_plan import flops_per_token
 from workbench.study.study_plan import Node, Plan
@@ -281,7 +280,7 @@ class LocalRun:
 
     def _remember_speeds(self) -> None:
         """Keep what trainings and evaluations took, for the next estimate; of one kind, the last stage counts."""
-        speeds = MachineSpeeds(self.layout, self.slots)
+        speeds = study_speeds(self.layout, self.plan, self.slots)
         for identifier in self.outcome.trained:
             stage = self.plan.nodes[identifier].stage
             if (

@@ -9,9 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from workbench.forecast.estimate import Estimate, missing_evaluations
+from workbench.forecast.study_facts import Facts
 from workbench.launch.console import format_seconds
-from workbench.launch.estimate import Estimate, missing_evaluations
-from workbench.launch.planning import Facts
 from workbench.train.hooks import Progress as StageProgress
 
 _LINE_SECONDS = 20.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import EvaluationConfig
-from workbench.launch.local.slots import VISIBLE
+from workbench.forecast.slots import VISIBLE
 from workbench.study.layout import Layout
 
 

@@ -95,7 +95,7 @@ class Job:
 
     def train(self) -> int:
         """Train one segment of a stage, with the other ranks."""
-        from workbench.launch.speeds import ClusterSpeeds
+        from workbench.forecast.speeds import ClusterSpeeds
         from workbench.train.distributed import join
         from workbench.train.hooks import Hooks, StoppedError
         from workbench.train.loop import stage_device

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.evaluate.suite import EvaluationError
-from workbench.launch.planning import Facts, pending_evaluations
+from workbench.forecast.study_facts import Facts, pending_evaluations
 from workbench.launch.slurm import commands as slurm
 from workbench.launch.slurm.ledger import Entry, Ledger
 from workbench.study.causes import MEMORY, PARENT

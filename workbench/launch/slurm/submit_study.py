@@ -9,17 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.config.schema import Stage, to_dict
-from workbench.launch.planning import Facts, pending_evaluations, prepare_data, record_evaluations
-from workbench.launch.run_study import freeze_study
+from workbench.forecast.cluster_cost import part_tokens
+from workbench.forecast.job_graph import Batch, Part, evaluation_parts, make_batches, training_parts
+from workbench.forecast.speeds import ClusterSpeeds
+from workbench.forecast.study_facts import Facts, pending_evaluations, prepare_data
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
-from workbench.launch.slurm.cost import part_tokens
 from workbench.launch.slurm.executor import LimitError, is_single, job_id
-from workbench.launch.slurm.job_graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.submitter import Submitter, evaluation_digest, evaluation_resources
-from workbench.launch.snapshot import CodeVersion, freeze_code
-from workbench.launch.speeds import ClusterSpeeds
+from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout
 from workbench.study.resources import Resources, stage_resources, uses_gpus

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import ClusterConfig, EvaluationConfig, TrackingConfig, from_dict, to_dict
+from workbench.forecast.job_graph import Batch, Part
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
 from workbench.launch.slurm import executor as sbatch
 from workbench.launch.slurm.claim import Claim
 from workbench.launch.slurm.executor import NoAnswerError
-from workbench.launch.slurm.job_graph import Batch, Part
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.identity import digest
 from workbench.study.layout import Layout

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.launch.rising import rising_losses
+from workbench.tracking.rising_losses import rising_losses
 
 VOCABULARY = 512
 
@@ -32,7 +32,7 @@ def falling(steps, noise=0.03):
 def test_a_falling_loss_is_not_remarked_on(make_study, steps):
     facts = make_study("tokens=10240")
     write(facts, falling(steps))
-    assert rising_losses(facts) == []
+    assert rising_losses(facts.plan, facts.layout) == []
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_falling_loss_is_not_remarked_on(make_study, steps):
 def test_a_loss_that_rises_names_its_stage_and_rate(make_study, end, words):
     facts = make_study("tokens=10240")
     trunk = write(facts, falling(200) + [end] * 40)
-    [line] = rising_losses(facts)
+    [line] = rising_losses(facts.plan, facts.layout)
     assert trunk.id in line
     assert f"its peak is {trunk.stage.schedule.peak:.3g}" in line
     assert math.log(trunk.stage.model.vocab_size) > 5
@@ -49,7 +49,8 @@ def test_a_loss_that_rises_names_its_stage_and_rate(make_study, end, words):
 
 
 def test_nothing_trained_is_nothing_to_say(make_study):
-    assert rising_losses(make_study("tokens=10240")) == []
+    facts = make_study("tokens=10240")
+    assert rising_losses(facts.plan, facts.layout) == []
 
 
 def test_a_later_stage_is_told_its_own_settings(make_study):
@@ -57,6 +58,6 @@ def test_a_later_stage_is_told_its_own_settings(make_study):
     facts = make_study("tokens=10240")
     trunk = write(facts, falling(200) + [7.5] * 40)
     facts.plan.nodes[trunk.id] = replace(trunk, stage=replace(trunk.stage, kind="sft"))
-    [line] = rising_losses(facts)
+    [line] = rising_losses(facts.plan, facts.layout)
     assert "a lower learning_rate of its `sft` under `then` (its peak is" in line
     assert "or a longer warmup_tokens there may help" in line

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.launch.slurm.job_graph import Part, evaluation_parts, make_batches, training_parts
+from workbench.forecast.job_graph import Part, evaluation_parts, make_batches, training_parts
 from workbench.study.study_plan import plan_study
 
 TOKENS = "tokens=10240,20480,40960"

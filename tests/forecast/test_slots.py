@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.launch.local import slots
-from workbench.launch.local.slots import (
+from workbench.forecast import slots
+from workbench.forecast.slots import (
     Slots,
     check_processes,
     count_slots,
@@ -148,13 +148,13 @@ def test_parts_of_a_gpu_do_not_train_together(machine, stage):
 
 
 def test_too_many_processes_are_refused_before_anything_is_prepared(machine, make_study, monkeypatch):
-    from workbench.launch import run_study
+    from workbench.launch import before_start
 
     machine(0, cores=2)
     facts = make_study("tokens=2560", "resources.processes=4")
-    monkeypatch.setattr(run_study, "_check_suites", lambda facts: pytest.fail("went on"))
+    monkeypatch.setattr(before_start, "_check_suites", lambda facts: pytest.fail("went on"))
     with pytest.raises(ValueError, match=r"resources.processes=4"):
-        run_study.check_before_start(facts)
+        before_start.check_before_start(facts)
     study_without = make_study("tokens=2560", "resources.processes=4")
     with pytest.raises(ValueError, match=r"hydra.launcher.workers=1"):
-        run_study.check_before_start(study_without, workers=1)
+        before_start.check_before_start(study_without, workers=1)

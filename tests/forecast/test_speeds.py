@@ -4,9 +4,10 @@ import json
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
-from workbench.launch.local.slots import Slots
-from workbench.launch.slurm.cost import cluster_work
-from workbench.launch.speeds import ClusterSpeeds, MachineSpeeds
+from workbench.forecast.cluster_cost import cluster_work
+from workbench.forecast.estimate import study_speeds
+from workbench.forecast.slots import Slots
+from workbench.forecast.speeds import ClusterSpeeds, MachineSpeeds
 
 TWO = Slots(2, "")
 
@@ -37,7 +38,7 @@ def test_a_trained_stage_tells_the_speed_of_its_kind(make_study):
 def test_what_a_local_run_took_replaces_what_was_measured_before_it(make_study, monkeypatch):
     facts = make_study("tokens=10240")
     trunk, cooldown = facts.plan.nodes.values()
-    monkeypatch.setattr("workbench.launch.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
     speeds = MachineSpeeds(facts.layout, TWO)
     speeds.measure([trunk.stage])
     write_rows(facts, trunk, steps=5)
@@ -58,7 +59,7 @@ def test_a_measurement_that_fails_leaves_the_speed_unknown_and_says_so(make_stud
     def fails(stages, environments):
         raise BrokenProcessPool("a process was killed")
 
-    monkeypatch.setattr("workbench.launch.speeds.measure_together", fails)
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", fails)
     speeds = MachineSpeeds(facts.layout, TWO)
     speeds.measure([trunk.stage])
     assert speeds.training(trunk.stage) is None
@@ -69,7 +70,7 @@ def test_a_speed_scaled_from_another_is_not_kept_as_measured(make_study, monkeyp
     facts = make_study("tokens=10240")
     small = next(iter(facts.plan.nodes.values())).stage
     large = replace(small, batch_sequences=10**9)
-    monkeypatch.setattr("workbench.launch.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 3.0))
     speeds = MachineSpeeds(facts.layout, TWO)
     speeds.measure([small, large])
     assert speeds.training(large) == 100
@@ -86,7 +87,22 @@ def test_each_measuring_process_has_the_gpu_of_its_slot(make_study, monkeypatch)
         seen.extend(environments)
         return [100.0] * len(stages), 3.0
 
-    monkeypatch.setattr("workbench.launch.speeds.measure_together", measured)
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", measured)
     MachineSpeeds(facts.layout, Slots(2, "", ("4", "GPU-x"))).measure([trunk.stage])
     MachineSpeeds(facts.layout, Slots(3, "")).measure([trunk.stage])
     assert seen == ["4", "GPU-x", None, None, None]
+
+
+def test_a_chain_is_measured_as_it_will_train_alone(make_study, monkeypatch):
+    seen = []
+
+    def measured(stages, environments):
+        seen.append(len(environments))
+        return [100.0] * len(stages), 3.0
+
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", measured)
+    chain, two_ends = make_study("tokens=10240"), make_study("tokens=5120,10240")
+    for facts in (chain, two_ends):
+        trunk = next(iter(facts.plan.nodes.values()))
+        study_speeds(facts.layout, facts.plan, Slots(4, "")).measure([trunk.stage])
+    assert seen == [1, 2]

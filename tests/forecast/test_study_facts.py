@@ -8,10 +8,11 @@ import pytest
 
 from workbench.cli.plan_verb import print_plan
 from workbench.config.schema import BudgetConfig
-from workbench.launch.estimate import longest_chain
-from workbench.launch.planning import leaving_points_note, make_facts, prepare_data
-from workbench.launch.run_study import check_before_start
-from workbench.launch.slurm.cost import check_cluster_budget, cluster_work
+from workbench.forecast.cluster_cost import check_cluster_budget, cluster_work
+from workbench.forecast.estimate import longest_chain
+from workbench.forecast.plan_notes import leaving_points_note
+from workbench.forecast.study_facts import make_facts, prepare_data
+from workbench.launch.before_start import check_before_start
 
 # Ten tokens a second: a stage of 8,192 tokens takes 819.2 s, and one of 2,048 a quarter of that.
 SPEED = ["+cluster.tokens_per_second.m0_03=10"]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
-from workbench.launch.local.slots import Slots, count_slots
-from workbench.launch.planning import Facts, pending_evaluations
-from workbench.launch.speeds import MachineSpeeds
+from workbench.forecast.slots import Slots, count_slots
+from workbench.forecast.speeds import MachineSpeeds
+from workbench.forecast.study_facts import Facts, pending_evaluations
 from workbench.study import kind_plan
 from workbench.study.kind_plan import checkpoint_bytes, passing_bytes, unprepared_bytes
+from workbench.study.layout import Layout
 from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
 from workbench.study.study_plan import Plan, remaining_flops
 from workbench.train.targets import whole_targets
@@ -98,6 +99,12 @@ def study_slots(facts: Facts, workers: int | None) -> Slots:
     return count_slots(stages, facts.config.numerics.threads, workers)
 
 
+def study_speeds(layout: Layout, plan: Plan, slots: Slots) -> MachineSpeeds:
+    """Speeds of a study's trainings, as many at once as it can have: no more than it has stages that nothing follows."""
+    followed = {reference.stage for node in plan.nodes.values() for reference in node.stage.references}
+    return MachineSpeeds(layout, slots, max(1, len(plan.nodes.keys() - followed)))
+
+
 def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
     """Estimate the work left from speeds measured on this machine.
 
@@ -112,7 +119,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
     """
     todo = facts.tokens_to_train()
     slots = study_slots(facts, workers)
-    speeds = MachineSpeeds(facts.layout, slots)
+    speeds = study_speeds(facts.layout, facts.plan, slots)
     if measure:
         trainings = {i: node.stage for i, node in facts.plan.nodes.items() if isinstance(node.stage, TrainingStage)}
         speeds.measure(stage for i, stage in trainings.items() if todo[i])

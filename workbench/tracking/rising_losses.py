@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 
 from workbench.config.schema import TrainingStage
-from workbench.launch.planning import Facts
+from workbench.study.layout import Layout
+from workbench.study.study_plan import Plan
 from workbench.tracking.spool import TRAIN_LOSS
 
 _RISE = 1.1
@@ -20,14 +21,14 @@ _FEWEST = 10
 """Rows of a window."""
 
 
-def rising_losses(facts: Facts) -> list[str]:
+def rising_losses(plan: Plan, layout: Layout) -> list[str]:
     """Lines on the stages whose training loss ended above guessing, or well above its lowest."""
     found: list[str] = []
-    for node in facts.plan.nodes.values():
+    for node in plan.nodes.values():
         stage = node.stage
         if not isinstance(stage, TrainingStage):
             continue
-        why = _why(stage, _losses(facts.layout.stage(node.id).metrics))
+        why = _why(stage, _losses(layout.stage(node.id).metrics))
         if why:
             rate, warmup = ("optimizer.learning_rate", "recipe.warmup_tokens")
             if not stage.follows_recipe:  # its kind's own settings

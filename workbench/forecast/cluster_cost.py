@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.config.schema import BudgetConfig, ClusterConfig
-from workbench.launch.estimate import longest_chain
-from workbench.launch.planning import Facts
-from workbench.launch.slurm.job_graph import Part, training_parts
-from workbench.launch.speeds import ClusterSpeeds
+from workbench.forecast.estimate import longest_chain
+from workbench.forecast.job_graph import Part, training_parts
+from workbench.forecast.speeds import ClusterSpeeds
+from workbench.forecast.study_facts import Facts
 from workbench.study.resources import Resources, stage_resources
 from workbench.study.study_plan import Plan
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from workbench.config.schema import Stage, SuiteConfig, TrainingStage, fields_of_role, to_dict
-from workbench.launch.local.slots import Slots
+from workbench.forecast.slots import Slots
 from workbench.study.files import exclusive, write_atomically
 from workbench.study.identity import digest, model_identity
 from workbench.study.kind_plan import flops_per_token
@@ -89,7 +89,7 @@ class ClusterSpeeds:
 
 
 class MachineSpeeds:
-    """What this machine does while all its slots are busy, which share caches and memory bandwidth.
+    """What this machine does while a study's trainings run side by side, which share caches and memory bandwidth.
 
     Parameters
     ----------
@@ -97,13 +97,16 @@ class MachineSpeeds:
         The outputs.
     slots
         Where stages train at the same time.
+    at_once
+        Stages that do, where the study never fills the slots; None is one in each slot.
     """
 
-    def __init__(self, layout: Layout, slots: Slots) -> None:
+    def __init__(self, layout: Layout, slots: Slots, at_once: int | None = None) -> None:
         self._file, self._slots = _SpeedFile(layout), slots
+        self._at_once = slots.count if at_once is None else min(at_once, slots.count)
         self._scaled: dict[str, float] = {}
         instructions = [os.environ.get(name, "") for name in _INSTRUCTIONS]
-        self._here = [socket.gethostname(), os.cpu_count(), instructions, slots.count]
+        self._here = [socket.gethostname(), os.cpu_count(), instructions, self._at_once]
 
     @property
     def start_seconds(self) -> float | None:
@@ -123,7 +126,7 @@ class MachineSpeeds:
         return self._file.get(self._evaluation_key(stage, suite))
 
     def measure(self, stages: Iterable[TrainingStage]) -> None:
-        """Measure the training speeds that are not known, about two seconds each with all slots busy.
+        """Measure the training speeds that are not known, about two seconds each, as many at once as will train.
 
         Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
         A measurement that fails is a warning, and leaves its speeds unknown: a plan can do without.
@@ -132,7 +135,7 @@ class MachineSpeeds:
         small = {key: s for key, s in kinds.items() if _step_flops(s) <= _LARGEST_STEP_FLOPS}
         fresh = [key for key in small if self._file.get(key) is None]
         if fresh:
-            devices = [self._slots.environment((slot,)) for slot in range(self._slots.count)]
+            devices = [self._slots.environment((slot,)) for slot in range(self._at_once)]
             try:
                 speeds, start = measure_together([small[key] for key in fresh], devices)
             except Exception as error:

@@ -1,0 +1,205 @@
+"""A plan with its facts: what exists of it, and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.config.schema import Config, TrainingStage
+from workbench.data.fingerprint import data_fingerprint
+from workbench.data.hub import pin_revisions
+from workbench.data.special_tokens import choose
+from workbench.data.store import open_prepared, prepare
+from workbench.data.store_summary import notes
+from workbench.data.stream import SourceCounts, Stream
+from workbench.evaluate.reconcile import pending
+from workbench.study.kind_plan import check as check_inputs
+from workbench.study.kind_plan import prepare as prepare_inputs
+from workbench.study.kind_plan import resolve, standing_tokens, tokens_left
+from workbench.study.layout import Layout
+from workbench.study.study_plan import (
+    Node,
+    Plan,
+    Point,
+    missing_targets,
+    plan_study,
+    settled_targets,
+    tokens_to_train,
+)
+from workbench.train.checkpoint import checkpoints_by_tokens, list_tokens
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A plan, and what this machine says about it."""
+
+    plan: Plan
+    """The graph."""
+    layout: Layout
+    """The outputs."""
+    existing: dict[str, set[int]]
+    """Tokens up to which each stage has done its work: those of its checkpoints."""
+    weights_only: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Those among them without the optimizer's state, which no training can resume from."""
+    left: dict[str, int] = field(default_factory=dict[str, int])
+    """Tokens still to be done of the stages whose checkpoints do not tell."""
+
+    @property
+    def config(self) -> Config:
+        """The first point's config, for what is one a study."""
+        return self.plan.points[0].config
+
+    def tokens_to_train(self) -> dict[str, int]:
+        """Tokens still to be trained, by stage."""
+        nodes = self.plan.nodes.items()
+        return {i: tokens_to_train(node, self.existing[i], self._bare(i)) for i, node in nodes} | self.left
+
+    def missing(self) -> dict[str, list[int]]:
+        """Targets still to be reached, by stage; a stage may add no tokens and still lack its checkpoint."""
+        return {i: missing_targets(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+
+    def settled(self) -> dict[str, set[int]]:
+        """Tokens of the checkpoints that need no more training, by stage."""
+        return {i: settled_targets(node, self.existing[i], self._bare(i)) for i, node in self.plan.nodes.items()}
+
+    def resumable(self, stage: str) -> set[int]:
+        """Tokens of the checkpoints of one stage that training can resume from."""
+        return self.existing[stage] - self._bare(stage)
+
+    def _bare(self, stage: str) -> set[int]:
+        return self.weights_only.get(stage, set())
+
+
+def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | None = None) -> Facts:
+    """Plan a study and look at what exists.
+
+    Parameters
+    ----------
+    points
+        Names and configs.
+    stored
+        Fingerprints of the data that each point's recorded launch was trained on; None takes the data as they are now,
+        and the texts of this Python environment where they are embedded.
+
+    Raises
+    ------
+    ValueError
+        The points do not make a study (see `plan_study`), or a source cannot be found.
+    """
+    if stored is not None:
+        return look(plan_study(points, stored))
+    # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
+    points = [(name, resolve(replace(config, data=pin_revisions(config.data)))) for name, config in points]
+    fingerprints: dict[str, str] = {}
+    for _, config in points:
+        key = repr((config.data, config.tokenizer))
+        if key not in fingerprints:
+            fingerprints[key] = data_fingerprint(config.data, config.tokenizer)
+    return look(plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points]))
+
+
+def look(plan: Plan) -> Facts:
+    """Look at what exists of a plan."""
+    layout = Layout(Path(plan.points[0].config.paths.outputs))
+    found = {i: list_tokens(layout.stage(i)) for i in plan.nodes}
+    existing = {i: standing_tokens(plan.nodes[i].stage, layout.stage(i), pair[0]) for i, pair in found.items()}
+    left = {
+        i: tokens for i, node in plan.nodes.items() if (tokens := tokens_left(node.stage, layout.stage(i))) is not None
+    }
+    return Facts(plan, layout, existing, {i: pair[1] for i, pair in found.items()}, left)
+
+
+def wanted_checkpoints(layout: Layout, node: Node) -> list[Path]:
+    """Complete checkpoints among a stage's milestones."""
+    present = checkpoints_by_tokens(layout.stage(node.id))
+    return [present[tokens] for tokens in node.stage.milestones if tokens in present]
+
+
+def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
+    """Every (checkpoint, suite) of a study without a valid result."""
+    wanted = [path for node in facts.plan.nodes.values() for path in wanted_checkpoints(facts.layout, node)]
+    return pending(wanted, facts.plan.evaluation, facts.layout)
+
+
+def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
+    """Prepare every token store the study reads, and check that each stage's stream is long enough.
+
+    Raises
+    ------
+    ValueError
+        A stage asks for more tokens than exist without allowing repetition, or `data.unique_tokens` for more
+        distinct ones than exist; both numbers are named.
+    """
+    for fingerprint, config in stores(facts.plan).items():
+        if (facts.layout.data(fingerprint) / "manifest.json").exists():
+            continue
+        log(f"preparing data {config.data.name} ...")
+        if config.tokenizer.kind == "file":
+            log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
+        for note in notes(prepare(config.data, config.tokenizer, facts.layout)):
+            log(note)
+    for point in facts.plan.points:
+        for identifier, _ in point.chain:
+            prepare_inputs(facts.plan.nodes[identifier].stage, point.config, facts.layout, log)
+    check_streams(facts)
+
+
+def check_streams(facts: Facts) -> None:
+    """Refuse stages that draw more than their prepared data has; what is not prepared yet is not looked at.
+
+    Raises
+    ------
+    ValueError
+        As `prepare_data`.
+    """
+    for node in facts.plan.nodes.values():
+        check_inputs(node.stage, facts.layout)
+    for point in facts.plan.points:
+        _check_unique_tokens(facts, point)
+
+
+def _check_unique_tokens(facts: Facts, point: Point) -> None:
+    """Refuse a point whose `data.unique_tokens` its store lacks: it would be another point's twin."""
+    asked = point.config.data.unique_tokens
+    stream = None if asked is None else point_stream(facts, point)
+    for name, (wanted, stored) in (stream.shortages() if stream else {}).items():
+        raise ValueError(
+            f"data.unique_tokens={asked} gives source {name!r} {wanted} tokens, but the store has {stored}: "
+            f"raise data.sources.{name}.max_bytes, or lower data.unique_tokens"
+        )
+
+
+def stores(plan: Plan) -> dict[str, Config]:
+    """Token stores a plan reads: fingerprint, and a config that gives it."""
+    return {point.data_fingerprint: point.config for point in plan.points}
+
+
+def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
+    """Count what a point draws from each source, exactly; None while its data is not prepared.
+
+    Empty where its recipe trains nothing.
+    """
+    stage, stream = pretraining(facts.plan, point), point_stream(facts, point)
+    if stage is None:
+        return {}
+    return None if stream is None else stream.counts(stage.sequences(stage.end_tokens))
+
+
+def pretraining(plan: Plan, point: Point) -> TrainingStage | None:
+    """Last stage of a point's recipe; None where it trains nothing on text."""
+    stages = [plan.nodes[identifier].stage for identifier, _ in point.chain]
+    found = [stage for stage in stages if isinstance(stage, TrainingStage) and stage.follows_recipe]
+    return found[-1] if found else None
+
+
+def point_stream(facts: Facts, point: Point) -> Stream | None:
+    """Stream of a point's whole recipe; None while its data is not prepared, or where it trains on none."""
+    stage = pretraining(facts.plan, point)
+    if stage is None or not (facts.layout.data(stage.data_fingerprint) / "manifest.json").exists():
+        return None
+    return Stream(open_prepared(facts.layout.data(stage.data_fingerprint)), stage.stream)
