@@ -199,3 +199,41 @@ def test_a_study_files_mistakes_say_what_to_write(tmp_path, body, words):
     with composer(tmp_path) as hydra, pytest.raises(ValueError, match=r"^[^\n]+$") as error:
         hydra.points(["experiments=mine"])
     assert words in str(error.value)
+
+
+RATE = "optimizer.learning_rate=0.01"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.parametrisation=mup", RATE], ["model.parametrisation='mup'", "model.base_width="]),
+        (["model.parametrisation=mup", "model.base_layers=2", RATE], ["model.base_width="]),
+        (["model.parametrisation=complete_p", RATE], ["'complete_p'", "model.base_width=", "model.base_layers="]),
+        (["model.parametrisation=complete_p", "model.base_width=32", RATE], ["model.base_layers="]),
+        (
+            ["model.parametrisation=mup", "model.base_width=32"],
+            ["optimizer.learning_rate=", "optimizer.size_exponent=0.3333"],
+        ),
+        (
+            ["model.parametrisation=mup", "model.base_width=32", "optimizer=adamw_small"],
+            ["optimizer.size_exponent=0.454"],
+        ),
+    ],
+)
+def test_a_parametrisation_without_its_base_or_at_a_rate_that_falls_already_is_refused(compose, overrides, words):
+    """Without a base each size would be its own, and the parametrisation `standard`."""
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        compose(["model=m0_1,m0_3", *overrides])
+    assert not [word for word in words if word not in str(error.value)]
+
+
+@pytest.mark.parametrize("rate", [RATE, "optimizer.size_exponent=0"])
+def test_a_parametrisation_with_its_base_composes_at_one_rate_for_all_sizes(compose, rate):
+    bases = ["model.base_width=32", "model.base_layers=2"]
+    points = compose(["model=m0_1,m0_3", "model.parametrisation=standard,mup,complete_p", *bases, rate])
+    assert len(points) == 6
+
+
+def test_standard_needs_neither(compose):
+    assert len(compose(["model=m0_1,m0_3"])) == 2

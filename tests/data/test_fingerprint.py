@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -22,6 +23,17 @@ def test_stores_made_by_other_rules_have_other_names(tmp_path: Path, monkeypatch
     assert fingerprint.RULES > 3
     monkeypatch.setattr(fingerprint, "RULES", 3)
     assert not {data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data)} & set(now)
+
+
+def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp_path: Path):
+    """Of a store and of its held-out documents, as computed before the setting was there."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    data = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
+    before = "45f0ba95edecb609", "d1b87cda2a0ec864"
+    for cut, same in ((1500, True), (1501, False)):
+        now = replace(data, heldout_document_bytes=cut)
+        prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now)
+        assert [ours == theirs for ours, theirs in zip(prints, before, strict=True)] == [same] * 2
 
 
 def test_a_file_of_the_same_size_and_time_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -349,6 +349,27 @@ def test_files_that_are_not_read_are_named_and_counted(
     ]
 
 
+def test_held_out_documents_are_as_long_as_is_asked(
+    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
+):
+    write_jsonl(tmp_path / "a.jsonl", make_documents(400, seed=1, lines=100))
+    source = dataclasses.replace(two_sources.sources["a"], heldout_bytes=20_000)
+    for cut in (1500, 3000):
+        data = dataclasses.replace(two_sources, sources={"a": source}, heldout_document_bytes=cut)
+        made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+        assert cut - 200 < max(len(text.encode()) for text in heldout_texts(made, "a")) <= cut
+        assert not verify(made)
+
+
+def test_held_out_documents_shorter_than_any_document_are_refused(two_sources):
+    with pytest.raises(
+        ValueError, match=r"^data\.heldout_document_bytes=100 is below data\.min_document_bytes=200[^\n]*$"
+    ):
+        dataclasses.replace(two_sources, heldout_document_bytes=100)
+    sources = {name: dataclasses.replace(source, heldout_bytes=0) for name, source in two_sources.sources.items()}
+    dataclasses.replace(two_sources, sources=sources, heldout_document_bytes=100)
+
+
 def test_few_held_out_documents_are_named_with_their_number(
     two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
 ):
@@ -440,6 +461,7 @@ def test_names_of_stores_follow_what_is_in_them(two_sources, small_tokenizer, tm
         dataclasses.replace(two_sources, heldout_percent=6.0),
         dataclasses.replace(two_sources, min_document_bytes=100),
         dataclasses.replace(two_sources, overlap_lines=4),
+        dataclasses.replace(two_sources, heldout_document_bytes=3000),
         replace_source(two_sources, "b", heldout_bytes=100),
     ):
         assert name(changed)[0] != first

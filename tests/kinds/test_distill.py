@@ -113,6 +113,7 @@ def test_without_a_share_it_is_plain_training_bit_for_bit(fresh, make_study):
 def test_who_is_its_own_teacher_learns_nothing_from_it(fresh, more):
     """Until the weight decay of its steps has taken it away from where it began."""
     same = ["model@then.distill.teacher.model=m0_03", "then.distill.teacher.tokens=2560", *more]
+    same += ["optimizer.learning_rate=0.013"]
     same += [f"then.distill.teacher.{setting}" for setting in more]
     own = [*same, "then.distill.student=chain", "then.distill.alpha=1", "then.distill.tokens=1280"]
     facts = fresh("own", *own)

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from workbench.config.schema import MixtureSegment, Parent, TrainingStage
+from workbench.evaluate.position_suite.positions import filled_buckets
+from workbench.forecast.plan_notes import short_heldout_notes, tokens_beyond
 from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
 from workbench.kinds.extend.plan import expand
 from workbench.model.weights import load_model
@@ -116,6 +118,36 @@ def test_text_that_is_too_short_is_refused_before_anything_is_trained(compose, o
         facts = make_facts(compose([*overrides, *TRAINED, *once, *longer], experiments))
         with pytest.raises(ValueError, match=r"distinct ones and max_epochs=1.*at most"):
             prepare_data(facts, print)
+
+
+LONG = ["evaluation=positions", "model.context_tokens=256", "then.extend.context_tokens=1024"]
+
+
+def test_held_out_documents_that_do_not_reach_beyond_the_old_context_are_named(compose, overrides, experiments):
+    """By the documents that are there; without any, by 4 bytes a token. A score beyond 256 tokens takes 512."""
+
+    plain = [override for override in overrides if not override.startswith("evaluation")]
+
+    def notes(*more):
+        return short_heldout_notes(make_facts(compose([*plain, *TRAINED, *LONG, *more], experiments)))
+
+    found = notes()
+    assert [line.partition(":")[0] for line in found] == ["source 'prose'", "source 'code'"]
+    assert all("old context of 256 tokens takes 512: raise data.heldout_document_bytes (some 4096 " in n for n in found)
+    assert notes("model.context_tokens=32", "then.extend.context_tokens=128") == []
+    assert notes("evaluation=heldout") == []
+    nothing = "paths.outputs=/nonexistent"
+    [line] = notes(nothing, "then.extend.method=linear,ntk")
+    assert line.startswith("held-out documents end at data.heldout_document_bytes=1,500, some 375 tokens")
+    assert notes(nothing, "data.heldout_document_bytes=2047") != []
+    assert notes(nothing, "data.heldout_document_bytes=2048") == []
+
+
+def test_the_tokens_that_a_score_beyond_a_context_takes_are_those_of_the_buckets():
+    for context in (1, 15, 16, 17, 100, 2047, 2048, 2049):
+        needed = tokens_beyond(context)
+        assert list(filled_buckets(needed))[-1].stop == needed > context
+        assert all(bucket.stop <= context for bucket in filled_buckets(needed - 1))
 
 
 def test_its_text_is_that_of_the_last_training_on_text(compose, overrides, experiments):

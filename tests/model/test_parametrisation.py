@@ -113,9 +113,10 @@ def test_scores_are_scaled_by_every_kernel(dtype):
 
 
 @pytest.mark.parametrize("name", ["mup", "complete_p"])
-@pytest.mark.parametrize("bases", [{}, {"base_width": 32, "base_head_width": 8, "base_layers": 2}])
+@pytest.mark.parametrize("head", [None, 8], ids=["own heads", "base's heads"])
 @pytest.mark.parametrize("tie", [False, True])
-def test_at_the_base_it_is_standard_bit_for_bit(name, bases, tie):
+def test_at_the_base_it_is_standard_bit_for_bit(name, head, tie):
+    bases = {"base_width": 32, "base_head_width": head, "base_layers": 2}
     standard = replace(BASE, tie_embeddings=tie)
     ours, theirs = make_model(replace(standard, parametrisation=name, **bases)), make_model(standard)
     assert torch.equal(ours(TOKENS), theirs(TOKENS))

@@ -60,3 +60,31 @@ def test_a_missing_milestone_is_trained_from_the_one_before_it(compose):
 def test_one_study_is_evaluated_in_one_way(compose):
     with pytest.raises(ValueError, match="evaluation differs"):
         plan_of(compose, "evaluation=embedded,none")
+
+
+WIDER_HEADS = ["model=m0_03,m0_3", "model.base_width=32", "model.base_layers=2", "optimizer.learning_rate=0.01"]
+"""Heads 16 and 32 wide."""
+
+
+@pytest.mark.parametrize("parametrisation", ["mup", "complete_p"])
+def test_heads_that_differ_in_width_need_a_base(compose, parametrisation):
+    """Each would be its own base, and the scores of attention scaled as under `standard`."""
+    overrides = [*WIDER_HEADS, f"model.parametrisation={parametrisation}"]
+    with pytest.raises(ValueError, match=r"^[^\n]*model\.base_head_width[^\n]*$") as error:
+        plan_of(compose, *overrides)
+    assert "model=m0_03" in str(error.value)
+    assert "model=m0_3" in str(error.value)
+    assert "16" in str(error.value)
+    assert "32" in str(error.value)
+    assert len(plan_of(compose, *overrides, "model.base_head_width=16").points) == 2
+
+
+def test_heads_of_one_width_and_heads_under_standard_need_none(compose):
+    assert len(plan_of(compose, *WIDER_HEADS).points) == 2
+    equal = [
+        "model=w32,w64",
+        "model.parametrisation=standard,mup",
+        "model.base_width=32",
+        "optimizer.learning_rate=0.01",
+    ]
+    assert len(plan_of(compose, *equal).points) == 4

@@ -21,6 +21,8 @@ RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
 _LABELS = ("weight", "unique_tokens", "max_epochs")
+_FIRST_HELDOUT_DOCUMENT_BYTES = 1500
+"""Where held-out documents were cut before that could be set; a new default of the setting would not change it."""
 _BIG_FILE_BYTES = 1_000_000
 """Files of at least this size are worth a small file in the cache: they take longer to hash than that to read."""
 _RECENT_NS = 2_000_000_000
@@ -45,6 +47,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
             "heldout_percent": data.heldout_percent,
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
+            **_younger(data),
             "tokenizer": _describe_tokenizer(tokenizer),
         }
     )
@@ -62,8 +65,15 @@ def heldout_fingerprint(data: DataConfig) -> str:
             "heldout_percent": data.heldout_percent,
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
+            **_younger(data),
         }
     )
+
+
+def _younger(data: DataConfig) -> dict[str, Any]:
+    """Name settings that fingerprints did not have from the start, where they are not what they were then."""
+    cut = data.heldout_document_bytes
+    return {} if cut == _FIRST_HELDOUT_DOCUMENT_BYTES else {"heldout_document_bytes": cut}
 
 
 def describe_source(source: SourceConfig) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from workbench.data.counts import Found
 from workbench.data.overlap import HeldoutRuns
 from workbench.data.sources import Group
 
-DOCUMENT_BYTES = 1500
-"""Bytes taken of one document at most: 200 kB are then some hundreds of documents."""
 DOCUMENTS_A_FILE = 2
 """Documents of one source taken from one file at most."""
 
@@ -78,7 +76,7 @@ def collect_heldout(data: DataConfig, groups: Iterable[Group]) -> Heldout:
             if not wanted:
                 break
             if is_heldout(item.key, data.heldout_percent):
-                _choose_of_file(heldout, room, group.documents(item, wanted), item.key, data.min_document_bytes)
+                _choose_of_file(heldout, room, group.documents(item, wanted), item.key, data)
         for name, config in zip(group.names, group.configs, strict=True):
             if config.heldout_bytes and not heldout.documents[name]:
                 passed = heldout.passed_over[name]
@@ -90,23 +88,24 @@ def collect_heldout(data: DataConfig, groups: Iterable[Group]) -> Heldout:
     return heldout
 
 
-def _choose_of_file(heldout: Heldout, room: dict[str, int], found: list[Found], key: str, min_bytes: int) -> None:
+def _choose_of_file(heldout: Heldout, room: dict[str, int], found: list[Found], key: str, data: DataConfig) -> None:
     """Choose among the documents of one file: the first few of each source that are long enough."""
     tried: Counter[str] = Counter()
     for source, text, dropped in found:
-        cause = dropped or counts.why_too_short(text, min_bytes)
+        cause = dropped or counts.why_too_short(text, data.min_document_bytes)
         if cause is None and tried[source] == DOCUMENTS_A_FILE:
             cause = counts.FILE_IS_USED
         if cause is None:
             tried[source] += 1
-            cause = _choose(heldout, room, source, key, text, min_bytes)
+            cause = _choose(heldout, room, source, key, text, data)
         if cause is not None:
             heldout.passed_over[source][cause] += 1
 
 
-def _choose(heldout: Heldout, room: dict[str, int], source: str, key: str, text: str, min_bytes: int) -> str | None:
+def _choose(heldout: Heldout, room: dict[str, int], source: str, key: str, text: str, data: DataConfig) -> str | None:
     """Hold a document out, or give the cause why not."""
-    chosen, touched = excerpt(text, DOCUMENT_BYTES, int(key[16:32], 16))
+    chosen, touched = excerpt(text, data.heldout_document_bytes, int(key[16:32], 16))
+    min_bytes = data.min_document_bytes
     size = len(chosen.encode())
     if size < min_bytes:
         return counts.TOO_SHORT

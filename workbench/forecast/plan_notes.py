@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from workbench.config.schema import DataConfig
 from workbench.data.inputs import some_names
+from workbench.data.store import open_prepared
+from workbench.data.tokenizer import load_saved
 from workbench.forecast.estimate import Estimate
-from workbench.forecast.study_facts import Facts, check_streams, point_counts, point_stream, pretraining
+from workbench.forecast.study_facts import Facts, check_streams, point_counts, point_stream, pretraining, stores
 from workbench.study.kind_plan import check_here, flops_per_token
 from workbench.study.study_plan import Node, Point
 from workbench.study.study_record import read_record
+
+_BYTES_PER_TOKEN = 4
+"""Bytes of a token, as they are taken to be where no tokenizer can count: most have 3 to 5 of English text or code."""
+_FIRST_BUCKET = 16
+"""Positions of the first bucket of the suite `positions` (`workbench.evaluate.position_suite.positions`)."""
 
 
 def unique_token_notes(facts: Facts) -> list[str]:
@@ -80,6 +90,61 @@ def missing_here_note(facts: Facts) -> list[str]:
     return []
 
 
+def short_heldout_notes(facts: Facts) -> list[str]:
+    """Lines on longer contexts that are to be scored by position on held-out documents too short to reach beyond the old.
+
+    Exactly, by the documents of the prepared store and its tokenizer; before there is one, by `_BYTES_PER_TOKEN`.
+    """
+    if all(suite.include_path != "positions" for suite in facts.plan.evaluation.suites.values()):
+        return []
+    configs, notes = stores(facts.plan), list[str]()
+    for node in facts.plan.nodes.values():
+        parent, fingerprint = node.stage.parent, node.stage.data_fingerprint
+        if node.stage.kind != "rescale" or parent is None or fingerprint not in configs:
+            continue
+        old, new = facts.plan.nodes[parent.stage].stage.model.context_tokens, node.stage.model.context_tokens
+        needed = tokens_beyond(old)
+        if needed <= new:
+            notes += _too_short(configs[fingerprint].data, facts.layout.data(fingerprint), old, new, needed)
+    return list(dict.fromkeys(notes))
+
+
+def tokens_beyond(context_tokens: int) -> int:
+    """Tokens of the shortest document that fills a bucket of positions which goes beyond a context; buckets double."""
+    needed = _FIRST_BUCKET
+    while needed <= context_tokens:
+        needed *= 2
+    return needed
+
+
+def _too_short(data: DataConfig, store: Path, old: int, new: int, needed: int) -> list[str]:
+    """Lines on the sources none of whose held-out documents has the tokens that are needed."""
+    names = [name for name, source in data.sources.items() if source.heldout_bytes]
+    if (store / "manifest.json").exists():
+        longest = {name: _longest_heldout(store, name) for name in names}
+        short = [f"source {name!r}: the longest held-out document has {longest[name]:,} tokens" for name in names]
+        short = [line for name, line in zip(names, short, strict=True) if longest[name] < needed]
+    elif names and data.heldout_document_bytes < needed * _BYTES_PER_TOKEN:
+        cut = f"data.heldout_document_bytes={data.heldout_document_bytes:,}"
+        tokens = data.heldout_document_bytes // _BYTES_PER_TOKEN
+        short = [f"held-out documents end at {cut}, some {tokens:,} tokens at {_BYTES_PER_TOKEN} bytes each"]
+    else:
+        short = []
+    return [
+        f"{line}, and a score beyond the old context of {old:,} tokens takes {needed:,}: raise data.heldout_document_bytes "
+        f"(some {new * _BYTES_PER_TOKEN} for the new context of {new:,}), and data.sources.*.heldout_bytes with it"
+        for line in short
+    ]
+
+
+def _longest_heldout(store: Path, source: str) -> int:
+    """Tokens of a source's longest held-out document, without those that begin or end a text."""
+    tokenizer = load_saved(store / "tokenizer")
+    with open_prepared(store).heldout_path(source).open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    return max((len(each.ids) for each in tokenizer.encode_batch(texts, add_special_tokens=False)), default=0)
+
+
 def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
     """Machine-readable plan; see `workbench plan --json`."""
     todo = facts.tokens_to_train()
@@ -117,6 +182,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "notes": [
             *unique_token_notes(facts),
             *trained_again_notes(facts),
+            *short_heldout_notes(facts),
             *leaving_points_note(facts),
             *refusal_note(facts),
         ],

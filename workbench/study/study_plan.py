@@ -6,7 +6,7 @@ Pure arithmetic: nothing is read, nothing is started. `workbench.forecast.study_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,7 +105,8 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
     ------
     ValueError
         There is no point, the points disagree on what must be one a study (its name, outputs,
-        evaluation, tracking), or a stage is asked for with two numerics.
+        evaluation, tracking), a stage is asked for with two numerics, or heads of several widths have
+        no base (`ModelConfig.base_head_width`).
     """
     if not points:
         raise ValueError("the sweep has no points")
@@ -122,6 +123,7 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
         beside = sum(stage.end_tokens - stage.start_tokens for stage in aside.values())
         planned.append(_point(name, config, fingerprint, line, beside))
     _refuse_twins(planned)
+    _check_head_widths(nodes.values())
     return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
 
 
@@ -134,6 +136,22 @@ def _refuse_twins(points: Sequence[Point]) -> None:
             raise ValueError(
                 f"points {twin.name} and {point.name} are the same: a checkpoint from outside (init) brings its own model "
                 "and tokenizer, so sweep something else"
+            )
+
+
+def _check_head_widths(nodes: Iterable[Node]) -> None:
+    """Refuse heads of several widths where each is its own base, so that `mup` would not reach attention."""
+    first: dict[int, str] = {}
+    for node in nodes:
+        model = node.stage.model
+        if model.parametrisation == "standard" or model.base_head_width is not None:
+            continue
+        first.setdefault(model.head_width, f"{model.name} of point {node.points[0]}")
+        if len(first) > 1:
+            (width, one), (other_width, other) = first.items()
+            raise ValueError(
+                f"model.parametrisation={model.parametrisation!r} with heads {width} wide ({one}) and {other_width} wide "
+                f"({other}) would make each its own base: set model.base_head_width=..., the width of the base's heads"
             )
 
 

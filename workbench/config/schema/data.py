@@ -67,6 +67,10 @@ class DataConfig:
     """Held-out files, in percent of all files, chosen by a hash of each file's content."""
     min_document_bytes: int = 200
     """Documents shorter than this are dropped."""
+    heldout_document_bytes: int = 1500
+    """Most text to take of one held-out document, in UTF-8 bytes. At 1,500, 200 kB are some hundreds of documents, none of
+    which reaches beyond some 400 tokens: scores at later positions need more of each, and more `heldout_bytes` for as many
+    documents."""
     unique_tokens: int | None = None
     """Distinct training tokens of all sources together, divided among them by their weights, so that all are
     repeated equally often; None leaves each source its own. Smaller subsets are contained in larger ones. Refused with
@@ -87,6 +91,12 @@ class DataConfig:
         check_at_least("data.overlap_lines", self.overlap_lines, 1)
         check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
         check_at_least("data.unique_tokens", self.unique_tokens, 1)
+        holds_out = any(source.heldout_bytes for source in self.sources.values())
+        if holds_out and self.heldout_document_bytes < self.min_document_bytes:
+            raise ValueError(
+                f"data.heldout_document_bytes={self.heldout_document_bytes} is below "
+                f"data.min_document_bytes={self.min_document_bytes}, so that no document could be held out: raise it"
+            )
         if self.unique_tokens is not None and any(source.unique_tokens for source in self.sources.values()):
             raise ValueError(
                 f"data.unique_tokens={self.unique_tokens} conflicts with a source's own unique_tokens: set only one"

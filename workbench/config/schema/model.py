@@ -124,14 +124,16 @@ class ModelConfig:
     parametrisation: str = "standard"
     """How initial values, multipliers and learning rates depend on the shape (`workbench.model.parametrisation`):
     `standard`, `mup` (by width, Tensor Programs V) or `complete_p` (by width and depth). The last two carry the best
-    learning rate of a small model over to larger ones; give that rate as `optimizer.learning_rate`, since the rule of
-    size would lower it again."""
+    learning rate of a small model, the base, over to larger ones. A point needs the base's shape for them, and that rate
+    as `optimizer.learning_rate`: the rule of size is refused, since it would lower the rate again."""
     base_width: int | None = None
-    """`mup`, `complete_p`: width at which the model is as under `standard`; None is its own."""
+    """`mup`, `complete_p`: width at which the model is as under `standard`. A point under them is refused without."""
     base_head_width: int | None = None
-    """`mup`, `complete_p`: width of a head at which attention is as under `standard`; None is its own."""
+    """`mup`, `complete_p`: width of a head at which attention is as under `standard`; None is the model's own. What the
+    base's heads would be cannot be known from one point, so that None is taken as it is there; a study whose points under
+    the two have heads of several widths is refused without."""
     base_layers: int | None = None
-    """`complete_p`: depth at which the model is as under `mup`; None is its own."""
+    """`complete_p`: depth at which the model is as under `mup`. A point under it is refused without."""
 
     def __post_init__(self) -> None:
         """Refuse impossible shapes."""

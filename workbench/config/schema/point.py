@@ -135,6 +135,7 @@ class Config:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
             )
+        self._check_parametrisation()
         if self.optimizer.kind == "muon" and self.numerics.parallel == "shard":
             raise ValueError(
                 "optimizer.kind='muon' needs whole matrices, which numerics.parallel='shard' divides among processes: "
@@ -157,6 +158,25 @@ class Config:
             )
         if self.data.unique_tokens is not None:
             self._check_unique_tokens(self.data.unique_tokens, phases)
+
+    def _check_parametrisation(self) -> None:
+        """Refuse a parametrisation that carries a rate over to other sizes without its base, or at a rate that falls with size."""
+        named = f"model.parametrisation={self.model.parametrisation!r}"
+        needed = {"standard": (), "mup": ("base_width",), "complete_p": ("base_width", "base_layers")}
+        absent = [f"model.{name}" for name in needed[self.model.parametrisation] if getattr(self.model, name) is None]
+        if absent:
+            settings = " ".join(f"{name}=..." for name in absent)
+            raise ValueError(
+                f"{named} without {' and '.join(absent)} would make each size its own base, which is 'standard': name the "
+                f"shape whose rate carries over ({settings})"
+            )
+        rule = self.optimizer.learning_rate is None and self.optimizer.size_exponent != 0
+        if rule and self.model.parametrisation != "standard":
+            raise ValueError(
+                f"{named} with optimizer.learning_rate=null would lower the rate twice, since the rule of size "
+                f"(optimizer.size_exponent={self.optimizer.size_exponent}) lowers it as well: give the base's best rate as "
+                "optimizer.learning_rate=..., or set optimizer.size_exponent=0"
+            )
 
     def _check_unique_tokens(self, unique_tokens: int, phases: list[str]) -> None:
         """Refuse to divide distinct tokens by weights that are not those of the whole training."""
