@@ -16,8 +16,10 @@ from workbench.data.python_questions import write_questions
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.forecast.plan_notes import plan_json
 from workbench.forecast.study_facts import make_facts, pending_evaluations
-from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
+from workbench.kinds.sft.adapter_sizes import adapter_parameters
+from workbench.kinds.sft.plan import checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
+from workbench.launch.before_start import check_before_start
 from workbench.launch.snapshot import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
@@ -31,6 +33,9 @@ from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob
 from workbench.train.whole_stage import train_stage
+
+
+UNGATED = "[q_proj,k_proj,v_proj,o_proj,up_proj,down_proj]"
 
 
 def test_conversations_to_prepare_are_counted_until_they_are(tune, conversations):
@@ -166,12 +171,40 @@ def test_flops_are_those_that_pytorch_counts(tune):
         assert counter.get_total_flops() / stage.batch_tokens == flops_per_token(stage) - attention
 
 
-def test_adapters_are_counted(tune):
-    stage = tuned(tune("sft_lora", "then.chat.lora.rank=4")).stage
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
+def test_adapters_are_counted(tune, mlp):
+    targets = [] if mlp == "swiglu" else [f"then.chat.lora.targets={UNGATED}"]
+    stage = tuned(tune("sft_lora", "then.chat.lora.rank=4", f"model.mlp={mlp}", *targets)).stage
     step = trial_step(stage, torch.device("cpu"))
     [model] = [argument for argument in step.args if hasattr(argument, "embedding")]
     count = sum(tensor.numel() for tensor in adapter_tensors(model).values())
     assert count == adapter_parameters(stage.model, stage.lora.targets, 4)
+
+
+def test_adapters_that_cannot_be_trained_are_refused_when_planned(tune):
+    with pytest.raises(
+        ValueError, match=r"then.chat.lora.targets=.*model.mlp='gelu' has no gate_proj: set it to some of \[q_proj, k_"
+    ) as raised:
+        tune("sft_lora", "model.mlp=gelu")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"then.chat.lora: .* numerics.parallel='shard': use replicate, or set"):
+        tune("sft_lora", "numerics.parallel=shard", "resources.processes=2")
+    tune("sft_lora", "numerics.parallel=shard", "resources.processes=1")
+    tune("sft", "numerics.parallel=shard", "resources.processes=2")
+
+
+def test_attention_without_masks_is_that_of_other_stages(tune):
+    """Conversations are always masked; the trunk is computed as asked for."""
+    facts = tune("sft", "numerics.attention=flash_attn", "precision=bf16")
+    *before, node = facts.plan.nodes.values()
+    assert {one.stage.numerics.attention for one in before} == {"flash_attn"}
+    assert node.stage.numerics.attention == "sdpa"
+    assert node.id == tuned(tune("sft", "precision=bf16")).id
+    with pytest.raises(ValueError, match=r"numerics.attention='flash_attn' .*flash-attn|CUDA"):
+        check_before_start(facts)
+    masked = tune("sft", "numerics.attention=flash_attn", "precision=bf16", "data.document_mask=true")
+    with pytest.raises(ValueError, match="has no masks by document: use sdpa, or data.document_mask=false"):
+        check_before_start(masked)
 
 
 def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):

@@ -128,6 +128,17 @@ def test_a_tokenizer_without_a_template_is_refused_when_planned(tune, tokenizer)
         tune("sft", "then.chat.chat.template=tokenizer")
 
 
+def test_a_template_that_prints_todays_date_needs_one(tune, tokenizer):
+    dated = "{{ strftime_now('%d %b %Y') + '\\n' }}" + OWN
+    settings = ["then.chat.chat.template=tokenizer", *tokenizer(dated), "data.heldout_percent=16"]
+    with pytest.raises(ValueError, match=r"prints today's date.* set then.chat.chat.template_date to") as raised:
+        tune("sft", *settings)
+    assert "\n" not in str(raised.value)
+    first, second = (tune("sft", *settings, f"then.chat.chat.template_date='{day} May 2025'") for day in (1, 2))
+    assert tuned(first).id != tuned(second).id
+    assert [heldout_of(facts)[0]["prompt"].splitlines()[0] for facts in (first, second)] == ["1 May 2025", "2 May 2025"]
+
+
 @pytest.mark.parametrize("then", ["sft", "sft_lora"])
 @pytest.mark.parametrize("template", ["llama2", "zephyr", "chatml", "tokenizer"])
 def test_a_tuned_checkpoint_renders_what_it_was_trained_on(
