@@ -195,7 +195,9 @@ def test_a_date_changes_nothing_else(chat_tokenizer, tmp_path):
         source = before + "{% set now = strftime_now('%Y') %}" + TEMPLATES["zephyr"]
         still = before + "{% set now = 'never' %}" + TEMPLATES["zephyr"]
         dated, plain = (
-            ChatTemplate("tokenizer", with_template(chat_tokenizer, tmp_path / f"{number}{len(text)}", text), date="now")
+            ChatTemplate(
+                "tokenizer", with_template(chat_tokenizer, tmp_path / f"{number}{len(text)}", text), date="now"
+            )
             for text in (source, still)
         )
         assert dated.render(TURNS) == plain.render(TURNS)

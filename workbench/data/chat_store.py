@@ -158,7 +158,7 @@ def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens
 
 
 def _rules(config: ChatDataConfig) -> dict[str, Any]:
-    """Settings that decide which tokens conversations become."""
+    """Give the settings that decide which tokens conversations become."""
     kept = {name: value for name, value in to_dict(config).items() if name not in _LABELS}
     return {name: value for name, value in kept.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 

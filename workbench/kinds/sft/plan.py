@@ -33,6 +33,7 @@ from workbench.study.layout import Layout
 from workbench.study.memory import FP32, Adapters, Memory, state_bytes, weights_bytes
 from workbench.study.resources import training_memory
 
+
 def expand(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
     """Fine-tune the chain's last checkpoint, or the one at `at_tokens` of its recipe.
 
