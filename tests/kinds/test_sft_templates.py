@@ -140,12 +140,15 @@ def test_a_template_that_prints_todays_date_needs_one(tune, tokenizer):
 
 
 @pytest.mark.parametrize("then", ["sft", "sft_lora"])
-@pytest.mark.parametrize("template", ["llama2", "zephyr", "chatml", "tokenizer"])
+@pytest.mark.parametrize(
+    ("template", "begin"),
+    [(name, "bos") for name in ("llama2", "zephyr", "chatml", "tokenizer")] + [("zephyr", "template")],
+)
 def test_a_tuned_checkpoint_renders_what_it_was_trained_on(
-    tune, run_local, tokenizer, conversations, tmp_path, template, then
+    tune, run_local, tokenizer, conversations, tmp_path, template, begin, then
 ):
     more = tokenizer(OWN) if template == "tokenizer" else []
-    facts = tune(then, f"then.chat.chat.template={template}", *more)
+    facts = tune(then, f"then.chat.chat.template={template}", f"then.chat.chat.begin={begin}", *more)
     run_local(facts, evaluate=False)
     export_checkpoint(ends(facts, tuned(facts)), tmp_path / "exported")
     store = conversations_of(facts)

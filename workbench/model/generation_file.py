@@ -31,7 +31,7 @@ def write_generation_config(directory: Path, bos_id: int | None, eos_id: int | N
 def read_stop_ids(directory: Path) -> list[int]:
     """Ids that end what a checkpoint's model writes, where its files list several; else none.
 
-    A single one is no news: the tokenizer names the end of sequence, and a config's may be a default that means nothing.
+    As in transformers, `config.json` counts where the other file does not say. A single one is no news: the tokenizer names the end of sequence, and a config's may be a default that means nothing.
 
     Raises
     ------
@@ -41,10 +41,10 @@ def read_stop_ids(directory: Path) -> list[int]:
     for name in (GENERATION_CONFIG, "config.json"):
         path = directory / name
         found = _read(path).get("eos_token_id")
-        if isinstance(found, list):
-            if not all(type(one) is int and one >= 0 for one in found):
-                raise ValueError(f"{path}: eos_token_id={found!r} is no list of ids")
-            return found
+        if isinstance(found, list) and not all(type(one) is int and one >= 0 for one in found):
+            raise ValueError(f"{path}: eos_token_id={found!r} is no list of ids")
+        if found is not None:
+            return found if isinstance(found, list) else []
     return []
 
 
