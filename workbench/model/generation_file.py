@@ -31,7 +31,8 @@ def write_generation_config(directory: Path, bos_id: int | None, eos_id: int | N
 def read_stop_ids(directory: Path) -> list[int]:
     """Ids that end what a checkpoint's model writes, where its files list several; else none.
 
-    As in transformers, `config.json` counts where the other file does not say. A single one is no news: the tokenizer names the end of sequence, and a config's may be a default that means nothing.
+    As in transformers, `config.json` counts where the other file does not say. A single one is no news: the tokenizer names
+    the end of sequence, and a config's may be a default that means nothing.
 
     Raises
     ------
