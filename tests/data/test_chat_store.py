@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from workbench.config.schema import ChatDataConfig
-from workbench.data.chat_store import chat_fingerprint, open_chat, prepare_chat
+from workbench.data.chat_store import chat_fingerprint, conversations_name, open_chat, prepare_chat
 from workbench.data.chat_stream import ChatStream
 from workbench.data.folders import verify_files
 from workbench.study.layout import Layout
@@ -132,6 +132,19 @@ def test_drops_are_counted_by_cause(chat_tokenizer, tmp_path):
     assert store.heldout_path.read_text() == ""
 
 
+def test_what_ends_a_turn_is_in_the_manifest(config, store, chat_tokenizer, tmp_path):
+    assert store.manifest["turn_end_id"] is store.turn_end_id is None
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.save_pretrained(tmp_path / "marked")
+    own = replace(config, template="chatml")
+    marked = prepare_chat(own, tmp_path / "marked", CONTEXT, Layout(tmp_path / "outputs"))
+    im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert marked.manifest["turn_end_id"] == marked.turn_end_id == im_end
+    older = {name: value for name, value in marked.manifest.items() if name != "turn_end_id"}
+    assert replace(marked, manifest=older).turn_end_id == im_end
+
+
 def test_nothing_left_is_an_error(chat_tokenizer, tmp_path):
     config = ChatDataConfig("chat", [str(write(tmp_path / "a.jsonl", [[USER], [USER, ASSISTANT]]))])
     with pytest.raises(
@@ -170,6 +183,8 @@ def test_prepared_elsewhere_it_is_the_same(store, config, chat_tokenizer, tmp_pa
         {"too_long": "truncate"},
         {"heldout_percent": 5.0},
         {"system_prompt": "Be brief."},
+        {"begin": "template"},
+        {"template": "tokenizer", "template_date": "1 May 2025"},
         {"fields": {"messages": "conversations"}},
     ],
     ids=str,
@@ -178,6 +193,17 @@ def test_every_setting_changes_the_fingerprint(config, chat_tokenizer, changes):
     assert chat_fingerprint(replace(config, **changes), chat_tokenizer, CONTEXT) != chat_fingerprint(
         config, chat_tokenizer, CONTEXT
     )
+
+
+def test_settings_younger_than_names_change_none(config, chat_tokenizer):
+    """Names of the release before, of files and a tokenizer that do not change."""
+    assert (config.begin, config.template_date) == ("bos", None)
+    assert conversations_name(ChatDataConfig("a", ["b"]), "f" * 16, 128) == "15f25d52d7e6d5ca"
+    tuned = replace(ChatDataConfig("a", ["b"]), template="tokenizer")
+    assert conversations_name(tuned, "f" * 16, 128, "text") == "e1137fec40f04d27"
+    dated = replace(tuned, template_date="1 May 2025")
+    names = {conversations_name(one, "f" * 16, 128, "text") for one in (tuned, dated, replace(tuned, begin="template"))}
+    assert len(names) == 3
 
 
 def test_files_tokenizer_and_context_change_the_fingerprint_and_labels_do_not(config, chat_tokenizer, tmp_path):

@@ -62,6 +62,14 @@ def with_template(source, target, template):
     return target
 
 
+# The beginning of the template of meta-llama/Llama-3.2-1B-Instruct, around TinyLlama-Chat's turns.
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}\n"
+    '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}'
+    "{%- endif %}\n{{- 'Today Date: ' + date_string + '\\n' }}" + TEMPLATES["zephyr"]
+)
+
+
 @pytest.fixture(params=[*TEMPLATES, "own with marks", "own without"])
 def template(request, chat_tokenizer, tmp_path):
     if request.param in TEMPLATES:
@@ -165,6 +173,73 @@ def test_a_template_that_refuses_a_conversation(chat_tokenizer, tmp_path):
     template = ChatTemplate("tokenizer", with_template(chat_tokenizer, tmp_path / "own", own))
     with pytest.raises(ChatTemplateError, match=r"^a.jsonl, line 3: chat.template='tokenizer' refuses it: no system p"):
         template.encode([Conversation(TURNS, "a.jsonl, line 3")])
+
+
+def test_a_template_that_prints_todays_date_is_given_one(chat_tokenizer, tmp_path):
+    own = with_template(chat_tokenizer, tmp_path / "own", DATED)
+    with pytest.raises(ChatTemplateError, match=r"prints today's date.*set chat.template_date"):
+        ChatTemplate("tokenizer", own)
+    template = ChatTemplate("tokenizer", own, date='1 "May" 2025')
+    assert template.render(TURNS) == 'Today Date: 1 "May" 2025\n' + RENDERED["zephyr"][0]
+    # What a tuned checkpoint carries prints the same.
+    again = ChatTemplate("tokenizer", with_template(chat_tokenizer, tmp_path / "again", template.with_beginning))
+    assert again.render(TURNS) == "<s>" + template.render(TURNS)
+    plain = with_template(chat_tokenizer, tmp_path / "plain", "\n  {% if true %}\n" + TINYLLAMA + "{% endif %}")
+    undated, dated = (ChatTemplate("tokenizer", plain, date=date).render(TURNS) for date in (None, "1 May 2025"))
+    assert undated == dated
+
+
+def test_a_date_changes_nothing_else(chat_tokenizer, tmp_path):
+    """White space at a template's beginning stays what it is."""
+    for number, before in enumerate(("", "\n", "  ", "\n\n  ", "x")):
+        source = before + "{% set now = strftime_now('%Y') %}" + TEMPLATES["zephyr"]
+        still = before + "{% set now = 'never' %}" + TEMPLATES["zephyr"]
+        dated, plain = (
+            ChatTemplate(
+                "tokenizer", with_template(chat_tokenizer, tmp_path / f"{number}{len(text)}", text), date="now"
+            )
+            for text in (source, still)
+        )
+        assert dated.render(TURNS) == plain.render(TURNS)
+
+
+@pytest.mark.parametrize("name", ["llama2", "zephyr", "chatml"])
+def test_a_conversation_may_begin_as_the_template_has_it(chat_tokenizer, name):
+    """A model from outside that was tuned by its template alone is continued on what it knows."""
+    ours, own = (ChatTemplate(name, chat_tokenizer, begin=begin) for begin in ("bos", "template"))
+    [a], [b] = (template.encode([Conversation(TURNS)]) for template in (ours, own))
+    added = 0 if name == "llama2" else 1
+    assert a.tokens[added:].tolist() == b.tokens.tolist()
+    assert a.loss[added:].tolist() == b.loss.tolist()
+    assert a.ends == tuple(end + added for end in b.ends)
+    loaded = AutoTokenizer.from_pretrained(chat_tokenizer)
+    turns = [{"role": m.role, "content": m.content} for m in TURNS]
+    for template, chat in ((ours, a), (own, b)):
+        loaded.chat_template = template.with_beginning
+        rendered = loaded.apply_chat_template(turns, tokenize=False)
+        assert rendered.startswith("<s>") == (template is ours or name == "llama2")
+        assert loaded.decode(chat.tokens) == rendered
+
+
+def test_what_ends_a_turn_is_known_where_it_is_one_token(chat_tokenizer, tmp_path):
+    """It ends what a tuned model writes, as the end of sequence does."""
+
+    def end(name, folder):
+        template = ChatTemplate(name, folder)
+        [chat] = template.encode([Conversation(TURNS)])
+        return template.turn_end_id({int(chat.tokens[place - 1]) for place in chat.ends})
+
+    assert [end(name, chat_tokenizer) for name in TEMPLATES] == [None] * 3
+    tokenizer = AutoTokenizer.from_pretrained(chat_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.save_pretrained(tmp_path)
+    im_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [end(name, tmp_path) for name in ("chatml", "zephyr")] == [im_end, None]
+    for number, source in enumerate((TINYLLAMA, TEMPLATES["zephyr"])):
+        own = source.replace("eos_token", "'<|im_end|>'")
+        assert end("tokenizer", with_template(tmp_path, tmp_path / f"own{number}", own)) == im_end
+    assert ChatTemplate("chatml", tmp_path).turn_end_id({im_end, 5}) is None
+    assert ChatTemplate("chatml", tmp_path).turn_end_id({5}) is None
 
 
 def test_a_template_that_hides_earlier_turns_needs_marks(chat_tokenizer, tmp_path):

@@ -1,6 +1,7 @@
 """The adapter gives what lm-eval's own `hf` model gives."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,17 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workbench.model.hf  # noqa: F401  registers the model type for what Llama cannot represent
 from tests.evaluate.conftest import EMBEDDED_TASKS, embedded, tiny_model, write_checkpoint
 from workbench.config.schema import SuiteConfig
 from workbench.evaluate.document_values import document_values
+from workbench.evaluate.generate import generate
 from workbench.evaluate.lm import WorkbenchLM
 from workbench.evaluate.suite import resolve_suite
 from workbench.evaluate.tasks import load_task, score_task
+from workbench.model.generation_file import read_stop_ids, write_generation_config
 from workbench.model.weights import load_model
 from workbench.study.layout import Layout
 
@@ -168,6 +171,31 @@ def test_greedy_continuations_are_recognised(checkpoints: list[Path]) -> None:
     ((_, right),) = lm._loglikelihood_tokens([(("", ""), tokens, greedy)])
     ((_, wrong),) = lm._loglikelihood_tokens([(("", ""), tokens, [*greedy[:2], (greedy[2] + 1) % 512])])
     assert (right, wrong) == (True, False)
+
+
+def test_generating_stops_at_every_id_that_the_checkpoint_names(checkpoints: list[Path], tmp_path: Path) -> None:
+    """As that of a tuned model, whose turns end with another token than texts do."""
+    tuned = shutil.copytree(checkpoints[0], tmp_path / "tuned")
+    tokenizer = AutoTokenizer.from_pretrained(str(tuned))
+    model: Any = AutoModelForCausalLM.from_pretrained(tuned)
+
+    def stop_early(ids: list[int]) -> tuple[str, str]:
+        """Have the checkpoint stop at a later token of what it writes; what it should write until there."""
+        written = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+        end = next(one for one in written[1:] if one != written[0])
+        (tuned / "generation_config.json").unlink()
+        write_generation_config(tuned, 0, 1, [end])
+        assert read_stop_ids(tuned) == [1, end]
+        return tokenizer.decode(written[: written.index(end)]), tokenizer.decode(end)
+
+    ids, request = tokenizer("def f").input_ids, requests("generate_until", ("def f", {"until": [], "max_gen_toks": 8}))
+    before, end = stop_early(ids)
+    (expected,) = theirs(tuned).generate_until(request, disable_tqdm=True)
+    (stopped,) = ours(tuned, stop_ids=read_stop_ids(tuned)).generate_until(request)
+    assert before == stopped == expected.removesuffix(end)
+    assert ours(tuned).generate_until(request) != [before]
+    before, end = stop_early([0, *ids])
+    assert generate(tuned, "def f", 8, 0.0, 0) == "def f" + before + end
 
 
 def test_generated_text_equals_hf(checkpoints: list[Path]) -> None:

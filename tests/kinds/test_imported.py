@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tests.model.test_pretrained import FAMILIES
 from workbench.data.store import open_prepared
@@ -14,6 +14,7 @@ from workbench.evaluate.outside_checkpoint import place_results, read_imported
 from workbench.evaluate.reconcile import Evaluator
 from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
 from workbench.launch.snapshot import freeze_study
+from workbench.model.generation_file import read_stop_ids
 from workbench.model.weights import load_model
 from workbench.study.evaluation_files import read_result
 from workbench.study.flops import training_flops_per_token
@@ -79,6 +80,27 @@ def test_every_family_is_continued_and_comes_back_out(begin, run_local, checkpoi
     torch.testing.assert_close(again, expected, atol=1e-4, rtol=0)
     continued = AutoModelForCausalLM.from_pretrained(tmp_path / "continued")(tokens).logits
     assert (continued - expected).abs().max() > 1e-3  # it was trained
+
+
+def test_ids_that_end_a_text_survive(begin, run_local, checkpoint, tmp_path):
+    """An instruct model's end of turn, beside its end of sequence."""
+    directory = checkpoint("llama2")
+    eos = AutoTokenizer.from_pretrained(directory).eos_token_id
+    values = {"bos_token_id": 0, "eos_token_id": [eos + 9, eos, eos + 7]}
+    (directory / "generation_config.json").write_text(json.dumps(values))
+    facts = begin(directory, "tokens=10240", "then=average", "then.average.checkpoints=2", "then.average.span=0.6")
+    run_local(facts, evaluate=False)
+    kinds = set()
+    for number, (name, node) in enumerate(facts.plan.nodes.items()):
+        for path in checkpoints_by_tokens(facts.layout.stage(name)).values():
+            export_checkpoint(path, tmp_path / f"{number}{path.name}")
+            config = GenerationConfig.from_pretrained(tmp_path / f"{number}{path.name}")
+            assert config.eos_token_id == [eos, eos + 9, eos + 7]
+            kinds.add(node.stage.kind)
+    assert kinds == {"imported", "pretrain", "average"}
+    (directory / "generation_config.json").write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(ValueError, match=r"generation_config.json: eos_token_id=\['</s>'\] is no list of ids"):
+        read_stop_ids(directory)
 
 
 def test_tokens_and_flops_count_on_from_those_of_elsewhere(begin, run_local, checkpoint):

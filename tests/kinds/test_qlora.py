@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.model.test_transformer import make_model
 from workbench.config.schema import LoraConfig
 from workbench.forecast.plan_notes import missing_here_note
-from workbench.kinds.sft.plan import adapted_matrices, four_bit_bytes
+from workbench.kinds.sft.adapter_sizes import adapted_matrices, four_bit_bytes
 from workbench.kinds.sft.run import SftRun, trial_step
 from workbench.launch.before_start import check_before_start
 from workbench.model.four_bit import FourBitMatrix, check_four_bit

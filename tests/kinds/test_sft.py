@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
+from training_processes import start, train
 from transformers import AutoModelForCausalLM
 
 from workbench.config.kind_registry import find_kind
@@ -16,8 +17,10 @@ from workbench.data.python_questions import write_questions
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.forecast.plan_notes import plan_json
 from workbench.forecast.study_facts import make_facts, pending_evaluations
-from workbench.kinds.sft.plan import adapter_parameters, checkpoint_bytes, flops_per_token
+from workbench.kinds.sft.adapter_sizes import adapter_parameters
+from workbench.kinds.sft.plan import checkpoint_bytes, flops_per_token
 from workbench.kinds.sft.run import SftRun, trial_step
+from workbench.launch.before_start import check_before_start
 from workbench.launch.snapshot import freeze_study
 from workbench.model.lora import adapter_tensors
 from workbench.model.pretrained import weight_files
@@ -25,12 +28,15 @@ from workbench.study.chain import build_chain
 from workbench.study.kind_plan import unprepared_bytes
 from workbench.study.layout import Layout
 from workbench.study.resources import stage_memory
+from workbench.tracking import spool
 from workbench.tracking.intended import read_study
 from workbench.train.checkpoint import DamagedCheckpointError, checkpoints_by_tokens, read_manifest
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.job import StageJob
 from workbench.train.whole_stage import train_stage
+
+UNGATED = "[q_proj,k_proj,v_proj,o_proj,up_proj,down_proj]"
 
 
 def test_conversations_to_prepare_are_counted_until_they_are(tune, conversations):
@@ -107,6 +113,30 @@ def test_stopped_anywhere_it_ends_the_same(tune, then, after, tmp_path):
     assert len(again) == 16
 
 
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
+def test_killed_it_ends_the_same(tune, outputs, tmp_path, then):
+    """SIGKILL twice: with no checkpoint of its own yet, and with one; rows and weights are those of a run without."""
+    found = []
+    for name in ("untouched", "killed"):
+        root = tmp_path / name
+        root.mkdir()
+        (root / "data").symlink_to(outputs / "data")
+        facts = tune(then, f"paths.outputs={root}")
+        *before, node = facts.plan.nodes.values()
+        for one in before:
+            train_stage(facts.layout, one.id)
+        if name == "killed":
+            for more in ({"kill_after": 3}, {"stop_after": 4}, {"kill_after": 5}):
+                [ended] = start(1, train, root=root, stage=node.id, **more)
+                assert ended.error == ("StoppedError" if "stop_after" in more else "died")
+        train_stage(facts.layout, node.id)
+        files = {name: file.read_bytes() for name, file in files_of(ends(facts, node))}
+        kept = spool.read_rows(facts.layout.stage(node.id).path)
+        found.append((files, [{k: v for k, v in row.items() if k not in spool.WALL_CLOCK} for row in kept]))
+    assert len(found[0][1]) == 16
+    assert found[0] == found[1]
+
+
 def files_of(checkpoint):
     return [(str(p.relative_to(checkpoint)), p) for p in sorted(checkpoint.rglob("*.safetensors"))]
 
@@ -123,7 +153,11 @@ def test_a_merged_checkpoint_is_the_base_with_its_adapters(tune, run_local):
     plain = AutoModelForCausalLM.from_pretrained(base)
     assert (plain(tokens).logits - merged).abs().max() > 1e-3
     adapted = peft.PeftModel.from_pretrained(plain, ends(facts, node) / "adapter")
-    torch.testing.assert_close(adapted(tokens).logits, merged, atol=1e-4, rtol=0)
+    torch.testing.assert_close(adapted(tokens).logits, merged, atol=1e-5, rtol=0)
+    named = json.loads((ends(facts, node) / "adapter" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(base)
+    alone = peft.AutoPeftModelForCausalLM.from_pretrained(ends(facts, node) / "adapter")
+    torch.testing.assert_close(alone(tokens).logits, merged, atol=1e-5, rtol=0)
     assert weight_files(ends(facts, node))
     frozen = load_file(base / "model.safetensors"), load_file(ends(facts, node) / "model.safetensors")
     same = {name for name in frozen[0] if torch.equal(frozen[0][name], frozen[1][name])}
@@ -166,12 +200,40 @@ def test_flops_are_those_that_pytorch_counts(tune):
         assert counter.get_total_flops() / stage.batch_tokens == flops_per_token(stage) - attention
 
 
-def test_adapters_are_counted(tune):
-    stage = tuned(tune("sft_lora", "then.chat.lora.rank=4")).stage
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
+def test_adapters_are_counted(tune, mlp):
+    targets = [] if mlp == "swiglu" else [f"then.chat.lora.targets={UNGATED}"]
+    stage = tuned(tune("sft_lora", "then.chat.lora.rank=4", f"model.mlp={mlp}", *targets)).stage
     step = trial_step(stage, torch.device("cpu"))
     [model] = [argument for argument in step.args if hasattr(argument, "embedding")]
     count = sum(tensor.numel() for tensor in adapter_tensors(model).values())
     assert count == adapter_parameters(stage.model, stage.lora.targets, 4)
+
+
+def test_adapters_that_cannot_be_trained_are_refused_when_planned(tune):
+    with pytest.raises(
+        ValueError, match=r"then.chat.lora.targets=.*model.mlp='gelu' has no gate_proj: set it to some of \[q_proj, k_"
+    ) as raised:
+        tune("sft_lora", "model.mlp=gelu")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"then.chat.lora: .* numerics.parallel='shard': use replicate, or set"):
+        tune("sft_lora", "numerics.parallel=shard", "resources.processes=2")
+    tune("sft_lora", "numerics.parallel=shard", "resources.processes=1")
+    tune("sft", "numerics.parallel=shard", "resources.processes=2")
+
+
+def test_attention_without_masks_is_that_of_other_stages(tune):
+    """Conversations are always masked; the trunk is computed as asked for."""
+    facts = tune("sft", "numerics.attention=flash_attn", "precision=bf16")
+    *before, node = facts.plan.nodes.values()
+    assert {one.stage.numerics.attention for one in before} == {"flash_attn"}
+    assert node.stage.numerics.attention == "sdpa"
+    assert node.id == tuned(tune("sft", "precision=bf16")).id
+    with pytest.raises(ValueError, match=r"numerics.attention='flash_attn' .*flash-attn|CUDA"):
+        check_before_start(facts)
+    masked = tune("sft", "numerics.attention=flash_attn", "precision=bf16", "data.document_mask=true")
+    with pytest.raises(ValueError, match=r"has no masks by document: use sdpa, or data.document_mask=false"):
+        check_before_start(masked)
 
 
 def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from workbench.data.chat_store import find_named
 from workbench.data.chat_templates import ChatTemplate
@@ -128,13 +128,27 @@ def test_a_tokenizer_without_a_template_is_refused_when_planned(tune, tokenizer)
         tune("sft", "then.chat.chat.template=tokenizer")
 
 
+def test_a_template_that_prints_todays_date_needs_one(tune, tokenizer):
+    dated = "{{ strftime_now('%d %b %Y') + '\\n' }}" + OWN
+    settings = ["then.chat.chat.template=tokenizer", *tokenizer(dated), "data.heldout_percent=16"]
+    with pytest.raises(ValueError, match=r"prints today's date.* set then.chat.chat.template_date to") as raised:
+        tune("sft", *settings)
+    assert "\n" not in str(raised.value)
+    first, second = (tune("sft", *settings, f"then.chat.chat.template_date='{day} May 2025'") for day in (1, 2))
+    assert tuned(first).id != tuned(second).id
+    assert [heldout_of(facts)[0]["prompt"].splitlines()[0] for facts in (first, second)] == ["1 May 2025", "2 May 2025"]
+
+
 @pytest.mark.parametrize("then", ["sft", "sft_lora"])
-@pytest.mark.parametrize("template", ["llama2", "zephyr", "chatml", "tokenizer"])
+@pytest.mark.parametrize(
+    ("template", "begin"),
+    [(name, "bos") for name in ("llama2", "zephyr", "chatml", "tokenizer")] + [("zephyr", "template")],
+)
 def test_a_tuned_checkpoint_renders_what_it_was_trained_on(
-    tune, run_local, tokenizer, conversations, tmp_path, template, then
+    tune, run_local, tokenizer, conversations, tmp_path, template, begin, then
 ):
     more = tokenizer(OWN) if template == "tokenizer" else []
-    facts = tune(then, f"then.chat.chat.template={template}", *more)
+    facts = tune(then, f"then.chat.chat.template={template}", f"then.chat.chat.begin={begin}", *more)
     run_local(facts, evaluate=False)
     export_checkpoint(ends(facts, tuned(facts)), tmp_path / "exported")
     store = conversations_of(facts)
@@ -157,7 +171,7 @@ def test_a_tuned_checkpoint_from_outside_is_tuned_on_by_its_own_template(tune, r
     run_local(facts, evaluate=False)
     export_checkpoint(ends(facts, tuned(facts)), tmp_path / "exported")
     begin = ["init=hf", f"init.path={tmp_path / 'exported'}", "init.tokens=1M", "tokens=0"]
-    again = tune("sft", *begin, "then.chat.chat.template=tokenizer")
+    again = tune("sft_lora", *begin, "then.chat.chat.template=tokenizer")
     stores = [conversations_of(one) for one in (facts, again)]
     assert stores[0].fingerprint != stores[1].fingerprint
     for name in ("tokens.bin", "loss.bin", "order.bin"):
@@ -165,6 +179,30 @@ def test_a_tuned_checkpoint_from_outside_is_tuned_on_by_its_own_template(tune, r
     run_local(again, evaluate=False)
     [files] = {tuple((ends(one, tuned(one)) / "chat_template.jinja").read_text() for one in (facts, again))}
     assert files[0] == files[1]
+    adapters = json.loads((ends(again, tuned(again)) / "adapter" / "adapter_config.json").read_text())
+    assert adapters["base_model_name_or_path"] == str((tmp_path / "exported").resolve())
+
+
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
+def test_what_ends_a_turn_ends_what_a_tuned_model_writes(tune, run_local, tokenizer, tmp_path, then):
+    marked = OWN.replace("eos_token", "'<|im_end|>'")
+    settings = tokenizer(marked)
+    folder = Path(settings[1].removeprefix("tokenizer.path="))
+    loaded = AutoTokenizer.from_pretrained(folder)
+    loaded.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    loaded.save_pretrained(folder)
+    settings[2] = f"tokenizer.vocab_size={len(loaded)}"
+    facts = tune(then, "then.chat.chat.template=tokenizer", *settings, "data.heldout_percent=18")
+    run_local(facts, evaluate=False)
+    ends_with = [loaded.eos_token_id, loaded.convert_tokens_to_ids("<|im_end|>")]
+    export_checkpoint(ends(facts, tuned(facts)), tmp_path / "exported")
+    assert GenerationConfig.from_pretrained(tmp_path / "exported").eos_token_id == ends_with
+    base = facts.plan.nodes[tuned(facts).stage.parent.stage]
+    assert GenerationConfig.from_pretrained(ends(facts, base)).eos_token_id == ends_with[0]
+    lm = Evaluator(facts.layout, facts.plan.evaluation)._load_lm(
+        ends(facts, tuned(facts)), facts.plan.evaluation.suites["chat"]
+    )
+    assert lm._ends == set(ends_with)
 
 
 def test_scores_of_text_do_not_take_a_templates_marks_for_tokens(tune, run_local):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.model.test_transformer import BASE, make_model, random_tokens
 from workbench.config.schema import LORA_TARGETS, LoraConfig, from_dict, to_dict
-from workbench.model.adapter_files import load_adapters, read_adapter_config, save_adapters
+from workbench.model.adapter_files import _UNSUPPORTED, load_adapters, read_adapter_config, save_adapters
 from workbench.model.batch import Batch
 from workbench.model.lora import (
     adapter_config,
@@ -131,6 +131,46 @@ def test_peft_reads_ours_and_we_read_what_it_writes(changes, config, tmp_path):
 
 
 @peft_asks_by_an_old_name
+def test_peft_reads_those_of_gpt_neox_that_are_matrices_of_its_own(tmp_path):
+    peft = pytest.importorskip("peft")
+    changes = OTHERS[1][0]
+    config = LoraConfig(rank=4, alpha=8.0, targets=["o_proj", "up_proj", "down_proj"])
+    model = adapted(changes, config)
+    for name in ("base", "ours", "theirs", "fused"):
+        (tmp_path / name).mkdir()
+    write_hf(tmp_path / "base", make_model(**changes), None, 1, 2)
+    save_adapters(tmp_path / "ours", model, str(tmp_path / "base"))
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    assert base.config.model_type == "gpt_neox"
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
+    torch.testing.assert_close(logits(theirs), logits(model), rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for name in ("ours", "theirs"):
+        back = make_model(**changes)
+        assert load_adapters(back, tmp_path / name) == config
+        assert torch.equal(logits(back), logits(model))
+    assert not (tmp_path / "ours" / "README.md").exists()
+    save_adapters(tmp_path / "fused", adapted(*OTHERS[1]))
+    assert "peft cannot apply" in (tmp_path / "fused" / "README.md").read_text()
+
+
+def test_every_field_of_pefts_config_is_known():
+    """A field of another version may ask for other arithmetic."""
+    peft = pytest.importorskip("peft")
+    plain = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
+    plain |= {"inference_mode", "r", "target_modules", "lora_alpha", "use_rslora", "bias", "init_lora_weights"}
+    only_with_others = {"layers_pattern", "qalora_group_size", "ensure_weight_tying", "megatron_core"}
+    only_with_init = {"loftq_config", "eva_config", "corda_config", "lora_ga_config"}
+    only_in_training = {"lora_dropout", "velora_config"}
+    where_it_runs = {"megatron_config", "runtime_config"}
+    in_the_tensors = {"exclude_modules"}  # which are compared by name
+    known = plain | only_with_others | only_with_init | only_in_training | where_it_runs | in_the_tensors
+    names = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert names - known <= set(_UNSUPPORTED)
+    assert not known & set(_UNSUPPORTED)
+
+
+@peft_asks_by_an_old_name
 def test_adapters_that_peft_made(tmp_path):
     """Made and filled by it, not by us."""
     peft = pytest.importorskip("peft")
@@ -229,6 +269,7 @@ def test_models_that_cannot_have_them():
     [
         ({"peft_type": "IA3"}, r"peft_type='IA3': only 'LORA'"),
         ({"bias": "all"}, r"bias='all': only 'none'"),
+        ({"alora_invocation_tokens": [1, 2]}, r"alora_invocation_tokens=\[1, 2\]: such"),
         ({"use_dora": True}, r"use_dora=True: such adapters are not supported"),
         ({"rank_pattern": {"q_proj": 8}}, r"rank_pattern=\{'q_proj': 8\}: such"),
         ({"init_lora_weights": "pissa"}, r"init_lora_weights='pissa': only"),

@@ -38,12 +38,12 @@ def build_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int,
     ValueError
         A file is missing or malformed, the template does not suit the tokenizer, or no conversation is left.
     """
-    template = ChatTemplate(config.template, tokenizer_dir)
+    template = ChatTemplate(config.template, tokenizer_dir, config.template_date, config.begin)
     _ = template.with_beginning  # refused before anything is read
     intake = _Intake(config, template, context_tokens + 1)
     dtype = "<u2" if template.vocab_size <= 65536 else "<u4"
     sizes: list[tuple[int, int]] = []
-    heldout = 0
+    heldout, last = 0, set[int]()
     (directory / "heldout").mkdir()
     with (
         (directory / "tokens.bin").open("wb") as tokens,
@@ -58,6 +58,7 @@ def build_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int,
                 tokens.write(chat.tokens.astype(dtype).tobytes())
                 loss.write(chat.loss.tobytes())
                 sizes.append((len(chat.tokens), int(chat.loss.sum())))
+                last.update(int(chat.tokens[end - 1]) for end in chat.ends)
         _sync(tokens, loss, rows)
     if not sizes:
         dropped = counts.name_counts(intake.dropped, "; dropped are ")
@@ -70,6 +71,7 @@ def build_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int,
         "context_tokens": context_tokens,
         "dtype": dtype,
         "tokenizer": {"vocab_size": template.vocab_size, "bos_id": template.bos_id, "eos_id": template.eos_id},
+        "turn_end_id": template.turn_end_id(last),
         "read": intake.read,
         "dropped": dict(sorted(intake.dropped.items())),
         "truncated": intake.truncated,

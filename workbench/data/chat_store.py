@@ -42,6 +42,8 @@ from workbench.study.layout import Layout
 RULES = 1
 """Version of the rules that make tokens of conversations; raise it with every change of them."""
 _LABELS = ("name", "files", "max_epochs")
+_YOUNGER = {"template_date": None, "begin": "bos"}
+"""Settings that names did not have from the start, and the values that leave them out."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class ChatStore(PreparedFolder):
     def sequences(self) -> int:
         """Number of packed sequences."""
         return self.manifest["sequences"]
+
+    @property
+    def turn_end_id(self) -> int | None:
+        """Id of the token that ends the assistant's turn, where it is a single one and another than `eos_id`."""
+        if "turn_end_id" in self.manifest:
+            return self.manifest["turn_end_id"]
+        tokens, loss = self.conversation(0)  # made before the manifest said it
+        return _template_of(self).turn_end_id({int(tokens[loss][-1])})
 
     @property
     def heldout_path(self) -> Path:
@@ -110,14 +120,19 @@ def write_chat_template(store: ChatStore, directory: Path) -> None:
     """Write the template that conversations were rendered by into a directory that has the store's tokenizer.
 
     With it, `apply_chat_template` of `transformers` gives the very ids that are trained on, the beginning of sequence
-    included.
+    and a date included.
     """
-    (directory / TEMPLATE_FILE).write_text(_template_of(store.tokenizer_dir), encoding="utf-8")
+    (directory / TEMPLATE_FILE).write_text(_template_of(store).with_beginning, encoding="utf-8")
+
+
+def _template_of(store: ChatStore) -> ChatTemplate:
+    begin = store.manifest["config"]["chat"].get("begin", _YOUNGER["begin"])
+    return _read_template(store.tokenizer_dir, begin)
 
 
 @cache  # reading a tokenizer takes longer than writing a small checkpoint
-def _template_of(tokenizer_dir: Path) -> str:
-    return ChatTemplate("tokenizer", tokenizer_dir).with_beginning
+def _read_template(tokenizer_dir: Path, begin: str) -> ChatTemplate:
+    return ChatTemplate("tokenizer", tokenizer_dir, begin=begin)
 
 
 def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int) -> str:
@@ -134,12 +149,18 @@ def chat_fingerprint(config: ChatDataConfig, tokenizer_dir: Path, context_tokens
         raise ValueError(f"{tokenizer_dir} has no tokenizer.json: not a Hugging Face tokenizer directory")
     described = {
         "chat_rules": RULES,
-        **{name: value for name, value in to_dict(config).items() if name not in _LABELS},
+        **_rules(config),
         "files": [hash_file(path) for path in find_files(config)],
         "tokenizer": {name: hash_file(path) for name, path in tokenizer_files(tokenizer_dir)},
         "context_tokens": context_tokens,
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _rules(config: ChatDataConfig) -> dict[str, Any]:
+    """Give the settings that decide which tokens conversations become."""
+    kept = {name: value for name, value in to_dict(config).items() if name not in _LABELS}
+    return {name: value for name, value in kept.items() if name not in _YOUNGER or value != _YOUNGER[name]}
 
 
 def prepare_chat(config: ChatDataConfig, tokenizer_dir: Path, context_tokens: int, layout: Layout) -> ChatStore:
@@ -216,8 +237,7 @@ def conversations_name(config: ChatDataConfig, files: str, context_tokens: int, 
     template
         Text of the tokenizer's own template, where `config` asks for that.
     """
-    rules = {name: value for name, value in to_dict(config).items() if name not in _LABELS}
-    described = {"chat_rules": RULES, **rules, "files": files, "context_tokens": context_tokens}
+    described = {"chat_rules": RULES, **_rules(config), "files": files, "context_tokens": context_tokens}
     if template is not None:
         described["tokenizer_template"] = template
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

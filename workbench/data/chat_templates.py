@@ -8,6 +8,7 @@ that up to its end, must begin the tokens of the whole: no token then belongs to
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from workbench.data.conversations import Conversation, Message
 from workbench.data.known_templates import MARKS, TEMPLATES
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_MADE_DATE = "{%- macro strftime_now(format) -%}"
 
 
 class ChatTemplateError(ValueError):
@@ -33,18 +35,42 @@ class ChatTokens:
     """A conversation as a model is trained on it."""
 
     tokens: NDArray[np.int64]
-    """Token ids, (tokens,); the first is the beginning of a text."""
+    """Token ids, (tokens,)."""
     loss: NDArray[np.bool_]
     """Whether each is the assistant's, the token that ends its turn included, (tokens,)."""
     ends: tuple[int, ...]
     """Tokens up to the end of each of the assistant's turns."""
 
 
+def prints_date(source: str) -> bool:
+    """Whether a template asks `transformers` for today's date."""
+    return "strftime_now" in source and _MADE_DATE not in source
+
+
+def with_date(source: str, date: str | None) -> str:
+    """Have a template print the same date whenever it is rendered.
+
+    Raises
+    ------
+    ChatTemplateError
+        It prints a date, and none is given.
+    """
+    if not prints_date(source):
+        return source
+    if date is None:
+        raise ChatTemplateError(
+            "the tokenizer's chat_template prints today's date, so that its conversations would be others tomorrow: set "
+            "chat.template_date to what it shall print, such as '26 Jul 2024'"
+        )
+    # The line's end goes with the tag before it: what begins a line in the source still does.
+    return _MADE_DATE + "{{ " + json.dumps(date) + " }}{%- endmacro %}\n" + source
+
+
 class ChatTemplate:
     """Renders conversations and tokenizes them.
 
-    A conversation begins with the tokenizer's beginning-of-sequence token, as every document does and as evaluations
-    put it; where the template begins with it, there is no second.
+    A conversation begins with the tokenizer's beginning-of-sequence token, as every document does; where the template
+    begins with it, there is no second.
 
     Parameters
     ----------
@@ -52,17 +78,22 @@ class ChatTemplate:
         `llama2`, `zephyr`, `chatml`, or `tokenizer`.
     tokenizer_dir
         A Hugging Face tokenizer directory.
+    date
+        What the template prints for today's date.
+    begin
+        `bos`, or `template`: nothing is put before what the template writes.
 
     Raises
     ------
     ValueError
-        The tokenizer has no beginning of sequence, no end of sequence where the template needs one, or no template.
+        The tokenizer has no beginning of sequence, no end of sequence where the template needs one, or no template, or
+        that prints a date and none is given.
     """
 
-    def __init__(self, name: str, tokenizer_dir: Path) -> None:
+    def __init__(self, name: str, tokenizer_dir: Path, date: str | None = None, begin: str = "bos") -> None:
         from transformers import AutoTokenizer  # takes seconds
 
-        self.name = name
+        self.name, self._begin = name, begin
         self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
         if self._tokenizer.bos_token is None:
             raise ValueError(f"{tokenizer_dir} names no bos_token: a conversation has to begin with one")
@@ -72,7 +103,8 @@ class ChatTemplate:
             raise ValueError(
                 f"{tokenizer_dir} has no chat_template: set chat.template to one of {', '.join(TEMPLATES)}"
             )
-        self.source: str = TEMPLATES[name] if name in TEMPLATES else self._tokenizer.get_chat_template()
+        source: str = TEMPLATES[name] if name in TEMPLATES else self._tokenizer.get_chat_template()
+        self.source = with_date(source, date)
 
     @property
     def vocab_size(self) -> int:
@@ -88,6 +120,20 @@ class ChatTemplate:
     def eos_id(self) -> int | None:
         """End of sequence, where the tokenizer has one."""
         return self._tokenizer.eos_token_id
+
+    def turn_end_id(self, last: set[int]) -> int | None:
+        """Id of the token that ends the assistant's turn, where that is a single one, and another than the end of sequence.
+
+        No text of a turn becomes it, so generating can stop there.
+
+        Parameters
+        ----------
+        last
+            Ids of the last tokens of turns of the assistant.
+        """
+        [end] = last if len(last) == 1 else [self.eos_id]
+        added = self._encoder.get_added_tokens_decoder().get(end)
+        return end if added is not None and added.content in self.marks and end != self.eos_id else None
 
     @cached_property
     def _encoder(self) -> Any:
@@ -115,11 +161,15 @@ class ChatTemplate:
     def with_beginning(self) -> str:
         """Source that writes the beginning of every conversation, which training puts before those that lack it.
 
+        With `begin=template` it puts none.
+
         Raises
         ------
         ChatTemplateError
             The template writes it before some conversations and not before others.
         """
+        if self._begin == "template":
+            return self.source
         turns = [Message("user", "a"), Message("assistant", "b")]
         writes: set[bool] = set()
         for messages in (turns, [Message("system", "c"), *turns], [*turns, *turns], turns[:1]):
@@ -241,7 +291,7 @@ class ChatTemplate:
                 )
         borders = [len(part) for part in parts]
         bos = self._tokenizer.bos_token_id
-        shift = 0 if whole[0] == bos else 1
+        shift = 0 if whole[0] == bos or self._begin == "template" else 1
         tokens = np.array([bos] * shift + whole, np.int64)
         loss = np.zeros(len(tokens), np.bool_)
         for first, last in zip(borders[::2], borders[1::2], strict=True):

@@ -7,7 +7,7 @@ so that a checkpoint gets the same scores from both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -40,6 +40,8 @@ class WorkbenchLM(TemplateLM):
     encodings
         Token ids by text, filled as needed; pass the same mapping again for the next checkpoint
         with the same tokenizer.
+    stop_ids
+        Ids that end what the model writes, beside the end of sequence.
 
     Attributes
     ----------
@@ -55,11 +57,13 @@ class WorkbenchLM(TemplateLM):
         batch_tokens: int,
         precision: str = "fp32",
         encodings: dict[tuple[str, bool | None], list[int]] | None = None,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.scorer = Scorer(model, batch_tokens, precision)
         self.encoded_alone = 0
+        self._ends = {self.eot_token_id, *stop_ids}
         self._encodings = {} if encodings is None else encodings
         self._device = self.scorer.device
         self._bos_text = tokenizer.decode(self.prefix_token_id)
@@ -224,7 +228,7 @@ class WorkbenchLM(TemplateLM):
         start, text = len(tokens), ""
         while len(tokens) < start + limit and not any(stop in text for stop in stops if stop):
             tokens.append(self.scorer.next_token(tokens))
-            if tokens[-1] == self.eot_token_id:
+            if tokens[-1] in self._ends:
                 break
             text = self.tokenizer.decode(tokens[start:], skip_special_tokens=True)
         return postprocess_generated_text(text, stop=stops, think_end_token=None)

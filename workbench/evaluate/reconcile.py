@@ -265,6 +265,7 @@ class Evaluator:
 
         from workbench.evaluate.lm import WorkbenchLM
         from workbench.evaluate.tasks import naming
+        from workbench.model.generation_file import read_stop_ids
         from workbench.model.weights import load_any
 
         manifest = _read_manifest(checkpoint)
@@ -285,6 +286,7 @@ class Evaluator:
                 batch_tokens=suite.batch_tokens,
                 precision=self.evaluation.precision,
                 encodings=encodings,
+                stop_ids=read_stop_ids(checkpoint),
             )
 
     def _load_tokenizer(self, checkpoint: Path, *, ours: bool) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:

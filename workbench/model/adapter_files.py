@@ -1,8 +1,9 @@
 """Adapters as files in `peft`'s format, without importing it.
 
 A directory holds `adapter_config.json` and `adapter_model.safetensors`. `peft` reads what is written here onto the model
-that `write_hf` exports, where that is of a family with Llama's names (Llama, Mistral, Qwen 2); adapters of other models
-have the same names, and only `load_adapters` reads them.
+that `write_hf` exports, where that is of a family with Llama's names (Llama, Mistral, Qwen 2), or a GPT-NeoX with adapters
+on none of queries, keys and values, which are one matrix there. Adapters of other models have Llama's names, only
+`load_adapters` reads them, and a `README.md` beside them says so.
 
 References
 ----------
@@ -19,29 +20,49 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from workbench.config.schema import LORA_TARGETS, LoraConfig
+from workbench.model.families import GPT_NEOX, family_of
 from workbench.model.lora import adapter_config, adapter_shapes, adapter_tensors, add_adapters
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+README = "README.md"
+_NOT_FOR_PEFT = (
+    "peft cannot apply these adapters: their matrices are parts of larger ones, or of other names, in the model's files. The "
+    "checkpoint that they lie in has them merged.\n"
+)
+_OUR_LAYERS, _NEOX_LAYERS = "base_model.model.model.layers.", "base_model.model.gpt_neox.layers."
+_NEOX = {
+    "o_proj": ("self_attn.o_proj", "attention.dense"),
+    "up_proj": ("mlp.up_proj", "mlp.dense_h_to_4h"),
+    "down_proj": ("mlp.down_proj", "mlp.dense_4h_to_h"),
+}
+"""Matrices of a block that GPT-NeoX has as we do, with Llama's name and its own."""
 _UNSUPPORTED = (
+    "alora_invocation_tokens",
     "alpha_pattern",
+    "arrow_config",
     "fan_in_fan_out",
+    "kasa_config",
     "layer_replication",
     "layers_to_transform",
     "lora_bias",
     "modules_to_save",
+    "monteclora_config",
     "rank_pattern",
     "target_parameters",
     "trainable_token_indices",
+    "use_bdlora",
     "use_dora",
     "use_qalora",
 )
 """Fields of `peft`'s config that ask for other arithmetic unless they are empty."""
 
 
-def save_adapters(directory: Path, model: Transformer, base: str | None = None) -> FileFacts:
+def save_adapters(
+    directory: Path, model: Transformer, base: str | None = None, revision: str | None = None
+) -> FileFacts:
     """Write a model's adapters into an existing directory; neither atomic nor synced.
 
     Parameters
@@ -52,6 +73,8 @@ def save_adapters(directory: Path, model: Transformer, base: str | None = None) 
         With adapters.
     base
         Path or name of the model that they belong to, for `peft`.
+    revision
+        Its commit on the hub.
 
     Returns
     -------
@@ -66,8 +89,27 @@ def save_adapters(directory: Path, model: Transformer, base: str | None = None) 
     config = adapter_config(model)
     if config is None:
         raise ValueError("the model has no adapters to save")
-    (directory / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n", encoding="utf-8")
-    return write_tensors(directory / WEIGHTS, adapter_tensors(model), {"format": "pt"})
+    family, targets, tensors = family_of(model.config), list(config.targets), adapter_tensors(model)
+    if family is GPT_NEOX and set(targets) <= set(_NEOX):
+        tensors = {_renamed(name, _OUR_LAYERS, _NEOX_LAYERS): tensor for name, tensor in tensors.items()}
+        targets = [_NEOX[name][1].rpartition(".")[2] for name in targets]
+    elif family is None or family is GPT_NEOX:
+        (directory / README).write_text(_NOT_FOR_PEFT, encoding="utf-8")
+    values = _peft_config(config, targets) | {"base_model_name_or_path": base, "revision": revision}
+    (directory / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    return write_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
+
+
+def _renamed(name: str, layers: str, others: str) -> str:
+    """Name of a tensor in another family's layers, Llama's to GPT-NeoX's or back."""
+    if not name.startswith(layers):
+        return name
+    layer, _, path = name.removeprefix(layers).partition(".")
+    for pair in _NEOX.values():
+        ours, theirs = pair if others == _NEOX_LAYERS else pair[::-1]
+        if path.startswith(f"{ours}."):
+            return f"{others}{layer}.{theirs}{path.removeprefix(ours)}"
+    return name
 
 
 def load_adapters(model: Transformer, directory: Path) -> LoraConfig:
@@ -87,7 +129,7 @@ def load_adapters(model: Transformer, directory: Path) -> LoraConfig:
             f"{directory} has no {WEIGHTS}: pickles are not read, so convert them with peft's save_pretrained"
         )
     try:
-        tensors = load_file(path)
+        tensors = {_renamed(name, _NEOX_LAYERS, _OUR_LAYERS): tensor for name, tensor in load_file(path).items()}
     except Exception as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     _check_shapes(path, tensors, model, config)
@@ -115,6 +157,9 @@ def read_adapter_config(directory: Path) -> LoraConfig:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from error
     _refuse_other(path, kind, values)
+    if isinstance(targets, list):
+        neox = {theirs.rpartition(".")[2]: ours for ours, (_, theirs) in _NEOX.items()}
+        targets = [neox.get(name, name) for name in targets]
     if not isinstance(targets, list) or not set(targets) <= set(LORA_TARGETS):
         raise ValueError(f"{path}: target_modules={targets!r}: only names among {', '.join(LORA_TARGETS)}")
     return LoraConfig(rank, alpha, [name for name in LORA_TARGETS if name in targets], bool(values.get("use_rslora")))
@@ -143,15 +188,14 @@ def _check_shapes(path: Path, tensors: dict[str, Tensor], model: Transformer, co
             raise ValueError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}, not {shape}")
 
 
-def _peft_config(config: LoraConfig, base: str | None) -> dict[str, Any]:
+def _peft_config(config: LoraConfig, targets: list[str]) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(config.targets),
+        "target_modules": targets,
         "bias": "none",
         "use_rslora": config.rslora,
         "fan_in_fan_out": False,

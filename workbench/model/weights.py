@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from workbench.config.schema import ModelConfig, from_dict, to_dict
 from workbench.model.families import family_config, family_of
+from workbench.model.generation_file import write_generation_config
 from workbench.model.pretrained import load_pretrained, pretrained_config
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-GENERATION_CONFIG = "generation_config.json"
 README = "README.md"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 HOW_TO_LOAD = (
@@ -142,7 +142,12 @@ def hf_config(config: ModelConfig, bos_id: int | None, eos_id: int | None) -> di
 
 
 def write_hf(
-    directory: Path, model: Transformer, tokenizer_dir: Path | None, bos_id: int | None, eos_id: int | None
+    directory: Path,
+    model: Transformer,
+    tokenizer_dir: Path | None,
+    bos_id: int | None,
+    eos_id: int | None,
+    stop_ids: Sequence[int] = (),
 ) -> FileFacts:
     """Write weights, configs and tokenizer files into an existing directory.
 
@@ -157,6 +162,8 @@ def write_hf(
         A Hugging Face tokenizer directory to copy from; None writes no tokenizer.
     bos_id, eos_id
         Ids of the tokens that begin and end a text, if there are any.
+    stop_ids
+        Further ids that end what the model writes.
 
     Returns
     -------
@@ -164,16 +171,21 @@ def write_hf(
         Checksum and size of `model.safetensors`, as it was written.
     """
     facts = write_tensors(directory / WEIGHTS, to_hf(model.state_dict(), model.config), {"format": "pt"})
-    write_hf_config(directory, model.config, tokenizer_dir, bos_id, eos_id)
+    write_hf_config(directory, model.config, tokenizer_dir, bos_id, eos_id, stop_ids)
     return facts
 
 
 def write_hf_config(
-    directory: Path, config: ModelConfig, tokenizer_dir: Path | None, bos_id: int | None, eos_id: int | None
+    directory: Path,
+    config: ModelConfig,
+    tokenizer_dir: Path | None,
+    bos_id: int | None,
+    eos_id: int | None,
+    stop_ids: Sequence[int] = (),
 ) -> None:
     """Write all of `write_hf`'s files but the weights."""
     _write_json(directory / CONFIG, hf_config(config, bos_id, eos_id))
-    _write_json(directory / GENERATION_CONFIG, {"bos_token_id": bos_id, "eos_token_id": eos_id})
+    write_generation_config(directory, bos_id, eos_id, stop_ids)
     if family_of(config) is None:
         # transformers' own message for an unknown model type cannot be changed: what to do stands here.
         (directory / README).write_text(HOW_TO_LOAD + "\n", encoding="utf-8")

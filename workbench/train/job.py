@@ -109,7 +109,9 @@ class StageJob:
             "time": time.time(),
         }
 
-    def write_weights(self, model: Transformer, *, step: int, flops: float, **facts: Any) -> Path:
+    def write_weights(
+        self, model: Transformer, *, step: int, flops: float, made_from: Path | None = None, **facts: Any
+    ) -> Path:
         """Write the one checkpoint of a stage that does not train, at its end; rank 0 alone calls this.
 
         Parameters
@@ -120,6 +122,8 @@ class StageJob:
             Optimizer steps of the chain behind them.
         flops
             FLOPs of training behind them.
+        made_from
+            Checkpoint that they were made from: what ends its texts ends those of this one.
         facts
             Anything else its manifest should say; `counts` and `annealed` are empty and false where nothing does.
 
@@ -128,6 +132,7 @@ class StageJob:
         DiskFullError
             With the bytes needed and the bytes free.
         """
+        from workbench.model.generation_file import read_stop_ids
         from workbench.model.weights import WEIGHTS, write_hf
 
         done = self.dir.checkpoint(step)
@@ -135,12 +140,13 @@ class StageJob:
             ckpt.mark_kept(done)
             return done
         prepared = self.open_data()
+        ids = prepared.bos_id, prepared.eos_id, [] if made_from is None else read_stop_ids(made_from)
         known = {"sequences": 0, "annealed": False, "counts": {}, "numerics": {}, FLAG: True, **facts}
         manifest = self.manifest(prepared, step=step, tokens=self.stage.end_tokens, flops=flops, **known)
         path = ckpt.write_checkpoint(
             self.dir,
             step,
-            lambda folder: {WEIGHTS: write_hf(folder, model, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)},
+            lambda folder: {WEIGHTS: write_hf(folder, model, prepared.tokenizer_dir, *ids)},
             manifest,
             keep=True,
             needed_bytes=checkpoint_bytes(self.stage, whole=False),

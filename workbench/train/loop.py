@@ -23,6 +23,7 @@ from workbench.config.schema import Stage, TrainingStage
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
+from workbench.model.generation_file import read_stop_ids
 from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import summed_loss
@@ -64,6 +65,7 @@ class StageRun:
         self.micro_batch = min(self.world.gather(chosen))
         self.numerics = self._numerics()
         self.mesh = make_mesh(self.world) if is_sharded(self.stage, self.world) else None
+        self.stop_ids: list[int] = []
 
     def _prepare(self) -> None:
         """Open what training needs, before any process waits for another."""
@@ -113,7 +115,8 @@ class StageRun:
     def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
         """Write all of a checkpoint but its manifest."""
         prepared = self.prepared
-        return save_state(state, folder, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id, self.world)
+        ids = prepared.bos_id, prepared.eos_id
+        return save_state(state, folder, prepared.tokenizer_dir, *ids, self.world, self.stop_ids)
 
     # -------------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class StageRun:
 
     def _begin_from(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path, weights_only=True))
+        self.stop_ids = self.world.main_only(lambda: read_stop_ids(path))
         state = self.world.together(lambda: self.begin_from(path))
         state.step, state.tokens = manifest["step"], manifest["tokens"]
         self.hooks.log(f"begins from the weights of {path.parent.parent.name}/{path.name}")
@@ -196,6 +200,7 @@ class StageRun:
 
     def _load(self, path: Path) -> TrainState:
         manifest = self.world.main_only(lambda: ckpt.verify(path))
+        self.stop_ids = self.world.main_only(lambda: read_stop_ids(path))
         state = self.world.together(lambda: self.resume_from(path))
         self.hooks.log(f"resumes from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
         before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def save_state(
     bos_id: int,
     eos_id: int | None,
     world: World = World(),  # noqa: B008  (frozen)
+    stop_ids: Sequence[int] = (),
 ) -> dict[str, FileFacts]:
     """Write a Hugging Face model directory and, beside it, what resuming needs; every process calls this.
 
@@ -122,10 +124,10 @@ def save_state(
         On every process, wherever it happened.
     """
     if not isinstance(state.model.norm.weight, DTensor):
-        written = world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id))
+        written = world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id, stop_ids))
         return written if world.is_main else {}
     weights = write_weights(directory, state.model, world)
-    world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id))
+    world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id, stop_ids))
     world.main_only(lambda: save_counters(state, directory))
     shards = write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
     written = {f"{OPTIMIZER_DIR}/{name}": facts for name, facts in shards.items()}
@@ -133,9 +135,14 @@ def save_state(
 
 
 def _save_whole(
-    state: TrainState, directory: Path, tokenizer_dir: Path, bos_id: int, eos_id: int | None
+    state: TrainState,
+    directory: Path,
+    tokenizer_dir: Path,
+    bos_id: int,
+    eos_id: int | None,
+    stop_ids: Sequence[int],
 ) -> dict[str, FileFacts]:
-    weights = write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id)
+    weights = write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id, stop_ids)
     optimizer = write_tensors(directory / OPTIMIZER_FILE, optimizer_tensors(state.model, state.optimizer))
     save_counters(state, directory)
     return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer}

@@ -8,6 +8,7 @@ from workbench.config.plain import check_above, check_choice, check_name
 
 CHAT_KINDS = ("jsonl", "parquet", "python_questions")
 CHAT_TEMPLATES = ("llama2", "zephyr", "chatml", "tokenizer")
+CHAT_BEGINNINGS = ("bos", "template")
 PACKINGS = ("best_fit", "none")
 TOO_LONG = ("drop", "truncate")
 _COLUMNS = ("instruction", "input", "system", "response")
@@ -32,6 +33,12 @@ class ChatDataConfig:
     """System prompt of conversations that have none of their own; None leaves them without."""
     template: str = "chatml"
     """`llama2`, `zephyr`, `chatml`, or `tokenizer`, the tokenizer's own chat template."""
+    template_date: str | None = None
+    """What a tokenizer's own template prints for today's date (`strftime_now`), such as `26 Jul 2024`; None refuses a
+    template that prints it, whose conversations would be others tomorrow."""
+    begin: str = "bos"
+    """How a conversation begins: `bos` with the tokenizer's beginning of sequence, as documents do, or `template` as the
+    template has it, for a model that was tuned so elsewhere."""
     packing: str = "best_fit"
     """`best_fit` puts several conversations into a sequence, `none` puts each into its own."""
     too_long: str = "drop"
@@ -54,6 +61,12 @@ class ChatDataConfig:
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise ValueError(f"chat.system_prompt={self.system_prompt!r} is blank: set it to null for none")
         check_choice("chat.template", self.template, CHAT_TEMPLATES)
+        if self.template_date is not None and (self.template != "tokenizer" or not self.template_date.strip()):
+            raise ValueError(
+                f"chat.template_date={self.template_date!r} is what a tokenizer's own template prints: set it to a date with "
+                "chat.template=tokenizer, else to null"
+            )
+        check_choice("chat.begin", self.begin, CHAT_BEGINNINGS)
         check_choice("chat.packing", self.packing, PACKINGS)
         check_choice("chat.too_long", self.too_long, TOO_LONG)
         if not 0 <= self.heldout_percent < 100:

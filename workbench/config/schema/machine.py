@@ -22,7 +22,7 @@ class NumericsConfig:
     micro_batch_sequences: int | None = None
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
-    """`sdpa`, or `flash_attn` (package and GPU needed)."""
+    """`sdpa`, or `flash_attn` (package and GPU needed), which has no masks by document: fine-tuning takes `sdpa`."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     parallel: str = "replicate"

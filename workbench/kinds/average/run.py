@@ -40,7 +40,8 @@ def _average(job: StageJob, stage: Spec) -> None:
     }
     model.load_state_dict(from_hf(means, model.config, names))
     facts = {key: manifest[key] for key in ("step", "flops", "sequences", "counts")}
-    job.write_weights(model, **facts, annealed=True, averaged=[reference.tokens for reference in references])
+    averaged = [reference.tokens for reference in references]
+    job.write_weights(model, made_from=last, **facts, annealed=True, averaged=averaged)
 
 
 def _mean(name: str, checkpoints: list[Path], weights: list[float]) -> torch.Tensor:

@@ -33,10 +33,12 @@ def _copy(job: StageJob, stage: Spec) -> None:
     model.config = stage.model  # its context may be a shorter one
     job.write_weights(
         model,
+        made_from=directory,
         step=0,
         flops=stage.inherited_flops,
         annealed=stage.annealed,
         licence=stage.licence,
         imported=stage.fingerprint,
         source=stage.path,
+        revision=stage.revision,
     )

@@ -28,4 +28,4 @@ def _copy(job: StageJob, stage: Spec) -> None:
     model = load_model(path)
     model.config = stage.model  # RoPE's table is made from it when the checkpoint is read, and is no weight
     facts = {key: manifest[key] for key in ("step", "flops", "sequences", "annealed", "counts")}
-    job.write_weights(model, **facts)
+    job.write_weights(model, made_from=path, **facts)

@@ -1,23 +1,30 @@
-"""What fine-tuning needs: conversations, prepared with the tokenizer of the study's data."""
+"""What fine-tuning needs and costs: which stage it is, its FLOPs, its memory and what it leaves on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
 
 from workbench.config.schema import (
-    CHAT_TEMPLATES,
     Config,
     LoraConfig,
-    ModelConfig,
+    NumericsConfig,
     Parent,
     Schedule,
     Stage,
     StreamConfig,
-    TokenizerConfig,
     TrainingStage,
 )
+from workbench.kinds.sft.adapter_sizes import (
+    adapted_matrices,
+    adapter_parameters,
+    check_adapters,
+    four_bit_bytes,
+    is_quantised,
+)
+from workbench.kinds.sft.preparation import context_of, conversations_of, setting_name
+from workbench.kinds.sft.preparation import prepare as prepare
+from workbench.kinds.sft.preparation import resolve as resolve
+from workbench.kinds.sft.preparation import unprepared_bytes as unprepared_bytes
 from workbench.kinds.sft.spec import Settings, Spec
 from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import stage_id
@@ -26,61 +33,6 @@ from workbench.study.layout import Layout
 from workbench.study.memory import FP32, Adapters, Memory, state_bytes, weights_bytes
 from workbench.study.resources import training_memory
 
-_QUESTIONS_BYTES = 1_900_000
-"""Of the conversations that this project makes itself, with Python 3.11."""
-
-
-def resolve(settings: Settings, config: Config) -> tuple[Settings, Config]:
-    """Read what the conversations are, and have suites of conversations score the held-out ones.
-
-    Raises
-    ------
-    ValueError
-        A file is missing, or the tokenizer has no template where its own is asked for.
-    """
-    from workbench.data.chat_store import files_fingerprint
-
-    template = _tokenizer_template(config.tokenizer) if settings.chat.template == "tokenizer" else None
-    settings = replace(settings, fingerprint=files_fingerprint(settings.chat), tokenizer_template=template)
-    name = _conversations(settings, config.model)
-    suites = {
-        key: replace(suite, conversations=name) if suite.include_path == "conversations" else suite
-        for key, suite in config.evaluation.suites.items()
-    }
-    return settings, replace(config, evaluation=replace(config.evaluation, suites=suites))
-
-
-def _tokenizer_template(tokenizer: TokenizerConfig) -> str:
-    from workbench.data.special_tokens import own_template
-
-    found = own_template(tokenizer)
-    if found is None:
-        which = "the tokenizer that is trained here" if tokenizer.kind == "bpe" else tokenizer.path
-        built_in = ", ".join(name for name in CHAT_TEMPLATES if name != "tokenizer")
-        raise ValueError(
-            f"then: {which} has no chat_template: set chat.template to one of {built_in}, or tokenizer.path to a tokenizer "
-            "with one"
-        )
-    return found
-
-
-def _conversations(settings: Settings, model: ModelConfig) -> str:
-    return _conversations_at(settings, _context(settings, model))
-
-
-def _conversations_at(settings: Settings, context: int) -> str:
-    from workbench.data.chat_store import conversations_name
-
-    assert settings.fingerprint is not None
-    return conversations_name(settings.chat, settings.fingerprint, context, settings.tokenizer_template)
-
-
-def _context(settings: Settings, model: ModelConfig) -> int:
-    asked = settings.context_tokens or model.context_tokens
-    if asked > model.context_tokens:
-        raise ValueError(f"then: context_tokens={asked} is longer than model.context_tokens={model.context_tokens}")
-    return asked
-
 
 def expand(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
     """Fine-tune the chain's last checkpoint, or the one at `at_tokens` of its recipe.
@@ -88,7 +40,8 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
     Raises
     ------
     ValueError
-        Nothing comes before, its recipe does not reach `at_tokens`, or the training is shorter than one step.
+        Nothing comes before, its recipe does not reach `at_tokens`, the training is shorter than one step, or adapters
+        cannot be trained as asked for.
     """
     if not before:
         raise ValueError("then: sft needs weights to begin from: train some, or take a checkpoint from outside (init)")
@@ -100,8 +53,11 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             f"then: at_tokens={settings.at_tokens} is a place in the recipe, but {foreign[0]!r} comes after it"
         )
     begin = before[-1] if settings.at_tokens is None else _stage_at(settings.at_tokens, before)
-    context = _context(settings, begin.model)
-    name = _conversations(settings, begin.model)
+    if settings.lora is not None:
+        where = setting_name(settings, config)
+        check_adapters(where, settings.lora, begin.model, config.numerics, config.resources)
+    context = context_of(settings, begin.model)
+    name = conversations_of(settings, context)
     for suite in config.evaluation.suites.values():
         if suite.include_path == "conversations" and suite.conversations != name:
             raise ValueError(
@@ -135,22 +91,26 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             name=_stage_name(settings.lora),
             end_tokens=start + length,
             milestones=[start + length],
-            # torch.compile cannot look into the package that keeps matrices in 4 bits.
-            numerics=replace(config.numerics, compile=config.numerics.compile and not _is_quantised(settings.lora)),
+            numerics=_numerics(settings, config.numerics),
             checkpoint=config.checkpoint,
             resources=config.resources,
         ),
     ]
 
 
-def _is_quantised(lora: LoraConfig | None) -> bool:
-    return lora is not None and lora.quantize != "none"
+def _numerics(settings: Settings, asked: NumericsConfig) -> NumericsConfig:
+    """How the stage is computed, where it cannot be as asked for.
+
+    flash-attn's kernel has no masks by conversation, and torch.compile cannot look into the package that keeps matrices in
+    4 bits.
+    """
+    return replace(asked, attention="sdpa", compile=asked.compile and not is_quantised(settings.lora))
 
 
 def _stage_name(lora: LoraConfig | None) -> str:
     if lora is None:
         return "chat"
-    return f"chat r{lora.rank}" + (f" {lora.quantize}" if _is_quantised(lora) else "")
+    return f"chat r{lora.rank}" + (f" {lora.quantize}" if is_quantised(lora) else "")
 
 
 def _stage_at(tokens: int, before: list[Stage]) -> TrainingStage:
@@ -206,21 +166,6 @@ def flops_per_token(stage: Spec) -> int:
     )
 
 
-def adapter_parameters(model: ModelConfig, targets: list[str], rank: int) -> int:
-    """Count the parameters of the adapters of a model."""
-    keys, width, hidden = model.num_kv_heads * model.head_width, model.width, model.mlp_width
-    sizes = {
-        "q_proj": width + width,
-        "k_proj": width + keys,
-        "v_proj": width + keys,
-        "o_proj": width + width,
-        "gate_proj": width + hidden,
-        "up_proj": width + hidden,
-        "down_proj": hidden + width,
-    }
-    return model.num_layers * rank * sum(sizes[target] for target in targets)
-
-
 def checkpoint_bytes(stage: Spec, *, whole: bool) -> int:
     """Bytes of a checkpoint: the merged model, and of adapters alone what resuming needs."""
     params = count_parameters(stage.model).total
@@ -249,25 +194,7 @@ def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, devi
 
 def uses_four_bit(stage: Spec) -> bool:
     """Whether the frozen matrices that have adapters are kept in 4 bits."""
-    return _is_quantised(stage.lora)
-
-
-def four_bit_bytes(weights: int) -> int:
-    """Bytes of weights in NF4: 4 bits each, and a magnitude in fp32 for every 64."""
-    return weights // 2 + FP32 * (-(-weights // 64))
-
-
-def adapted_matrices(model: ModelConfig, targets: list[str]) -> list[int]:
-    """Count the weights of each of a block's matrices, fused as they are kept, that have an adapter on some rows."""
-    keys, width, hidden = model.num_kv_heads * model.head_width, model.width, model.mlp_width
-    gate_up = {"gate_proj": hidden, "up_proj": hidden} if model.mlp == "swiglu" else {"up_proj": hidden}
-    matrices = [
-        (width, {"q_proj": width, "k_proj": keys, "v_proj": keys}),
-        (width, {"o_proj": width}),
-        (width, gate_up),
-        (hidden, {"down_proj": width}),
-    ]
-    return [inputs * sum(rows.values()) for inputs, rows in matrices if rows.keys() & set(targets)]
+    return is_quantised(stage.lora)
 
 
 def check_here(stage: Spec) -> None:
@@ -283,45 +210,6 @@ def check_here(stage: Spec) -> None:
         from workbench.train.loop import stage_device
 
         check_four_bit(stage_device(stage))
-
-
-def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
-    """Render, tokenize and pack the conversations, once for each tokenizer.
-
-    Raises
-    ------
-    ValueError
-        A file has changed since the study was planned, or no conversation fits.
-    """
-    from workbench.data.chat_store import prepare_named
-
-    context = stage.stream.context_tokens
-    settings = next(
-        s
-        for s in config.then.values()
-        if isinstance(s, Settings)
-        and s.fingerprint is not None
-        and _conversations_at(replace(s, chat=stage.chat), context) == stage.conversations
-    )
-    files, template = cast(str, settings.fingerprint), settings.tokenizer_template
-    prepare_named(stage.chat, files, stage.data_fingerprint, context, layout, say, template)
-
-
-def unprepared_bytes(stage: Spec, layout: Layout) -> dict[str, int]:
-    """Bytes of the conversations' files; compressed ones hold some four times as much text."""
-    from workbench.data.chat_store import find_named
-    from workbench.data.conversations import find_files
-
-    if find_named(stage.conversations, stage.data_fingerprint, layout) is not None:
-        return {}
-    name = f"{stage.data_fingerprint}-{stage.conversations}"
-    if stage.chat.kind == "python_questions":
-        return {name: _QUESTIONS_BYTES}
-    sizes = [
-        path.stat().st_size * (4 if path.suffix in (".gz", ".zst", ".parquet") else 1)
-        for path in find_files(stage.chat)
-    ]
-    return {name: sum(sizes)}
 
 
 def check(stage: Spec, layout: Layout) -> None:

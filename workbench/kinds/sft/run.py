@@ -26,6 +26,7 @@ from workbench.model.lora import add_adapters, merged_state, quantise_frozen
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
+from workbench.train.checkpoint import read_manifest
 from workbench.train.job import StageJob
 from workbench.train.loop import StageRun
 from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
@@ -93,6 +94,8 @@ class SftRun(StageRun):
         lora = cast(Spec, self.stage).lora
         if lora is None:
             return super().begin_from(path)
+        self._base = path
+        torch.manual_seed(self.stage.seed_init)  # as without adapters: a checkpoint holds the state of it
         model = self._frozen_model(path)
         add_adapters(model, lora, self.stage.stream.seed)
         return self._state_of(self._quantised(model))
@@ -103,6 +106,7 @@ class SftRun(StageRun):
             return super().resume_from(path)
         assert self.stage.parent is not None
         base, _ = self.job.read_input(self.stage.parent.stage, self.stage.parent.tokens)
+        self._base = base
         model = self._frozen_model(base)
         load_adapters(model, path / ADAPTER_DIR)
         state = self._state_of(self._quantised(model))
@@ -131,7 +135,8 @@ class SftRun(StageRun):
         """Write the model, merged where there are adapters, the tokenizer with its template, and what resuming needs."""
         store, prepared = self.conversations, self.prepared
         if cast(Spec, self.stage).lora is None:
-            written = save_state(state, folder, store.tokenizer_dir, prepared.bos_id, prepared.eos_id, self.world)
+            ids = prepared.bos_id, prepared.eos_id
+            written = save_state(state, folder, store.tokenizer_dir, *ids, self.world, self._all_stop_ids)
         else:
             saved = self.world.main_only(lambda: self._save_adapted(state, folder))
             written = saved if self.world.is_main else {}
@@ -143,15 +148,29 @@ class SftRun(StageRun):
         """The packed conversations."""
         return cast(Conversations, self.stream).store
 
+    @property
+    def _all_stop_ids(self) -> list[int]:
+        """What ends the base's texts, and what ends the assistant's turn here."""
+        end = self.conversations.turn_end_id
+        return self.stop_ids if end is None else [*self.stop_ids, end]
+
     def _save_adapted(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        model, prepared = state.model, self.prepared
+        model, ids = state.model, (self.prepared.bos_id, self.prepared.eos_id)
         weights = write_tensors(folder / WEIGHTS, to_hf(merged_state(model), model.config), {"format": "pt"})
-        write_hf_config(folder, model.config, self.conversations.tokenizer_dir, prepared.bos_id, prepared.eos_id)
+        write_hf_config(folder, model.config, self.conversations.tokenizer_dir, *ids, self._all_stop_ids)
         (folder / ADAPTER_DIR).mkdir()
-        adapter = save_adapters(folder / ADAPTER_DIR, model)
+        adapter = save_adapters(folder / ADAPTER_DIR, model, *_base_name(self._base))
         optimizer = write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors(model, state.optimizer))
         save_counters(state, folder)
         return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer, f"{ADAPTER_DIR}/adapter_model.safetensors": adapter}
+
+
+def _base_name(checkpoint: Path) -> tuple[str, str | None]:
+    """Path of a checkpoint; of one from outside its own path, or its name and commit on the hub."""
+    manifest = read_manifest(checkpoint)
+    if "imported" in manifest:
+        return manifest["source"], manifest.get("revision")
+    return str(checkpoint.resolve()), None
 
 
 def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
