@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ def test_a_context_may_be_shorter_and_not_longer(compose, overrides, experiments
 
 def test_its_context_may_be_extended(begin, run_local, checkpoint):
     longer = ["then=extend", "then.extend.context_tokens=128", "then.extend.method=yarn", "then.extend.tokens=2048"]
-    facts = begin(checkpoint("llama2"), "tokens=0", "init.context_tokens=32", *longer)
+    facts = begin(checkpoint("llama2", max_position_embeddings=32), "tokens=0", *longer)
     run_local(facts, evaluate=False)
     base, scaled, trained = (node.stage for node in facts.plan.nodes.values())
     assert [stage.kind for stage in (base, scaled, trained)] == ["imported", "rescale", "extend"]
@@ -181,6 +182,40 @@ def test_its_context_may_be_extended(begin, run_local, checkpoint):
     tokens = torch.arange(7, 127)[None]
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)(tokens).logits
     torch.testing.assert_close(load_model(path)(tokens), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["linear", "ntk", "yarn"])
+def test_a_cut_context_is_not_taken_for_the_trained_one(compose, overrides, experiments, checkpoint, method):
+    settings = [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "init.context_tokens=16"]
+    longer = [*settings, "then=extend", "then.extend.tokens=0", f"then.extend.method={method}"]
+    for tokens in ("tokens=0", "tokens=2048"):  # also where it was trained on at the shorter one
+        with pytest.raises(ValueError, match=r"cut to 16 of its 48 tokens: leave out init.context_tokens"):
+            make_facts(compose([*longer, tokens, "then.extend.context_tokens=128"], experiments))
+    for target in (32, 48):
+        with pytest.raises(ValueError, match=rf"cut to 16 of its 48 tokens, so that {target} need no scaling: take .*none"):
+            make_facts(compose([*longer, "tokens=0", f"then.extend.context_tokens={target}"], experiments))
+
+
+def test_a_cut_context_may_be_raised_again_without_scaling(compose, overrides, experiments, checkpoint):
+    settings = [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "init.context_tokens=16", "tokens=0"]
+    longer = ["then=extend", "then.extend.tokens=0", "then.extend.method=none", "then.extend.context_tokens=48"]
+    facts = make_facts(compose([*settings, *longer], experiments))
+    base, raised = (node.stage for node in facts.plan.nodes.values())
+    assert (base.native_context_tokens, base.model.context_tokens, raised.model.context_tokens) == (48, 16, 48)
+
+
+def test_a_sliding_window_is_a_cut_context(compose, overrides, experiments, checkpoint):
+    settings = [*overrides, "init=hf", f"init.path={checkpoint('mistral', sliding_window=24)}", *TOKENS, "tokens=0"]
+    assert imported(make_facts(compose(settings, experiments))).stage.model.context_tokens == 24
+    longer = ["then=extend", "then.extend.tokens=0", "then.extend.method=yarn", "then.extend.context_tokens=128"]
+    with pytest.raises(ValueError, match=r"reads no further than 24 of its 48 positions at once \(sliding_window\)"):
+        make_facts(compose([*settings, *longer], experiments))
+
+
+def test_the_native_context_is_no_part_of_an_id(compose, overrides, experiments, checkpoint):
+    settings = [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "tokens=0"]
+    stage = imported(make_facts(compose(settings, experiments))).stage
+    assert stage_id(stage) == stage_id(replace(stage, native_context_tokens=None))
 
 
 def test_a_folder_that_moves_keeps_its_stage(compose, overrides, experiments, checkpoint, tmp_path):

@@ -17,7 +17,7 @@ from workbench.config.schema import ModelConfig, to_dict
 from workbench.data.fingerprint import hash_file
 from workbench.evaluate.saved_tokenizer import load_tokenizer
 from workbench.model.families import family_of
-from workbench.model.pretrained import pretrained_config, weight_files
+from workbench.model.pretrained import native_context, pretrained_config, weight_files
 from workbench.model.weights import CONFIG, TOKENIZER_FILES, any_config, is_ours
 from workbench.study.files import write_atomically
 from workbench.study.flops import count_parameters
@@ -42,6 +42,8 @@ class Imported:
     """Where its files are."""
     model: ModelConfig
     """Its config, as `Transformer` reads it."""
+    native_context_tokens: int
+    """Positions that it was made for; more than the model's context where a sliding window is shorter."""
     licence: str
     """As its README.md says; `unknown` where it does not."""
     files: dict[str, dict[str, Any]]
@@ -106,7 +108,8 @@ def read_imported(directory: Path) -> Imported:
     digest = hashlib.sha256(json.dumps(sorted((n, f["sha256"]) for n, f in files.items())).encode()).hexdigest()
     readme = directory / "README.md"
     said = _LICENCE.search(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
-    return Imported(digest[:16], directory.resolve(), model, said[1] if said else "unknown", files)
+    native = model.context_tokens if is_ours(directory) else native_context(directory)
+    return Imported(digest[:16], directory.resolve(), model, native, said[1] if said else "unknown", files)
 
 
 def _check_export(directory: Path, model: ModelConfig) -> None:

@@ -81,6 +81,24 @@ def pretrained_config(directory: Path) -> ModelConfig:
     ValueError
         There is no `config.json`, or it cannot be read.
     """
+    fields = _read_fields(directory)
+    kind = fields.values["model_type"]
+    config = _neox(fields) if kind == GPT_NEOX.model_type else _llama_like(fields, FAMILIES[kind])
+    return replace(config, name=_name(directory))
+
+
+def native_context(directory: Path) -> int:
+    """Positions that a model of others was made for, also where a sliding window lets it see fewer at once.
+
+    Raises
+    ------
+    ValueError
+        As `pretrained_config`.
+    """
+    return _read_fields(directory)["max_position_embeddings"]
+
+
+def _read_fields(directory: Path) -> _Fields:
     from transformers import AutoConfig  # takes seconds, and only checkpoints from outside need it
 
     path = directory / "config.json"
@@ -96,9 +114,7 @@ def pretrained_config(directory: Path) -> ModelConfig:
         values = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
     except Exception as error:  # whatever its own checks raise
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    fields = _Fields(path, values)
-    config = _neox(fields) if kind == GPT_NEOX.model_type else _llama_like(fields, FAMILIES[kind])
-    return replace(config, name=_name(directory))
+    return _Fields(path, values)
 
 
 class _Fields:

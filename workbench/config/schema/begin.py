@@ -60,6 +60,8 @@ class InitConfig:
     """Context to train and evaluate it with; None takes its own. A longer one than its own is refused."""
     fingerprint: str | None = None
     """Set by the planner: 16 hexadecimal digits that name config, weights and tokenizer by their content."""
+    native_context_tokens: int | None = None
+    """Set by the planner: positions that the checkpoint itself was made for, which may be more than its context here."""
     licence: str | None = None
     """Licence of the weights; None takes what the checkpoint's README.md says."""
 

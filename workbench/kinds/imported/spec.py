@@ -28,6 +28,9 @@ class Spec(Stage):
     """Directory of its files, or its name on the hub, when it was planned."""
     revision: str | None = circumstance(default=None)
     """Commit on the hub."""
+    native_context_tokens: int | None = circumstance(default=None)
+    """Positions that the checkpoint itself was made for: more than its model's context where that was cut. None where the
+    study was planned before this was recorded."""
     licence: str = circumstance(default="unknown")
     """Licence of its weights."""
 
