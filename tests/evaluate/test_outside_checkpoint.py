@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
-from tests.evaluate.test_lm import score, theirs
+from tests.evaluate.test_lm import add_bos, score, theirs
 from tests.model.test_pretrained import FAMILIES
 from workbench.evaluate.outside_checkpoint import find_checkpoint, place_results, read_imported
-from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id
 from workbench.study.layout import Layout
 
 
@@ -51,6 +52,21 @@ def test_scores_are_those_of_hf(layout: Layout, tmp_path: Path, name: str) -> No
     assert compared >= 6
     before = path.read_text()
     assert Evaluator(layout, embedded()).evaluate(folder, "embedded").read_text() == before  # what is there stays
+
+
+def test_a_tokenizer_that_adds_bos_has_ids_of_its_own(layout: Layout, tmp_path: Path) -> None:
+    folders = []
+    for name in ("plain", "adding"):
+        directory = make(layout, "llama2", tmp_path / name)
+        if name == "adding":
+            add_bos(directory)
+        folders.append(place_results(layout, read_imported(directory), (DATA, HELDOUT)))
+    suite = embedded().suites["embedded"]
+    plain, adding = (checkpoint_evaluation_id(folder, suite, "fp32", layout) for folder in folders)
+    assert plain == evaluation_id(suite, "fp32", HELDOUT, ["code", "prose"])
+    assert adding not in (plain, None)
+    words = replace(suite, tasks=["heldout_{source}_last_word"])
+    assert len({checkpoint_evaluation_id(folder, words, "fp32", layout) for folder in folders}) == 1
 
 
 def test_it_is_named_by_config_weights_and_tokenizer(layout: Layout, tmp_path: Path) -> None:

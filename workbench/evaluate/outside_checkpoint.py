@@ -46,6 +46,8 @@ class Imported:
     """Positions that it was made for; more than the model's context where a sliding window is shorter."""
     licence: str
     """As its README.md says; `unknown` where it does not."""
+    adds_tokens: bool
+    """Whether its tokenizer adds tokens, such as BOS, to a text by itself."""
     files: dict[str, dict[str, Any]]
     """`sha256` and `bytes` of each file that is read."""
 
@@ -100,7 +102,7 @@ def read_imported(directory: Path) -> Imported:
     tokenizer = [directory / name for name in names if (directory / name).is_file()]
     if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in tokenizer):
         raise ValueError(f"{directory} has no tokenizer: neither tokenizer.json nor tokenizer.model")
-    _check_tokenizer(directory, model)
+    adds_tokens = _check_tokenizer(directory, model)
     files = {
         path.name: {"sha256": hash_file(path), "bytes": path.stat().st_size}
         for path in [directory / CONFIG, *weight_files(directory), *tokenizer]
@@ -109,7 +111,7 @@ def read_imported(directory: Path) -> Imported:
     readme = directory / "README.md"
     said = _LICENCE.search(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
     native = model.context_tokens if is_ours(directory) else native_context(directory)
-    return Imported(digest[:16], directory.resolve(), model, native, said[1] if said else "unknown", files)
+    return Imported(digest[:16], directory.resolve(), model, native, said[1] if said else "unknown", adds_tokens, files)
 
 
 def _check_export(directory: Path, model: ModelConfig) -> None:
@@ -128,7 +130,8 @@ def _check_export(directory: Path, model: ModelConfig) -> None:
         )
 
 
-def _check_tokenizer(directory: Path, model: ModelConfig) -> None:
+def _check_tokenizer(directory: Path, model: ModelConfig) -> bool:
+    """Refuse a tokenizer that does not fit its model; whether it adds tokens to a text by itself."""
     try:
         tokenizer = load_tokenizer(directory, ours=False)
     except Exception as error:
@@ -140,6 +143,7 @@ def _check_tokenizer(directory: Path, model: ModelConfig) -> None:
         raise ValueError(
             f"{directory}: its tokenizer names no token that ends a text (eos_token in tokenizer_config.json)"
         )
+    return bool(tokenizer.num_special_tokens_to_add())
 
 
 def place_results(layout: Layout, imported: Imported, data: tuple[str, str] | None) -> Path:
@@ -159,6 +163,7 @@ def place_results(layout: Layout, imported: Imported, data: tuple[str, str] | No
         "format": 1,
         "imported": imported.fingerprint,
         "weights_at": str(imported.directory),
+        "adds_tokens": imported.adds_tokens,
         "model": to_dict(imported.model),
         "licence": imported.licence,
         "data_fingerprint": data[0] if data else "",

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.data.fingerprint import hash_file
+from workbench.data.special_tokens import read_vocabulary
 from workbench.evaluate.document_values import add_standard_errors, document_values
-from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
+from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, scores_whole_texts, uses_heldout
 from workbench.study.evaluation_files import read_result, result_path, write_result
 from workbench.study.files import first_mismatch
 from workbench.study.layout import Layout
@@ -52,7 +53,12 @@ def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
 
 
 def evaluation_id_on(
-    suite: SuiteConfig, precision: str, layout: Layout, data_fingerprint: str, heldout_fingerprint: str
+    suite: SuiteConfig,
+    precision: str,
+    layout: Layout,
+    data_fingerprint: str,
+    heldout_fingerprint: str,
+    adds_tokens: bool | None = None,
 ) -> str:
     """Id of a suite's evaluation of the checkpoints of prepared data.
 
@@ -64,6 +70,8 @@ def evaluation_id_on(
         The outputs.
     data_fingerprint
         Prepared data, of which held-out sources and tokenizer are taken where the suite depends on them.
+    adds_tokens
+        Whether the checkpoint's tokenizer adds tokens to a text by itself; None takes what the prepared data's does.
 
     Raises
     ------
@@ -72,7 +80,21 @@ def evaluation_id_on(
     """
     sources = heldout_sources(layout, data_fingerprint) if uses_heldout(suite) else []
     tokenizer = _tokenizer_digest(layout, data_fingerprint) if suite.include_path == "conversations" else None
-    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer)
+    if adds_tokens is None:
+        adds_tokens = scores_whole_texts(suite, sources) and _adds_tokens(layout, data_fingerprint)
+    else:
+        adds_tokens = adds_tokens and scores_whole_texts(suite, sources)
+    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer, adds_tokens=adds_tokens)
+
+
+def _adds_tokens(layout: Layout, data_fingerprint: str) -> bool:
+    """Whether the tokenizer of prepared data adds tokens to a text by itself."""
+    path = layout.data(data_fingerprint) / "tokenizer" / "tokenizer.json"
+    try:
+        vocabulary = read_vocabulary(path)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"no tokenizer at {path}: run `workbench prepare` with the study's data") from error
+    return vocabulary.bos is not None or vocabulary.eos is not None
 
 
 def _tokenizer_digest(layout: Layout, data_fingerprint: str) -> str:
@@ -92,7 +114,7 @@ def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: st
     """
     manifest = _read_manifest(checkpoint)
     prints = manifest["data_fingerprint"], manifest["heldout_fingerprint"]
-    return evaluation_id_on(suite, precision, layout, *prints)
+    return evaluation_id_on(suite, precision, layout, *prints, manifest.get("adds_tokens"))
 
 
 def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: Layout) -> list[tuple[Path, str]]:

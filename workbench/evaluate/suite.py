@@ -82,6 +82,17 @@ def uses_heldout(suite: SuiteConfig) -> bool:
     return suite.include_path is not None
 
 
+def scores_whole_texts(suite: SuiteConfig, sources: Sequence[str]) -> bool:
+    """Whether any of a suite's tasks asks for the likelihood of whole texts, as bits per byte do.
+
+    Raises
+    ------
+    EvaluationError
+        As `resolve_suite`.
+    """
+    return any(spec.config.get("output_type") == "loglikelihood_rolling" for spec in resolve_suite(suite, sources))
+
+
 def suite_folder(suite: SuiteConfig) -> Path:
     """Folder of a suite's task files.
 
@@ -116,7 +127,13 @@ def task_contents(suite: SuiteConfig, sources: Sequence[str]) -> dict[str, dict[
 
 
 def evaluation_id(
-    suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str], tokenizer: str | None = None
+    suite: SuiteConfig,
+    precision: str,
+    heldout_fingerprint: str,
+    sources: Sequence[str],
+    tokenizer: str | None = None,
+    *,
+    adds_tokens: bool = False,
 ) -> str:
     """Id of an evaluation: equal ids mean the same questions, asked and counted in the same way.
 
@@ -132,6 +149,8 @@ def evaluation_id(
         Held-out sources of the data.
     tokenizer
         Digest of the tokenizer, where the questions are token ids, as those of conversations are.
+    adds_tokens
+        Whether whole texts are scored with a tokenizer that adds tokens to a text by itself, such as BOS.
 
     Returns
     -------
@@ -155,6 +174,8 @@ def evaluation_id(
         # Absent from ids that are older than suites of conversations.
         **({"conversations": suite.conversations} if suite.conversations else {}),
         **({"tokenizer": tokenizer} if tokenizer else {}),
+        # Until results had this, the text paid for the tokens that such a tokenizer adds.
+        **({"added_tokens": "not scored"} if adds_tokens else {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
