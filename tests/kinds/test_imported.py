@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.kinds.sentencepiece_like import write_llama_like
 from tests.model.test_pretrained import FAMILIES
 from workbench.data.store import open_prepared
 from workbench.evaluate.outside_checkpoint import place_results, read_imported
@@ -113,6 +114,30 @@ def test_its_scores_are_those_of_the_checkpoint_itself(begin, run_local, checkpo
     theirs = Evaluator(facts.layout, facts.plan.evaluation).evaluate(folder, "embedded")
     assert json.loads(ours.read_text())["results"] == json.loads(theirs.read_text())["results"]
     assert read_result(ours, json.loads(ours.read_text())["eval_id"]) is not None
+
+
+def test_both_roads_read_text_alike(begin, run_local, checkpoint, outputs):
+    """A Llama's tokenizer as `tokenizer.json` has it; `transformers`' own class for it drops one of two leading spaces."""
+    [store] = [path for path in (outputs / "data").iterdir() if (path / "manifest.json").exists()][:1]
+    texts = [line for path in sorted((store / "heldout").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    directory = checkpoint("tinyllama", max_position_embeddings=256)
+    assert write_llama_like(directory, texts) <= open_prepared(store).vocab_size
+    facts = begin(directory, "tokens=0")
+    run_local(facts)
+    [path] = checkpoints_by_tokens(facts.layout.stage(imported(facts).id)).values()
+    [ours] = [p for p in (path / "evals").glob("*.json") if not p.name.endswith(".documents.json")]
+    manifest = read_manifest(path)
+    folder = place_results(
+        facts.layout, read_imported(directory), (manifest["data_fingerprint"], manifest["heldout_fingerprint"])
+    )
+    evaluator = Evaluator(facts.layout, facts.plan.evaluation)
+    theirs = evaluator.evaluate(folder, "embedded")
+    assert json.loads(ours.read_text())["results"] == json.loads(theirs.read_text())["results"]
+    first, second = (evaluator._load_lm(place, facts.plan.evaluation.suites["embedded"]) for place in (path, folder))
+    for text in ("  two  leading", "x</s>y <s>", " one", "a\n\tb", "naïve 东京 🙂", ""):
+        assert first.tok_encode(text) == second.tok_encode(text), text
+    assert first.prefix_token_id == second.prefix_token_id == first.tok_encode("a")[0] == 1
+    assert first.eot_token_id == second.eot_token_id == 2
 
 
 def test_it_is_recorded_as_what_it_is(begin, run_local, checkpoint):

@@ -58,7 +58,7 @@ def evaluation_id_on(
     layout: Layout,
     data_fingerprint: str,
     heldout_fingerprint: str,
-    adds_tokens: bool | None = None,
+    outside: bool | None = None,
 ) -> str:
     """Id of a suite's evaluation of the checkpoints of prepared data.
 
@@ -70,8 +70,9 @@ def evaluation_id_on(
         The outputs.
     data_fingerprint
         Prepared data, of which held-out sources and tokenizer are taken where the suite depends on them.
-    adds_tokens
-        Whether the checkpoint's tokenizer adds tokens to a text by itself; None takes what the prepared data's does.
+    outside
+        Of a checkpoint from outside, whether its own tokenizer adds tokens to a text by itself; None of all others, which
+        have the prepared data's.
 
     Raises
     ------
@@ -80,11 +81,16 @@ def evaluation_id_on(
     """
     sources = heldout_sources(layout, data_fingerprint) if uses_heldout(suite) else []
     tokenizer = _tokenizer_digest(layout, data_fingerprint) if suite.include_path == "conversations" else None
-    if adds_tokens is None:
+    if outside is None:
         adds_tokens = scores_whole_texts(suite, sources) and _adds_tokens(layout, data_fingerprint)
     else:
-        adds_tokens = adds_tokens and scores_whole_texts(suite, sources)
-    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer, adds_tokens=adds_tokens)
+        adds_tokens = outside and scores_whole_texts(suite, sources)
+    # Until results had these, a text paid for the tokens that such a tokenizer adds to it, and `transformers` read the
+    # tokenizers of checkpoints from outside, some of them in a way of its own.
+    marks = ({"added_tokens": "not scored"} if adds_tokens else {}) | (
+        {} if outside is None else {"outside_tokenizer": "as in studies"}
+    )
+    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer, marks)
 
 
 def _adds_tokens(layout: Layout, data_fingerprint: str) -> bool:
@@ -246,8 +252,8 @@ class Evaluator:
         manifest = _read_manifest(checkpoint)
         if "weights_at" not in manifest:
             return
-        theirs, _ = self._load_tokenizer(Path(manifest["weights_at"]), ours=False)
-        ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer", ours=True)
+        theirs, _ = self._load_tokenizer(checkpoint / "tokenizer")
+        ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer")
         if (
             not ours.get_vocab().items() <= theirs.get_vocab().items()
         ):  # theirs may have more, such as a token for padding
@@ -292,12 +298,14 @@ class Evaluator:
         manifest = _read_manifest(checkpoint)
         # Without the optimizer's state, which is twice as large and not read here.
         files = {name: facts for name, facts in manifest["files"].items() if "optimizer" not in name}
+        outside = "weights_at" in manifest
+        tokenizer_dir = checkpoint / "tokenizer" if outside else checkpoint
         checkpoint = Path(manifest.get("weights_at", checkpoint))
         mismatch = first_mismatch(checkpoint, files)
         if mismatch is not None:
             raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
         with naming(f"checkpoint {checkpoint}"):
-            tokenizer, encodings = self._load_tokenizer(checkpoint, ours="stage" in manifest)
+            tokenizer, encodings = self._load_tokenizer(tokenizer_dir)
             device = self.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -309,15 +317,15 @@ class Evaluator:
                 encodings=encodings,
             )
 
-    def _load_tokenizer(self, checkpoint: Path, *, ours: bool) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
+    def _load_tokenizer(self, directory: Path) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
         from workbench.evaluate.saved_tokenizer import load_tokenizer
 
-        files = sorted(p for p in checkpoint.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
+        files = sorted(p for p in directory.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
         key = hashlib.sha256(
             b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
-        ).hexdigest() + str(ours)
+        ).hexdigest()
         if key not in self._tokenizers:
-            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours, plain=ours), {}
+            self._tokenizers[key] = load_tokenizer(directory, ours=True, plain=True), {}
         return self._tokenizers[key]
 
     def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,7 @@ def evaluation_id(
     heldout_fingerprint: str,
     sources: Sequence[str],
     tokenizer: str | None = None,
-    *,
-    adds_tokens: bool = False,
+    marks: Mapping[str, str] | None = None,
 ) -> str:
     """Id of an evaluation: equal ids mean the same questions, asked and counted in the same way.
 
@@ -149,8 +148,8 @@ def evaluation_id(
         Held-out sources of the data.
     tokenizer
         Digest of the tokenizer, where the questions are token ids, as those of conversations are.
-    adds_tokens
-        Whether whole texts are scored with a tokenizer that adds tokens to a text by itself, such as BOS.
+    marks
+        What is done otherwise than in results that are older than it, where that changes scores.
 
     Returns
     -------
@@ -174,8 +173,7 @@ def evaluation_id(
         # Absent from ids that are older than suites of conversations.
         **({"conversations": suite.conversations} if suite.conversations else {}),
         **({"tokenizer": tokenizer} if tokenizer else {}),
-        # Until results had this, the text paid for the tokens that such a tokenizer adds.
-        **({"added_tokens": "not scored"} if adds_tokens else {}),
+        **(marks or {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
