@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from workbench.config.schema import ModelConfig, TokenizerConfig, to_dict
 from workbench.data.fingerprint import hash_file
 from workbench.data.special_tokens import choose
 from workbench.data.tokenizer import make_tokenizer, save, sized
+from workbench.evaluate.hub_files import SMALL, WEIGHTS, fetch, fetch_for_plan
 from workbench.evaluate.saved_tokenizer import load_tokenizer
 from workbench.model.families import family_of
 from workbench.model.pretrained import native_context, pretrained_config, weight_files
@@ -28,10 +30,6 @@ from workbench.study.flops import count_parameters
 from workbench.study.layout import Layout
 
 _LICENCE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
-_PATTERNS = ("*.json", "*.safetensors", "tokenizer*", "chat_template.jinja", "README.md")
-"""Files of a hub repository that are needed; pickles are not among them."""
-_IGNORED = ("*/*", "consolidated*")
-"""Files that match nevertheless: other formats' folders, and Mistral's second copy of its weights."""
 _TOKENIZER_PARTS = ("vocab.json", "merges.txt", "added_tokens.json")
 """Files of a tokenizer besides `TOKENIZER_FILES` that `transformers` may read."""
 
@@ -76,23 +74,32 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         if revision is not None:
             raise ValueError(f"--revision {revision} is of a repository of the hub, but {name} is a directory")
         return Path(name).expanduser()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ValueError(
-            f"--checkpoint {name}: neither a directory nor a name on the hub, such as EleutherAI/pythia-14m"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS), ignore_patterns=list(_IGNORED))
-        )
-    except Exception as error:  # of many classes: no network, no such repository, no access
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"--checkpoint {name}: no such directory, and the hub gave none: {reason}") from error
+    return fetch(name, revision, [*SMALL, *WEIGHTS])
 
 
-def read_imported(directory: Path) -> Imported:
+def find_for_plan(name: str, revision: str | None = None) -> Imported:
+    """Read what a checkpoint from outside is; one of the hub without its weights, whose checksums the hub knows.
+
+    Raises
+    ------
+    ValueError
+        As `find_checkpoint` and `read_imported`.
+    """
+    if Path(name).expanduser().is_dir():
+        return read_imported(find_checkpoint(name, revision))
+    directory, weights = fetch_for_plan(name, revision)
+    return read_imported(directory, weights)
+
+
+def read_imported(directory: Path, known: Mapping[str, dict[str, Any]] | None = None) -> Imported:
     """Read what a checkpoint from outside is.
+
+    Parameters
+    ----------
+    directory
+        A Hugging Face directory.
+    known
+        `sha256` and `bytes` of weights' files, by their names, which are then not read and need not be there.
 
     Raises
     ------
@@ -107,9 +114,10 @@ def read_imported(directory: Path) -> Imported:
     if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in tokenizer):
         raise ValueError(f"{directory} has no tokenizer: neither tokenizer.json nor tokenizer.model")
     read_by = _check_tokenizer(directory, model)
+    known = known or {}
     files = {
-        path.name: {"sha256": hash_file(path), "bytes": path.stat().st_size}
-        for path in [directory / CONFIG, *weight_files(directory), *tokenizer]
+        path.name: known.get(path.name) or {"sha256": hash_file(path), "bytes": path.stat().st_size}
+        for path in [directory / CONFIG, *weight_files(directory, known), *tokenizer]
     }
     digest = hashlib.sha256(json.dumps(sorted((n, f["sha256"]) for n, f in files.items())).encode()).hexdigest()
     readme = directory / "README.md"
