@@ -48,6 +48,8 @@ class InitConfig:
     """A directory in Hugging Face's layout, or the name of a repository of its hub."""
     revision: str | None = None
     """Commit, branch or tag of a repository of the hub; None is its main branch. The commit is recorded."""
+    adapter: str | None = None
+    """A directory of LoRA adapters in peft's format, which are merged into the checkpoint; None takes it as it is."""
     tokens: int | None = None
     """Tokens that the checkpoint has been trained on elsewhere: where its point stands in a figure. 0 for one that was
     never trained."""
@@ -71,7 +73,7 @@ class InitConfig:
         check_at_least("init.tokens", self.tokens, 0)
         check_at_least("init.context_tokens", self.context_tokens, 1)
         if self.kind == "none":
-            given = [name for name in ("path", "revision", "tokens", "name") if getattr(self, name) is not None]
+            given = [name for name in ("path", "revision", "adapter", "tokens", "name") if getattr(self, name) is not None]
             if given:
                 raise ValueError(f"init.{given[0]}={getattr(self, given[0])!r} is of a checkpoint: set init=hf, too")
         elif not self.path:
