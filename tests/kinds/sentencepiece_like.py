@@ -22,9 +22,7 @@ def write_llama_like(directory: Path, texts: list[str], **config: object) -> int
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in SPECIAL]
     content["pre_tokenizer"] = None
     space = {"pattern": {"String": " "}, "content": "▁"}
-    content["normalizer"] = sequence(
-        "normalizers", {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", **space}
-    )
+    content["normalizer"] = sequence("normalizers", {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", **space})
     mark = {"pattern": {"String": "▁"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     content["decoder"] = sequence(

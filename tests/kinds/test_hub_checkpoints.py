@@ -156,7 +156,9 @@ def test_pickles_alone_are_refused_by_the_plan_with_the_command(plan, hub):
 
 def test_a_refusal_names_its_point(plan, hub):
     (hub.repository / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"^point .*seed_init=0.*: some/model at a{40} has neither model.safetensors nor"):
+    with pytest.raises(
+        ValueError, match=r"^point .*seed_init=0.*: some/model at a{40} has neither model.safetensors nor"
+    ):
         plan("seed_init=0,1")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.kinds.sentencepiece_like import write_llama_like
 from tests.model.test_pretrained import FAMILIES
@@ -217,12 +217,21 @@ def test_a_cut_context_is_not_taken_for_the_trained_one(compose, overrides, expe
         with pytest.raises(ValueError, match=r"cut to 16 of its 48 tokens: leave out init.context_tokens"):
             make_facts(compose([*longer, tokens, "then.extend.context_tokens=128"], experiments))
     for target in (32, 48):
-        with pytest.raises(ValueError, match=rf"cut to 16 of its 48 tokens, so that {target} need no scaling: take .*none"):
+        with pytest.raises(
+            ValueError, match=rf"cut to 16 of its 48 tokens, so that {target} need no scaling: take .*none"
+        ):
             make_facts(compose([*longer, "tokens=0", f"then.extend.context_tokens={target}"], experiments))
 
 
 def test_a_cut_context_may_be_raised_again_without_scaling(compose, overrides, experiments, checkpoint):
-    settings = [*overrides, "init=hf", f"init.path={checkpoint('llama2')}", *TOKENS, "init.context_tokens=16", "tokens=0"]
+    settings = [
+        *overrides,
+        "init=hf",
+        f"init.path={checkpoint('llama2')}",
+        *TOKENS,
+        "init.context_tokens=16",
+        "tokens=0",
+    ]
     longer = ["then=extend", "then.extend.tokens=0", "then.extend.method=none", "then.extend.context_tokens=48"]
     facts = make_facts(compose([*settings, *longer], experiments))
     base, raised = (node.stage for node in facts.plan.nodes.values())
@@ -298,13 +307,14 @@ def test_an_adapter_is_part_of_the_checkpoint_by_its_content(compose, overrides,
         return imported(make_facts(compose(settings, experiments)))
 
     bare, one, same, two = (
-        planned(*more)
-        for more in ([], *([f"init.adapter={place}", "init.name=x"] for place in (first, moved, other)))
+        planned(*more) for more in ([], *([f"init.adapter={place}", "init.name=x"] for place in (first, moved, other)))
     )
     assert bare.stage.fingerprint == read_imported(base).fingerprint
     assert one.id == same.id
     assert len({bare.id, one.id, two.id}) == 3
-    facts = make_facts(compose([*overrides, "init=hf", f"init.path={base}", *TOKENS, f"init.adapter={first}"], experiments))
+    facts = make_facts(
+        compose([*overrides, "init=hf", f"init.path={base}", *TOKENS, f"init.adapter={first}"], experiments)
+    )
     prepare_data(facts, print)
     freeze_study(facts)
     (first / "adapter_config.json").write_text((other / "adapter_config.json").read_text())
@@ -330,6 +340,42 @@ def test_an_adapter_that_we_cannot_merge_is_refused_by_the_plan(compose, overrid
     refused(r"not a directory of adapters", base, base)
     with pytest.raises(ValueError, match=r"init.adapter='x' is of a checkpoint: set init=hf, too"):
         make_facts(compose([*overrides, "init.adapter=x"], experiments))
+
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+def name_tokens(directory):
+    """Name further special tokens in a tokenizer's files, and give it a chat template."""
+    path = directory / "tokenizer_config.json"
+    unknown = {"mask_token": "<mask>"}  # it has no id
+    pad = {"__type": "AddedToken", "content": "</s>", "special": True}
+    more = {"pad_token": pad, "additional_special_tokens": ["<unk>"], **unknown}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more, "chat_template": TEMPLATE}))
+
+
+def test_every_export_has_the_tokens_and_the_template_of_its_tokenizer(begin, run_local, checkpoint, tmp_path):
+    directory = checkpoint("llama2")
+    bare = begin(directory, "tokens=0")
+    run_local(bare, evaluate=False)
+    [path] = checkpoints_by_tokens(bare.layout.stage(imported(bare).id)).values()
+    assert "pad_token" not in json.loads((path / "tokenizer_config.json").read_text())
+    assert not (path / "chat_template.jinja").exists()
+    name_tokens(directory)
+    facts = begin(directory, "tokens=2048", "then=extend", "then.extend.context_tokens=128", "then.extend.tokens=0")
+    assert {n.stage.data_fingerprint for n in facts.plan.nodes.values()} == {imported(bare).stage.data_fingerprint}
+    run_local(facts, evaluate=False)
+    for number, node in enumerate(facts.plan.nodes.values()):
+        last = checkpoints_by_tokens(facts.layout.stage(node.id))[node.stage.end_tokens]
+        assert verify(last)
+        export_checkpoint(last, tmp_path / f"export_{number}")
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / f"export_{number}")
+        assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "</s>")
+        assert tokenizer.chat_template == TEMPLATE
+        values = json.loads((tmp_path / f"export_{number}" / "tokenizer_config.json").read_text())
+        assert values["additional_special_tokens"] == ["<unk>"]
+        assert "mask_token" not in values
+    assert [node.stage.kind for node in facts.plan.nodes.values()] == ["imported", "pretrain", "pretrain", "rescale"]
 
 
 def test_a_folder_that_moves_keeps_its_stage(compose, overrides, experiments, checkpoint, tmp_path):

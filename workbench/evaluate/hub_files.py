@@ -85,7 +85,7 @@ def fetch_for_plan(name: str, revision: str | None) -> tuple[Path, dict[str, dic
 
 @lru_cache(maxsize=256)
 def list_files(name: str, revision: str | None) -> HubFiles | None:
-    """What the hub says of a repository's files; None where it does not answer and never did.
+    """List a repository's files as the hub knows them; None where it does not answer and never did.
 
     Raises
     ------

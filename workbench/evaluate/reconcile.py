@@ -321,9 +321,7 @@ class Evaluator:
         from workbench.evaluate.saved_tokenizer import load_tokenizer
 
         files = sorted(p for p in directory.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
-        key = hashlib.sha256(
-            b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
-        ).hexdigest()
+        key = hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
         if key not in self._tokenizers:
             self._tokenizers[key] = load_tokenizer(directory, ours=True, plain=True), {}
         return self._tokenizers[key]

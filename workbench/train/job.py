@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import Stage
+from workbench.data.carried_tokens import Carried, read_carried, write_carried
 from workbench.data.store import Prepared, open_prepared
 from workbench.study.files import exclusive
 from workbench.study.flops import count_parameters
@@ -24,6 +25,7 @@ from workbench.train.targets import keep_targets
 from workbench.train.weights_only import FLAG, MANIFEST
 
 if TYPE_CHECKING:
+    from workbench.model.tensor_file import FileFacts
     from workbench.model.transformer import Transformer
 
 
@@ -109,7 +111,17 @@ class StageJob:
             "time": time.time(),
         }
 
-    def write_weights(self, model: Transformer, *, step: int, flops: float, **facts: Any) -> Path:
+    def find_carried(self, prepared: Prepared) -> Carried:
+        """Find what goes with the tokenizer: of the checkpoint that the stage begins from, or of the prepared data."""
+        parent = self.stage.parent
+        found = None if parent is None else ckpt.find_checkpoint(self.layout.stage(parent.stage), parent.tokens)
+        if parent is not None and found is None:  # cleared since this stage began
+            found = next(reversed(ckpt.checkpoints_by_tokens(self.dir).values()), None)
+        return read_carried(found or prepared.tokenizer_dir)
+
+    def write_weights(
+        self, model: Transformer, *, step: int, flops: float, carried: Carried | None = None, **facts: Any
+    ) -> Path:
         """Write the one checkpoint of a stage that does not train, at its end; rank 0 alone calls this.
 
         Parameters
@@ -120,6 +132,8 @@ class StageJob:
             Optimizer steps of the chain behind them.
         flops
             FLOPs of training behind them.
+        carried
+            What goes with its tokenizer; None takes what `find_carried` gives.
         facts
             Anything else its manifest should say; `counts` and `annealed` are empty and false where nothing does.
 
@@ -135,12 +149,19 @@ class StageJob:
             ckpt.mark_kept(done)
             return done
         prepared = self.open_data()
+        carried = self.find_carried(prepared) if carried is None else carried
+
+        def write(folder: Path) -> dict[str, FileFacts]:
+            weights = write_hf(folder, model, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)
+            write_carried(carried, folder)
+            return {WEIGHTS: weights}
+
         known = {"sequences": 0, "annealed": False, "counts": {}, "numerics": {}, FLAG: True, **facts}
         manifest = self.manifest(prepared, step=step, tokens=self.stage.end_tokens, flops=flops, **known)
         path = ckpt.write_checkpoint(
             self.dir,
             step,
-            lambda folder: {WEIGHTS: write_hf(folder, model, prepared.tokenizer_dir, prepared.bos_id, prepared.eos_id)},
+            write,
             manifest,
             keep=True,
             needed_bytes=checkpoint_bytes(self.stage, whole=False),

@@ -73,7 +73,9 @@ class InitConfig:
         check_at_least("init.tokens", self.tokens, 0)
         check_at_least("init.context_tokens", self.context_tokens, 1)
         if self.kind == "none":
-            given = [name for name in ("path", "revision", "adapter", "tokens", "name") if getattr(self, name) is not None]
+            given = [
+                name for name in ("path", "revision", "adapter", "tokens", "name") if getattr(self, name) is not None
+            ]
             if given:
                 raise ValueError(f"init.{given[0]}={getattr(self, given[0])!r} is of a checkpoint: set init=hf, too")
         elif not self.path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from workbench.data.carried_tokens import read_carried
 from workbench.evaluate.outside_checkpoint import find_checkpoint, read_imported
 from workbench.kinds.imported.adapted_checkpoint import adapted_fingerprint, check_adapter
 from workbench.kinds.imported.spec import Spec
@@ -50,6 +51,7 @@ def _copy(job: StageJob, stage: Spec) -> None:
         annealed=stage.annealed,
         licence=stage.licence,
         imported=stage.fingerprint,
+        carried=read_carried(directory),
         source=stage.path,
         **({} if stage.adapter is None else {"adapter": stage.adapter}),
     )

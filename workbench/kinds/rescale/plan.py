@@ -55,7 +55,9 @@ def _check_uncut(settings: Settings, config: Config, before: list[Stage]) -> Non
         advice = "leave out init.context_tokens"
     if new <= native:
         cut, advice = f"{cut}, so that {new} need no scaling", "take method=none"
-    raise ValueError(f"then: method={settings.method!r} scales by the context that was trained, but {last.name} {cut}: {advice}")
+    raise ValueError(
+        f"then: method={settings.method!r} scales by the context that was trained, but {last.name} {cut}: {advice}"
+    )
 
 
 def rescaled(model: ModelConfig, settings: Settings) -> ModelConfig:
