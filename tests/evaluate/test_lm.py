@@ -35,8 +35,8 @@ def ours(checkpoint: Path, **options: Any) -> WorkbenchLM:
     return WorkbenchLM(load_model(checkpoint), tokenizer, **({"batch_tokens": 512} | options))
 
 
-def theirs(checkpoint: Path) -> HFLM:
-    return HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=8)
+def theirs(checkpoint: Path, **options: Any) -> HFLM:
+    return HFLM(pretrained=str(checkpoint), device="cpu", dtype="float32", batch_size=8, **options)
 
 
 def score(lm: Any, layout: Layout, suite: SuiteConfig, data: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -71,6 +71,12 @@ def test_every_score_equals_hf(layout: Layout, changes: dict[str, Any], with_bos
     data = json.loads((checkpoint / "manifest.json").read_text())["data_fingerprint"]
     our_results, our_documents = score(ours(checkpoint), layout, suite, data)
     their_results, their_documents = score(theirs(checkpoint), layout, suite, data)
+    if with_bos:  # left to itself, `hf` puts a second BOS before a whole text, and has the text pay for it
+        plain_results, plain_documents = score(theirs(checkpoint, add_bos_token=False), layout, suite, data)
+        whole = ["heldout_code", "heldout_prose"]
+        assert all(plain_documents[task] != their_documents[task] for task in whole)
+        their_results |= {task: plain_results[task] for task in whole}
+        their_documents |= {task: plain_documents[task] for task in whole}
     assert len(our_results) == 2 * len(EMBEDDED_TASKS)
     assert our_results.keys() == their_results.keys()
     for task, metrics in our_results.items():
@@ -232,6 +238,17 @@ def test_texts_are_encoded_once(checkpoints: list[Path], monkeypatch: pytest.Mon
     again = ours(checkpoints[0], encodings=encodings)
     monkeypatch.setattr(type(again.tokenizer), "encode", lambda *_, **__: pytest.fail("encoded again"))
     assert again.loglikelihood_rolling(requests("x", ("some text",))) == first
+
+
+def test_a_whole_text_follows_one_bos_whatever_the_tokenizer_adds(checkpoints: list[Path]) -> None:
+    """Its probability is not the text's: equal for a tokenizer that puts BOS first by itself and one that does not."""
+    texts = [("some text",), ("def f(x):\n    return x\n" * 40,)]  # within the context, and beyond it
+    plain = ours(checkpoints[0])
+    expected = plain.loglikelihood_rolling(requests("x", *texts))
+    add_bos(checkpoints[0])
+    adding = ours(checkpoints[0])
+    assert adding.tok_encode("some text") == [adding.prefix_token_id, *plain.tok_encode("some text")]
+    assert adding.loglikelihood_rolling(requests("x", *texts)) == expected
 
 
 def test_rolling_windows_score_each_token_once(checkpoints: list[Path]) -> None:

@@ -4,18 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
-from tests.evaluate.test_lm import score, theirs
+from tests.evaluate.test_lm import add_bos, score, theirs
 from tests.model.test_pretrained import FAMILIES
 from workbench.evaluate.outside_checkpoint import find_checkpoint, place_results, read_imported
-from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id
 from workbench.study.layout import Layout
 
 
@@ -41,7 +43,8 @@ def test_scores_are_those_of_hf(layout: Layout, tmp_path: Path, name: str) -> No
     path = Evaluator(layout, embedded()).evaluate(folder, "embedded")
     assert path.is_relative_to(layout.root / "imported")
     ours = json.loads(path.read_text())["results"]
-    expected, _ = score(theirs(directory), layout, embedded().suites["embedded"], DATA)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)  # not Qwen 2's own class, which cuts text otherwise
+    expected, _ = score(theirs(directory, tokenizer=tokenizer), layout, embedded().suites["embedded"], DATA)
     compared = 0
     for task, metrics in expected.items():
         for key, value in metrics.items():
@@ -51,6 +54,21 @@ def test_scores_are_those_of_hf(layout: Layout, tmp_path: Path, name: str) -> No
     assert compared >= 6
     before = path.read_text()
     assert Evaluator(layout, embedded()).evaluate(folder, "embedded").read_text() == before  # what is there stays
+
+
+def test_a_tokenizer_that_adds_bos_has_ids_of_its_own(layout: Layout, tmp_path: Path) -> None:
+    folders = []
+    for name in ("plain", "adding"):
+        directory = make(layout, "llama2", tmp_path / name)
+        if name == "adding":
+            add_bos(directory)
+        folders.append(place_results(layout, read_imported(directory), (DATA, HELDOUT)))
+    suite = embedded().suites["embedded"]
+    plain, adding = (checkpoint_evaluation_id(folder, suite, "fp32", layout) for folder in folders)
+    # Results from when `transformers` read such tokenizers have the id without a mark.
+    assert len({plain, adding, evaluation_id(suite, "fp32", HELDOUT, ["code", "prose"])}) == 3
+    words = replace(suite, tasks=["heldout_{source}_last_word"])
+    assert len({checkpoint_evaluation_id(folder, words, "fp32", layout) for folder in folders}) == 1
 
 
 def test_it_is_named_by_config_weights_and_tokenizer(layout: Layout, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
+from tests.evaluate.test_lm import add_bos
 from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.evaluate import tasks as tasks_module
 from workbench.evaluate.document_values import ratio_stderr
@@ -36,6 +37,27 @@ def test_pending_is_what_has_no_result(layout: Layout, checkpoints: list[Path]) 
     assert pending(checkpoints, EvaluationConfig(), layout) == []
     assert pending(checkpoints, replace(config, precision="bf16"), layout) == [(c, "embedded") for c in checkpoints]
     assert path.parent == checkpoints[0] / "evals"
+
+
+def test_a_tokenizer_that_adds_bos_has_new_ids_where_whole_texts_are_scored(
+    layout: Layout, checkpoints: list[Path]
+) -> None:
+    """Their scores once had the probability of a second BOS in them."""
+    suite = embedded().suites["embedded"]
+    words = replace(suite, tasks=["heldout_{source}_last_word", "heldout_{source}_continuation"])
+
+    def ids() -> list[str]:
+        return [checkpoint_evaluation_id(checkpoints[0], asked, "fp32", layout) for asked in (suite, words)]
+
+    before = ids()
+    assert before[0] == evaluation_id(suite, "fp32", HELDOUT, ["code", "prose"])
+    add_bos(layout.data(DATA) / "tokenizer")
+    after = ids()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    (layout.data(DATA) / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(EvaluationError, match=r"run `workbench prepare`"):
+        ids()
 
 
 def test_a_damaged_result_is_pending_and_done_again(layout: Layout, checkpoints: list[Path]) -> None:

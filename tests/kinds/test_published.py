@@ -49,7 +49,7 @@ def test_made_up_milestones_run_as_one_study(outputs, experiments, overrides, tm
             shutil.copyfile(file, tmp_path / path / file.name)
     given = [override for override in overrides if not override.startswith(("tokens=", "study=", "recipe.", "model"))]
     command = ["run", "--experiments", str(experiments), "experiments=published", *given, "model.vocab_size=512"]
-    command.append(f"init={CHOICES[0]},{CHOICES[6]},{CHOICES[7]}")
+    command += [f"init={CHOICES[0]},{CHOICES[6]},{CHOICES[7]}", "init.revision=null"]  # directories have none
     done = subprocess.run(
         [sys.executable, "-m", "workbench.cli", *command],
         capture_output=True, text=True, cwd=tmp_path, timeout=500, check=False,

@@ -211,7 +211,7 @@ def test_scores_of_text_do_not_take_a_templates_marks_for_tokens(tune, run_local
     run_local(facts, evaluate=False)
     evaluator, node = Evaluator(facts.layout, facts.plan.evaluation), tuned(facts)
     base = checkpoints_by_tokens(facts.layout.stage(node.stage.parent.stage))[node.stage.start_tokens]
-    alone = [evaluator._load_tokenizer(one, ours=True)[0]("a </s> b").input_ids for one in (base, ends(facts, node))]
+    alone = [evaluator._load_tokenizer(one)[0]("a </s> b").input_ids for one in (base, ends(facts, node))]
     assert alone[0] == alone[1]
     assert AutoTokenizer.from_pretrained(ends(facts, node))("a </s> b").input_ids != alone[0]
 
@@ -247,9 +247,11 @@ def test_ids_of_conversations_are_not_put_to_a_model_of_another_tokenizer(tune, 
     with pytest.raises(EvaluationError, match="its tokenizer is another than the one of the conversations"):
         evaluator.evaluate(places[1], "chat")
     load = evaluator._load_tokenizer
-    vocabulary = load(tmp_path / "0", ours=False)[0].get_vocab()
+    vocabulary = load(places[0] / "tokenizer")[0].get_vocab()
     more = SimpleNamespace(get_vocab=lambda: {**vocabulary, "[PAD]": len(vocabulary)})  # which no conversation has
-    monkeypatch.setattr(evaluator, "_load_tokenizer", lambda _, ours: load(_, ours=ours) if ours else (more, {}))
+    monkeypatch.setattr(
+        evaluator, "_load_tokenizer", lambda path: (more, {}) if path.parent == places[0] else load(path)
+    )
     evaluator._check_vocabulary(places[0])
     del vocabulary["<s>"]
     with pytest.raises(EvaluationError, match="its tokenizer is another"):

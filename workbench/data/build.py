@@ -23,6 +23,7 @@ import numpy as np
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
 from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
+from workbench.data.carried_tokens import write_named
 from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes
 from workbench.data.inputs import find_inputs
 from workbench.data.intake import Intake
@@ -176,6 +177,8 @@ def _run(
     progress("training the tokenizer", 0, None)
     trained = tokenizers.make_tokenizer(tokenizer, (text for i in intakes.values() for text in i.sample))
     facts = tokenizers.save(trained, directory / "tokenizer", choose(tokenizer), own_template(tokenizer))
+    if tokenizer.kind == "file":
+        write_named(Path(str(tokenizer.path)).expanduser(), directory / "tokenizer")
     dtype = "<u2" if facts.vocab_size <= 65536 else "<u4"
     writer.set_tokenizer(directory / "tokenizer", facts, dtype)
     for reader in readers:

@@ -132,7 +132,7 @@ def own_template(config: TokenizerConfig) -> str | None:
     alone = path.with_name(TEMPLATE_FILE)
     if alone.is_file():
         return alone.read_text(encoding="utf-8") or None
-    found = _read_object(path.with_name("tokenizer_config.json")).get("chat_template")
+    found = read_object(path.with_name("tokenizer_config.json")).get("chat_template")
     if isinstance(found, list):
         found = {named.get("name"): named.get("template") for named in found}.get("default")
     return found if isinstance(found, str) and found else None
@@ -217,18 +217,18 @@ def _named(role: str, setting: str | None, path: Path, vocabulary: Vocabulary) -
     if setting is not None:
         yield setting, f"tokenizer.{role}"
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read_object(path.with_name(file)).get(f"{role}_token")
+        token = read_object(path.with_name(file)).get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token:
             yield token, file
     by_id = {vocabulary.ids[token]: token for token in vocabulary.special}
     for file in ("generation_config.json", "config.json"):
-        number = _read_object(path.with_name(file)).get(f"{role}_token_id")
+        number = read_object(path.with_name(file)).get(f"{role}_token_id")
         if isinstance(number, int) and number in by_id:
             yield by_id[number], file
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Contents of a JSON file, empty where there is none."""
     if not path.is_file():
         return {}

@@ -1,7 +1,8 @@
 """lm-eval's language-model interface over our `Transformer`.
 
 Tokens, prefixes, windows and truncation follow lm-eval's own `hf` model (`lm_eval/models/huggingface.py`),
-so that a checkpoint gets the same scores from both.
+so that a checkpoint gets the same scores from both; but for whole texts of a tokenizer that adds BOS, see
+`WorkbenchLM.loglikelihood_rolling`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class WorkbenchLM(TemplateLM):
     model
         The model, on the device it is to run on.
     tokenizer
-        A Hugging Face tokenizer; whether it adds BOS is its own decision, as with `hf`.
+        A Hugging Face tokenizer; whether it adds BOS to a context is its own decision, as with `hf`.
     batch_tokens
         Padded tokens per forward pass, at most.
     precision
@@ -153,7 +154,12 @@ class WorkbenchLM(TemplateLM):
         return context_ids or [self.prefix_token_id], ids
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """Log-likelihood of whole texts, in windows of the model's context that overlap by one token."""
+        """Log-likelihood of whole texts, in windows of the model's context that overlap by one token.
+
+        One token without a score stands before each text, whether or not the tokenizer adds it by itself. `hf` does so
+        with `add_bos_token=False`; left to itself, it puts the tokenizer's BOS behind its own, and has the text pay
+        for it.
+        """
         texts = []
         for request in requests:
             with _naming(request):
@@ -189,7 +195,7 @@ class WorkbenchLM(TemplateLM):
 
     def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         windows = get_rolling_token_windows(
-            token_list=self.tok_encode(text),
+            token_list=self.tok_encode(text, add_special_tokens=False),
             prefix_token=self.prefix_token_id,
             max_seq_len=self.max_length,
             context_len=1,

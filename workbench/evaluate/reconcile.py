@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.data.fingerprint import hash_file
+from workbench.data.special_tokens import read_vocabulary
 from workbench.evaluate.document_values import add_standard_errors, document_values
-from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, uses_heldout
+from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, scores_whole_texts, uses_heldout
 from workbench.study.evaluation_files import read_result, result_path, write_result
 from workbench.study.files import first_mismatch
 from workbench.study.layout import Layout
@@ -52,7 +53,12 @@ def heldout_sources(layout: Layout, data_fingerprint: str) -> list[str]:
 
 
 def evaluation_id_on(
-    suite: SuiteConfig, precision: str, layout: Layout, data_fingerprint: str, heldout_fingerprint: str
+    suite: SuiteConfig,
+    precision: str,
+    layout: Layout,
+    data_fingerprint: str,
+    heldout_fingerprint: str,
+    outside: bool | None = None,
 ) -> str:
     """Id of a suite's evaluation of the checkpoints of prepared data.
 
@@ -64,6 +70,9 @@ def evaluation_id_on(
         The outputs.
     data_fingerprint
         Prepared data, of which held-out sources and tokenizer are taken where the suite depends on them.
+    outside
+        Of a checkpoint from outside, whether its own tokenizer adds tokens to a text by itself; None of all others, which
+        have the prepared data's.
 
     Raises
     ------
@@ -72,7 +81,26 @@ def evaluation_id_on(
     """
     sources = heldout_sources(layout, data_fingerprint) if uses_heldout(suite) else []
     tokenizer = _tokenizer_digest(layout, data_fingerprint) if suite.include_path == "conversations" else None
-    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer)
+    if outside is None:
+        adds_tokens = scores_whole_texts(suite, sources) and _adds_tokens(layout, data_fingerprint)
+    else:
+        adds_tokens = outside and scores_whole_texts(suite, sources)
+    # Until results had these, a text paid for the tokens that such a tokenizer adds to it, and `transformers` read the
+    # tokenizers of checkpoints from outside, some of them in a way of its own.
+    marks = ({"added_tokens": "not scored"} if adds_tokens else {}) | (
+        {} if outside is None else {"outside_tokenizer": "as in studies"}
+    )
+    return evaluation_id(suite, precision, heldout_fingerprint, sources, tokenizer, marks)
+
+
+def _adds_tokens(layout: Layout, data_fingerprint: str) -> bool:
+    """Whether the tokenizer of prepared data adds tokens to a text by itself."""
+    path = layout.data(data_fingerprint) / "tokenizer" / "tokenizer.json"
+    try:
+        vocabulary = read_vocabulary(path)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"no tokenizer at {path}: run `workbench prepare` with the study's data") from error
+    return vocabulary.bos is not None or vocabulary.eos is not None
 
 
 def _tokenizer_digest(layout: Layout, data_fingerprint: str) -> str:
@@ -92,7 +120,7 @@ def checkpoint_evaluation_id(checkpoint: Path, suite: SuiteConfig, precision: st
     """
     manifest = _read_manifest(checkpoint)
     prints = manifest["data_fingerprint"], manifest["heldout_fingerprint"]
-    return evaluation_id_on(suite, precision, layout, *prints)
+    return evaluation_id_on(suite, precision, layout, *prints, manifest.get("adds_tokens"))
 
 
 def pending(checkpoints: Iterable[Path], evaluation: EvaluationConfig, layout: Layout) -> list[tuple[Path, str]]:
@@ -224,8 +252,8 @@ class Evaluator:
         manifest = _read_manifest(checkpoint)
         if "weights_at" not in manifest:
             return
-        theirs, _ = self._load_tokenizer(Path(manifest["weights_at"]), ours=False)
-        ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer", ours=True)
+        theirs, _ = self._load_tokenizer(checkpoint / "tokenizer")
+        ours, _ = self._load_tokenizer(self.layout.data(manifest["data_fingerprint"]) / "tokenizer")
         if (
             not ours.get_vocab().items() <= theirs.get_vocab().items()
         ):  # theirs may have more, such as a token for padding
@@ -271,12 +299,14 @@ class Evaluator:
         manifest = _read_manifest(checkpoint)
         # Without the optimizer's state, which is twice as large and not read here.
         files = {name: facts for name, facts in manifest["files"].items() if "optimizer" not in name}
+        outside = "weights_at" in manifest
+        tokenizer_dir = checkpoint / "tokenizer" if outside else checkpoint
         checkpoint = Path(manifest.get("weights_at", checkpoint))
         mismatch = first_mismatch(checkpoint, files)
         if mismatch is not None:
             raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
         with naming(f"checkpoint {checkpoint}"):
-            tokenizer, encodings = self._load_tokenizer(checkpoint, ours="stage" in manifest)
+            tokenizer, encodings = self._load_tokenizer(tokenizer_dir)
             device = self.device
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -289,15 +319,13 @@ class Evaluator:
                 stop_ids=read_stop_ids(checkpoint),
             )
 
-    def _load_tokenizer(self, checkpoint: Path, *, ours: bool) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
+    def _load_tokenizer(self, directory: Path) -> tuple[Any, dict[tuple[str, bool | None], list[int]]]:
         from workbench.evaluate.saved_tokenizer import load_tokenizer
 
-        files = sorted(p for p in checkpoint.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
-        key = hashlib.sha256(
-            b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)
-        ).hexdigest() + str(ours)
+        files = sorted(p for p in directory.iterdir() if "token" in p.name and p.suffix in {".json", ".model"})
+        key = hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in files)).hexdigest()
         if key not in self._tokenizers:
-            self._tokenizers[key] = load_tokenizer(checkpoint, ours=ours, plain=ours), {}
+            self._tokenizers[key] = load_tokenizer(directory, ours=True, plain=True), {}
         return self._tokenizers[key]
 
     def _describe(self, checkpoint: Path, suite: SuiteConfig, eval_id: str, started: float) -> dict[str, Any]:

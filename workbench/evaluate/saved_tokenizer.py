@@ -14,8 +14,9 @@ def load_tokenizer(directory: Path, *, ours: bool, plain: bool = False) -> Any:
     directory
         A checkpoint's.
     ours
-        Whether this project wrote it: then `tokenizer.json` is taken as it is. `AutoTokenizer`, which is right for all
-        others, takes some model types' own class instead (Qwen 2's), with another way of cutting text and further ids.
+        Whether this project wrote it: then `tokenizer.json` is taken as it is. `AutoTokenizer`, which takes what else
+        others may have, has classes of its own for some model types (Qwen 2's, Llama's), with another way of cutting
+        text and further ids.
     plain
         Whether `</s>` in a text is text, as in training documents, also where the directory's chat template, as that of
         a fine-tuned model, needs it to be a token.

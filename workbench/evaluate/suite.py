@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,17 @@ def uses_heldout(suite: SuiteConfig) -> bool:
     return suite.include_path is not None
 
 
+def scores_whole_texts(suite: SuiteConfig, sources: Sequence[str]) -> bool:
+    """Whether any of a suite's tasks asks for the likelihood of whole texts, as bits per byte do.
+
+    Raises
+    ------
+    EvaluationError
+        As `resolve_suite`.
+    """
+    return any(spec.config.get("output_type") == "loglikelihood_rolling" for spec in resolve_suite(suite, sources))
+
+
 def suite_folder(suite: SuiteConfig) -> Path:
     """Folder of a suite's task files.
 
@@ -116,7 +127,12 @@ def task_contents(suite: SuiteConfig, sources: Sequence[str]) -> dict[str, dict[
 
 
 def evaluation_id(
-    suite: SuiteConfig, precision: str, heldout_fingerprint: str, sources: Sequence[str], tokenizer: str | None = None
+    suite: SuiteConfig,
+    precision: str,
+    heldout_fingerprint: str,
+    sources: Sequence[str],
+    tokenizer: str | None = None,
+    marks: Mapping[str, str] | None = None,
 ) -> str:
     """Id of an evaluation: equal ids mean the same questions, asked and counted in the same way.
 
@@ -132,6 +148,8 @@ def evaluation_id(
         Held-out sources of the data.
     tokenizer
         Digest of the tokenizer, where the questions are token ids, as those of conversations are.
+    marks
+        What is done otherwise than in results that are older than it, where that changes scores.
 
     Returns
     -------
@@ -155,6 +173,7 @@ def evaluation_id(
         # Absent from ids that are older than suites of conversations.
         **({"conversations": suite.conversations} if suite.conversations else {}),
         **({"tokenizer": tokenizer} if tokenizer else {}),
+        **(marks or {}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

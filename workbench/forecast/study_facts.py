@@ -94,13 +94,24 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
     if stored is not None:
         return look(plan_study(points, stored))
     # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
-    points = [(name, resolve(replace(config, data=pin_revisions(config.data)))) for name, config in points]
+    pinned = [(name, replace(config, data=pin_revisions(config.data))) for name, config in points]
+    points = [(name, _resolved(name, config, alone=len(points) == 1)) for name, config in pinned]
     fingerprints: dict[str, str] = {}
     for _, config in points:
         key = repr((config.data, config.tokenizer))
         if key not in fingerprints:
             fingerprints[key] = data_fingerprint(config.data, config.tokenizer)
     return look(plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points]))
+
+
+def _resolved(name: str, config: Config, *, alone: bool) -> Config:
+    """Fill in a point's files from outside; what is wrong with them is said of it, where it is one of several."""
+    try:
+        return resolve(config)
+    except ValueError as error:
+        if alone:
+            raise
+        raise ValueError(f"point {name}: {error}") from error
 
 
 def look(plan: Plan) -> Facts:

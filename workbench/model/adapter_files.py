@@ -16,10 +16,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from workbench.config.schema import LORA_TARGETS, LoraConfig
+from workbench.config.schema import LORA_TARGETS, LoraConfig, ModelConfig
 from workbench.model.families import GPT_NEOX, family_of
 from workbench.model.lora import adapter_config, adapter_shapes, adapter_tensors, add_adapters
 from workbench.model.tensor_file import FileFacts, write_tensors
@@ -122,6 +123,30 @@ def load_adapters(model: Transformer, directory: Path) -> LoraConfig:
     ValueError
         A file is missing or damaged, the adapters compute otherwise than ours, or they are not of this model's shapes.
     """
+    config, tensors = _read_adapters(directory)
+    _check_shapes(directory / WEIGHTS, tensors, model, config)
+    add_adapters(model, config, seed=0)
+    for name, parameter in adapter_tensors(model).items():
+        parameter.data.copy_(tensors[name])
+    return config
+
+
+def check_adapters(shape: ModelConfig, directory: Path) -> LoraConfig:
+    """Refuse the adapters of a directory where `load_adapters` would, given a model's config alone.
+
+    Raises
+    ------
+    ValueError
+        As `load_adapters`.
+    """
+    config, tensors = _read_adapters(directory)
+    with torch.device("meta"):
+        model = Transformer(shape)
+    _check_shapes(directory / WEIGHTS, tensors, model, config)
+    return config
+
+
+def _read_adapters(directory: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     config = read_adapter_config(directory)
     path = directory / WEIGHTS
     if not path.is_file():
@@ -130,13 +155,9 @@ def load_adapters(model: Transformer, directory: Path) -> LoraConfig:
         )
     try:
         tensors = {_renamed(name, _NEOX_LAYERS, _OUR_LAYERS): tensor for name, tensor in load_file(path).items()}
+        return config, tensors
     except Exception as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    _check_shapes(path, tensors, model, config)
-    add_adapters(model, config, seed=0)
-    for name, parameter in adapter_tensors(model).items():
-        parameter.data.copy_(tensors[name])
-    return config
 
 
 def read_adapter_config(directory: Path) -> LoraConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from workbench.model.families import FAMILIES, GPT_NEOX, LLAMA, Family, family_o
 from workbench.model.transformer import Transformer
 
 INDEX = "model.safetensors.index.json"
-_WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 _CONVERT = (
-    'python -c "import sys, transformers as t; a, b = sys.argv[1:]; '
-    "t.AutoModelForCausalLM.from_pretrained(a, dtype='auto').save_pretrained(b); "
-    't.AutoTokenizer.from_pretrained(a).save_pretrained(b)" {source} {target}'
+    'python -c "import sys, transformers as t; a, b, *r = sys.argv[1:]; k = dict(revision=r[0]) if r else {}; '
+    "t.AutoModelForCausalLM.from_pretrained(a, dtype='auto', **k).save_pretrained(b); "
+    't.AutoTokenizer.from_pretrained(a, **k).save_pretrained(b)" '
 )
 _COMPUTED = (
     "rotary_emb.inv_freq",
@@ -81,6 +81,24 @@ def pretrained_config(directory: Path) -> ModelConfig:
     ValueError
         There is no `config.json`, or it cannot be read.
     """
+    fields = _read_fields(directory)
+    kind = fields.values["model_type"]
+    config = _neox(fields) if kind == GPT_NEOX.model_type else _llama_like(fields, FAMILIES[kind])
+    return replace(config, name=_name(directory))
+
+
+def native_context(directory: Path) -> int:
+    """Positions that a model of others was made for, also where a sliding window lets it see fewer at once.
+
+    Raises
+    ------
+    ValueError
+        As `pretrained_config`.
+    """
+    return _read_fields(directory)["max_position_embeddings"]
+
+
+def _read_fields(directory: Path) -> _Fields:
     from transformers import AutoConfig  # takes seconds, and only checkpoints from outside need it
 
     path = directory / "config.json"
@@ -96,9 +114,7 @@ def pretrained_config(directory: Path) -> ModelConfig:
         values = AutoConfig.from_pretrained(directory, local_files_only=True).to_dict()
     except Exception as error:  # whatever its own checks raise
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    fields = _Fields(path, values)
-    config = _neox(fields) if kind == GPT_NEOX.model_type else _llama_like(fields, FAMILIES[kind])
-    return replace(config, name=_name(directory))
+    return _Fields(path, values)
 
 
 class _Fields:
@@ -237,8 +253,20 @@ def _name(directory: Path) -> str:
     return kept or "pretrained"
 
 
-def weight_files(directory: Path) -> list[Path]:
+def conversion_command(source: str, target: str, revision: str | None = None) -> str:
+    """Command that loads a checkpoint, pickles too, with `transformers`, and writes it as safetensors."""
+    return _CONVERT + " ".join(shlex.quote(part) for part in (source, target, revision) if part is not None)
+
+
+def weight_files(directory: Path, elsewhere: Collection[str] = ()) -> list[Path]:
     """Files that hold a checkpoint's weights.
+
+    Parameters
+    ----------
+    directory
+        A Hugging Face directory.
+    elsewhere
+        Names of files that count as there.
 
     Raises
     ------
@@ -254,21 +282,21 @@ def weight_files(directory: Path) -> list[Path]:
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise ValueError(f"{index} names {outside[0]!r}, which is no file of its folder")
-        missing = [name for name in names if not (directory / name).is_file()]
+        missing = [name for name in names if not (directory / name).is_file() and name not in elsewhere]
         if missing:
             raise ValueError(f"{directory} lacks {missing[0]}, which {INDEX} names: copy it again")
         return [directory / name for name in names]
-    if (directory / _WEIGHTS).is_file():
-        return [directory / _WEIGHTS]
+    if (directory / WEIGHTS_FILE).is_file() or WEIGHTS_FILE in elsewhere:
+        return [directory / WEIGHTS_FILE]
     pickles = sorted(path.name for end in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(end))
     if pickles:
         target = directory.with_name(f"{directory.name}-safetensors")
         raise ValueError(
             f"{directory / pickles[0]} is a pickle, which can run any code, and is not read. If you trust it, convert it: "
-            + _CONVERT.format(source=shlex.quote(str(directory)), target=shlex.quote(str(target)))
+            + conversion_command(str(directory), str(target))
         )
     raise ValueError(
-        f"{directory} has neither {_WEIGHTS} nor {INDEX}: not a checkpoint, or one of the hub that has pickles alone, which "
+        f"{directory} has neither {WEIGHTS_FILE} nor {INDEX}: not a checkpoint, or one of the hub that has pickles alone, which "
         "are not fetched"
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import Stage
+from workbench.data.carried_tokens import Carried, read_carried, write_carried
 from workbench.data.store import Prepared, open_prepared
 from workbench.study.files import exclusive
 from workbench.study.flops import count_parameters
@@ -24,6 +25,7 @@ from workbench.train.targets import keep_targets
 from workbench.train.weights_only import FLAG, MANIFEST
 
 if TYPE_CHECKING:
+    from workbench.model.tensor_file import FileFacts
     from workbench.model.transformer import Transformer
 
 
@@ -109,8 +111,23 @@ class StageJob:
             "time": time.time(),
         }
 
+    def find_carried(self, prepared: Prepared) -> Carried:
+        """Find what goes with the tokenizer: of the checkpoint that the stage begins from, or of the prepared data."""
+        parent = self.stage.parent
+        found = None if parent is None else ckpt.find_checkpoint(self.layout.stage(parent.stage), parent.tokens)
+        if parent is not None and found is None:  # cleared since this stage began
+            found = next(reversed(ckpt.checkpoints_by_tokens(self.dir).values()), None)
+        return read_carried(found or prepared.tokenizer_dir)
+
     def write_weights(
-        self, model: Transformer, *, step: int, flops: float, made_from: Path | None = None, **facts: Any
+        self,
+        model: Transformer,
+        *,
+        step: int,
+        flops: float,
+        made_from: Path | None = None,
+        carried: Carried | None = None,
+        **facts: Any,
     ) -> Path:
         """Write the one checkpoint of a stage that does not train, at its end; rank 0 alone calls this.
 
@@ -124,6 +141,8 @@ class StageJob:
             FLOPs of training behind them.
         made_from
             Checkpoint that they were made from: what ends its texts ends those of this one.
+        carried
+            What goes with its tokenizer; None takes what `find_carried` gives.
         facts
             Anything else its manifest should say; `counts` and `annealed` are empty and false where nothing does.
 
@@ -141,12 +160,19 @@ class StageJob:
             return done
         prepared = self.open_data()
         ids = prepared.bos_id, prepared.eos_id, [] if made_from is None else read_stop_ids(made_from)
+        carried = self.find_carried(prepared) if carried is None else carried
+
+        def write(folder: Path) -> dict[str, FileFacts]:
+            weights = write_hf(folder, model, prepared.tokenizer_dir, *ids)
+            write_carried(carried, folder)
+            return {WEIGHTS: weights}
+
         known = {"sequences": 0, "annealed": False, "counts": {}, "numerics": {}, FLAG: True, **facts}
         manifest = self.manifest(prepared, step=step, tokens=self.stage.end_tokens, flops=flops, **known)
         path = ckpt.write_checkpoint(
             self.dir,
             step,
-            lambda folder: {WEIGHTS: write_hf(folder, model, prepared.tokenizer_dir, *ids)},
+            write,
             manifest,
             keep=True,
             needed_bytes=checkpoint_bytes(self.stage, whole=False),

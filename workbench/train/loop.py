@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from workbench.config.schema import Stage, TrainingStage
+from workbench.data.carried_tokens import Carried, write_carried
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
@@ -340,7 +341,7 @@ class StageRun:
         path = ckpt.write_checkpoint(
             self.dir,
             state.step,
-            lambda folder: self.save_files(state, folder),
+            lambda folder: self._save_all(state, folder),
             self._manifest(state),
             keep=keep,
             needed_bytes=checkpoint_bytes(self.stage, whole=True),
@@ -350,6 +351,15 @@ class StageRun:
         seconds = time.monotonic() - began
         self.world.main_only(lambda: self._after_save(state, path))
         self.clock.saved(seconds)
+
+    def _save_all(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
+        written = self.save_files(state, folder)
+        self.world.main_only(lambda: write_carried(self._carried, folder))
+        return written
+
+    @cached_property
+    def _carried(self) -> Carried:
+        return self.job.find_carried(self.prepared)
 
     def _after_save(self, state: TrainState, path: Path) -> None:
         self._clear_superseded()

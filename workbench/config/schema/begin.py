@@ -48,6 +48,8 @@ class InitConfig:
     """A directory in Hugging Face's layout, or the name of a repository of its hub."""
     revision: str | None = None
     """Commit, branch or tag of a repository of the hub; None is its main branch. The commit is recorded."""
+    adapter: str | None = None
+    """A directory of LoRA adapters in peft's format, which are merged into the checkpoint; None takes it as it is."""
     tokens: int | None = None
     """Tokens that the checkpoint has been trained on elsewhere: where its point stands in a figure. 0 for one that was
     never trained."""
@@ -60,6 +62,8 @@ class InitConfig:
     """Context to train and evaluate it with; None takes its own. A longer one than its own is refused."""
     fingerprint: str | None = None
     """Set by the planner: 16 hexadecimal digits that name config, weights and tokenizer by their content."""
+    native_context_tokens: int | None = None
+    """Set by the planner: positions that the checkpoint itself was made for, which may be more than its context here."""
     licence: str | None = None
     """Licence of the weights; None takes what the checkpoint's README.md says."""
 
@@ -69,7 +73,9 @@ class InitConfig:
         check_at_least("init.tokens", self.tokens, 0)
         check_at_least("init.context_tokens", self.context_tokens, 1)
         if self.kind == "none":
-            given = [name for name in ("path", "revision", "tokens", "name") if getattr(self, name) is not None]
+            given = [
+                name for name in ("path", "revision", "adapter", "tokens", "name") if getattr(self, name) is not None
+            ]
             if given:
                 raise ValueError(f"init.{given[0]}={getattr(self, given[0])!r} is of a checkpoint: set init=hf, too")
         elif not self.path:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from workbench.config.schema import Config, InitConfig, ModelConfig, Stage, TokenizerConfig
+from workbench.kinds.imported.adapted_checkpoint import adapted_fingerprint, check_adapter
 from workbench.kinds.imported.spec import Spec
+from workbench.study.identity import stage_id
+from workbench.study.layout import Layout
 
 
 def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
@@ -16,25 +20,33 @@ def resolve(settings: InitConfig, config: Config) -> tuple[InitConfig, Config]:
     Raises
     ------
     ValueError
-        There is no such checkpoint, it cannot be represented, or its context is shorter than the one asked for.
+        There is no such checkpoint, it cannot be represented, its context is shorter than the one asked for, or the
+        adapters cannot be merged into it.
     """
     from workbench.data.tokenizer import sized
-    from workbench.evaluate.outside_checkpoint import find_checkpoint, read_imported
+    from workbench.evaluate.outside_checkpoint import find_for_plan
 
     assert settings.path is not None
-    directory = find_checkpoint(settings.path, settings.revision)
-    found = read_imported(directory)
+    found = find_for_plan(settings.path, settings.revision)
+    directory = found.directory
     is_local = Path(settings.path).expanduser().is_dir()
-    name = settings.name or _plain_name(settings.path)
+    fingerprint, name = found.fingerprint, _plain_name(settings.path)
+    adapter = None if settings.adapter is None else Path(settings.adapter).expanduser().resolve()
+    if adapter is not None:
+        check_adapter(adapter, found.model)
+        fingerprint, name = adapted_fingerprint(fingerprint, adapter), f"{name}-{_plain_name(adapter.name)}"
+    name = settings.name or name
     model = replace(found.model, name=name, context_tokens=_context(settings, found.model))
     named = config.tokenizer if config.tokenizer.kind == "file" else TokenizerConfig(kind="file", path="-")
-    tokenizer = sized(replace(named, path=str(directory.resolve())))
+    tokenizer = sized(replace(named, path=str(directory)))
     resolved = replace(
         settings,
         name=name,
-        fingerprint=found.fingerprint,
+        fingerprint=fingerprint,
+        adapter=None if adapter is None else str(adapter),
+        native_context_tokens=found.native_context_tokens,
         licence=settings.licence or found.licence,
-        path=str(directory.resolve()) if is_local else settings.path,
+        path=str(directory) if is_local else settings.path,
         revision=None if is_local else directory.name if _is_commit(directory.name) else settings.revision,
     )
     return resolved, replace(config, model=model, tokenizer=tokenizer, init=resolved)
@@ -72,6 +84,8 @@ def expand(settings: InitConfig, config: Config, before: list[Stage], data_finge
             data=data_fingerprint,
             path=settings.path,
             revision=settings.revision,
+            adapter=settings.adapter,
+            native_context_tokens=settings.native_context_tokens,
             licence=settings.licence or "unknown",
             name="imported",
             end_tokens=settings.tokens,
@@ -81,3 +95,20 @@ def expand(settings: InitConfig, config: Config, before: list[Stage], data_finge
             resources=config.resources,
         )
     ]
+
+
+def prepare(stage: Spec, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
+    """Fetch a hub's weights, of which the plan has read the checksums alone, where the stage is still to be done.
+
+    Raises
+    ------
+    ValueError
+        The hub does not give them.
+    """
+    from workbench.evaluate.outside_checkpoint import find_checkpoint
+    from workbench.train.checkpoint import list_tokens
+
+    if Path(stage.path).expanduser().is_dir() or list_tokens(layout.stage(stage_id(stage)))[0]:
+        return
+    say(f"fetching {stage.path} at {stage.revision} ...")
+    find_checkpoint(stage.path, stage.revision)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
+from workbench.data.carried_tokens import read_carried
 from workbench.evaluate.outside_checkpoint import find_checkpoint, read_imported
+from workbench.kinds.imported.adapted_checkpoint import adapted_fingerprint, check_adapter
 from workbench.kinds.imported.spec import Spec
+from workbench.model.adapter_files import load_adapters
+from workbench.model.lora import merge
 from workbench.model.weights import load_any
 from workbench.train.job import StageJob
 
 
 def run(job: StageJob) -> None:
-    """Copy the checkpoint, in fp32, if its files are still those that were planned with.
+    """Copy the checkpoint, in fp32 and with its adapters merged, if its files are still those that were planned with.
 
     Raises
     ------
@@ -24,12 +29,20 @@ def run(job: StageJob) -> None:
 def _copy(job: StageJob, stage: Spec) -> None:
     directory = find_checkpoint(stage.path, stage.revision)
     found = read_imported(directory)
-    if found.fingerprint != stage.fingerprint:
+    fingerprint, files = found.fingerprint, str(directory)
+    adapter = None if stage.adapter is None else Path(stage.adapter)
+    if adapter is not None:
+        check_adapter(adapter, found.model)
+        fingerprint, files = adapted_fingerprint(fingerprint, adapter), f"{directory} or {adapter}"
+    if fingerprint != stage.fingerprint:
         raise ValueError(
-            f"{directory} has changed since this was planned: its fingerprint is {found.fingerprint}, not "
-            f"{stage.fingerprint}; plan again, or bring its files back"
+            f"{files} has changed since this was planned: its fingerprint is {fingerprint}, not {stage.fingerprint}; plan "
+            "again, or bring its files back"
         )
     model = load_any(directory).float()
+    if adapter is not None:
+        load_adapters(model, adapter)
+        merge(model)
     model.config = stage.model  # its context may be a shorter one
     job.write_weights(
         model,
@@ -39,6 +52,8 @@ def _copy(job: StageJob, stage: Spec) -> None:
         annealed=stage.annealed,
         licence=stage.licence,
         imported=stage.fingerprint,
+        carried=read_carried(directory),
         source=stage.path,
         revision=stage.revision,
+        **({} if stage.adapter is None else {"adapter": stage.adapter}),
     )

@@ -17,7 +17,7 @@ class Spec(Stage):
     kind: str = identity(default="imported")
     """Name of its kind."""
     fingerprint: str = identity()
-    """Config, weights and tokenizer by their content: 16 hexadecimal digits."""
+    """Config, weights, tokenizer and adapters by their content: 16 hexadecimal digits."""
     tokens: int = identity()
     """Tokens that it was trained on, as the study says."""
     annealed: bool = identity()
@@ -28,6 +28,11 @@ class Spec(Stage):
     """Directory of its files, or its name on the hub, when it was planned."""
     revision: str | None = circumstance(default=None)
     """Commit on the hub."""
+    adapter: str | None = circumstance(default=None)
+    """Directory of the adapters that are merged into it, when it was planned; they are part of the fingerprint."""
+    native_context_tokens: int | None = circumstance(default=None)
+    """Positions that the checkpoint itself was made for: more than its model's context where that was cut. None where the
+    study was planned before this was recorded."""
     licence: str = circumstance(default="unknown")
     """Licence of its weights."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from workbench.config.schema import Config, ModelConfig, Parent, RopeScaling, Stage
+from workbench.kinds.imported.spec import Spec as Imported
 from workbench.kinds.rescale.spec import Settings, Spec
 from workbench.study.identity import stage_id
+from workbench.study.kind_plan import main_line
 
 
 def expand(settings: Settings, config: Config, before: list[Stage], data_fingerprint: str) -> list[Stage]:
@@ -15,11 +17,13 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
     Raises
     ------
     ValueError
-        There is nothing before, or its model has no RoPE, or no shorter context, or is scaled already.
+        There is nothing before, or its model has no RoPE, or no shorter context, or is scaled already, or reads less than
+        it was made for.
     """
     if not before:
         raise ValueError("then: a longer context is a model's, but no stage comes before it")
     last = before[-1]
+    _check_uncut(settings, config, before)
     model = rescaled(last.model, settings)
     return [
         Spec(
@@ -34,6 +38,26 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
             resources=config.resources,
         )
     ]
+
+
+def _check_uncut(settings: Settings, config: Config, before: list[Stage]) -> None:
+    """Refuse to scale a checkpoint whose context was cut: the factor is that of the context that was trained."""
+    _, first = main_line(before)[0]
+    last, new = before[-1].model, settings.context_tokens
+    native = first.native_context_tokens if isinstance(first, Imported) else None
+    if native is None or last.context_tokens >= native or settings.method == "none" or new <= last.context_tokens:
+        return
+    if config.init.context_tokens is None:
+        cut = f"reads no further than {last.context_tokens} of its {native} positions at once (sliding_window)"
+        advice = "only method=none can raise its context"
+    else:
+        cut = f"was cut to {last.context_tokens} of its {native} tokens"
+        advice = "leave out init.context_tokens"
+    if new <= native:
+        cut, advice = f"{cut}, so that {new} need no scaling", "take method=none"
+    raise ValueError(
+        f"then: method={settings.method!r} scales by the context that was trained, but {last.name} {cut}: {advice}"
+    )
 
 
 def rescaled(model: ModelConfig, settings: Settings) -> ModelConfig:
