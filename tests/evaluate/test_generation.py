@@ -81,7 +81,7 @@ def test_an_end_of_sequence_ends_a_continuation_where_transformers_does(tmp_path
     theirs, prompts = make(name, tmp_path), random_prompts()
     model = load_pretrained(tmp_path)
     free = continued(Generator(model), prompts, 20)
-    places = {token: {row.index(token) for row in free if token in row} for token in sum(free, [])}
+    places = {token: {row.index(token) for row in free if token in row} for token in itertools.chain(*free)}
     ends = sorted(places, key=lambda token: len(places[token]))[-2:]
     found = Generator(model, eos_ids=ends).generate([Prompt(prompt, 20) for prompt in prompts])
     for prompt, one in zip(prompts, found, strict=True):

@@ -122,10 +122,8 @@ class Generator:
             self.check(prompt)
         jobs = [functools.partial(self._continue, prompts, rows) for rows in self._batches(prompts)]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        if min(threads, len(jobs)) > 1:
-            steps = interleaved(jobs, threads)
-        else:
-            steps = (step for job in jobs for step in job())
+        beside = min(threads, len(jobs)) > 1
+        steps = interleaved(jobs, threads) if beside else (step for job in jobs for step in job())
         for step in steps:
             yield from step
 

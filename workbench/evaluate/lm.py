@@ -227,7 +227,8 @@ class WorkbenchLM(TemplateLM):
         prompts: list[Prompt] = []
         seen: Counter[str] = Counter()
         for request in requests:
-            context, options = request.args
+            arguments: tuple[Any, ...] = request.args
+            context, options = arguments
             with _naming(request):
                 prompts.append(self._prompt(context, options, seen[context]))
                 self.generator.check(prompts[-1])
@@ -250,7 +251,7 @@ class WorkbenchLM(TemplateLM):
 
 
 def _sampling(options: dict[str, Any], text: str) -> Sampling | None:
-    """What a task's remaining options ask for, with a seed from a text.
+    """Read what a task's remaining options ask for, with a seed from a text.
 
     Raises
     ------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 _PIECE = 64
 
@@ -62,14 +62,14 @@ def uniforms(sampling: Sampling, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(sampling.seed), dtype=torch.float64)
 
 
-def draw(logits_BV: Float[Tensor, "B V"], uniform_B: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+def draw(logits_BV: Float[Tensor, "B V"], uniform_B: Tensor) -> Tensor:
     """Tokens at which the cumulative probability exceeds these draws; one that has none is never drawn."""
     cumulative_BV = logits_BV.double().softmax(-1).cumsum(-1)
     wanted_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
     return torch.searchsorted(cumulative_BV, wanted_B1, right=True)[:, 0].clamp(max=logits_BV.shape[-1] - 1)
 
 
-def likeliest(logits_BV: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+def likeliest(logits_BV: Float[Tensor, "B V"]) -> Tensor:
     """Most likely tokens, of equal ones the first.
 
     `argmax` takes ten times as long as `amax` on a CPU: here it looks at the maxima of pieces of the vocabulary, and then
@@ -84,9 +84,7 @@ def likeliest(logits_BV: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
     return piece_B * _PIECE + within.argmax(-1)
 
 
-def choose(
-    logits_BV: Float[Tensor, "B V"], samplings: Sequence[Sampling | None], uniform_B: Float[Tensor, "B"]
-) -> Int[Tensor, "B"]:
+def choose(logits_BV: Float[Tensor, "B V"], samplings: Sequence[Sampling | None], uniform_B: Tensor) -> Tensor:
     """Next token of each sequence: the likeliest one where its sampling is None, else a draw."""
     logits_BV = logits_BV.float()
     if not any(samplings):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def interleaved(jobs: Sequence[Callable[[], Iterator[T]]], threads: int) -> Iterator[T]:
-    """What the jobs yield, each in its own order, as it comes; the first error of one ends all."""
+    """Yield what the jobs yield, each in its own order, as it comes; the first error of one ends all."""
     todo: queue.SimpleQueue[Callable[[], Iterator[T]]] = queue.SimpleQueue()
     found: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     for job in jobs:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.model.matmul import activated, combined, linear
+from workbench.model.matmul import activated, combined
 from workbench.model.past import Past
 from workbench.model.rope import rotate
 from workbench.model.transformer import GELU, Attention, Block, Transformer
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
 
 PROMPT_TOKENS = 2048
 """Padded tokens of prompts that are read at once, at most; a longer prompt is read by itself."""
@@ -85,10 +85,10 @@ class Decoder:
             assert past.keys is not None
             assert past.values is not None
             if len(self._keys) == layer:
-                _, _, G, K = past.keys.shape
                 # Zeros and not just any memory: what a mask hides is still multiplied, and must not be NaN.
-                self._keys.append(past.keys.new_zeros(self.size, G, self._slots, K))
-                self._values.append(past.values.new_zeros(self.size, G, self._slots, K))
+                shape = (self.size, past.keys.shape[2], self._slots, past.keys.shape[3])
+                self._keys.append(past.keys.new_zeros(shape))
+                self._values.append(past.values.new_zeros(shape))
             for i, row in enumerate(rows):
                 length, place = len(self._prompts[row]), slice(self._starts[row], self._longest)
                 self._keys[layer][row, :, place] = past.keys[i, :length].transpose(0, 1)
@@ -101,7 +101,7 @@ class Decoder:
             self._mask = mask_BC[:, None].repeat(1, G, 1)
 
     @torch.inference_mode()
-    def step(self, tokens_B: Int[Tensor, "B"]) -> Float[Tensor, "B V"]:
+    def step(self, tokens_B: Tensor) -> Float[Tensor, "B V"]:
         """Read one more token of each sequence, and give the logits of the one after it."""
         assert self._next < self._slots
         model = self.model
