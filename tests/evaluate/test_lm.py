@@ -208,6 +208,14 @@ def test_generated_texts_are_those_of_one_token_after_the_other(checkpoints: lis
     assert lm.generate_until(requests("generate_until", *((context, options) for context in contexts))) == expected
 
 
+def test_a_special_token_can_be_a_stop_sequence(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `hf`, which looks for it in the text with special tokens; the text that is given has none."""
+    lm = ours(checkpoints[0])
+    tokens = iter([*lm.tok_encode("one two"), 2, *lm.tok_encode(" three")])
+    monkeypatch.setattr(lm.generator, "_choose", lambda *_: torch.tensor([next(tokens)]))
+    assert lm.generate_until(requests("generate_until", ("a", {"until": ["<unk>"], "max_gen_toks": 30}))) == ["one two"]
+
+
 def test_a_sampled_text_depends_on_its_context_alone(checkpoints: list[Path]) -> None:
     options = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 0.9, "top_p": 0.95}
     lm = ours(checkpoints[0])

@@ -91,6 +91,7 @@ class Generator:
         sequences: int | None = None,
     ) -> None:
         self.model, self.eos_ids, self.decode, self.precision = model, frozenset(eos_ids), decode, precision
+        self._watches: dict[tuple[str, ...], StopStrings] = {}
         self.device = model.embedding.weight.device
         self.sequences = sequences or (CPU_SEQUENCES if self.device.type == "cpu" else GPU_SEQUENCES)
 
@@ -175,7 +176,7 @@ class Generator:
 
     def _continue(self, prompts: Sequence[Prompt], places: Sequence[int]) -> Iterator[list[Token]]:
         """Continue one batch; yields the tokens of each step. A continuation that ends leaves the batch."""
-        batch = [_Growing(place, prompts[place], self.decode) for place in places]
+        batch = [_Growing(place, prompts[place], self._watch(prompts[place].stops)) for place in places]
         decoder = Decoder(self.model, [one.prompt.tokens for one in batch], max(o.prompt.max_tokens for o in batch) - 1)
         with torch.inference_mode(), self._autocast():
             logits_BV = decoder.read_prompts()
@@ -191,6 +192,12 @@ class Generator:
             if not batch:
                 return
 
+    def _watch(self, stops: tuple[str, ...]) -> StopStrings | None:
+        """One for all prompts with these strings, since it remembers which tokens can end one."""
+        if self.decode is None or not stops:
+            return None
+        return self._watches.setdefault(stops, StopStrings(stops, self.decode))
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
@@ -203,9 +210,9 @@ class Generator:
 class _Growing:
     """A continuation that is being made."""
 
-    def __init__(self, place: int, prompt: Prompt, decode: Decode | None) -> None:
+    def __init__(self, place: int, prompt: Prompt, stops: StopStrings | None) -> None:
         self.place, self.prompt, self.tokens = place, prompt, list[int]()
-        self.stops = None if decode is None or not prompt.stops else StopStrings(prompt.stops, decode)
+        self.stops = stops
         self._uniforms = [] if prompt.sampling is None else uniforms(prompt.sampling, prompt.max_tokens).tolist()
 
     def uniform(self) -> float:
