@@ -21,7 +21,7 @@ from workbench.model.decoder import Decoder
 from workbench.model.transformer import Transformer
 
 CPU_SEQUENCES, GPU_SEQUENCES = 32, 256
-"""Sequences of a batch, at most. On a CPU each thread has a batch of its own."""
+"""Sequences of a batch, at most. On a CPU several batches run beside each other (`workbench.evaluate.worker_threads`)."""
 CACHE_BYTES = 2**30
 """Bytes of a batch's keys and values, at most (counted in fp32); a longer sequence is a batch of its own."""
 

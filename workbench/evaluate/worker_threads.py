@@ -1,7 +1,8 @@
-"""Work of several independent jobs on a CPU, each job in a thread whose operators have no threads of their own.
+"""Work of several independent jobs on a CPU, which divide its threads among them.
 
 Operators of a small model are too short to be divided: their threads wait for each other, on a busy machine for longer
-than they work. PyTorch leaves Python's lock while it computes, so that whole jobs run beside each other.
+than they work. PyTorch leaves Python's lock while it computes, so that whole jobs run beside each other, and only threads
+that are left over divide operators.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ T = TypeVar("T")
 
 
 def interleaved(jobs: Sequence[Callable[[], Iterator[T]]], threads: int) -> Iterator[T]:
-    """Yield what the jobs yield, each in its own order, as it comes; the first error of one ends all."""
+    """Yield what the jobs yield, each in its own order, as it comes; the first error of one ends all.
+
+    Parameters
+    ----------
+    jobs
+        What is to be done.
+    threads
+        For all of them together; at most so many jobs run at a time.
+    """
+    count = min(threads, len(jobs))
     todo: queue.SimpleQueue[Callable[[], Iterator[T]]] = queue.SimpleQueue()
     found: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     for job in jobs:
@@ -25,7 +35,7 @@ def interleaved(jobs: Sequence[Callable[[], Iterator[T]]], threads: int) -> Iter
     ended = threading.Event()
 
     def work() -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads // count)
         try:
             while not ended.is_set():
                 for item in todo.get_nowait()():
@@ -40,7 +50,7 @@ def interleaved(jobs: Sequence[Callable[[], Iterator[T]]], threads: int) -> Iter
             found.put(None)
 
     before = torch.get_num_threads()
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(jobs)))]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     try:
         for worker in workers:
             worker.start()
