@@ -156,7 +156,17 @@ def test_a_context_of_white_space_alone_is_an_empty_one(checkpoints: list[Path])
             ("a", " b" * 100),
             r"a continuation of \d+ tokens in a context of 96; 'a', '\.\.\.( b){30}'$",
         ),
-        ("generate_until", ("a", {"until": [], "max_gen_toks": 400}), r"only greedy decoding within 96 tokens; 'a'$"),
+        (
+            "generate_until",
+            ("a", {"until": [], "max_gen_toks": 400}),
+            r"max_gen_toks=400 leaves no room for a text in a context of 96 tokens; 'a'$",
+        ),
+        (
+            "generate_until",
+            ("a", {"max_gen_toks": 4, "num_beams": 3}),
+            r"option num_beams=3 is not supported, .*; 'a'$",
+        ),
+        ("generate_until", ("a", {"max_gen_toks": 4, "do_sample": True}), r"temperature=0\.0 must be above 0.*; 'a'$"),
     ],
 )
 def test_what_cannot_be_scored_is_named(checkpoints: list[Path], kind: str, arguments: Any, reason: str) -> None:
@@ -213,10 +223,41 @@ def test_generated_text_equals_hf(checkpoints: list[Path]) -> None:
     assert ours(checkpoints[0]).generate_until(requests("generate_until", *arguments)) == [e[0] for e in expected]
 
 
-def test_sampling_is_refused(checkpoints: list[Path]) -> None:
-    options = {"until": [], "max_gen_toks": 4, "do_sample": True, "temperature": 0.7}
-    with pytest.raises(ValueError, match="only greedy"):
-        ours(checkpoints[0]).generate_until(requests("generate_until", ("a", options)))
+def test_generated_texts_are_those_of_one_token_after_the_other(checkpoints: list[Path]) -> None:
+    """Contexts of many lengths in one batch, against the whole text anew for each token."""
+    lm = ours(checkpoints[0])
+    contexts = ["", "def f", "import os " * 60, "Return the", "a b c " * 20, "x = self.", "class A:"]
+    stops = [" ", "e", "\n\n", "re", "zzz"]
+    expected = []
+    for context in contexts:
+        tokens, made = list(lm.tok_encode(context) or [0])[-(96 - 20) :], []
+        while len(made) < 20 and not any(stop in lm.tokenizer.decode(made) for stop in stops):
+            made.append(lm.scorer.next_token(tokens + made))
+            if made[-1] == 1:
+                made.pop()
+                break
+        text = lm.tokenizer.decode(made, skip_special_tokens=True)
+        expected.append(text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))])
+    options = {"until": stops, "max_gen_toks": 20}
+    assert lm.generate_until(requests("generate_until", *((context, options) for context in contexts))) == expected
+
+
+def test_a_special_token_can_be_a_stop_sequence(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `hf`, which looks for it in the text with special tokens; the text that is given has none."""
+    lm = ours(checkpoints[0])
+    tokens = iter([*lm.tok_encode("one two"), 2, *lm.tok_encode(" three")])
+    monkeypatch.setattr(lm.generator, "_choose", lambda *_: torch.tensor([next(tokens)]))
+    assert lm.generate_until(requests("generate_until", ("a", {"until": ["<unk>"], "max_gen_toks": 30}))) == ["one two"]
+
+
+def test_a_sampled_text_depends_on_its_context_alone(checkpoints: list[Path]) -> None:
+    options = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 0.9, "top_p": 0.95}
+    lm = ours(checkpoints[0])
+    first, second, other = lm.generate_until(requests("generate_until", *[(t, options) for t in ("a", "a", "import")]))
+    assert first != second
+    assert lm.generate_until(requests("generate_until", ("import", options), ("a", options))) == [other, first]
+    neutral = options | {"num_beams": 1, "repetition_penalty": 1.0}
+    assert lm.generate_until(requests("generate_until", ("a", neutral))) == [first]
 
 
 def test_continuation_longer_than_context_is_refused(checkpoints: list[Path]) -> None:

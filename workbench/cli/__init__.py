@@ -104,8 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=5.0, help="measure each model for this long (default: 5)")
     export = add("export", tools.export, "copy the Hugging Face part of a checkpoint to a folder")
     export.set_defaults(overrides=[])
-    generate = add("generate", tools.generate, "continue a text with a checkpoint")
+    generate = add("generate", tools.generate, "continue texts with a checkpoint, or answer them")
+    generate.add_argument(
+        "--chat", action="store_true", help="each text is a message, in the checkpoint's chat template"
+    )
     generate.add_argument("--max-tokens", type=int, default=64, help="how many tokens to add, at most (default: 64)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the most likely token")
+    generate.add_argument("--top-k", type=int, help="draw from the k most likely tokens only (default: from all)")
+    generate.add_argument(
+        "--top-p", type=float, help="draw from the most likely tokens of this probability together only"
+    )
     generate.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     return parser

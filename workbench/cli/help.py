@@ -8,7 +8,7 @@ ARGUMENTS = {
     "import": ("FOLDER|SETTING", "a folder of lm-eval result files, and the settings below"),
     "ui": ("SETTING", "paths.outputs=DIR where the outputs are elsewhere"),
     "export": ("CHECKPOINT TARGET", "a checkpoint's directory, and the folder to write"),
-    "generate": ("CHECKPOINT TEXT", "a checkpoint's directory, and the text to continue"),
+    "generate": ("CHECKPOINT TEXT", "a checkpoint's directory, and the texts to continue"),
 }
 """Arguments that are not settings: how help shows them, and what they are."""
 START = """start here:
@@ -78,7 +78,8 @@ Next: `workbench plan` with the same settings estimates the time of the whole st
 Next: AutoModelForCausalLM.from_pretrained("/path/for/transformers").
 """,
     "generate": """example:
-  workbench generate outputs/stages/ID/checkpoints/STEP 'def main('
+  workbench generate outputs/stages/ID/checkpoints/STEP 'def main(' 'import '
+  workbench generate outputs/stages/ID/checkpoints/STEP --chat 'What is a list?' --temperature 0.8
 
 `workbench status STUDY` lists the stages' ids.
 """,

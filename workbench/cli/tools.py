@@ -99,11 +99,12 @@ def export(parsed: argparse.Namespace) -> int:
 
 
 def generate(parsed: argparse.Namespace) -> int:
-    """Continue a text."""
-    from workbench.evaluate.generate import generate
+    """Continue texts."""
+    from workbench.evaluate.generate import Asked, generate
 
-    if len(parsed.overrides) != 2:
-        raise ValueError("generate takes a checkpoint's directory and a text")
-    checkpoint, text = Path(parsed.overrides[0]), parsed.overrides[1]
-    print(generate(checkpoint, text, parsed.max_tokens, parsed.temperature, parsed.seed))
+    if len(parsed.overrides) < 2:
+        raise ValueError("generate takes a checkpoint's directory and one text or more")
+    asked = Asked(parsed.max_tokens, parsed.temperature, parsed.top_k, parsed.top_p, parsed.seed, parsed.chat)
+    checkpoint, *texts = parsed.overrides
+    generate(Path(checkpoint), texts, asked, lambda text: print(text, end="", flush=True))
     return 0

@@ -8,6 +8,8 @@ so that a checkpoint gets the same scores from both; but for whole texts of a to
 from __future__ import annotations
 
 import contextlib
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,8 +23,14 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from workbench.evaluate.generator import Generator, Prompt
+from workbench.evaluate.sampling import Sampling
 from workbench.evaluate.scoring import Row, Scorer
 from workbench.model.transformer import Transformer
+
+_SAMPLING_OPTIONS = ("do_sample", "temperature", "top_k", "top_p")
+_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "use_cache": True}
+"""Options that tasks name with the value that changes nothing."""
 
 
 class WorkbenchLM(TemplateLM):
@@ -63,8 +71,13 @@ class WorkbenchLM(TemplateLM):
         super().__init__()
         self.tokenizer = tokenizer
         self.scorer = Scorer(model, batch_tokens, precision)
+        self.generator = Generator(
+            model,
+            eos_ids=sorted({self.eot_token_id, *stop_ids}),
+            decode=lambda ids: tokenizer.decode(ids),
+            precision=precision,
+        )
         self.encoded_alone = 0
-        self._ends = {self.eot_token_id, *stop_ids}
         self._encodings = {} if encodings is None else encodings
         self._device = self.scorer.device
         self._bos_text = tokenizer.decode(self.prefix_token_id)
@@ -211,33 +224,61 @@ class WorkbenchLM(TemplateLM):
         return Row((context + continuation)[-(self.max_length + 1) :], len(continuation))
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Greedy continuation of each context up to a stop sequence or the task's length limit.
+        """Continuation of each context up to a stop sequence, an end of sequence or the task's length limit.
+
+        Contexts lose their beginning, as with `hf`, where the model's context has no room for all that may follow.
+        Options are lm-eval's: `until`, `max_gen_toks`, `do_sample`, `temperature`, `top_k` (50 unless given, which is
+        `transformers`' own) and `top_p`. Draws are decided by the context and by how often it came before, so that a
+        text does not depend on the requests beside it.
 
         Raises
         ------
         ValueError
-            A task asks for sampling, or for more tokens than the model's context holds.
+            A task asks for an option that is none of these, or for more tokens than the model's context holds.
         """
-        texts = []
+        prompts: list[Prompt] = []
+        seen: Counter[str] = Counter()
         for request in requests:
+            arguments: tuple[Any, ...] = request.args
+            context, options = arguments
             with _naming(request):
-                texts.append(self._generate(*request.args))
-        return texts
+                prompts.append(self._prompt(context, options, seen[context]))
+                self.generator.check(prompts[-1])
+            seen[context] += 1
+        found = self.generator.generate(prompts)
+        texts = [self.tokenizer.decode(one.tokens, skip_special_tokens=True) for one in found]
+        return [
+            postprocess_generated_text(text, stop=list(prompt.stops), think_end_token=None)
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
 
-    def _generate(self, context: str, options: dict[str, Any]) -> str:
+    def _prompt(self, context: str, options: dict[str, Any], repeat: int) -> Prompt:
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(options, 256))
-        stops = handle_stop_sequences(kwargs.get("until"), eos=self.tokenizer.decode(self.eot_token_id))
-        limit = kwargs["max_gen_toks"]
-        if kwargs.get("do_sample") or limit >= self.max_length:
-            raise ValueError(f"generation options {options!r}: only greedy decoding within {self.max_length} tokens")
+        stops = handle_stop_sequences(kwargs.pop("until", None), eos=self.tokenizer.decode(self.eot_token_id))
+        limit = kwargs.pop("max_gen_toks")
+        if limit >= self.max_length:
+            raise ValueError(f"max_gen_toks={limit} leaves no room for a text in a context of {self.max_length} tokens")
         tokens = list(self.tok_encode(context) or [self.prefix_token_id])[-(self.max_length - limit) :]
-        start, text = len(tokens), ""
-        while len(tokens) < start + limit and not any(stop in text for stop in stops if stop):
-            tokens.append(self.scorer.next_token(tokens))
-            if tokens[-1] in self._ends:
-                break
-            text = self.tokenizer.decode(tokens[start:], skip_special_tokens=True)
-        return postprocess_generated_text(text, stop=stops, think_end_token=None)
+        return Prompt(tokens, limit, tuple(stops), _sampling(kwargs, f"{repeat} {context}"))
+
+
+def _sampling(options: dict[str, Any], text: str) -> Sampling | None:
+    """Read what a task's remaining options ask for, with a seed from a text.
+
+    Raises
+    ------
+    ValueError
+        An option is not known, unless its value is the one that changes nothing.
+    """
+    for name, value in options.items():
+        if name not in _SAMPLING_OPTIONS and (name not in _NEUTRAL or value != _NEUTRAL[name]):
+            known = ", ".join(("until", "max_gen_toks", *_SAMPLING_OPTIONS))
+            raise ValueError(f"generation option {name}={value!r} is not supported, only {known}")
+    if not options.get("do_sample"):
+        return None
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    top_k = options.get("top_k", 50) or None  # 0 is no limit, as in `transformers`
+    return Sampling(float(options.get("temperature", 0.0)), top_k, options.get("top_p"), seed)
 
 
 @contextlib.contextmanager

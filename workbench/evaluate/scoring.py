@@ -116,13 +116,6 @@ class Scorer:
         """
         return [logprob_N for logprob_N, _ in self._score_rows(rows)]
 
-    @torch.inference_mode()
-    def next_token(self, tokens: Sequence[int]) -> int:
-        """Most likely token after a sequence of at most `context_tokens`."""
-        with self.autocast():
-            h_D = self.model.hidden(torch.tensor([tokens], device=self.device))[0, -1]
-            return int(self.model.head(h_D[None]).argmax())
-
     def autocast(self) -> torch.autocast:
         """Arithmetic of the requested precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")

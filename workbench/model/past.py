@@ -19,7 +19,7 @@ class Past:
     values_1SGK
         Values.
     grows
-        Whether what is joined is kept, for tokens that follow the batch, which then has one sequence.
+        Whether what is joined is kept, for tokens that follow the batch; after others, of one sequence alone.
     """
 
     def __init__(self, keys_1SGK: Tensor | None = None, values_1SGK: Tensor | None = None, grows: bool = False) -> None:
@@ -32,7 +32,7 @@ class Past:
             k_BTGK = torch.cat((self.keys.expand(B, -1, -1, -1), k_BTGK), dim=1)
             v_BTGK = torch.cat((self.values.expand(B, -1, -1, -1), v_BTGK), dim=1)
         if self.grows:
-            assert len(k_BTGK) == 1
+            assert self.keys is None or len(k_BTGK) == 1
             self.keys, self.values = k_BTGK.contiguous(), v_BTGK.contiguous()
         return k_BTGK, v_BTGK
 
