@@ -15,7 +15,7 @@ import workbench.model.hf  # noqa: F401  registers the model type for what Llama
 from tests.evaluate.conftest import EMBEDDED_TASKS, embedded, tiny_model, write_checkpoint
 from workbench.config.schema import SuiteConfig
 from workbench.evaluate.document_values import document_values
-from workbench.evaluate.generate import generate
+from workbench.evaluate.generate import Asked, generate
 from workbench.evaluate.lm import WorkbenchLM
 from workbench.evaluate.suite import resolve_suite
 from workbench.evaluate.tasks import load_task, score_task
@@ -176,13 +176,19 @@ def test_what_cannot_be_scored_is_named(checkpoints: list[Path], kind: str, argu
         getattr(ours(checkpoints[0]), kind)([request])
 
 
+def next_token(lm: WorkbenchLM, tokens: list[int]) -> int:
+    """The most likely token after a text, which the model reads anew."""
+    with torch.inference_mode():
+        return int(lm.scorer.model(torch.tensor([tokens]))[0, -1].argmax())
+
+
 def test_greedy_continuations_are_recognised(checkpoints: list[Path]) -> None:
     lm = ours(checkpoints[0])
     (text,) = lm.generate_until(requests("generate_until", ("def f", {"until": [], "max_gen_toks": 3})))
     tokens = lm.tok_encode("def f")
     greedy = []
     for _ in range(3):
-        greedy.append(lm.scorer.next_token(tokens + greedy))
+        greedy.append(next_token(lm, tokens + greedy))
     assert text == lm.tokenizer.decode(greedy)
     ((_, right),) = lm._loglikelihood_tokens([(("", ""), tokens, greedy)])
     ((_, wrong),) = lm._loglikelihood_tokens([(("", ""), tokens, [*greedy[:2], (greedy[2] + 1) % 512])])
@@ -211,7 +217,9 @@ def test_generating_stops_at_every_id_that_the_checkpoint_names(checkpoints: lis
     assert before == stopped == expected.removesuffix(end)
     assert ours(tuned).generate_until(request) != [before]
     before, end = stop_early([0, *ids])
-    assert generate(tuned, "def f", 8, 0.0, 0) == "def f" + before + end
+    written: list[str] = []
+    generate(tuned, ["def f"], Asked(max_tokens=8), written.append)
+    assert "".join(written) == "def f" + before + "\n"
 
 
 def test_generated_text_equals_hf(checkpoints: list[Path]) -> None:
@@ -232,7 +240,7 @@ def test_generated_texts_are_those_of_one_token_after_the_other(checkpoints: lis
     for context in contexts:
         tokens, made = list(lm.tok_encode(context) or [0])[-(96 - 20) :], []
         while len(made) < 20 and not any(stop in lm.tokenizer.decode(made) for stop in stops):
-            made.append(lm.scorer.next_token(tokens + made))
+            made.append(next_token(lm, tokens + made))
             if made[-1] == 1:
                 made.pop()
                 break
