@@ -40,9 +40,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.columns import truth
-from analysis.experiment_store import checkpoints, joined, latest_results, open_study, read_documents, stage_runs
+from analysis.experiment_store import (
+    checkpoints,
+    joined,
+    latest_results,
+    open_study,
+    read_documents,
+    read_results,
+    stage_runs,
+)
 from analysis.failed import FAILED_POINTS, read_tag
 from analysis.overrides import label_variants
+from analysis.study_tables import StoredCheckpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,23 +109,30 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     ValueError
         There is no such study, or no store.
     """
-    client, experiment = open_study(name, tracking_uri)
+    study = read_results(name, tracking_uri)
     rows: list[dict[str, Any]] = []
-    runs = {run.info.run_id: run.data.params for run in stage_runs(client, experiment)}
-    for model in checkpoints(client, experiment, runs):
+    for model in study.checkpoints:
         facts = _checkpoint_facts(name, model)
-        facts["mixture"] = runs[str(model.source_run_id)].get("stream.mixture")
+        facts["mixture"] = study.mixtures[model.source_run_id]
         results = latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
-    tag = _failed_points_tag(client, experiment)
+    tag = study.own_tags.get(FAILED_POINTS, "")
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), _failed(tag))
     order = ["metric", "params", "trajectory", "tokens", "annealed"]
-    frame = with_missing(frame).sort_values(order, ignore_index=True)
-    analysis = client.get_experiment(experiment).tags.get(ANALYSIS_TAG)
+    frame = (frame if _is_complete(frame) else with_missing(frame)).sort_values(order, ignore_index=True)
+    analysis = study.tags.get(ANALYSIS_TAG)
     if analysis:
         frame.attrs["analysis"] = analysis
     frame.attrs[FAILED_POINTS] = tag
     return frame
+
+
+def _is_complete(frame: pd.DataFrame) -> bool:
+    """Whether every checkpoint has a row for every metric, so that `with_missing` would change nothing."""
+    cells = set(zip(frame["checkpoint"], frame["metric"], strict=True))
+    metrics = {metric for _, metric in cells}
+    complete = len(cells) == len({checkpoint for checkpoint, _ in cells}) * len(metrics)
+    return complete and all(isinstance(metric, str) for metric in metrics)
 
 
 def _failed(tag: str) -> list[tuple[str, str]]:
@@ -281,7 +297,7 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
+def _checkpoint_facts(name: str, model: LoggedModel | StoredCheckpoint) -> dict[str, Any]:
     params, tags = model.params, model.tags
     integers = ("params", "params_non_embedding", "tokens", "unique_tokens", "seed_init", "seed_data")
     facts: dict[str, Any] = {key: int(params[key]) if key in params else None for key in integers}
