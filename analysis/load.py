@@ -47,15 +47,17 @@ from analysis.experiment_store import (
     open_study,
     read_documents,
     read_results,
+    resolve_uri,
     stage_runs,
 )
 from analysis.failed import FAILED_POINTS, read_tag
 from analysis.overrides import label_variants
+from analysis.stage_rows import find_outputs, read_stage_rows
 from analysis.study_tables import StoredCheckpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
 
 FRAME_COLUMNS = (
     "study",
@@ -219,6 +221,9 @@ def _of_bucket(sums: Mapping[str, Sequence[Any]], bucket: str) -> dict[str, list
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:
     """Training rows, one row per stage and optimizer step.
 
+    All rows are in the files of the outputs folder that published the study; where these can be seen, they are read.
+    From elsewhere MLflow's are taken, which of a stage's steps beyond the first thousand has some.
+
     Parameters
     ----------
     name
@@ -231,8 +236,8 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
     Returns
     -------
     DataFrame
-        Columns study, stage, trajectory, run_id, model, phase, step, tokens, time (Unix seconds, to the
-        millisecond) and one for each metric, NaN where a row has none.
+        Columns study, stage, trajectory, run_id, model, phase, read_from (`files`: all rows, or `mlflow`), step, tokens,
+        time (Unix seconds, to the millisecond) and one for each metric, NaN where a row has none.
 
     Raises
     ------
@@ -240,28 +245,36 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
         There is no such study, or no store.
     """
     client, experiment = open_study(name, tracking_uri)
+    outputs = find_outputs(client.get_experiment(experiment).tags, resolve_uri(tracking_uri))
     parts: list[pd.DataFrame] = []
     for run in stage_runs(client, experiment):
-        tokens = client.get_metric_history(run.info.run_id, "train/tokens")
-        part = pd.DataFrame(
-            {
-                "step": [row.step for row in tokens],
-                "tokens": [int(row.value) for row in tokens],
-                "time": [row.timestamp / 1000 for row in tokens],
-            }
-        )
         tags = run.data.tags
+        part, read_from = None if outputs is None else read_stage_rows(outputs, tags["stage"], metrics), "files"
+        if part is None:
+            part, read_from = _published_rows(client, run, metrics), "mlflow"
         facts = {"study": name, "stage": tags["stage"], "trajectory": tags["trajectory"], "run_id": run.info.run_id}
-        facts |= {"model": tags["model"], "phase": tags["phase"]}
+        facts |= {"model": tags["model"], "phase": tags["phase"], "read_from": read_from}
         for position, (column, value) in enumerate(facts.items()):
             part.insert(position, column, value)
-        for metric in metrics:
-            history = client.get_metric_history(run.info.run_id, metric)
-            values = {row.step: row.value for row in history}
-            part[metric] = [values.get(step, math.nan) for step in part["step"]]
         parts.append(part)
-    columns = ["study", "stage", "trajectory", "run_id", "model", "phase", "step", "tokens", "time", *metrics]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(columns))
+    columns = ["study", "stage", "trajectory", "run_id", "model", "phase", "read_from", "step", "tokens", "time"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index([*columns, *metrics]))
+
+
+def _published_rows(client: MlflowClient, run: Run, metrics: Sequence[str]) -> pd.DataFrame:
+    """Rows of one stage that MLflow has, with the columns of `analysis.stage_rows.read_stage_rows`."""
+    tokens = client.get_metric_history(run.info.run_id, "train/tokens")
+    rows = pd.DataFrame(
+        {
+            "step": [row.step for row in tokens],
+            "tokens": [int(row.value) for row in tokens],
+            "time": [row.timestamp / 1000 for row in tokens],
+        }
+    )
+    for metric in metrics:
+        values = {row.step: row.value for row in client.get_metric_history(run.info.run_id, metric)}
+        rows[metric] = [values.get(step, math.nan) for step in rows["step"]]
+    return rows
 
 
 def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
