@@ -33,7 +33,7 @@ from workbench.tracking.connection import (
 )
 from workbench.tracking.owner import claim, make_owner
 from workbench.tracking.pages import PAGE_TAGS, settle_page
-from workbench.tracking.published import PublishedState
+from workbench.tracking.published_state import PublishedState
 from workbench.tracking.run_records import CheckpointRecord, EvaluationRecord, StageRecord, StudyRecord
 from workbench.tracking.thinning import is_sent
 

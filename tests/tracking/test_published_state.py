@@ -11,7 +11,7 @@ from outputs_tree import make_study, row_of
 
 from workbench.study.evaluation_files import documents_path, result_path, write_result
 from workbench.tracking import mlflow as publishing
-from workbench.tracking import published, spool
+from workbench.tracking import published_state, spool
 from workbench.tracking.mlflow import PublishError, PublishReport, default_uri, log_figures, publish_study
 
 SMALL = {"sizes": {"m0_03": 30_000}, "budgets": (50_000,), "row_every": 5}
@@ -206,13 +206,13 @@ def test_killed_at_every_write_then_published_again(root, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def dying(self, record, _original=published.PublishedState._write):
+    def dying(self, record, _original=published_state.PublishedState._write):
         if state["left"] == 0:
             raise Killed
         state["left"] -= 1
         return _original(self, record)
 
-    monkeypatch.setattr(published.PublishedState, "_write", dying)
+    monkeypatch.setattr(published_state.PublishedState, "_write", dying)
     deaths = 0
     for survived in range(4):
         state["left"] = survived
@@ -231,7 +231,7 @@ def test_killed_at_every_write_then_published_again(root, monkeypatch):
 
 def test_one_that_waited_for_another_compares_nothing(made, compared, monkeypatch):
     asked = iter([False, True])
-    monkeypatch.setattr(published.PublishedState, "is_current", lambda *_: next(asked))
+    monkeypatch.setattr(published_state.PublishedState, "is_current", lambda *_: next(asked))
     monkeypatch.setattr(publishing.intended, "read_study", lambda *_: pytest.fail("files were read"))
     assert publish_study(made.layout, made.study) == PublishReport()
     assert compared == []
@@ -286,7 +286,7 @@ def test_a_server_is_asked_for_one_experiment(root, compared):
         assert len(compared) == 1
         client = MlflowClient(tracking_uri=server.uri)
         experiment = client.get_experiment_by_name(made.study).experiment_id
-        client.set_experiment_tag(experiment, published.MARK, "as a store put back from a copy has it")
+        client.set_experiment_tag(experiment, published_state.MARK, "as a store put back from a copy has it")
         assert publish_study(made.layout, made.study, server.uri) == PublishReport()
         assert len(compared) == 2
         client.delete_experiment(experiment)
