@@ -1,4 +1,7 @@
-"""A study's experiment in MLflow, through MLflow's public interface: its runs, its checkpoints, and their results."""
+"""A study's experiment in MLflow, through MLflow's public interface: its runs, its checkpoints, and their results.
+
+The results of a whole study are read from the database's tables where that is possible (`analysis.study_tables`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from analysis.study_tables import MIXTURE, StoredCheckpoint, StoredMetric, StoredStudy, read_tables
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,6 +98,34 @@ def open_study(name: str, tracking_uri: str | None) -> tuple[MlflowClient, str]:
     return client, experiment.experiment_id
 
 
+def read_results(name: str, tracking_uri: str | None) -> StoredStudy:
+    """Read everything that a frame of a study's results is made of.
+
+    Raises
+    ------
+    ValueError
+        There is no such study, or no store.
+    """
+    uri = resolve_uri(tracking_uri)
+    found = None if _lacks_database(uri) else read_tables(name, uri)
+    if found is not None:
+        return found
+    client, experiment = open_study(name, uri)
+    mixtures = {run.info.run_id: run.data.params.get(MIXTURE) for run in stage_runs(client, experiment)}
+    own = client.search_runs([experiment], "tags.kind = 'study'", max_results=1)
+    return StoredStudy(
+        tags=client.get_experiment(experiment).tags,
+        own_tags=own[0].data.tags if own else {},
+        mixtures=mixtures,
+        checkpoints=[_stored(model) for model in checkpoints(client, experiment, mixtures)],
+    )
+
+
+def _stored(model: LoggedModel) -> StoredCheckpoint:
+    metrics = [StoredMetric(m.key, m.value, m.timestamp, m.dataset_name, m.dataset_digest) for m in model.metrics or ()]
+    return StoredCheckpoint(str(model.source_run_id), dict(model.params or {}), dict(model.tags or {}), metrics)
+
+
 def checkpoints(client: MlflowClient, experiment: str, runs: Collection[str]) -> list[LoggedModel]:
     """Checkpoints that these runs made."""
     found: list[LoggedModel] = []
@@ -126,7 +159,7 @@ def joined(tags: Mapping[str, str], key: str) -> str:
     return text
 
 
-def latest_results(model: LoggedModel) -> dict[str, dict[str, Any]]:
+def latest_results(model: LoggedModel | StoredCheckpoint) -> dict[str, dict[str, Any]]:
     """Value, standard error, evaluation id and suite by metric, of the latest evaluation that has it.
 
     Where the study says which evaluations of a suite count, the suite's others are left out.

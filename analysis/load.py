@@ -40,13 +40,24 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.columns import truth
-from analysis.experiment_store import checkpoints, joined, latest_results, open_study, read_documents, stage_runs
+from analysis.experiment_store import (
+    checkpoints,
+    joined,
+    latest_results,
+    open_study,
+    read_documents,
+    read_results,
+    resolve_uri,
+    stage_runs,
+)
 from analysis.failed import FAILED_POINTS, read_tag
 from analysis.overrides import label_variants
+from analysis.stage_rows import find_outputs, read_stage_rows
+from analysis.study_tables import StoredCheckpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
 
 FRAME_COLUMNS = (
     "study",
@@ -100,23 +111,30 @@ def load_study(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     ValueError
         There is no such study, or no store.
     """
-    client, experiment = open_study(name, tracking_uri)
+    study = read_results(name, tracking_uri)
     rows: list[dict[str, Any]] = []
-    runs = {run.info.run_id: run.data.params for run in stage_runs(client, experiment)}
-    for model in checkpoints(client, experiment, runs):
+    for model in study.checkpoints:
         facts = _checkpoint_facts(name, model)
-        facts["mixture"] = runs[str(model.source_run_id)].get("stream.mixture")
+        facts["mixture"] = study.mixtures[model.source_run_id]
         results = latest_results(model)
         rows += [facts | {"metric": metric, **result} for metric, result in results.items()] or [facts]
-    tag = _failed_points_tag(client, experiment)
+    tag = study.own_tags.get(FAILED_POINTS, "")
     frame = label_variants(pd.DataFrame(rows, columns=pd.Index(FRAME_COLUMNS)), _failed(tag))
     order = ["metric", "params", "trajectory", "tokens", "annealed"]
-    frame = with_missing(frame).sort_values(order, ignore_index=True)
-    analysis = client.get_experiment(experiment).tags.get(ANALYSIS_TAG)
+    frame = (frame if _is_complete(frame) else with_missing(frame)).sort_values(order, ignore_index=True)
+    analysis = study.tags.get(ANALYSIS_TAG)
     if analysis:
         frame.attrs["analysis"] = analysis
     frame.attrs[FAILED_POINTS] = tag
     return frame
+
+
+def _is_complete(frame: pd.DataFrame) -> bool:
+    """Whether every checkpoint has a row for every metric, so that `with_missing` would change nothing."""
+    cells = set(zip(frame["checkpoint"], frame["metric"], strict=True))
+    metrics = {metric for _, metric in cells}
+    complete = len(cells) == len({checkpoint for checkpoint, _ in cells}) * len(metrics)
+    return complete and all(isinstance(metric, str) for metric in metrics)
 
 
 def _failed(tag: str) -> list[tuple[str, str]]:
@@ -203,6 +221,9 @@ def _of_bucket(sums: Mapping[str, Sequence[Any]], bucket: str) -> dict[str, list
 def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_uri: str | None = None) -> pd.DataFrame:
     """Training rows, one row per stage and optimizer step.
 
+    All rows are in the files of the outputs folder that published the study; where these can be seen, they are read.
+    From elsewhere MLflow's are taken, which of a stage's steps beyond the first thousand has some.
+
     Parameters
     ----------
     name
@@ -215,8 +236,8 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
     Returns
     -------
     DataFrame
-        Columns study, stage, trajectory, run_id, model, phase, step, tokens, time (Unix seconds, to the
-        millisecond) and one for each metric, NaN where a row has none.
+        Columns study, stage, trajectory, run_id, model, phase, read_from (`files`: all rows, or `mlflow`), step, tokens,
+        time (Unix seconds, to the millisecond) and one for each metric, NaN where a row has none.
 
     Raises
     ------
@@ -224,28 +245,36 @@ def load_history(name: str, metrics: Sequence[str] = ("train/loss",), tracking_u
         There is no such study, or no store.
     """
     client, experiment = open_study(name, tracking_uri)
+    outputs = find_outputs(client.get_experiment(experiment).tags, resolve_uri(tracking_uri))
     parts: list[pd.DataFrame] = []
     for run in stage_runs(client, experiment):
-        tokens = client.get_metric_history(run.info.run_id, "train/tokens")
-        part = pd.DataFrame(
-            {
-                "step": [row.step for row in tokens],
-                "tokens": [int(row.value) for row in tokens],
-                "time": [row.timestamp / 1000 for row in tokens],
-            }
-        )
         tags = run.data.tags
+        part, read_from = None if outputs is None else read_stage_rows(outputs, tags["stage"], metrics), "files"
+        if part is None:
+            part, read_from = _published_rows(client, run, metrics), "mlflow"
         facts = {"study": name, "stage": tags["stage"], "trajectory": tags["trajectory"], "run_id": run.info.run_id}
-        facts |= {"model": tags["model"], "phase": tags["phase"]}
+        facts |= {"model": tags["model"], "phase": tags["phase"], "read_from": read_from}
         for position, (column, value) in enumerate(facts.items()):
             part.insert(position, column, value)
-        for metric in metrics:
-            history = client.get_metric_history(run.info.run_id, metric)
-            values = {row.step: row.value for row in history}
-            part[metric] = [values.get(step, math.nan) for step in part["step"]]
         parts.append(part)
-    columns = ["study", "stage", "trajectory", "run_id", "model", "phase", "step", "tokens", "time", *metrics]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index(columns))
+    columns = ["study", "stage", "trajectory", "run_id", "model", "phase", "read_from", "step", "tokens", "time"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=pd.Index([*columns, *metrics]))
+
+
+def _published_rows(client: MlflowClient, run: Run, metrics: Sequence[str]) -> pd.DataFrame:
+    """Rows of one stage that MLflow has, with the columns of `analysis.stage_rows.read_stage_rows`."""
+    tokens = client.get_metric_history(run.info.run_id, "train/tokens")
+    rows = pd.DataFrame(
+        {
+            "step": [row.step for row in tokens],
+            "tokens": [int(row.value) for row in tokens],
+            "time": [row.timestamp / 1000 for row in tokens],
+        }
+    )
+    for metric in metrics:
+        values = {row.step: row.value for row in client.get_metric_history(run.info.run_id, metric)}
+        rows[metric] = [values.get(step, math.nan) for step in rows["step"]]
+    return rows
 
 
 def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
@@ -281,7 +310,7 @@ def load_runs(name: str, tracking_uri: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _checkpoint_facts(name: str, model: LoggedModel) -> dict[str, Any]:
+def _checkpoint_facts(name: str, model: LoggedModel | StoredCheckpoint) -> dict[str, Any]:
     params, tags = model.params, model.tags
     integers = ("params", "params_non_embedding", "tokens", "unique_tokens", "seed_init", "seed_data")
     facts: dict[str, Any] = {key: int(params[key]) if key in params else None for key in integers}

@@ -77,7 +77,9 @@ def label_variants(frame: pd.DataFrame, failed: Iterable[tuple[str, str]] = ()) 
     failed
         Models and names of points that have no row: what tells the others from them is shown too.
     """
-    variants = frame["point"].map(_variant)
+    points = [str(point) for point in frame["point"]]
+    of_point = {point: _variant(point) for point in set(points)}  # a checkpoint's rows share theirs
+    variants = [of_point[point] for point in points]
     found: dict[str, set[str]] = {}
     for model, variant in zip(frame["model"], variants, strict=True):
         found.setdefault(model, set()).add(variant)

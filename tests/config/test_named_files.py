@@ -15,7 +15,7 @@ ENDS = {"/".join(name.split("/")[start:]) for name in FILES for start in range(n
 PATH = re.compile(r"`(?:[\w./-]+ )?((?:[\w-]+/)*[\w-]+\.py)\b")
 MODULE = re.compile(r"`((?:analysis|workbench)(?:\.\w+)+)")
 OF_OTHER_PROJECTS = ("lm_eval/", "lit_gpt/")
-TAGS_OF_MLFLOW = {"workbench.outputs", "workbench.owner"}
+TAGS_OF_MLFLOW = {"workbench.outputs", "workbench.owner", "workbench.published"}
 
 
 def stale_names(text):

@@ -7,7 +7,7 @@ from sqlalchemy.engine import make_url
 from analysis.experiment_store import resolve_uri
 from analysis.load import load_study
 from workbench.study.layout import Layout
-from workbench.tracking.connection import PublishError, _database, artifact_location, default_uri
+from workbench.tracking.connection import PublishError, artifact_location, database_file, default_uri
 from workbench.tracking.mlflow import log_figures, publish_study
 
 ODD = [
@@ -34,7 +34,7 @@ def test_a_database_lies_in_its_folder(tmp_path, name, monkeypatch):
     layout.database.touch()
     uri = default_uri(layout)
     assert make_url(uri).database == str(layout.database)
-    assert _database(uri) == layout.database
+    assert database_file(uri) == layout.database
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(layout.root)
     assert resolve_uri() == uri
@@ -53,7 +53,7 @@ def test_artifacts_lie_in_the_outputs_or_where_a_server_says(tmp_path):
 
 def test_what_is_no_address_is_said():
     with pytest.raises(PublishError, match=r"^[^\n]*'sqlite;x'"):
-        _database("sqlite;x")
+        database_file("sqlite;x")
 
 
 def test_a_study_is_published_and_loaded_in_an_odd_folder(root):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -168,6 +169,25 @@ def test_a_longer_budget_trains_the_difference(make_study):
     assert len(first_losses) == (4096 + 8192) // 256
     trunk = next(n for n in longer.plan.nodes.values() if n.stage.parent is None)
     assert [r["step"] for r in spool.read_rows(longer.layout.stage(trunk.id).path)] == list(range(1, 65))
+
+
+def test_a_finished_stage_has_its_rows_as_a_table_too(make_study, monkeypatch):
+    """It follows a longer budget, and a table that cannot be written fails nothing."""
+    facts = make_study("tokens=10240")
+    train_all(facts)
+    trunk = facts.layout.stage(next(iter(facts.plan.nodes)))
+    assert pq.read_table(trunk.metrics_table).to_pylist() == spool.read_rows(trunk.path)
+    train_all(make_study("tokens=10240,20480"))
+    assert pq.read_table(trunk.metrics_table).column("step").to_pylist() == list(range(1, 65))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workbench.tracking.metrics_table.fsync", full)
+    longer = make_study("tokens=10240,20480,40960")
+    train_all(longer)
+    assert json.loads(trunk.status.read_text())["state"] == "finished"
+    assert not list(trunk.path.glob(".*partial"))
 
 
 def test_a_milestone_added_later_is_filled_in(make_study, fresh):

@@ -4,7 +4,7 @@ outputs/
   data/<fingerprint>/            prepared token store, tokenizer, held-out documents
   code/<digest>/                 copy of the project's code that jobs import from
   jobs/<token>/                  one submission to Slurm: batch.json, script, logs
-  stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl, checkpoints/, jobs/
+  stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl (and .parquet), checkpoints/, jobs/
   imported/<fingerprint>/        results of a checkpoint from outside
   studies/<study>/study.json     points, stages, dependencies, cost estimate
   studies/<study>/claimed/       an empty file for every stage that a launch onto a cluster has claimed
@@ -45,6 +45,11 @@ class StageDir:
     def metrics(self) -> Path:
         """One row per optimizer step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def metrics_table(self) -> Path:
+        """The same rows as a Parquet file, once the stage is finished."""
+        return self.path / "metrics.parquet"
 
     @property
     def status(self) -> Path:

@@ -52,7 +52,7 @@ def artifact_location(layout: Layout, name: str, uri: str) -> str | None:
 
     MLflow's own default for SQLite is the working directory.
     """
-    return (layout.artifacts.resolve() / name).as_uri() if _database(uri) else None
+    return (layout.artifacts.resolve() / name).as_uri() if database_file(uri) else None
 
 
 def init_store(uri: str) -> None:
@@ -70,7 +70,7 @@ def init_store(uri: str) -> None:
 
 
 def _make_store(uri: str) -> None:
-    database = _database(uri)
+    database = database_file(uri)
     if database is None:
         return
     # Otherwise Alembic logs fifty migrations.
@@ -107,6 +107,9 @@ def connect(uri: str, timeout_seconds: float, layout: Layout) -> Iterator[Mlflow
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
+    if database_file(uri) is not None:
+        # A connection that is kept goes on reading and writing a file that was replaced meanwhile.
+        bounds["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     before = {name: os.environ.get(name) for name in bounds}
     os.environ.update(bounds)
     with contextlib.ExitStack() as stack:
@@ -154,7 +157,7 @@ def hold_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _database(uri: str) -> Path | None:
+def database_file(uri: str) -> Path | None:
     """File of an SQLite store, by one canonical name; None for a server."""
     if not uri.startswith("sqlite"):
         return None
@@ -172,7 +175,7 @@ def _database(uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def _hold_database(uri: str) -> Iterator[None]:
-    database = _database(uri)
+    database = database_file(uri)
     if database is None:
         yield
         return

@@ -187,6 +187,7 @@ def _stage_record(
         ended_ms=ended_ms,
         durable_step=last.get("step", -1),
         durable_tokens=last.get("tokens", -1),
+        wanted_tokens=frozenset([*planned.targets, *entry["wanted"]]),
         checkpoints=checkpoints,
         artifacts=_stage_artifacts(stage_dir),
     )

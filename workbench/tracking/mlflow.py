@@ -5,7 +5,8 @@ asked for again. Three facts make that exact:
 
 - A row's metrics travel in one batch, and MLflow stores a batch's metrics in one transaction; tokens grow
   from row to row, so the latest `train/tokens` of a run says which rows are there.
-- Rows after the last complete checkpoint are not final (a resumed stage computes them again) and stay.
+- Rows after the last complete checkpoint are not final (a resumed stage computes them again) and stay. Of a long
+  stage's rows some are sent (`workbench.tracking.thinning`), the same ones whenever it is published.
 - Rows and results carry their own timestamps; MLflow ignores a metric whose step, timestamp and value it
   has already, so that even two machines that publish at once add nothing twice.
 
@@ -32,7 +33,9 @@ from workbench.tracking.connection import (
 )
 from workbench.tracking.owner import claim, make_owner
 from workbench.tracking.pages import PAGE_TAGS, settle_page
+from workbench.tracking.published_state import PublishedState
 from workbench.tracking.run_records import CheckpointRecord, EvaluationRecord, StageRecord, StudyRecord
+from workbench.tracking.thinning import is_sent
 
 __all__ = ["PublishError", "PublishReport", "default_uri", "init_store", "log_figures", "publish_study"]
 
@@ -91,9 +94,21 @@ def publish_study(layout: Layout, study: str, uri: str | None = None, timeout_se
         There is no such study, or its plan is damaged.
     """
     uri = uri or default_uri(layout)
+    state = PublishedState(layout, study, uri)
+    if state.is_current():
+        return PublishReport()
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.study(study) / "publish.lock"):
+        if state.is_current(client):  # another publisher was faster, or a server says so
+            return PublishReport()
+        # Before they are read: whatever changes later differs from this.
+        files = state.take()
         record = intended.read_study(layout, study)
-        return _Publisher(client, uri, layout, record).publish()
+        certain = state.begin()
+        publisher = _Publisher(client, uri, layout, record)
+        report = publisher.publish()
+        at_rest = all(stage.status != "RUNNING" for stage in record.stages)
+        state.end(client, publisher.runs[""], files if certain and at_rest and not report.skipped else None)
+        return report
 
 
 def log_figures(
@@ -133,6 +148,8 @@ def log_figures(
     """
     uri = uri or default_uri(layout)
     with connect(uri, timeout_seconds, layout) as client, hold_lock(layout.study(study) / "publish.lock"):
+        state = PublishedState(layout, study, uri)
+        was_current = state.is_current(client)
         publisher = _Publisher(client, uri, layout, intended.read_study(layout, study))
         run_id = publisher.ensure_study_run()
         earlier, paths = _read_report_files(client, run_id), {_artifact_path(file) for file in files}
@@ -144,6 +161,8 @@ def log_figures(
         client.log_dict(run_id, {"files": sorted(paths)}, REPORT_FILES)
         if description:
             client.set_tag(run_id, "mlflow.note.content", description)
+        if was_current:
+            state.renew(client, publisher.runs[""])
 
 
 def _read_report_files(client: MlflowClient, run_id: str) -> set[str]:
@@ -270,8 +289,9 @@ class _Publisher:
         if done >= stage.durable_tokens:
             return
         batch: list[Any] = []
-        for row in spool.read_rows(stage.path, stage.durable_step):
-            if row[spool.TOKENS] <= done:
+        for number, row in enumerate(spool.read_rows(stage.path, stage.durable_step), 1):
+            tokens = row[spool.TOKENS]
+            if tokens <= done or not is_sent(number, tokens, stage.wanted_tokens):
                 continue
             metrics = _row_metrics(row)
             if len(batch) + len(metrics) > MAX_BATCH_METRICS:

@@ -60,6 +60,8 @@ class StageRecord:
     """Step of the last complete checkpoint, -1 without one; rows up to here are final."""
     durable_tokens: int
     """Tokens of that checkpoint, -1 without one."""
+    wanted_tokens: frozenset[int]
+    """Tokens of the checkpoints that the study asks for, there or not."""
     checkpoints: tuple[CheckpointRecord, ...]
     """Those the study wants evaluated."""
     artifacts: tuple[tuple[Path, str], ...]

@@ -13,6 +13,7 @@ from workbench.config.schema import Stage
 from workbench.study.files import exclusive, read_stage
 from workbench.study.identity import stage_id as compute_stage_id
 from workbench.study.layout import Layout, StageDir
+from workbench.tracking.metrics_table import write_table
 from workbench.train import checkpoint as ckpt
 from workbench.train.attempt_status import write_status
 from workbench.train.clearing import clear_leftovers
@@ -83,6 +84,9 @@ def train_stage(
         except BaseException as error:
             _say(stage_dir, world, "failed", f"{type(error).__name__}: {error}", type(error).__name__)
             raise
+        if world.is_main:
+            with suppress(OSError):  # a copy, which no disk is too full for
+                write_table(stage_dir)
         _say(stage_dir, world, "finished")
     return stage_dir
 
