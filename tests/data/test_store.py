@@ -516,7 +516,7 @@ def test_sizes_of_held_out_text_are_those_of_the_command_line_tools(prepared, tm
     ("change", "message"),
     [
         ({"heldout_percent": 1e-4}, "no held-out document: raise data.heldout_percent"),
-        ({"min_document_bytes": 10**6}, "no held-out document"),
+        ({"min_document_bytes": 10**6}, "below data.min_document_bytes=1000000, so that no document could be held out"),
     ],
 )
 def test_sources_that_give_nothing_are_refused(two_sources, small_tokenizer, tmp_path, change, message):
