@@ -202,7 +202,7 @@ def test_what_ends_a_turn_ends_what_a_tuned_model_writes(tune, run_local, tokeni
     lm = Evaluator(facts.layout, facts.plan.evaluation)._load_lm(
         ends(facts, tuned(facts)), facts.plan.evaluation.suites["chat"]
     )
-    assert lm._ends == set(ends_with)
+    assert lm.generator.eos_ids == set(ends_with)
 
 
 def test_scores_of_text_do_not_take_a_templates_marks_for_tokens(tune, run_local):
