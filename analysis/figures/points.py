@@ -74,9 +74,14 @@ class Marks:
 
     def add_rows(self, axes: Axes, rows: pd.DataFrame, *, x: str, y: str, panel: str, role: str) -> None:
         """Note one mark per row, at its columns `x` and `y`."""
-        for index in range(len(rows)):
-            row = rows.iloc[[index]]
-            self.add(axes, float(row[x].iloc[0]), float(row[y].iloc[0]), row, panel=panel, role=role)
+        if rows.empty:
+            return
+        # One part for all: a frame for each row took most of a large study's report.
+        xs, ys = [float(value) for value in rows[x]], [float(value) for value in rows[y]]
+        names = [f"p{len(self._places) + index}" for index in range(len(rows))]
+        self._places += zip([axes] * len(rows), xs, ys, names, strict=True)
+        place = {"mark": names, "panel": panel, "role": role, "x": xs, "y": ys}
+        self._parts.append(rows.assign(**place).reindex(columns=POINT_COLUMNS))
 
     def points(self) -> pd.DataFrame:
         """Link every mark in its axes, and return the plotted points."""

@@ -7,6 +7,7 @@ outputs/
   stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl (and .parquet), checkpoints/, jobs/
   imported/<fingerprint>/        results of a checkpoint from outside
   studies/<study>/study.json     points, stages, dependencies, cost estimate
+  studies/<study>/published.json what the last publishing left
   studies/<study>/claimed/       an empty file for every stage that a launch onto a cluster has claimed
   figures/<study>/  fits/<study>/
   outputs.id                     names this folder to MLflow, wherever it is moved
