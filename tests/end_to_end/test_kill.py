@@ -16,6 +16,7 @@ from workbench.forecast.study_facts import make_facts
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri
+from workbench.tracking.thinning import is_sent
 from workbench.train.checkpoint import checkpoints_by_tokens, verify
 
 KILLS = 20
@@ -109,7 +110,11 @@ def compare_mlflow(killed, untouched, facts):
         history = load_history("small", metrics, uri)
         keys = ["stage", "step"]
         assert not history.duplicated(keys).any()
-        assert raw_rows(uri, "train/loss") == len(history)
+        assert raw_rows(uri, "train/loss") == sum(
+            is_sent(number, tokens, {*facts.plan.nodes[stage].targets, *facts.plan.nodes[stage].stage.milestones})
+            for stage, rows in history.sort_values(keys).groupby("stage")
+            for number, tokens in enumerate(rows.tokens, 1)
+        )
         histories.append(history.sort_values(keys).reset_index(drop=True)[[*keys, "tokens", *metrics]])
         frame = load_study("small", uri)
         keys = ["stage", "tokens", "metric"]
