@@ -1,0 +1,43 @@
+"""What a plan can do without, and preparing the data cannot: commits of the hub, and a tokenizer's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.config.schema import DataConfig, TokenizerConfig
+from workbench.data.hub import HubOutOfReachError, is_local, resolve_revision
+
+
+def unknown_inputs(data: DataConfig, tokenizer: TokenizerConfig) -> list[str]:
+    """Lines on the inputs of a token store that cannot be named here; empty where all are known.
+
+    Raises
+    ------
+    ValueError
+        The hub answers that it has no such data set or revision.
+    """
+    return [*_unknown_commits(data), *_missing_tokenizer(tokenizer)]
+
+
+def _unknown_commits(data: DataConfig) -> list[str]:
+    unknown: list[str] = []
+    for name, source in data.sources.items():
+        if source.kind != "huggingface" or is_local(source):
+            continue
+        try:
+            resolve_revision(source.path, source.revision)
+        except HubOutOfReachError:
+            unknown.append(f"{name} ({source.path})")
+            break  # each further question would wait for the same silence
+    if not unknown:
+        return []
+    return [
+        f"data {data.name} is not prepared, and the hub does not answer: revision not known without the hub, beginning with "
+        f"source {unknown[0]}; set each source's revision to a commit, or plan again where the hub can be reached"
+    ]
+
+
+def _missing_tokenizer(tokenizer: TokenizerConfig) -> list[str]:
+    if tokenizer.kind != "file" or Path(tokenizer.path or "").expanduser().exists():
+        return []
+    return [f"tokenizer.path={tokenizer.path!r} is not there: `workbench prepare` and `run` need it"]
