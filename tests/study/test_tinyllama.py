@@ -186,3 +186,8 @@ def test_a_published_cost_of_nothing_is_refused(settings, refusal):
     given = {"model": "m", "gpu": "g", "gpu_hours": 1.0, "tokens": 1, "source": "s"}
     with pytest.raises(ValueError, match=refusal):
         PublishedCost(**{**given, **settings})
+
+
+def test_files_that_are_missing_stop_the_plan_as_ever(plan):
+    with pytest.raises(ValueError, match=r"^[^\n]*nowhere"):
+        plan(V1, "recipe=cosine", "tokens=3T", "data=dolma", "data.sources.text.path=nowhere")

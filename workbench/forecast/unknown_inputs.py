@@ -6,6 +6,11 @@ from pathlib import Path
 
 from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.hub import HubOutOfReachError, is_local, resolve_revision
+from workbench.data.inputs import find_inputs
+
+
+_FILE_KINDS = ("jsonl", "parquet", "text")
+"""Kinds of sources that read files of this machine."""
 
 
 def unknown_inputs(data: DataConfig, tokenizer: TokenizerConfig) -> list[str]:
@@ -14,9 +19,13 @@ def unknown_inputs(data: DataConfig, tokenizer: TokenizerConfig) -> list[str]:
     Raises
     ------
     ValueError
-        The hub answers that it has no such data set or revision.
+        The hub answers that it has no such data set or revision, or, where something is unknown, a source's files are not there.
     """
-    return [*_unknown_commits(data), *_missing_tokenizer(tokenizer)]
+    unknown = [*_unknown_commits(data), *_missing_tokenizer(tokenizer)]
+    for source in data.sources.values() if unknown else ():  # otherwise the fingerprint looks for them
+        if source.kind in _FILE_KINDS:
+            find_inputs(source)
+    return unknown
 
 
 def _unknown_commits(data: DataConfig) -> list[str]:
