@@ -8,7 +8,6 @@ from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.hub import HubOutOfReachError, is_local, resolve_revision
 from workbench.data.inputs import find_inputs
 
-
 _FILE_KINDS = ("jsonl", "parquet", "text")
 """Kinds of sources that read files of this machine."""
 
@@ -29,21 +28,19 @@ def unknown_inputs(data: DataConfig, tokenizer: TokenizerConfig) -> list[str]:
 
 
 def _unknown_commits(data: DataConfig) -> list[str]:
-    unknown: list[str] = []
+    """Line on the first data set whose commit is not known: each further question would wait for the same silence."""
     for name, source in data.sources.items():
         if source.kind != "huggingface" or is_local(source):
             continue
         try:
             resolve_revision(source.path, source.revision)
         except HubOutOfReachError:
-            unknown.append(f"{name} ({source.path})")
-            break  # each further question would wait for the same silence
-    if not unknown:
-        return []
-    return [
-        f"data {data.name} is not prepared, and the hub does not answer: revision not known without the hub, beginning with "
-        f"source {unknown[0]}; set each source's revision to a commit, or plan again where the hub can be reached"
-    ]
+            return [
+                f"data {data.name} is not prepared, and the hub does not answer: revision not known without the hub, "
+                f"beginning with source {name!r} ({source.path}); set each source's revision to a commit, or plan again where "
+                "the hub can be reached"
+            ]
+    return []
 
 
 def _missing_tokenizer(tokenizer: TokenizerConfig) -> list[str]:
