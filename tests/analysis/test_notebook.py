@@ -27,6 +27,7 @@ SMALLER = {
     "published": ["init=tinyllama_105b,tinyllama_3t,pythia_1b"],
     "repetition": ["data.unique_tokens=64000,256000,null", "tokens=128000,512000,2048000"],
     "seeds": ["seed_init=range(2)", "seed_data=range(2)"],
+    "tinyllama": ["recipe=tinyllama_v1,tinyllama_v1_1"],
     "token_scaling": ["tokens=250000,1000000,4000000"],
     "transfer": ["model=w32,w64"],
     "token_scaling_laptop": ["model=m0_03,m0_1", "tokens=250000,1000000"],

@@ -11,10 +11,15 @@ GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "toke
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
 STUDIES = [path.stem for path in sorted((PROJECT_ROOT / "experiments").glob("*.yaml"))]
 PATHS = {
+    ("data", "dolma"): ["data.sources.text.path=dolma"],
     ("data", "jsonl"): ["data.sources.text.path=a.jsonl"],
     ("tokenizer", "llama2"): ["tokenizer.path=tokenizer.model"],
     ("model", "tinyllama_1b"): ["tokenizer=llama2", "tokenizer.path=tokenizer.model"],
     ("recipe", "continual_headers"): ["data=python_domains"],
+    ("recipe", "tinyllama_v1"): ["tokens=3T"],
+    ("recipe", "tinyllama_v1_1"): ["tokens=2T", "data=slimpajama_starcoder"],
+    ("recipe", "tinyllama_v1_1_chinese"): ["tokens=2T", "data=tinyllama_v1_1"],
+    ("recipe", "tinyllama_v1_1_math_code"): ["tokens=2T", "data=tinyllama_v1_1"],
     ("tracking", "server"): [],
 }
 

@@ -10,9 +10,11 @@ from random import Random
 
 import pytest
 
-from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
 from workbench.data import fingerprint
 from workbench.data.fingerprint import data_fingerprint, describe_source, hash_file, heldout_fingerprint
+from workbench.data.store import prepare
+from workbench.study.layout import Layout
 
 
 def test_stores_made_by_other_rules_have_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -34,6 +36,29 @@ def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp
         now = replace(data, heldout_document_bytes=cut)
         prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now)
         assert [ours == theirs for ours, theirs in zip(prints, before, strict=True)] == [same] * 2
+
+
+def test_conditions_and_shards_are_in_fingerprints_where_they_are_set(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    source = SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))
+    plain = DataConfig("x", {"a": source})
+    corpus = replace(plain, corpus=CorpusConfig())
+    some, other = (replace(corpus, sources={"a": replace(source, where=where)}) for where in ("a > 1", "a > 2"))
+    assert "where" not in describe_source(source)
+    every = (plain, corpus, replace(plain, corpus=CorpusConfig(1000)), some, other)
+    assert len({data_fingerprint(data, TokenizerConfig()) for data in every}) == 5
+    assert len({heldout_fingerprint(data) for data in every}) == 5
+
+
+def test_a_condition_needs_a_corpus_and_a_corpus_no_pass(tmp_path: Path):
+    source = SourceConfig("jsonl", path="a.jsonl", where="a > 1")
+    with pytest.raises(ValueError, match=r"^data\.sources\.a\.where='a > 1' needs data\.corpus[^\n]*$"):
+        DataConfig("x", {"a": source})
+    with pytest.raises(ValueError, match="where=' ' is no condition"):
+        replace(source, where=" ")
+    data = DataConfig("x", {"a": source}, corpus=CorpusConfig())
+    with pytest.raises(ValueError, match=r"^data 'x' sets data\.corpus[^\n]*$"):
+        prepare(data, TokenizerConfig(), Layout(tmp_path))
 
 
 def test_a_file_of_the_same_size_and_time_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import make_facts_and_launcher, print_plan_line, print_table
+from workbench.cli.shared import plan_facts_and_launcher, print_plan_line, print_table
 
 if TYPE_CHECKING:
     from workbench.forecast.cluster_cost import ClusterWork
@@ -21,7 +21,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     from workbench.forecast.estimate import estimate, study_slots
     from workbench.forecast.plan_notes import missing_here_note, plan_json
 
-    facts, launcher = make_facts_and_launcher(parsed)
+    facts, launcher = plan_facts_and_launcher(parsed)
     work = cluster_work(facts) if launcher.submits else None
     # How fast this machine is says nothing about a cluster's.
     here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)
@@ -80,8 +80,26 @@ def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> N
     print(
         f"\n{_tokens_line(values)}\n"
         f"on cluster {work.cluster.name}: {_cost_line(work)} (evaluations not counted); "
-        f"peak memory: {_gigabytes(work.peak_memory_bytes)} a process; disk: {values['disk_bytes'] / 1e6:.0f} MB"
+        f"peak memory: {_gigabytes(work.peak_memory_bytes)} a process; disk: {values['disk_bytes'] / 1e6:.0f} MB; "
+        f"{values['evaluations']:,} evaluations"
     )
+    for line in _speed_lines(values, work):
+        print(line)
+
+
+def _speed_lines(values: dict[str, Any], work: ClusterWork) -> list[str]:
+    """Say at which speed of one process the time of each model was estimated."""
+    lines: list[str] = []
+    for stage in values["stages"]:
+        asked = work.stages[stage["id"]].resources if stage["id"] in work.stages else None
+        if asked is None or not asked.seconds or not stage["flops_to_train"]:
+            continue
+        seconds = asked.seconds * asked.processes
+        lines.append(
+            f"speed of {stage['model']}: {stage['tokens_to_train'] / seconds:,.0f} tokens/s a process "
+            f"({stage['flops_to_train'] / seconds / 1e12:.3g} TFLOP/s), as cluster {work.cluster.name} says or jobs measured"
+        )
+    return list(dict.fromkeys(lines))
 
 
 def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str]:
@@ -112,7 +130,11 @@ def _cost_line(work: ClusterWork) -> str:
         return f"not estimated, since {unknown_speed(work)}"
     unit = "GPU hours" if work.cluster.gpus_per_node else "node hours"
     cost = "" if work.cost is None else f", {work.cost:.2f} {work.cluster.currency}"
-    return f"about {work.gpu_hours:.3g} {unit}{cost}, {work.hours:.3g} hours if no job waits"
+    return f"about {_hours(work.gpu_hours)} {unit}{cost}, {_hours(work.hours)} hours if no job waits"
+
+
+def _hours(number: float) -> str:
+    return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
 
 
 def _gigabytes(size: int) -> str:

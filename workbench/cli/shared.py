@@ -93,8 +93,8 @@ def asked_launcher(parsed: argparse.Namespace) -> Launcher:
     return from_dict(Launcher, record.get("launcher") or {"kind": "slurm" if slurm else "local"}, "launcher")
 
 
-def make_facts_and_launcher(parsed: argparse.Namespace) -> tuple[Facts, Launcher]:
-    """Do what `make_study_facts` and `asked_launcher` do, of one composition."""
+def plan_facts_and_launcher(parsed: argparse.Namespace) -> tuple[Facts, Launcher]:
+    """Do what `make_study_facts` and `asked_launcher` do, of one composition, as far as a plan needs it."""
     from workbench.config.compose import composer
     from workbench.forecast.study_facts import make_facts
 
@@ -102,7 +102,7 @@ def make_facts_and_launcher(parsed: argparse.Namespace) -> tuple[Facts, Launcher
         return make_study_facts(parsed), asked_launcher(parsed)
     with composer(parsed.experiments) as hydra:
         points, launcher = hydra.points(parsed.overrides), hydra.launcher(parsed.overrides)
-    return make_facts([(point.name, point.config) for point in points]), launcher
+    return make_facts([(point.name, point.config) for point in points], provisional=True), launcher
 
 
 def default_layout() -> Layout:

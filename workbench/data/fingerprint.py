@@ -70,10 +70,18 @@ def heldout_fingerprint(data: DataConfig) -> str:
     )
 
 
+def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
+    """16 hexadecimal digits for a plan whose inputs are not all known yet; they name no store."""
+    return _digest({"provisional": [to_dict(data), to_dict(tokenizer)]})
+
+
 def _younger(data: DataConfig) -> dict[str, Any]:
     """Name settings that fingerprints did not have from the start, where they are not what they were then."""
     cut = data.heldout_document_bytes
-    return {} if cut == _FIRST_HELDOUT_DOCUMENT_BYTES else {"heldout_document_bytes": cut}
+    younger: dict[str, Any] = {} if cut == _FIRST_HELDOUT_DOCUMENT_BYTES else {"heldout_document_bytes": cut}
+    if data.corpus is not None:
+        younger["corpus"] = to_dict(data.corpus)
+    return younger
 
 
 def describe_source(source: SourceConfig) -> dict[str, Any]:
@@ -85,6 +93,8 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
+    if source.where is None:  # older fingerprints have no such part
+        described.pop("where")
     if source.kind == "python_headers":
         described["corpus"] = python_texts.describe_packages()
     elif source.kind.startswith("python_"):

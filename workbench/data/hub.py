@@ -21,6 +21,10 @@ _SECONDS_TO_ANSWER = 10
 logger = logging.getLogger(__name__)
 
 
+class HubOutOfReachError(ValueError):
+    """The hub does not answer, and never answered this user before."""
+
+
 def is_local(source: SourceConfig) -> bool:
     """Whether a source of kind `huggingface` is a folder on this machine, which `datasets` reads, too."""
     return Path(source.path).is_dir()
@@ -52,7 +56,7 @@ def resolve_revision(path: str, revision: str | None) -> str:
     Raises
     ------
     ValueError
-        The hub has no such data set or revision, or it does not answer and never did.
+        The hub has no such data set or revision; `HubOutOfReachError` where it does not answer and never did.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
@@ -80,7 +84,7 @@ def resolve_revision(path: str, revision: str | None) -> str:
 def _last_answer(path: str, revision: str | None, error: Exception) -> str:
     known = recall("revisions", path, revision)
     if known is None:
-        raise ValueError(
+        raise HubOutOfReachError(
             f"data set {path!r}: the hub does not answer which commit revision={revision} is "
             f"({one_line(error)[:200]}): set the source's revision to a commit"
         ) from error

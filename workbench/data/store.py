@@ -92,6 +92,11 @@ def prepare(
     RuntimeError
         More than a tenth of some held-out document occurs in the training text all the same.
     """
+    if data.corpus is not None:
+        raise ValueError(
+            f"data {data.name!r} sets data.corpus, and data in shards can be planned but not prepared yet: set "
+            "data.corpus=null, and leave every source's where out"
+        )
     data = pin_revisions(data)
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)

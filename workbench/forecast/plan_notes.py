@@ -54,6 +54,8 @@ def _trained_again(facts: Facts, node: Node, tokens: int) -> str:
 def leaving_points_note(facts: Facts) -> list[str]:
     """Line on the points that the study had and this launch does not name: its table and figures lose them."""
     study = facts.plan.study
+    if facts.data_notes:  # whose points have other ids for now
+        return []
     if not facts.layout.study_file(study).exists():
         return []
     named = {point.chain[-1] for point in facts.plan.points}
@@ -66,6 +68,20 @@ def leaving_points_note(facts: Facts) -> list[str]:
     return [
         f"study {study!r}: {these} leave its table and figures ({some_names(leaving, most=3)}); their trainings stay. Name "
         "this launch otherwise (study=...) to keep both"
+    ]
+
+
+def published_cost_note(facts: Facts) -> list[str]:
+    """Line on what others say that the tokens left to train would take; empty without `published_cost`."""
+    cost = facts.config.published_cost
+    if cost is None:
+        return []
+    todo = facts.tokens_to_train()
+    tokens = sum(todo[i] for i, node in facts.plan.nodes.items() if node.stage.model.name == cost.model)
+    return [
+        f"published: {cost.gpu_hours:,.6g} hours of {cost.gpu} for {cost.tokens / 1e9:,.6g}B tokens of {cost.model} "
+        f"({cost.source}), which is {cost.gpu_hours * tokens / cost.tokens:,.0f} for the {tokens / 1e9:,.6g}B tokens of it "
+        "to train here"
     ]
 
 
@@ -180,6 +196,8 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "training_disk_bytes": work.training_disk_bytes,
         "workers": work.workers,
         "notes": [
+            *published_cost_note(facts),
+            *facts.data_notes,
             *unique_token_notes(facts),
             *trained_again_notes(facts),
             *short_heldout_notes(facts),

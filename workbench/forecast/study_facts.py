@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.config.schema import Config, TrainingStage
-from workbench.data.fingerprint import data_fingerprint
+from workbench.data.fingerprint import data_fingerprint, provisional_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.data.special_tokens import choose
 from workbench.data.store import open_prepared, prepare
 from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream
 from workbench.evaluate.reconcile import pending
+from workbench.forecast.unknown_inputs import unknown_inputs
 from workbench.study.kind_plan import check as check_inputs
 from workbench.study.kind_plan import prepare as prepare_inputs
 from workbench.study.kind_plan import resolve, standing_tokens, tokens_left
@@ -49,6 +50,9 @@ class Facts:
     left: dict[str, int] = field(default_factory=dict[str, int])
     """Tokens still to be done of the stages whose checkpoints do not tell."""
 
+    data_notes: list[str] = field(default_factory=list[str])
+    """What is not known here of the data: with any, the names of data and stages are provisional."""
+
     @property
     def config(self) -> Config:
         """The first point's config, for what is one a study."""
@@ -75,7 +79,9 @@ class Facts:
         return self.weights_only.get(stage, set())
 
 
-def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | None = None) -> Facts:
+def make_facts(
+    points: Sequence[tuple[str, Config]], stored: Sequence[str] | None = None, *, provisional: bool = False
+) -> Facts:
     """Plan a study and look at what exists.
 
     Parameters
@@ -85,6 +91,8 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
     stored
         Fingerprints of the data that each point's recorded launch was trained on; None takes the data as they are now,
         and the texts of this Python environment where they are embedded.
+    provisional
+        Plan without what is needed only to prepare the data, and note it: a hub that answers, a tokenizer's file.
 
     Raises
     ------
@@ -93,6 +101,9 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
     """
     if stored is not None:
         return look(plan_study(points, stored))
+    notes = {repr((c.data, c.tokenizer)): unknown_inputs(c.data, c.tokenizer) for _, c in points} if provisional else {}
+    if any(notes.values()):
+        return _provisional_facts(points, list(dict.fromkeys(note for some in notes.values() for note in some)))
     # Recorded with the study, so that a branch of the hub that moves on does not make another study of it.
     pinned = [(name, replace(config, data=pin_revisions(config.data))) for name, config in points]
     points = [(name, _resolved(name, config, alone=len(points) == 1)) for name, config in pinned]
@@ -102,6 +113,14 @@ def make_facts(points: Sequence[tuple[str, Config]], stored: Sequence[str] | Non
         if key not in fingerprints:
             fingerprints[key] = data_fingerprint(config.data, config.tokenizer)
     return look(plan_study(points, [fingerprints[repr((c.data, c.tokenizer))] for _, c in points]))
+
+
+def _provisional_facts(points: Sequence[tuple[str, Config]], notes: list[str]) -> Facts:
+    """Plan under names that no data and no stage will have."""
+    points = [(name, _resolved(name, config, alone=len(points) == 1)) for name, config in points]
+    facts = look(plan_study(points, [provisional_fingerprint(c.data, c.tokenizer) for _, c in points]))
+    last = "the ids of this plan's stages are provisional, since they depend on what is not known yet"
+    return replace(facts, data_notes=[*notes, last])
 
 
 def _resolved(name: str, config: Config, *, alone: bool) -> Config:

@@ -15,6 +15,7 @@ from workbench.config.schema.adapters import LORA_TARGETS, LoraConfig
 from workbench.config.schema.begin import InitConfig, KindSettings
 from workbench.config.schema.chat_data import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.cluster import ClusterConfig
+from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,
@@ -36,6 +37,7 @@ from workbench.config.schema.model import (
     VariantConfig,
 )
 from workbench.config.schema.point import ANALYSES, Config, PathsConfig, TrackingConfig
+from workbench.config.schema.published_cost import PublishedCost
 from workbench.config.schema.recipe import (
     DECAYS,
     PRECISIONS,
@@ -86,6 +88,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "Config",
+    "CorpusConfig",
     "DataConfig",
     "EvaluationConfig",
     "InitConfig",
@@ -99,6 +102,7 @@ __all__ = [
     "Parent",
     "PathsConfig",
     "PhaseConfig",
+    "PublishedCost",
     "RecipeConfig",
     "ResourcesConfig",
     "RopeScaling",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
+from workbench.config.schema.corpus import CorpusConfig
 
 SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
@@ -42,6 +43,9 @@ class SourceConfig:
     are contained in larger ones."""
     max_epochs: float | None = 1.0
     """Most times a token may be seen; None allows any repetition."""
+    where: str | None = None
+    """Condition on a record's fields, such as `meta.redpajama_set_name != "RedPajamaGithub"`: records that do not meet it
+    are not read; None reads all. Needs `data.corpus`."""
 
     def __post_init__(self) -> None:
         """Refuse a source that no reader could read."""
@@ -53,6 +57,8 @@ class SourceConfig:
         check_at_least("source heldout_bytes", self.heldout_bytes, 0)
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
+        if self.where is not None and not self.where.strip():
+            raise ValueError(f"source where={self.where!r} is no condition: leave it out, or write null, to read all")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class DataConfig:
     document_mask: bool = False
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
     from each document's beginning. Needs `numerics.attention=sdpa`."""
+    corpus: CorpusConfig | None = None
+    """Builds the data in shards, for corpora that one process cannot read in one go; None reads it in one pass."""
 
     def __post_init__(self) -> None:
         """Refuse an empty or one-sided split."""
@@ -104,6 +112,12 @@ class DataConfig:
         for name in self.sources:
             check_name("data.sources", name)
         exact_weights({name: source.weight for name, source in self.sources.items()})
+        for name, source in self.sources.items():
+            if source.where is not None and self.corpus is None:
+                raise ValueError(
+                    f"data.sources.{name}.where={source.where!r} needs data.corpus, since data that is built in one pass is "
+                    "not filtered: set data.corpus={}, or leave the condition out"
+                )
 
 
 @dataclass(frozen=True)

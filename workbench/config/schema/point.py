@@ -10,6 +10,7 @@ from workbench.config.schema.cluster import ClusterConfig
 from workbench.config.schema.data import DataConfig, TokenizerConfig
 from workbench.config.schema.machine import BudgetConfig, CheckpointConfig, NumericsConfig, ResourcesConfig
 from workbench.config.schema.model import ModelConfig, VariantConfig
+from workbench.config.schema.published_cost import PublishedCost
 from workbench.config.schema.recipe import PRECISIONS, EvaluationConfig, OptimizerConfig, RecipeConfig
 
 ANALYSES = (
@@ -106,6 +107,8 @@ class Config:
     in."""
     flops: float | None = None
     """Training budget in FLOPs of forward and backward (`workbench.study.flops`), instead of `tokens`."""
+    published_cost: PublishedCost | None = None
+    """What such a training took others, for `workbench plan` to print beside its estimate; None prints nothing."""
     precision: str = "fp32"
     """`fp32`, or `bf16` (autocast, master weights in fp32)."""
     seed: int = 0

@@ -67,6 +67,9 @@ class RecipeConfig:
     """Tokens at which to keep and evaluate a checkpoint, in addition to the end of every phase."""
     log_milestones: int = 0
     """Further milestones: this many per factor of two, going down from each phase's end to the end of the warm-up."""
+    tokens: int | None = None
+    """Budget that the recipe was published with, for a study's file to take by `tokens: ${recipe.tokens}`. It sets nothing
+    by itself."""
 
     def __post_init__(self) -> None:
         """Refuse phases whose shares do not add up."""
@@ -84,6 +87,7 @@ class RecipeConfig:
         check_at_least("recipe.warmup_tokens", self.warmup_tokens, 0)
         check_at_least("recipe.batch_sequences", self.batch_sequences, 1)
         check_at_least("recipe.log_milestones", self.log_milestones, 0)
+        check_at_least("recipe.tokens", self.tokens, 1)
         for tokens in self.milestones:
             check_at_least("recipe.milestones", tokens, 1)
 
