@@ -9,7 +9,7 @@ condition    value `==` value, also `!=` `<` `<=` `>` `>=`
              `has(` field `)`, or a field that is itself true or false
 value        field, `len(` field `)`, or literal
 field        names joined by dots; a name with other characters than letters, digits and _ stands in backquotes
-literal      number, "text" or 'text' (with \\ before a quote or a \\), true, false, null
+literal      number, "text" or 'text' (with a backslash before a quote or a backslash), true, false, null
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def kind_of(value: object) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    names = {str: "text", list: "list", tuple: "list", dict: "object"}
+    names: dict[type, str] = {str: "text", list: "list", tuple: "list", dict: "object"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -292,10 +292,10 @@ class _Parser:
         if token.kind == "text":
             self._next += 1
             return re.sub(r"\\([\"'\\])", r"\1", token.text[1:-1])
-        if token.kind == "name" and token.text in _LITERALS:
-            self._next += 1
-            return _LITERALS[token.text]
-        self._fail(f"{what} is missing; text stands in quotes" if token.kind != "end" else f"{what} is missing")
+        if token.kind != "name" or token.text not in _LITERALS:
+            self._fail(f"{what} is missing{'' if token.kind == 'end' else '; text stands in quotes'}")
+        self._next += 1
+        return _LITERALS[token.text]
 
     def _comparison(self, left: Value, operator: str, at: int) -> Comparison:
         right = self._value()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from workbench.config.filter_syntax import Comparison, Contains, Field, Flag, Has, Length, Literal, Matches, Member
 
+_ARROW: Any = pyarrow.compute
+"""Its functions are made when it is imported, so that no checker of types knows them."""
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _FUNCTIONS = {
     "==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
@@ -38,7 +43,7 @@ def column_of(table: pa.Table | pa.RecordBatch, path: tuple[str, ...]) -> pa.Chu
             raise Unsupported
         if column.type.get_field_index(key) < 0:
             return nothing
-        column = pc.struct_field(column, key)
+        column = _ARROW.struct_field(column, key)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column
@@ -69,7 +74,7 @@ def judge_columns(
         case Member(value, among):
             result = _member(_values(table, value), among)
         case Contains(field, str(part)):
-            result = pc.match_substring(_typed(column_of(table, field.path), _is_text), part)
+            result = _ARROW.match_substring(_typed(column_of(table, field.path), _is_text), part)
         case _:
             raise Unsupported
     return result.fill_null(False).to_numpy(zero_copy_only=False).astype(np.bool_)
@@ -83,8 +88,8 @@ def _is_whole(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) and kind != pa.uint64()
 
 
-def _typed(column: pa.ChunkedArray, *kinds: object) -> pa.ChunkedArray:
-    if not any(is_kind(column.type) for is_kind in kinds):  # type: ignore[operator]
+def _typed(column: pa.ChunkedArray, *kinds: Callable[[pa.DataType], bool]) -> pa.ChunkedArray:
+    if not any(is_kind(column.type) for is_kind in kinds):
         raise Unsupported
     return column
 
@@ -92,7 +97,7 @@ def _typed(column: pa.ChunkedArray, *kinds: object) -> pa.ChunkedArray:
 def _values(table: pa.Table | pa.RecordBatch, value: Field | Length) -> pa.ChunkedArray:
     if isinstance(value, Field):
         return column_of(table, value.path)
-    return pc.utf8_length(_typed(column_of(table, value.field.path), _is_text))
+    return _ARROW.utf8_length(_typed(column_of(table, value.field.path), _is_text))
 
 
 def _compare(
@@ -106,7 +111,7 @@ def _compare(
     if right.value is None:
         return column.is_null() if sign == "==" else column.is_valid()
     column, scalar = _comparable(column, right.value)
-    return pc.call_function(_FUNCTIONS[sign], [column, scalar])
+    return _ARROW.call_function(_FUNCTIONS[sign], [column, scalar])
 
 
 def _comparable(column: pa.ChunkedArray, value: str | int | float | bool) -> tuple[pa.ChunkedArray, pa.Scalar]:
@@ -127,7 +132,7 @@ def _comparable(column: pa.ChunkedArray, value: str | int | float | bool) -> tup
 
 def _member(column: pa.ChunkedArray, among: tuple[object, ...]) -> pa.ChunkedArray:
     if all(isinstance(value, str) for value in among):
-        return pc.is_in(_typed(column, _is_text), pa.array(among, column.type))
+        return _ARROW.is_in(_typed(column, _is_text), pa.array(among, column.type))
     if all(isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _EXACT for value in among):
-        return pc.is_in(_typed(column, _is_whole).cast(pa.int64()), pa.array(among, pa.int64()))
+        return _ARROW.is_in(_typed(column, _is_whole).cast(pa.int64()), pa.array(among, pa.int64()))
     raise Unsupported
