@@ -11,7 +11,9 @@ Shapes: W words, D documents.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +23,6 @@ from workbench.config.schema.quality_thresholds import GopherRepetitionThreshold
 from workbench.data.corpus.quality_rules.breach import Breach, duplicates, ratio
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
-_LINES = re.compile(r"\n+")
 _TOP, _DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
 
@@ -36,8 +37,9 @@ def breaches(thresholds: GopherRepetitionThresholds, texts: Sequence[str]) -> li
 
 def _line_breach(limits: GopherRepetitionThresholds, text: str) -> Breach | None:
     stripped = text.strip("\n")
-    for name, pattern in (("line", _LINES), ("paragraph", _PARAGRAPHS)):
-        parts = pattern.split(stripped)
+    lines = [line for line in stripped.split("\n") if line] or [""]
+    paragraphs = _PARAGRAPHS.split(stripped) if "\n\n" in stripped else [stripped]
+    for name, parts in (("line", lines), ("paragraph", paragraphs)):
         count, characters = duplicates(parts)
         for what, share in (
             (f"max_duplicate_{name}s", count / len(parts)),
@@ -54,10 +56,9 @@ class _BatchWords:
 
     def __init__(self, texts: Sequence[str]) -> None:
         split = [text.split() for text in texts]
-        numbers: dict[str, int] = {}
-        words = [numbers.setdefault(word, len(numbers)) for part in split for word in part]
+        numbers: dict[str, int] = defaultdict(itertools.count().__next__)
+        self.words = np.fromiter(map(numbers.__getitem__, itertools.chain.from_iterable(split)), np.int64)
         lengths = np.fromiter(map(len, numbers), np.int64, len(numbers))
-        self.words = np.array(words, np.int64)
         self.characters = np.array([len(text) for text in texts], np.int64)
         """(D,)."""
         self.first = np.zeros(len(texts) + 1, np.int64)
