@@ -64,10 +64,11 @@ def main() -> None:
     """Measure and print a line of JSON a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=40)
+    parser.add_argument("--least-characters", type=int, default=0, help="of a document")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=list(STEPS))
     options = parser.parse_args()
-    batches = read_batches(options.megabytes * 1e6)
+    batches = read_batches(options.megabytes * 1e6, options.least_characters)
     size = sum(len(text.encode()) for batch in batches for text in batch)
     print(json.dumps({"megabytes": size / 1e6, "documents": sum(map(len, batches)), "batches": len(batches)}))
     for name in options.steps:
@@ -77,13 +78,13 @@ def main() -> None:
         print(json.dumps({"step": name, "megabytes_per_second": round(size / 1e6 / seconds, 1), "left": left}))
 
 
-def read_batches(most_bytes: float) -> list[list[str]]:
+def read_batches(most_bytes: float, least_characters: int = 0) -> list[list[str]]:
     """Prose in batches."""
     batches: list[list[str]] = [[]]
     read = batch_bytes = 0
     for _, path in list_files():
         prose, _ = read_texts(Path(path), code=False)
-        for text in prose:
+        for text in (text for text in prose if len(text) >= least_characters):
             size = len(text.encode())
             batches[-1].append(text)
             read, batch_bytes = read + size, batch_bytes + size

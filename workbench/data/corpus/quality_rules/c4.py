@@ -56,14 +56,17 @@ def _clean(limits: C4Thresholds, text: str) -> tuple[str, Breach | None]:
 
 def _kept(limits: C4Thresholds, line: str, javascript: bool, policy: bool) -> str | None:
     """Give the line without citations, or None if it goes; the last two say what to look for."""
-    words = line.split()
-    if limits.max_word_length is not None and len(line) > limits.max_word_length:  # or no word can be longer
-        longest = max(map(len, words))
-        if longest > limits.max_word_length:
-            return None
+    whole = line
     if limits.citations and "[" in line:
         line = _CITATION.sub("", line).strip()
     if limits.terminal_punctuation and (not line.endswith(_ENDS) or line.endswith(_ELLIPSES)):
+        return None
+    words = whole.split()
+    if (
+        limits.max_word_length is not None
+        and len(whole) > limits.max_word_length  # or no word can be longer
+        and max(map(len, words)) > limits.max_word_length
+    ):
         return None
     if limits.min_words_per_line is not None and len(words) < limits.min_words_per_line:
         return None

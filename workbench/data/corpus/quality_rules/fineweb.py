@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from workbench.config.schema.quality_thresholds import FineWebThresholds
 from workbench.data.corpus.quality_rules.breach import Breach, duplicates, ratio
 
-_TERMINAL = tuple(".!?‼‽⁇⁈⁉。．｡！？։؟۔।॥။៕።፧፨᠃᠉⸮")  # noqa: RUF001
+_TERMINAL = frozenset(".!?‼‽⁇⁈⁉。．｡！？։؟۔।॥။៕።፧፨᠃᠉⸮")  # noqa: RUF001
 """Sentence ends of Latin, Chinese, Japanese, Armenian, Arabic, Indic, Burmese, Khmer, Ethiopic and Mongolian text."""
 
 
@@ -26,7 +26,7 @@ def _breach(limits: FineWebThresholds, text: str) -> Breach | None:
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     if not lines:
         return Breach("fineweb_empty", 0)
-    terminal = sum(line.endswith(_TERMINAL) or line.rstrip().endswith(_TERMINAL) for line in lines) / len(lines)
+    terminal = sum(line.rstrip()[-1] in _TERMINAL for line in lines) / len(lines)
     if limits.min_terminal_lines is not None and terminal <= limits.min_terminal_lines:
         return Breach("fineweb_min_terminal_lines", terminal)
     short = sum(len(line) < limits.short_line_characters for line in lines) / len(lines)
