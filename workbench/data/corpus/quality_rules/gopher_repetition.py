@@ -3,7 +3,8 @@
 Where the paper leaves a choice, it is that of `datatrove`: of equal lines, paragraphs and n-grams the first does not count as
 a duplicate; shares of characters are of the whole text; an n-gram that overlaps with a counted one is passed over; the
 characters of the most frequent n-gram include the spaces between its words and those of duplicates do not; of
-several most frequent n-grams the first counts, and one that occurs once too. Other choices: words are separated by white
+several most frequent n-grams the first counts, and one that occurs once too; its occurrences may overlap, so that its share
+can exceed 1. Other choices: words are separated by white
 space, and empty lines at a text's ends do not count.
 
 Shapes: W words, D documents.
