@@ -134,6 +134,9 @@ def test_two_sources_are_the_rounded_integral():
 def test_sources_beyond_the_most_that_are_searched_are_drawn_in_turn():
     rng = random.Random(0)
     names = tuple("abcdefghijklmnopq")
-    segments = [MixtureSegment(0, {n: rng.randrange(1, 50_000) for n in names}), MixtureSegment(9, {n: 1 for n in names}, 9000)]
+    segments = [
+        MixtureSegment(0, {n: rng.randrange(1, 50_000) for n in names}),
+        MixtureSegment(9, {n: 1 for n in names}, 9000),
+    ]
     chosen, _ = SimulatedMixture(segments, names).assign(0, 6000)
     assert (Mixture(segments, names).assign(5000, 1000)[0] == chosen[5000:]).all()

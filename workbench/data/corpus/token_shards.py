@@ -47,7 +47,9 @@ class _Positioned:
         while len(rest):
             got = os.preadv(self._descriptor, [rest], place)
             if not got:
-                raise ValueError(f"{self._path} ends at byte {place}, it was longer when it was opened: prepare it again")
+                raise ValueError(
+                    f"{self._path} ends at byte {place}, it was longer when it was opened: prepare it again"
+                )
             rest, place = rest[got:], place + got
         return tokens
 
@@ -189,7 +191,9 @@ class TokenShards:
             raise ValueError(f"{path} is not the offsets of {self.paths[shard].name}'s documents: {error}") from error
         tokens = int(self.begins[shard + 1] - self.begins[shard])
         if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) < 1 or offsets[0] or offsets[-1] != tokens:
-            raise ValueError(f"{path} does not divide the {tokens} tokens of {self.paths[shard].name}: prepare it again")
+            raise ValueError(
+                f"{path} does not divide the {tokens} tokens of {self.paths[shard].name}: prepare it again"
+            )
         return offsets
 
     def _shard(self, token: int) -> int:
