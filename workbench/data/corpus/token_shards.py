@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 READINGS = ("memory_map", "positioned")
-"""How files are read: `memory_map` leaves it to the system's page cache, a page at a time; `positioned` asks for a window
-or slice in one read, for file systems over a network, where each page would be a request."""
+"""How files are read: `memory_map` a page at a time, without copies of slices; `positioned` asks for a window or slice in
+one read, which file systems over a network need, where each page would be a request (and is faster on a local disk too,
+docs/performance.md)."""
 MOST_OPEN = 64
+_LONG = 1 << 20
+"""Bytes of a slice from which it is announced to the system."""
 OFFSETS_SUFFIX = ".offsets.npy"
 
 
@@ -23,11 +27,25 @@ class _File(Protocol):
 
 
 class _Mapped:
+    """Mapped without the system's reading ahead, which took 2 ms of the processor a window; long slices are announced."""
+
     def __init__(self, path: Path, dtype: np.dtype[Any], offset: int, tokens: int) -> None:
-        self._tokens = np.memmap(path, dtype, "r", offset, (tokens,))
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._advise("MADV_RANDOM", 0, len(self._map))
+        self._offset, self._tokens = offset, np.frombuffer(self._map, dtype, tokens, offset)
 
     def read(self, begin: int, end: int) -> NDArray[Any]:
+        width = self._tokens.itemsize
+        if (end - begin) * width >= _LONG:
+            place = self._offset + begin * width
+            page = place - place % mmap.PAGESIZE
+            self._advise("MADV_WILLNEED", page, self._offset + end * width - page)
         return self._tokens[begin:end]
+
+    def _advise(self, advice: str, begin: int, length: int) -> None:
+        if hasattr(mmap, advice):  # not on every system
+            self._map.madvise(getattr(mmap, advice), begin, length)
 
 
 class _Positioned:
