@@ -136,7 +136,7 @@ def test_sources_beyond_the_most_that_are_searched_are_drawn_in_turn():
     names = tuple("abcdefghijklmnopq")
     segments = [
         MixtureSegment(0, {n: rng.randrange(1, 50_000) for n in names}),
-        MixtureSegment(9, {n: 1 for n in names}, 9000),
+        MixtureSegment(9, dict.fromkeys(names, 1), 9000),
     ]
     chosen, _ = SimulatedMixture(segments, names).assign(0, 6000)
     assert (Mixture(segments, names).assign(5000, 1000)[0] == chosen[5000:]).all()

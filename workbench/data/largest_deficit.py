@@ -88,7 +88,7 @@ class Span:
         return state
 
     def choices(self, time: int, count: int) -> NDArray[np.uint8]:
-        """Sources (count,) of the span's sequences [time, time + count)."""
+        """Draw the sources (count,) of the span's sequences [time, time + count)."""
         if self._short and self._period is not None and self._period.reach(time + count):
             return self._period.choices(time, count)
         state, chosen = self._draw(time, self.counts(time), count)

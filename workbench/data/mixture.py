@@ -106,7 +106,7 @@ class Mixture:
         return chosen, ordinals
 
     def _choices(self, begin: int, end: int) -> Iterator[NDArray[np.uint8]]:
-        """Sources of sequences [begin, end), span by span."""
+        """Draw the sources of sequences [begin, end), span by span."""
         while begin < end:
             owner = self._owner(begin)
             stop = min(end, self._spans[owner + 1].start) if owner + 1 < len(self._spans) else end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -51,17 +50,17 @@ def test_slices_and_windows_are_those_of_the_whole(tmp_path, reading, dtype):
 def test_few_files_are_open_at_a_time(tmp_path, reading):
     paths, whole = write_shards(tmp_path, sizes=(10,) * 50)
     shards = TokenShards(paths, np.uint16, reading=reading, most_open=3)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     assert (shards.windows(np.arange(0, 490, 10), 10) == whole[:490].reshape(49, 10)).all()
-    assert len(os.listdir("/proc/self/fd")) - before <= 3
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3
     assert len(shards._open) == 3
 
 
 def test_files_that_are_not_as_expected_are_named(tmp_path):
     paths, _ = write_shards(tmp_path)
-    with pytest.raises(ValueError, match="000003.bin has 37 tokens instead of 38"):
+    with pytest.raises(ValueError, match=r"000003.bin has 37 tokens instead of 38"):
         TokenShards(paths, np.uint16, [100, 1, 0, 38, 250, 0])
-    with pytest.raises(ValueError, match="000001.bin has 2 bytes of tokens, which is no multiple of 4"):
+    with pytest.raises(ValueError, match=r"000001.bin has 2 bytes of tokens, which is no multiple of 4"):
         TokenShards(paths, np.uint32)
     with pytest.raises(ValueError, match="reading='mmap': choose from memory_map, positioned"):
         TokenShards(paths, np.uint16, reading="mmap")
@@ -85,10 +84,10 @@ def test_documents_are_found_by_their_tokens(tmp_path):
     files, documents = shards.documents(np.array([0, 29, 30, 99, 138, 387]))
     assert files.tolist() == [0, 0, 0, 0, 4, 4]
     assert documents.tolist() == [0, 0, 1, 2, 0, 0]
-    with pytest.raises(ValueError, match="000003.offsets.npy is not the offsets of 000003.bin"):
+    with pytest.raises(ValueError, match=r"000003.offsets.npy is not the offsets of 000003.bin"):
         shards.documents(np.array([110]))
     np.save(tmp_path / "000003.offsets.npy", np.array([0, 36]))
-    with pytest.raises(ValueError, match="000003.offsets.npy does not divide the 37 tokens"):
+    with pytest.raises(ValueError, match=r"000003.offsets.npy does not divide the 37 tokens"):
         shards.documents(np.array([110]))
 
 

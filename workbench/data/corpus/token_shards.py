@@ -61,7 +61,7 @@ class _Positioned:
 
     def read(self, begin: int, end: int) -> NDArray[Any]:
         tokens = np.empty(end - begin, self._dtype)
-        rest, place = memoryview(tokens).cast("B"), self._offset + begin * self._dtype.itemsize
+        rest, place = tokens.data.cast("B"), self._offset + begin * self._dtype.itemsize
         while len(rest):
             got = os.preadv(self._descriptor, [rest], place)
             if not got:
