@@ -66,7 +66,7 @@ class Span:
         self._two = len(self._active) <= 2 and not any(self._of_two(0))
         period = math.lcm(*(w.denominator for w in weights))
         self._period = None if any(slope) or self._two else _Period(self, period)
-        self._short = self._period is not None and period <= _LONGEST_PERIOD
+        self._by_period = self._period is not None and period <= _LONGEST_PERIOD
         self._known: tuple[int, State] = (0, (0,) * len(weights))
         self._snapshots: list[State] = [self._known[1]]
 
@@ -75,7 +75,7 @@ class Span:
 
     def counts(self, time: int) -> State:
         """Sequences drawn from each source in the span before its sequence `time`."""
-        if self._short and self._period is not None and self._period.reach(time):
+        if self._by_period and self._period is not None and self._period.reach(time):
             return self._period.counts(time)
         if self._two:
             return self._of_two(time)
@@ -89,7 +89,7 @@ class Span:
 
     def choices(self, time: int, count: int) -> NDArray[np.uint8]:
         """Draw the sources (count,) of the span's sequences [time, time + count)."""
-        if self._short and self._period is not None and self._period.reach(time + count):
+        if self._by_period and self._period is not None and self._period.reach(time + count):
             return self._period.choices(time, count)
         state, chosen = self._draw(time, self.counts(time), count)
         self._known = (time + count, state)
@@ -197,6 +197,7 @@ class Span:
     def _draw_up_to(self, time: int) -> State:
         """State at a time by drawing a period, or all from the nearest state that is kept, keeping some on the way."""
         if self._period is not None and self._period.reach(time):
+            self._by_period = True
             return self._period.counts(time)
         wanted = time // _SNAPSHOT
         while len(self._snapshots) <= wanted:
