@@ -140,3 +140,17 @@ def test_sources_beyond_the_most_that_are_searched_are_drawn_in_turn():
     ]
     chosen, _ = SimulatedMixture(segments, names).assign(0, 6000)
     assert (Mixture(segments, names).assign(5000, 1000)[0] == chosen[5000:]).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_deficits_keep_the_two_bounds_that_possible_states_are_found_by(seed):
+    rng = random.Random(seed)
+    names = "abcdefgh"[: rng.randrange(2, 9)]
+    segments, stop = random_segments(rng, names), 3000
+    mixture, K = Mixture(segments, tuple(names)), len(names)
+    for i in range(0, stop, 7):
+        deficits = [w - c for w, c in zip(mixture.integral(i), mixture.counts(i), strict=True)]
+        assert min(deficits) >= Fraction(1, K) - 1
+        largest = sorted(deficits, reverse=True)
+        for j in range(1, K + 1):
+            assert sum(largest[:j]) <= j * sum(Fraction(1, m) for m in range(j + 1, K + 1))
