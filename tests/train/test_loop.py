@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from functools import partial
 
 import pyarrow.parquet as pq
@@ -142,6 +144,40 @@ def test_stopped_anywhere_it_ends_the_same(fresh, numerics):
                 stops += 1
     assert stops >= 3
     assert_same(untouched, stopped)
+
+
+def test_batches_drawn_ahead_change_no_bit_and_no_resume(fresh, monkeypatch):
+    untouched = fresh("untouched")
+    train_all(untouched)
+    ahead = []
+    monkeypatch.setattr(loop, "batches_ahead", lambda device: ahead.append(device) or 3)
+    stopped = fresh("stopped")
+    for identifier in stopped.plan.nodes:
+        for steps in (1, 7, 11, 1000):
+            with suppress(StoppedError):
+                train_stage(stopped.layout, identifier, stop_after(steps))
+    assert len(ahead) >= 5
+    assert_same(untouched, stopped)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_a_draw_ahead_that_fails_ends_the_stage_with_its_message(make_study, monkeypatch):
+    monkeypatch.setattr(loop, "batches_ahead", lambda device: 3)
+    batch = Stream.batch
+
+    def failing(self, start, count):
+        if start >= 20:
+            raise ValueError("000004.bin cannot be read")
+        return batch(self, start, count)
+
+    monkeypatch.setattr(Stream, "batch", failing)
+    facts = make_study()
+    trunk, _ = facts.plan.nodes
+    with pytest.raises(ValueError, match=r"000004.bin cannot be read"):
+        train_stage(facts.layout, trunk)
+    rows = spool.read_rows(facts.layout.stage(trunk).path)
+    assert [row["step"] for row in rows] == list(range(1, -(-20 // facts.plan.nodes[trunk].stage.batch_sequences) + 1))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 def test_a_stage_continues_with_the_micro_batch_that_it_began_with(fresh, monkeypatch):

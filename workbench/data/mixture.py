@@ -5,82 +5,22 @@ c_k(i) the sequences drawn from it among the first i, sequence i goes to the sou
 deficit W_k(i + 1) - c_k(i), ties to the source named first. The deficits sum to one before each
 draw, so the largest is positive and no source is ever a whole sequence ahead; what one is behind,
 the others are ahead. Hence -(K - 1) < c_k(i) - W_k(i) < 1 at every prefix, for K sources, ramps
-included.
-
-Under constant weights with common denominator q the fractional parts repeat every q sequences, so
-the choices become periodic; the period is found once and sequences beyond it cost nothing.
+included. Any sequence is found without drawing those before it (`workbench.data.largest_deficit`): a
+place in a ramp of 100B tokens, or in a phase of 2T, takes milliseconds.
 """
 
 from __future__ import annotations
 
-import math
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.config.schema import MixtureSegment, exact_weights
-
-_CHUNK = 4096
-
-
-class _Span:
-    """Sequences governed by one linear piece of the weights: `weights + slope * t`, t from its start."""
-
-    def __init__(
-        self, start: int, length: int | None, weights: list[Fraction], slope: list[Fraction], deficits: list[Fraction]
-    ) -> None:
-        """Begin at chain sequence `start` with `deficits` W_k - c_k; `length` None is endless."""
-        self.start, self.length = start, length
-        self.constant = not any(slope)
-        self.period = math.lcm(*(w.denominator for w in weights))
-        halves = [s / 2 for s in slope]
-        unit = math.lcm(*(x.denominator for x in (*weights, *halves, *deficits)))
-        self._unit = unit
-        # The weight of sequence t is its integral over [t, t + 1]: weights + slope / 2 + slope * t.
-        self._gain = [int((w + h) * unit) for w, h in zip(weights, halves, strict=True)]
-        self._growth = [int(2 * h * unit) for h in halves]
-        self._deficits = [int(d * unit) for d in deficits]
-        self._choices = bytearray()
-        self._counts = np.zeros((1, len(weights)), np.int64)
-        self._seen = {tuple(self._deficits): 0}
-        self._cycle: tuple[int, int] | None = None
-
-    def _simulate(self, stop: int) -> None:
-        """Extend the choices to `stop` sequences of this span, or until they are known to repeat."""
-        deficits, gain, growth, unit = self._deficits, self._gain, self._growth, self._unit
-        sources = range(len(gain))
-        while len(self._choices) < stop and self._cycle is None:
-            for k in sources:
-                deficits[k] += gain[k]
-                gain[k] += growth[k]
-            chosen = max(sources, key=deficits.__getitem__)
-            deficits[chosen] -= unit
-            self._choices.append(chosen)
-            done = len(self._choices)
-            if self.constant and done % self.period == 0:
-                first = self._seen.setdefault(tuple(deficits), done)
-                if first != done:
-                    self._cycle = (first, done - first)
-        drawn = np.frombuffer(self._choices, np.uint8)[:, None] == np.arange(len(gain))
-        counts = np.zeros((len(drawn) + 1, len(gain)), np.int64)
-        np.cumsum(drawn, axis=0, out=counts[1:])
-        self._counts = counts
-
-    def at(self, times: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Choices (n,) of the span's sequences `times` (n,), and counts (n, K) drawn in the span before each."""
-        last = int(times.max()) + 1
-        if last > len(self._choices) and self._cycle is None:
-            ahead = max(last + _CHUNK, 2 * len(self._choices))
-            self._simulate(ahead if self.length is None else min(self.length, ahead))
-        choices = np.frombuffer(self._choices, np.uint8)
-        if self._cycle is None:
-            return choices[times].astype(np.int64), self._counts[times]
-        first, length = self._cycle
-        rounds = np.maximum(times - first, 0) // length
-        folded = times - rounds * length
-        a_round = self._counts[first + length] - self._counts[first]
-        return choices[folded].astype(np.int64), self._counts[folded] + rounds[:, None] * a_round
+from workbench.data.largest_deficit import Span
 
 
 class Mixture:
@@ -99,10 +39,12 @@ class Mixture:
             raise ValueError("the mixture's first segment must start at sequence 0 and without a ramp")
         self.source_names = source_names
         self._pieces = self._linear_pieces(segments)
+        # Training draws in a thread of its own and counts in another; spans keep what they found.
+        self._lock = threading.Lock()
         zero = [Fraction(0)] * len(source_names)
-        self._spans: list[_Span] = []
-        self._offsets: list[NDArray[np.int64]] = []
-        self._add_span(zero, np.zeros(len(source_names), np.int64))
+        self._spans: list[Span] = []
+        self._offsets: list[list[int]] = []
+        self._add_span(zero, [0] * len(source_names))
 
     def _linear_pieces(self, segments: list[MixtureSegment]) -> list[tuple[int, list[Fraction], list[Fraction]]]:
         """(start, weights at the start, slope a sequence) of every linear piece."""
@@ -124,12 +66,12 @@ class Mixture:
             before, free_from = weights, start + ramp
         return pieces
 
-    def _add_span(self, deficits: list[Fraction], counts: NDArray[np.int64]) -> None:
+    def _add_span(self, deficits: list[Fraction], counts: list[int]) -> None:
         """Append the next span, `counts` (K,) drawn before it."""
         index = len(self._spans)
         start, weights, slope = self._pieces[index]
-        length = self._pieces[index + 1][0] - start if index + 1 < len(self._pieces) else None
-        self._spans.append(_Span(start, length, weights, slope, deficits))
+        had = sum(any(piece[1][k] or piece[2][k] for piece in self._pieces[: index + 1]) for k in range(len(weights)))
+        self._spans.append(Span(start, weights, slope, deficits, had))
         self._offsets.append(counts)
 
     def _reach(self, sequence: int) -> None:
@@ -138,42 +80,47 @@ class Mixture:
             start = self._pieces[len(self._spans)][0]
             counts = self._drawn_before(start)
             integral = self.integral(start)
-            self._add_span([w - int(c) for w, c in zip(integral, counts, strict=True)], counts)
+            self._add_span([w - c for w, c in zip(integral, counts, strict=True)], counts)
 
-    def _drawn_before(self, sequence: int) -> NDArray[np.int64]:
-        if sequence == 0:
-            return np.zeros(len(self.source_names), np.int64)
-        chosen, counts = self._at(np.array([sequence - 1], np.int64))
-        counts[0, chosen[0]] += 1
-        return counts[0]
+    def _drawn_before(self, sequence: int) -> list[int]:
+        """Sequences drawn from each source before one whose span exists, or is to follow."""
+        owner = self._owner(sequence - 1) if sequence else 0
+        drawn = self._spans[owner].counts(sequence - self._spans[owner].start)
+        return [n + before for n, before in zip(drawn, self._offsets[owner], strict=True)]
 
-    def _at(self, sequences: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Choices and counts before, for sequences whose spans exist."""
-        starts = np.array([span.start for span in self._spans], np.int64)
-        owner = np.searchsorted(starts, sequences, side="right") - 1
-        chosen = np.empty(len(sequences), np.int64)
-        counts = np.empty((len(sequences), len(self.source_names)), np.int64)
-        for s in np.unique(owner):
-            mine = owner == s
-            chosen[mine], before = self._spans[s].at(sequences[mine] - starts[s])
-            counts[mine] = before + self._offsets[s]
-        return chosen, counts
+    def _owner(self, sequence: int) -> int:
+        return bisect_right([span.start for span in self._spans], sequence) - 1
 
     def assign(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Source index (count,) of sequences [start, start + count), and each one's ordinal (count,) in its source."""
         if start < 0 or count < 1:
             raise ValueError(f"sequences [{start}, {start + count}) are none")
-        self._reach(start + count - 1)
-        chosen, counts = self._at(np.arange(start, start + count, dtype=np.int64))
-        return chosen, counts[np.arange(count), chosen]
+        with self._lock:
+            self._reach(start + count - 1)
+            drawn = self._drawn_before(start)
+            chosen = np.concatenate(list(self._choices(start, start + count))).astype(np.int64)
+        ordinals = np.empty(count, np.int64)
+        for k, before in enumerate(drawn):
+            mine = np.flatnonzero(chosen == k)
+            ordinals[mine] = before + np.arange(len(mine))
+        return chosen, ordinals
+
+    def _choices(self, begin: int, end: int) -> Iterator[NDArray[np.uint8]]:
+        """Draw the sources of sequences [begin, end), span by span."""
+        while begin < end:
+            owner = self._owner(begin)
+            stop = min(end, self._spans[owner + 1].start) if owner + 1 < len(self._spans) else end
+            yield self._spans[owner].choices(begin - self._spans[owner].start, stop - begin)
+            begin = stop
 
     def counts(self, stop: int) -> list[int]:
         """Sequences drawn from each source among the first `stop`."""
         if stop < 0:
             raise ValueError(f"stop={stop} must not be negative")
-        if stop:
-            self._reach(stop - 1)
-        return [int(c) for c in self._drawn_before(stop)]
+        with self._lock:
+            if stop:
+                self._reach(stop - 1)
+            return self._drawn_before(stop)
 
     def integral(self, stop: int) -> list[Fraction]:
         """Exact integral W_k of each source's weight over the first `stop` sequences."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.config.schema import StreamConfig, StreamSource
+from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.mixture import Mixture
 from workbench.data.permutation import Permutation
 
@@ -32,7 +33,7 @@ class TokenStore(Protocol):
         ...
 
     @property
-    def sources(self) -> Mapping[str, NDArray[np.unsignedinteger]]:
+    def sources(self) -> Mapping[str, NDArray[np.unsignedinteger] | TokenShards]:
         """Token ids by source, each (tokens,)."""
         ...
 
@@ -54,7 +55,9 @@ class SourceCounts:
 class _Source:
     """Windows of one source in their shuffled order."""
 
-    def __init__(self, name: str, tokens: NDArray[np.unsignedinteger], config: StreamSource, stream: StreamConfig):
+    def __init__(
+        self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig
+    ) -> None:
         context = stream.context_tokens
         stored = (len(tokens) - 1) // context
         if stored < 1:
@@ -81,6 +84,15 @@ class _Source:
             mine = epochs == epoch
             found[mine] = self._epochs[epoch](within[mine])
         return self._base(found)
+
+    def read(self, windows: NDArray[np.int64], into: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Put the tokens of `windows` (n,) into `rows` (n,) of `into` (B, context + 1)."""
+        starts, length = windows * self.context, self.context + 1
+        if isinstance(self.tokens, TokenShards):
+            into[rows] = self.tokens.windows(starts, length)
+            return
+        for row, first in zip(rows.tolist(), starts.tolist(), strict=True):
+            into[row] = self.tokens[first : first + length]
 
     @property
     def most_draws(self) -> int | None:
@@ -124,11 +136,11 @@ class Stream:
             int64 (count,), into `source_names`.
         """
         index, windows = self.windows(start, count)
-        context = self.config.context_tokens
-        tokens = np.empty((count, context + 1), np.int64)
-        for row, (k, window) in enumerate(zip(index.tolist(), windows.tolist(), strict=True)):
-            first = window * context
-            tokens[row] = self._sources[k].tokens[first : first + context + 1]
+        tokens = np.empty((count, self.config.context_tokens + 1), np.int64)
+        for k, source in enumerate(self._sources):
+            rows = np.flatnonzero(index == k)
+            if len(rows):
+                source.read(windows[rows], tokens, rows)
         return tokens, index
 
     def windows(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 
 from workbench.config.schema import Stage, TrainingStage
 from workbench.data.carried_tokens import Carried, write_carried
+from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention
 from workbench.model.batch import Batch
@@ -79,7 +80,9 @@ class StageRun:
             torch.set_num_threads(stage.numerics.threads)
         self.prepared = self.job.open_data()
         self.stream = self.open_stream()
-        self.stream.check(stage.sequences(max(self.goals)))
+        self.stream.check(end := stage.sequences(max(self.goals)))
+        ahead = batches_ahead(self.device.type)
+        self.batches = ReadAhead(lambda *batch: self.stream.batch(*batch), stage.batch_sequences, ahead, end)
         self.compiled = self._can_compile()
         self.deterministic = is_deterministic(stage.numerics, self.device)
         check_determinism(self.deterministic, self.device)
@@ -94,7 +97,7 @@ class StageRun:
 
     def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
         """Draw sequences of the stream: the batch, and the source of each sequence (B,), on the device."""
-        tokens, sources = self.stream.batch(sequences.start, len(sequences))
+        tokens, sources = self.batches(sequences.start, len(sequences))
         tokens_BT1 = self.to_device(tokens)
         masked = self.stage.stream.document_mask
         batch = Batch.by_document(tokens_BT1, self.prepared.bos_id) if masked else Batch(tokens_BT1)
@@ -148,7 +151,7 @@ class StageRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
-        with determinism(self.deterministic, self.device):
+        with determinism(self.deterministic, self.device), closing(self.batches):
             self._all_targets()
 
     def _all_targets(self) -> None:

@@ -1,0 +1,256 @@
+"""Token files that others made, read as they are: Megatron's indexed data sets, arrays of numpy, and flat files.
+
+| format | known by | tokens |
+|---|---|---|
+| `megatron` | an index `<name>.idx` beside `<name>.bin`, `MMIDIDX`, version 1 | of the index's type; documents known |
+| `npy` | numpy's magic bytes | one dimension of integers |
+| `header` | 256 int32, of which the first is 20240520 (uint16 follow) or 20240801 (uint32) | as many as the third says |
+| `flat` | nothing: `token_dtype` must say it | the whole file; OLMo's files, `.npy` by name, are of this kind |
+
+References
+----------
+NVIDIA/Megatron-LM, megatron/core/datasets/indexed_dataset.py (the index's layout and type codes); karpathy/llm.c,
+dev/data/data_common.py (the header); allenai/OLMo, olmo/data/memmap_dataset.py (flat files).
+"""
+
+from __future__ import annotations
+
+import glob
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.data.corpus.token_shards import TokenShards
+
+MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
+MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
+NPY_MAGIC = b"\x93NUMPY"
+HEADERS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}
+"""Version and type of the tokens by magic number."""
+HEADER_BYTES = 1024
+FLAT_DTYPES = ("uint16", "uint32")
+_READ = 1 << 22
+_SAMPLES, _SAMPLE = 64, 4096
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """What a token file says of itself."""
+
+    path: Path
+    """The file with the tokens."""
+    format: str
+    """`megatron`, `npy`, `header` or `flat`."""
+    dtype: str
+    """Of every token."""
+    tokens: int
+    """How many there are."""
+    offset_bytes: int
+    """Where they begin."""
+    documents: int | None
+    """How many there are; None where the format does not say."""
+
+
+def describe(path: Path, token_dtype: str | None = None) -> TokenFile:
+    """Facts of a token file, by its content.
+
+    Parameters
+    ----------
+    path
+        The file; of Megatron's, `.bin` or `.idx`.
+    token_dtype
+        `uint16` or `uint32`: needed for a flat file, and checked where the file itself says it.
+
+    Raises
+    ------
+    ValueError
+        The file is missing, is cut, contradicts itself or `token_dtype`, holds no integers, or is flat without a dtype.
+    """
+    if token_dtype is not None and token_dtype not in FLAT_DTYPES:
+        raise ValueError(f"token_dtype={token_dtype!r}: choose from {', '.join(FLAT_DTYPES)}")
+    index = path.with_suffix(".idx")
+    if path.suffix in (".bin", ".idx") and index.is_file():
+        facts = _megatron(index)
+    elif not path.is_file():
+        raise ValueError(f"token file {str(path)!r} is not there")
+    else:
+        facts = _by_first_bytes(path, token_dtype)
+    if token_dtype is not None and np.dtype(token_dtype) != facts.dtype:
+        raise ValueError(f"{path} has tokens of {facts.dtype}, not of token_dtype={token_dtype!r}: leave it out")
+    if np.dtype(facts.dtype).kind not in "ui":
+        raise ValueError(f"{path} has numbers of {facts.dtype}, and tokens are integers")
+    if not facts.tokens:
+        raise ValueError(f"{path} has no tokens")
+    return facts
+
+
+def find_token_files(path: str) -> list[Path]:
+    """Files of a path, sorted by name: itself, all token files in a folder, or what a glob finds.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    place = Path(path)
+    if place.is_file() or (place.suffix == ".bin" and place.with_suffix(".idx").is_file()):
+        return [place]
+    found = place.rglob("*") if place.is_dir() else map(Path, glob.glob(path, recursive=True))  # noqa: PTH207  (a whole path)
+    files = sorted(f for f in found if f.is_file() and f.suffix in (".bin", ".npy") and not _is_offsets(f))
+    if not files:
+        raise ValueError(f"path={path!r}: no token files there (.bin, .npy, or .bin with .idx)")
+    return files
+
+
+def open_token_files(path: str, token_dtype: str | None = None, *, reading: str = "memory_map") -> TokenShards:
+    """Open all token files of a path as one array, in the order of their names.
+
+    Raises
+    ------
+    ValueError
+        See `describe`, `find_token_files`, `workbench.data.corpus.token_shards.TokenShards`; or two files have tokens
+        of different types.
+    """
+    files = [describe(file, token_dtype) for file in find_token_files(path)]
+    for file in files:
+        if file.dtype != files[0].dtype:
+            raise ValueError(f"{file.path} has tokens of {file.dtype}, {files[0].path.name} of {files[0].dtype}")
+    paths, offsets = [file.path for file in files], [file.offset_bytes for file in files]
+    counts = [file.tokens for file in files]
+    return TokenShards(paths, np.dtype(files[0].dtype), counts, offset_bytes=offsets, reading=reading)
+
+
+def document_begins(path: Path) -> NDArray[np.int64]:
+    """First token of each document of a Megatron data set, and its tokens' number: (documents + 1,).
+
+    Raises
+    ------
+    ValueError
+        The index is no whole one, or its sequences do not follow each other in the file.
+    """
+    index = path.with_suffix(".idx")
+    dtype, lengths, pointers, bounds = _read_index(index)
+    begins = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    if (pointers != begins[:-1] * dtype.itemsize).any():
+        raise ValueError(f"{index}: sequences leave gaps or overlap in {index.with_suffix('.bin').name}")
+    if (np.diff(bounds) < 0).any() or bounds[0] != 0 or bounds[-1] != len(lengths):
+        raise ValueError(f"{index}: documents do not divide its {len(lengths)} sequences")
+    return begins[bounds]
+
+
+def check_ids(tokens: TokenShards, vocab_size: int, *, whole: bool) -> None:
+    """Refuse ids that a vocabulary does not have.
+
+    Parameters
+    ----------
+    tokens
+        Opened files.
+    vocab_size
+        Ids are below it.
+    whole
+        Read everything, in blocks; else 64 blocks of 4,096 tokens, evenly spread, the first and last among them.
+
+    Raises
+    ------
+    ValueError
+        Names the file, the place in it and the id.
+    """
+    count = len(tokens)
+    if whole or count <= _SAMPLES * _SAMPLE:
+        blocks: Sequence[int] = range(0, count, _READ)
+        size = _READ
+    else:
+        blocks, size = np.linspace(0, count - _SAMPLE, _SAMPLES).astype(np.int64).tolist(), _SAMPLE
+    for begin in blocks:
+        block = tokens[begin : min(begin + size, count)]
+        wrong = (block >= vocab_size) | (block < 0)
+        if wrong.any():
+            place = begin + int(wrong.argmax())
+            file = int(np.searchsorted(tokens.begins, place, "right")) - 1
+            raise ValueError(
+                f"{tokens.paths[file]} has id {int(block[place - begin])} at token {place - int(tokens.begins[file])}, and "
+                f"the tokenizer has {vocab_size}: was it made with another one, or is token_dtype another?"
+            )
+
+
+def _is_offsets(path: Path) -> bool:
+    return path.name.endswith(".offsets.npy")
+
+
+def _by_first_bytes(path: Path, token_dtype: str | None) -> TokenFile:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(12)
+    if first.startswith(NPY_MAGIC):
+        return _npy(path, size)
+    magic, version, count = struct.unpack("<3i", first) if len(first) == 12 else (0, 0, 0)
+    if magic in HEADERS and size >= HEADER_BYTES:
+        return _with_header(path, size, magic, version, count)
+    if token_dtype is None:
+        raise ValueError(
+            f"{path} is neither an array of numpy nor has it a header or an .idx: say what its tokens are by "
+            f"token_dtype ({' or '.join(FLAT_DTYPES)})"
+        )
+    width = np.dtype(token_dtype).itemsize
+    if size % width:
+        raise ValueError(f"{path} has {size} bytes, no multiple of {width}: is it cut, or token_dtype another?")
+    return TokenFile(path, "flat", token_dtype, size // width, 0, None)
+
+
+def _with_header(path: Path, size: int, magic: int, version: int, count: int) -> TokenFile:
+    known, dtype = HEADERS[magic]
+    if version != known:
+        raise ValueError(f"{path} has header {magic} of version {version}; version {known} is known")
+    room = (size - HEADER_BYTES) // np.dtype(dtype).itemsize
+    if count != room or (size - HEADER_BYTES) % np.dtype(dtype).itemsize:
+        raise ValueError(f"{path} should have {count} tokens by its header, and has room for {room}: it is cut")
+    return TokenFile(path, "header", dtype, count, HEADER_BYTES, None)
+
+
+def _npy(path: Path, size: int) -> TokenFile:
+    try:
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no whole array of numpy: {error}") from error
+    if array.ndim != 1 or array.dtype.byteorder == ">":
+        raise ValueError(f"{path} is an array {array.shape} of {array.dtype}: one dimension, little endian is needed")
+    return TokenFile(path, "npy", array.dtype.name, len(array), size - array.nbytes, None)
+
+
+def _read_index(
+    index: Path,
+) -> tuple[np.dtype[Any], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Type of the tokens; length and place in bytes of each sequence; first sequence of each document, and their number."""
+    head = 34
+    with index.open("rb") as file:
+        first = file.read(head)
+    if len(first) < head or not first.startswith(MEGATRON_MAGIC):
+        raise ValueError(f"{index} is no index of Megatron's: it does not begin with MMIDIDX")
+    version, code, sequences, bounds = struct.unpack("<QBQQ", first[len(MEGATRON_MAGIC) :])
+    if version != 1 or code not in MEGATRON_DTYPES:
+        raise ValueError(f"{index} has version {version} and type {code}; version 1 and types 1 to 8 are known")
+    needed = head + 12 * sequences + 8 * bounds
+    size = index.stat().st_size
+    if size not in (needed, needed + sequences):  # one byte a sequence more where it has modes
+        raise ValueError(f"{index} has {size} bytes instead of {needed}: it is cut")
+    lengths = np.memmap(index, "<i4", "r", head, (sequences,)) if sequences else np.empty(0, np.int32)
+    pointers = np.memmap(index, "<i8", "r", head + 4 * sequences, (sequences,)) if sequences else np.empty(0, np.int64)
+    documents = np.memmap(index, "<i8", "r", head + 12 * sequences, (bounds,)) if bounds else np.zeros(1, np.int64)
+    return np.dtype(MEGATRON_DTYPES[code]), lengths, pointers, documents
+
+
+def _megatron(index: Path) -> TokenFile:
+    dtype, lengths, pointers, documents = _read_index(index)
+    path = index.with_suffix(".bin")
+    if not path.is_file():
+        raise ValueError(f"{index} has no {path.name} beside it")
+    size = path.stat().st_size
+    end = int(pointers[-1]) + int(lengths[-1]) * dtype.itemsize if len(lengths) else 0
+    if end != size or (len(pointers) and pointers[0]):
+        raise ValueError(f"{path} has {size} bytes and its index ends at {end}: is one of them cut?")
+    return TokenFile(path, "megatron", dtype.name, size // dtype.itemsize, 0, len(documents) - 1)
