@@ -96,7 +96,9 @@ def print_speeds(heldout: list[str], training: list[str], fill: int, rounds: int
     for made in words:
         counts.add(index.count(made)[0])
     ignored = index.ignored(counts)
-    print(f"index: {len(index.passages.index):,} passages of 13 words, {counts.passages.astype(bool).sum():,} of them found")
+    print(
+        f"index: {len(index.passages.index):,} passages of 13 words, {counts.passages.astype(bool).sum():,} of them found"
+    )
     steps: dict[str, Callable[[], object]] = {
         "hash words": lambda: [Words.of(batch) for batch in batches],
         "hash 13-grams of words": lambda: [made.ngrams(13) for made in words],
@@ -119,7 +121,9 @@ def filled(index: BenchmarkIndex, fill: int, draw: np.random.Generator) -> Bench
     """Add random hashes to both indices, all of the first document."""
     parts = []
     for part in (index.passages, index.report_passages):
-        hashes = np.concatenate([np.repeat(part.index.hashes, np.diff(part.index.first)), draw.integers(0, 2**64, fill, np.uint64)])
+        hashes = np.concatenate(
+            [np.repeat(part.index.hashes, np.diff(part.index.first)), draw.integers(0, 2**64, fill, np.uint64)]
+        )
         owners = np.concatenate([part.index.owners, np.zeros(fill, np.int32)])
         parts.append(PassageIndex(part.n, part.min_words, NgramIndex.of(hashes, owners), part.heads, part.lengths))
     return BenchmarkIndex(index.settings, index.benchmarks, *parts)

@@ -86,7 +86,7 @@ def test_the_embedded_suites_are_written_and_found(tmp_path: Path, write):
     index = BenchmarkIndex.read(Contamination(texts=str(tmp_path / "benchmark_texts"), action="remove"))
     pieces, tally, _ = index.treat([texts["prose"][0], texts["code"][3][500:2000], "nothing of the kind"])
     assert pieces == [[], [], ["nothing of the kind"]]
-    assert tally.by_task()["heldout_prose"] == 1
+    assert {"heldout_prose", "heldout_code"} <= set(tally.by_task())
 
 
 def test_what_cannot_be_reached_is_named_and_the_rest_is_written(tmp_path: Path, write):
@@ -118,7 +118,10 @@ def test_held_out_text_that_is_not_prepared_is_named(tmp_path: Path, write):
 def fake_task(text: object, target: object, choices: list[str] | None = None) -> SimpleNamespace:
     config = {"target_delimiter": " ", "doc_to_choice": choices}
     return SimpleNamespace(
-        doc_to_text=lambda _: text, doc_to_target=lambda _: target, doc_to_choice=lambda _: choices, get_config=config.get
+        doc_to_text=lambda _: text,
+        doc_to_target=lambda _: target,
+        doc_to_choice=lambda _: choices,
+        get_config=config.get,
     )
 
 

@@ -41,7 +41,9 @@ def benchmark_texts(parsed: argparse.Namespace) -> int:
     if not config.evaluation.suites:
         raise ValueError("the evaluation has no suites: name one, such as evaluation=commonsense")
     written, missing = 0, 0
-    for task in write_benchmark_texts(config.evaluation, config.data, config.tokenizer, Layout(Path(config.paths.outputs))):
+    for task in write_benchmark_texts(
+        config.evaluation, config.data, config.tokenizer, Layout(Path(config.paths.outputs))
+    ):
         if task.problem:
             missing += 1
             print(f"not written: {task.suite}/{task.task}: {task.problem}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """The texts of a suite's tasks as files, so that training text can be searched for them.
 
-What is written of each document that a task scores is what a model is asked and the right answers: the question with each of them, and
-each by itself. Prompts put labels around questions ("Question: ... Answer:") that no web page has; so the fields of the
-document that stand in the question as they are, are written too, alone and with each answer.
+What is written of each document that a task scores is what a model is asked and the right answers: the question with each of
+them, and each by itself. Prompts put labels around questions ("Question: ... Answer:") that no web page has; so the fields
+of the document that stand in the question as they are, are written too, alone and with each answer.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def _write_task(spec: TaskSpec, suite: SuiteConfig, metadata: dict[str, Any], fo
         # Requests are of no use here, and few are made.
         task = load_task(spec, dataclasses.replace(suite, num_fewshot=0, limit=1), metadata)
         with naming(spec.name):
-            documents = [document_texts(task, document) for document in task.eval_docs]
+            scored: Any = task.eval_docs
+            documents = [document_texts(task, document) for document in scored]
     except EvaluationError as error:
         return Written(suite.name, spec.name, path, 0, 0, str(error))
     lines = [
@@ -131,7 +132,7 @@ def document_texts(task: Task, document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _question_and_answers(task: Task, document: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """What is asked, and every right answer.
+    """Give what is asked, and every right answer.
 
     Of tasks that choose among questions (as Winogrande's sentences), lm-eval's `doc_to_text` is the right question's number.
     """

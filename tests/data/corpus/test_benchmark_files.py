@@ -64,8 +64,8 @@ def test_what_would_give_numbers_two_meanings_is_refused(tmp_path: Path):
 
 
 def test_no_text_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="no .jsonl file of benchmark texts at .*: write them with"):
+    with pytest.raises(ValueError, match=r"no \.jsonl file of benchmark texts at .*: write them with"):
         read_benchmark_texts(tmp_path)
     write(tmp_path / "a.jsonl")
-    with pytest.raises(ValueError, match="no benchmark text in .*: its files are empty"):
+    with pytest.raises(ValueError, match=r"no benchmark text in .*: its files are empty"):
         read_benchmark_texts(tmp_path)

@@ -68,7 +68,7 @@ def test_a_planted_text_is_found_at_its_bytes(planted: str, where: str):
     [
         QUESTION.replace("charts", "cha\u0301rts"),  # an accent as a character of its own
         QUESTION.replace("charts", "chárts"),
-        QUESTION.replace("drawn", "ｄｒａｗｎ"),  # full width
+        QUESTION.replace("drawn", "\uff44\uff52\uff41\uff57\uff4e"),  # full width
         QUESTION.replace("drawn", "dra\ufeffwn"),  # zero width, U+FEFF: a letter here
         QUESTION.replace("drawn", "dra\u200bwn"),  # zero width, U+200B: separates words
     ],
@@ -196,7 +196,8 @@ def test_the_report_names_dirty_and_clean_documents_and_those_that_cannot_be_che
     draw = random.Random(5)
     texts = [filler(draw, 30) for _ in range(5)]
     index = BenchmarkIndex.of(
-        benchmarks(quiz=[[t] for t in texts] + [["too short"], ["no", SHORT]], tiny=[["short"]]), Contamination(texts="x")
+        benchmarks(quiz=[[t] for t in texts] + [["too short"], ["no", SHORT]], tiny=[["short"]]),
+        Contamination(texts="x"),
     )
     eight, thirteen = " ".join(texts[1].split()[3:11]), " ".join(texts[2].split()[3:16])
     counts, _ = index.count([f"{filler(draw, 9)} {eight} {filler(draw, 9)} {thirteen}", f"{SHORT} yes"])

@@ -51,7 +51,9 @@ def test_what_is_removed_is_counted_in_bytes():
 
 def test_indentation_behind_a_cut_stays():
     planted = filler(random.Random(6), 14)
-    (pieces,), _ = HeldoutLeaks({"code": [f"{planted} and the rest of it"]}).cut([f"x = 1\n    # {planted}  \n\n    y = 2"])
+    (pieces,), _ = HeldoutLeaks({"code": [f"{planted} and the rest of it"]}).cut(
+        [f"x = 1\n    # {planted}  \n\n    y = 2"]
+    )
     assert pieces == ["x = 1\n    #", "    y = 2"]
 
 

@@ -43,7 +43,9 @@ class Contamination:
     def __post_init__(self) -> None:
         """Refuse settings that can find nothing, or find what cannot be."""
         if not self.texts:
-            raise ValueError("contamination.texts='' names no benchmark texts: write them with `workbench benchmark-texts`")
+            raise ValueError(
+                "contamination.texts='' names no benchmark texts: write them with `workbench benchmark-texts`"
+            )
         check_choice("contamination action", self.action, CONTAMINATION_ACTIONS)
         check_at_least("contamination min_words", self.min_words, 1)
         if not self.min_words <= self.report_ngram <= self.ngram:

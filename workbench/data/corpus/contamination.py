@@ -5,8 +5,8 @@ common with a benchmark text are dropped with 200 characters around them, passag
 are no contamination, pieces of fewer than 200 characters are dropped, and so are documents of more than 10 pieces. It differs in
 these:
 
-- Words are those of `workbench.data.corpus.words`: punctuation separates them ("don't" is two words; GPT-3 deletes it), and each character of Chinese, Japanese
-  and Korean is one.
+- Words are those of `workbench.data.corpus.words`: punctuation separates them ("don't" is two words; GPT-3 deletes it), and
+  each character of Chinese, Japanese and Korean is one.
 - Benchmark texts of 8 to 12 words are looked for as a whole; GPT-3's filter passes over them.
 - What is dropped ends at the border of a word, so that no new words are made.
 
@@ -54,7 +54,9 @@ class Hit:
 class BenchmarkIndex:
     """The passages of benchmark texts, and what is done with training documents that have some."""
 
-    def __init__(self, settings: Contamination, benchmarks: BenchmarkTexts, n: PassageIndex, report: PassageIndex) -> None:
+    def __init__(
+        self, settings: Contamination, benchmarks: BenchmarkTexts, n: PassageIndex, report: PassageIndex
+    ) -> None:
         """Put together what `of` or `open` made."""
         self.settings, self.benchmarks = settings, benchmarks
         self.passages, self.report_passages = n, report
@@ -96,7 +98,7 @@ class BenchmarkIndex:
         return cls(settings, benchmarks, *parts)
 
     def no_counts(self) -> Counts:
-        """Counts of no document."""
+        """Give counts of no document."""
         return Counts.none(len(self.passages.index), len(self.report_passages.index))
 
     def count(self, texts: Sequence[str] | Words) -> tuple[Counts, NDArray[np.bool_]]:
@@ -177,8 +179,8 @@ class BenchmarkIndex:
         return found if ignored is None else found.where(~ignored[found.rows])
 
     def _hit(self, document: int, words: Words, found: Found) -> Hit:
-        """What was found in one document."""
-        places, tasks = self._by_task.owners_of(found.rows)
+        """Say what was found in one document."""
+        _, tasks = self._by_task.owners_of(found.rows)
         counted = np.bincount(tasks, minlength=len(self.tasks)).tolist()
         by_task = {task: count for task, count in zip(self.tasks, counted, strict=True) if count}
         begin, end = merge_spans(found.begin, found.end)
@@ -186,7 +188,7 @@ class BenchmarkIndex:
         return Hit(document, by_task, len(np.unique(found.begin)), spans)
 
     def _keep(self, text: str, hit: Hit, words: Words) -> tuple[list[str], str]:
-        """What is kept of a document with benchmark text, and what was done."""
+        """Say what is kept of a document with benchmark text, and what was done."""
         if self.settings.action == "mark":
             return [text], "marked"
         if self.settings.action == "remove":

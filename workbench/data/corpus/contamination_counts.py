@@ -24,7 +24,7 @@ class Counts:
 
     @classmethod
     def none(cls, passages: int, report_passages: int) -> Counts:
-        """Counts of no document, for indices of some sizes."""
+        """Make counts of no document, for indices of some sizes."""
         return cls(0, np.zeros(passages, np.int64), np.zeros(report_passages, np.int64))
 
     def add(self, other: Counts) -> None:
@@ -40,7 +40,7 @@ class Counts:
             counts = getattr(self, name)
             rows = np.flatnonzero(counts)
             arrays |= {f"{name}_size": np.array(len(counts)), f"{name}_rows": rows, f"{name}_counts": counts[rows]}
-        np.savez_compressed(path, documents=np.array(self.documents), **arrays)
+        np.savez_compressed(path, documents=np.array(self.documents), **arrays)  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def open(cls, path: Path) -> Counts:

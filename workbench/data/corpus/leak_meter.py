@@ -49,5 +49,5 @@ def _fold(word: str) -> str:
     """Lower case, except where that takes another number of bytes; one sigma, not two."""
     if word.isascii():
         return word.lower()
-    lower = (c.lower().replace("ς", "σ") for c in word)
+    lower = (c.lower().replace("\u03c2", "\u03c3") for c in word)
     return "".join(low if len(low.encode()) == len(c.encode()) else c for c, low in zip(word, lower, strict=True))

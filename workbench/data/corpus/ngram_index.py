@@ -117,7 +117,7 @@ def _log2_bits(bits: NDArray[np.uint8]) -> int:
 
 
 def _open_array(path: Path) -> np.ndarray:
-    """An array of a file; one without elements cannot be mapped."""
+    """Open a file's array; one without elements cannot be mapped."""
     try:
         return np.asarray(np.load(path, mmap_mode="r"))
     except ValueError:

@@ -3,8 +3,8 @@
 What is looked for are the n-grams of words of the given texts. A text of fewer than n words is looked for as a whole if it has
 `min_words` words or more, and not at all if it has fewer. Words are those of `workbench.data.corpus.words`: case, punctuation and
 white space make no difference. Characters are compared as they are written, without Unicode's normalisation: an accent as
-a character of its own (NFD), a full-width letter or a zero-width one inside a word makes a different word, and n-grams without such a word
-are found.
+a character of its own (NFD), a full-width letter or a zero-width one inside a word makes a different word, and n-grams
+without such a word are found.
 
 Shapes: F found passages.
 """
