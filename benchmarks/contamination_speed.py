@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/contamination_speed.py
     OMP_NUM_THREADS=1 python benchmarks/contamination_speed.py --megabytes 40 --heldout-megabytes 2
 
-The text is this environment's own (`data=python`: prose and code). Some of its documents, chosen by hash, are held out and stand
-for benchmark texts, and made ones of random words fill the index up to the size of a large suite, as if nearly nothing were found. Speeds are
-the best of the rounds, in MB of UTF-8 a second on one core.
+The text is this environment's own (`data=python`: prose and code). Some of its documents, chosen by hash, are held out and
+stand for benchmark texts; random hashes fill the index up to the size of a large suite. Speeds are the best of the rounds, in
+MB of UTF-8 a second on one core.
 
-The second table cuts the rest of the text by passages of n words alone. *Cut* is the share of its bytes that goes; *common* is the share of that
-which lies in passages that more than ten documents have, such as licence headers and idioms.
+The second table cuts the rest of the text, by runs of five lines alone and with passages of n words too. *Cut* is the share of
+its bytes that goes; *common* is the share in passages that more than ten documents have, such as licence headers and idioms;
+*left* is the share of the held-out text's 13-word passages that still stand in what is left.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from workbench.config.schema import DataConfig, SourceConfig
 from workbench.config.schema.contamination_config import Contamination
 from workbench.data.corpus.benchmark_files import BenchmarkTexts
 from workbench.data.corpus.contamination import BenchmarkIndex
-from workbench.data.corpus.heldout_leaks import HeldoutLeaks
+from workbench.data.corpus.heldout_leaks import HeldoutLeaks, LeakSettings
 from workbench.data.corpus.ngram_index import NgramIndex
 from workbench.data.corpus.passages import PassageIndex, merge_spans
 from workbench.data.corpus.words import Words
@@ -33,6 +34,8 @@ from workbench.data.sources import group_sources
 BATCH_BYTES = 4_000_000
 LENGTHS = (8, 13, 20, 30, 50)
 COMMON = 10
+NEVER = 1 << 40
+"""Words of a passage that no document has."""
 
 
 def main() -> None:
@@ -41,14 +44,15 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=40, help="text to read of the embedded set (default: 40)")
     parser.add_argument("--heldout-megabytes", type=float, default=1, help="of it, text held out (default: 1)")
     parser.add_argument("--index", type=int, default=3_000_000, help="passages to fill the index with (default: 3M)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; 0 leaves the speeds out (default: 3)")
     asked = parser.parse_args()
     documents = read_documents(asked.megabytes * 1e6)
     heldout, training = hold_out(documents, asked.heldout_megabytes * 1e6)
     size = sum(len(text.encode()) for text in training)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}")
     print(f"{len(training):,} documents, {size / 1e6:.1f} MB; {len(heldout):,} held out")
-    print_speeds(heldout, training, asked.index, asked.rounds)
+    if asked.rounds:
+        print_speeds(heldout, training, asked.index, asked.rounds)
     print_false_cuts(heldout, training, size)
 
 
@@ -130,36 +134,47 @@ def filled(index: BenchmarkIndex, fill: int, draw: np.random.Generator) -> Bench
 
 
 def print_false_cuts(heldout: list[str], training: list[str], size: int) -> None:
-    """Print what passages of several lengths cut."""
-    print(f"\n{'words':>5}{'documents cut':>15}{'cut':>10}{'common':>9}   most common passage")
-    for n in LENGTHS:
-        index = PassageIndex.of(heldout, range(len(heldout)), n)
-        counts = np.zeros(len(index.index), np.int64)
-        found = []
-        for batch in make_batches(training):
-            words = Words.of(batch)
-            hits = index.find(words)
-            documents = np.searchsorted(words.first, hits.begin, "right") - 1
-            pairs = np.unique(documents * len(counts) + hits.rows)
-            np.add.at(counts, pairs % len(counts), 1)
-            found.append((batch, words, hits, len(np.unique(documents))))
-        cut = common = 0
-        phrase, most = "", int(counts.argmax())
-        for batch, words, hits, _ in found:
-            cut += covered_bytes(words, hits.begin, hits.end)
-            often = counts[hits.rows] > COMMON
-            common += covered_bytes(words, hits.begin[often], hits.end[often])
-            (places,) = np.nonzero(hits.rows == most)
-            if len(places) and not phrase:
-                first, last = hits.begin[places[0]], hits.end[places[0]] - 1
-                raw = batch[int(words.documents[first])].encode()
-                phrase = " ".join(raw[words.begin[first] : words.end[last]].decode().split())
-        documents = sum(count for *_, count in found)
-        share = common / cut if cut else 0.0
+    """Print what runs of lines cut, and passages of several lengths beside them."""
+    batches = make_batches(training)
+    meter = PassageIndex.of(heldout, range(len(heldout)), 13)
+    print(f"\n{'words':>10}{'documents cut':>15}{'cut':>9}{'common':>9}{'left':>8}   most common passage")
+    for n in (None, *LENGTHS):
+        leaks = HeldoutLeaks({"all": heldout}, LeakSettings(words=n or NEVER, min_words=min(8, n) if n else NEVER))
+        documents = cut = 0
+        left = np.zeros(len(meter.index), np.bool_)
+        for batch in batches:
+            pieces, tally = leaks.cut(batch)
+            documents += tally.cut
+            cut += sum(tally.removed_bytes.values())
+            left[meter.find(Words.of([piece for parts in pieces for piece in parts])).rows] = True
+        common, phrase = common_bytes(heldout, batches, n) if n else (0, "")
         print(
-            f"{n:5}{documents / len(training):15.1%}{cut / size:10.2%}{share:9.0%}   {phrase[:70]!r} ({counts.max():,})",
+            f"{n or 'lines':>10}{documents / len(training):15.1%}{cut / size:9.2%}{common / size:9.2%}{left.mean():8.2%}   {phrase}",
             flush=True,
         )
+
+
+def common_bytes(heldout: list[str], batches: list[list[str]], n: int) -> tuple[int, str]:
+    """Bytes in passages that more than ten documents have, and the most common passage."""
+    index = PassageIndex.of(heldout, range(len(heldout)), n)
+    counts = np.zeros(len(index.index), np.int64)
+    found = []
+    for batch in batches:
+        words = Words.of(batch)
+        hits = index.find(words)
+        documents = np.searchsorted(words.first, hits.begin, "right") - 1
+        np.add.at(counts, np.unique(documents * len(counts) + hits.rows) % len(counts), 1)
+        found.append((batch, words, hits))
+    common, phrase, most = 0, "", int(counts.argmax())
+    for batch, words, hits in found:
+        often = counts[hits.rows] > COMMON
+        common += covered_bytes(words, hits.begin[often], hits.end[often])
+        (places,) = np.nonzero(hits.rows == most)
+        if len(places) and not phrase:
+            first, last = hits.begin[places[0]], hits.end[places[0]] - 1
+            raw = batch[int(words.documents[first])].encode()
+            phrase = " ".join(raw[words.begin[first] : words.end[last]].decode().split())
+    return common, f"{phrase[:60]!r} ({counts.max():,})"
 
 
 def covered_bytes(words: Words, begin: np.ndarray, end: np.ndarray) -> int:
