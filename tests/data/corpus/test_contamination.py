@@ -85,7 +85,8 @@ def test_nothing_is_found_across_documents_or_in_other_text():
     index = index_of(*(filler(draw, 40) for _ in range(300)))
     half = QUESTION.index(" was")
     assert not index_of(QUESTION).find([QUESTION[:half], QUESTION[half:]])
-    counts, hit = index.count([filler(draw, 400) for _ in range(300)])
+    counts = index.no_counts()
+    hit = index.count([filler(draw, 400) for _ in range(300)], counts)
     assert not hit.any()
     assert not counts.passages.any()
 
@@ -178,7 +179,8 @@ def test_common_phrases_are_ignored_however_the_corpus_is_divided(tmp_path: Path
     for shards in (1, 2, 7):
         total = index.no_counts()
         for i in reversed(range(shards)):
-            counts, hit = index.count(corpus[i::shards])
+            counts = index.no_counts()
+            hit = index.count(corpus[i::shards], counts)
             assert hit.tolist() == [bool(index.find([text])) for text in corpus[i::shards]]
             counts.save(tmp_path / "counts.npz")
             total.add(Counts.open(tmp_path / "counts.npz"))
@@ -200,7 +202,8 @@ def test_the_report_names_dirty_and_clean_documents_and_those_that_cannot_be_che
         Contamination(texts="x"),
     )
     eight, thirteen = " ".join(texts[1].split()[3:11]), " ".join(texts[2].split()[3:16])
-    counts, _ = index.count([f"{filler(draw, 9)} {eight} {filler(draw, 9)} {thirteen}", f"{SHORT} yes"])
+    counts = index.no_counts()
+    index.count([f"{filler(draw, 9)} {eight} {filler(draw, 9)} {thirteen}", f"{SHORT} yes"], counts)
     overlap = index.overlap(counts)
     assert overlap["quiz"].dirty == [1, 2, 6]
     assert overlap["quiz"].clean == [0, 3, 4]
@@ -217,12 +220,18 @@ def test_an_index_is_the_same_when_it_was_saved(tmp_path: Path):
     again = BenchmarkIndex.open(tmp_path, index.benchmarks, index.settings)
     batch = [QUESTION, SHORT, "neither of them"]
     assert again.find(batch) == index.find(batch)
-    np.testing.assert_array_equal(again.count(batch)[0].passages, index.count(batch)[0].passages)
+    counts = [index.no_counts(), again.no_counts()]
+    index.count(batch, counts[0])
+    again.count(batch, counts[1])
+    np.testing.assert_array_equal(counts[0].passages, counts[1].passages)
+    np.testing.assert_array_equal(counts[0].report_passages, counts[1].report_passages)
+    assert counts[0].passages.any()
 
 
 def test_texts_too_short_for_any_passage_make_an_empty_index():
     index = index_of("too short")
-    counts, hit = index.count([QUESTION, "too short"])
+    counts = index.no_counts()
+    hit = index.count([QUESTION, "too short"], counts)
     assert not hit.any()
     assert index.treat([QUESTION], index.ignored(counts))[0] == [[QUESTION]]
     assert index.overlap(counts)["quiz"].not_checkable == [0]

@@ -101,22 +101,20 @@ class BenchmarkIndex:
         """Give counts of no document."""
         return Counts.none(len(self.passages.index), len(self.report_passages.index))
 
-    def count(self, texts: Sequence[str] | Words) -> tuple[Counts, NDArray[np.bool_]]:
-        """Count in how many documents of a batch each passage occurs.
+    def count(self, texts: Sequence[str] | Words, counts: Counts) -> NDArray[np.bool_]:
+        """Count in how many documents of a batch each passage occurs, and add that to `counts`.
 
         Returns
         -------
-        counts
-            Of this batch; they add up.
-        has_passage
-            bool (D,): which documents have a passage. All others `treat` leaves as they are.
+        NDArray[np.bool_]
+            (D,): which documents have a passage. All others `treat` leaves as they are.
         """
         words = texts if isinstance(texts, Words) else Words.of(texts)
-        counts, has_passage = self.no_counts(), np.zeros(len(words.first) - 1, np.bool_)
-        counts.documents = len(has_passage)
+        has_passage = np.zeros(len(words.first) - 1, np.bool_)
+        counts.documents += len(has_passage)
         has_passage[_count_into(counts.passages, self.passages.find(words), words)] = True
         _count_into(counts.report_passages, self.report_passages.find(words), words)
-        return counts, has_passage
+        return has_passage
 
     def ignored(self, counts: Counts) -> NDArray[np.bool_]:
         """Say which passages are common phrases, by the counts of the whole corpus: bool (H,)."""
