@@ -99,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     add("report", study_verbs.report, "draw a study's figures and report page again, and print its table")
     add("import", imports.import_results, "put lm-eval result files of others into MLflow")
     add("prepare", tools.prepare, "prepare a study's data: read, split and tokenize it")
+    add(
+        "benchmark-texts",
+        tools.benchmark_texts,
+        "write the texts of a config's evaluation tasks, to search data for them",
+    )
     add("ui", tools.ui, "open MLflow on this machine")
     bench = add("bench", tools.bench, "measure the training speed of each model of a study")
     bench.add_argument("--seconds", type=float, default=5.0, help="measure each model for this long (default: 5)")

@@ -62,6 +62,11 @@ Next: open outputs/figures/STUDY/report.html (docs/reports.md).
 
 Next: `workbench run` with the same settings; it prepares data by itself where that was not done before.
 """,
+    "benchmark-texts": """example:
+  workbench benchmark-texts evaluation=commonsense
+
+Next: data.corpus.contamination.texts=outputs/benchmark_texts (docs/corpora.md). Exit status 1: a task could not be reached.
+""",
     "ui": """example:
   workbench ui
 

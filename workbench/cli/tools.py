@@ -33,6 +33,27 @@ def prepare(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def benchmark_texts(parsed: argparse.Namespace) -> int:
+    """Write the texts of each evaluation task; 1 where some could not be."""
+    from workbench.evaluate.benchmark_texts import write_benchmark_texts
+
+    config = compose_points(parsed)[0].config
+    if not config.evaluation.suites:
+        raise ValueError("the evaluation has no suites: name one, such as evaluation=commonsense")
+    written, missing = 0, 0
+    for task in write_benchmark_texts(
+        config.evaluation, config.data, config.tokenizer, Layout(Path(config.paths.outputs))
+    ):
+        if task.problem:
+            missing += 1
+            print(f"not written: {task.suite}/{task.task}: {task.problem}", file=sys.stderr, flush=True)
+        else:
+            written += 1
+            print(f"{task.path}  {task.documents:,} documents, {task.texts:,} texts", flush=True)
+    print(f"{written} tasks written, {missing} not written")
+    return 1 if missing else 0
+
+
 def ui(parsed: argparse.Namespace) -> int:
     """Print the address of each study's pages, and open MLflow where no server is named."""
     layout, tracking = _asked_store(parsed)
