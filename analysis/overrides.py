@@ -92,16 +92,28 @@ def label_variants(frame: pd.DataFrame, failed: Iterable[tuple[str, str]] = ()) 
     return frame.assign(model=labels)
 
 
-def label_order(label: str) -> tuple[str, list[tuple[str, int, float, str]]]:
-    """Return a sort key for labels as `label_variants` makes them: numbers by size, then words, `null` last."""
+def natural_order(text: str) -> list[tuple[int, str]]:
+    """Return a sort key for text with numbers in it, by size: `r8` before `r32`."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+_OrderOfPart = tuple[list[tuple[int, str]], int, float, list[tuple[int, str]]]
+
+
+def label_order(label: str) -> tuple[str, list[_OrderOfPart]]:
+    """Return a sort key for labels as `label_variants` makes them: numbers by size, then words, `null` last.
+
+    Numbers within words count by size too, such as the ranks of `m0_1 chat r8` and `m0_1 chat r32`.
+    """
     model, *variants = label.split(" ")
-    keys: list[tuple[str, int, float, str]] = []
+    keys: list[_OrderOfPart] = []
     for variant in variants:
         name, _, value = variant.partition("=")
         try:
-            keys.append((name, 0, float(value), value))
+            keys.append((natural_order(name), 0, float(value), natural_order(value)))
         except ValueError:
-            keys.append((name, 2 if value == "null" else 1, 0.0, value))
+            keys.append((natural_order(name), 2 if value == "null" else 1, 0.0, natural_order(value)))
     return model, keys
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.columns import known_errors
 from analysis.figures.points import Drawing, Group, Marks, direction, group_by, register, study_name
+from analysis.overrides import natural_order
 
 _BASES = ("pretrain", "imported")
 
@@ -78,16 +78,10 @@ def split_tuned(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _looks(tuned: pd.DataFrame, bases: pd.DataFrame) -> dict[str, tuple[str, str, Any]]:
     """Colour, marker and line of each line: bases in black, the tuned in their order."""
-    names = sorted(dict.fromkeys(tuned["model"]), key=_numbers_by_size)
+    names = sorted(dict.fromkeys(tuned["model"]), key=natural_order)
     shades = dict(zip(names, style.size_colors(len(names)), strict=True))
     looks: dict[str, tuple[str, str, Any]] = dict.fromkeys(dict.fromkeys(bases["model"]), ("black", "o", "--"))
     return looks | {name: (shades[name], style.MARKERS[(i + 1) % 8], "-") for i, name in enumerate(names)}
-
-
-def _numbers_by_size(label: str) -> list[tuple[int, str]]:
-    """Sort key of a label: `r8` before `r32`."""
-    parts = re.findall(r"\d+|\D+", label)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _draw_panel(

@@ -13,6 +13,10 @@ outputs_tree = sys.modules.get("outputs_tree") or importlib.util.module_from_spe
 if "outputs_tree" not in sys.modules:
     sys.modules["outputs_tree"] = outputs_tree
     spec.loader.exec_module(outputs_tree)
+if "servers" not in sys.modules:
+    spec = importlib.util.spec_from_file_location("servers", Path(__file__).parents[1] / "tracking" / "servers.py")
+    sys.modules["servers"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["servers"])
 if "made_budgets" not in sys.modules:
     spec = importlib.util.spec_from_file_location("made_budgets", Path(__file__).with_name("made_budgets.py"))
     sys.modules["made_budgets"] = importlib.util.module_from_spec(spec)

@@ -179,6 +179,12 @@ def test_table(frame):
     assert len({len(line) for line in text.splitlines()}) == 1
 
 
+def test_rows_of_a_table_are_ordered_by_rank(frame):
+    one = frame.loc[frame["checkpoint"] == frame.loc[frame["annealed"], "checkpoint"].iloc[0]]
+    ranks = [one.assign(model=f"m1 chat r{rank}", stage=f"{rank}", checkpoint=f"{rank}") for rank in (32, 2, 8)]
+    assert summary_table(pd.concat(ranks))["model"].tolist() == ["m1 chat r2", "m1 chat r8", "m1 chat r32"]
+
+
 def test_empty_source_is_refused():
     with pytest.raises(ValueError, match="'prose' holds 0 bytes"):
         compression_rows({"prose": {"bytes": 0, "gzip_bytes": 20, "xz_bytes": 20}})

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis.overrides import label_variants, override_names, override_of, override_values
+from analysis.overrides import label_order, label_variants, override_names, override_of, override_values
 
 CUT = "model=m1,seed=0,variant=gelu | model=m1,seed=1,variant=gelu | and 12 more"
 
@@ -44,3 +44,26 @@ def test_where_a_later_stage_begins_makes_no_variant():
     assert set(label_variants(frame)["model"]) == {"m1 chat r8"}
     frame = pd.DataFrame({"model": "m1 chat r8", "point": [*points, other]})
     assert label_variants(frame)["model"].tolist()[-1] == "m1 chat r8 then.chat.learning_rate=0.2"
+
+
+def test_numbers_in_words_count_by_size():
+    """Ranks of adapters, milestones and kept ids stand in labels as parts of words."""
+    labels = [
+        "m1 chat r32",
+        "m1 chat r2",
+        "m1 rate=1e-2",
+        "m1 chat r8",
+        "m1 rate=9e-3",
+        "m1 lr=null",
+        "m1 lr=top10",
+        "m1 lr=top9",
+    ]
+    chats = ["m1 chat r2", "m1 chat r8", "m1 chat r32"]
+    assert sorted(labels, key=label_order) == [
+        *chats,
+        "m1 lr=top9",
+        "m1 lr=top10",
+        "m1 lr=null",
+        "m1 rate=9e-3",
+        "m1 rate=1e-2",
+    ]

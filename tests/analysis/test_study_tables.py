@@ -2,11 +2,15 @@
 
 import json
 import math
+import shutil
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import outputs_tree
 import pandas as pd
 import pytest
+from servers import missing_for_postgres, postgres
 
 from analysis import experiment_store, study_tables
 from analysis.load import load_study
@@ -105,3 +109,35 @@ def test_other_stores_are_left_to_mlflow(root, monkeypatch):
     assert study_tables.read_tables(made.study, uri) is None
     (root / "none.db").write_text("this is no database, " * 100)
     assert study_tables.read_tables(made.study, f"sqlite:///{root / 'none.db'}") is None
+
+
+@pytest.fixture
+def postgres_uri():
+    reason = missing_for_postgres()
+    if reason:
+        pytest.skip(reason)
+    # pytest's folders are closed to other users, and PostgreSQL does not run as root.
+    folder = Path(tempfile.mkdtemp(prefix="workbench-postgres-"))
+    folder.chmod(0o755)
+    try:
+        with postgres(folder / "postgres") as address:
+            yield f"postgresql+psycopg://{address}"
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_a_study_in_postgresql(tmp_path, postgres_uri, monkeypatch):
+    """Its SQL has other types and quotes other names, and its booleans and numbers that are not finite are its own."""
+    from workbench.study.evaluation_files import write_result
+    from workbench.tracking.mlflow import publish_study
+
+    made = outputs_tree.make_study(tmp_path, **SMALL)
+    *_, last = sorted(tmp_path.glob("stages/*/checkpoints/*/evals/embedded-*6789.json"))
+    result = json.loads(last.read_text())
+    result |= {"eval_id": "ffff", "date": result["date"] + 100}
+    result["results"] = {"heldout_prose": {"bits_per_byte,none": math.inf, "bits_per_byte_stderr,none": 0.5}}
+    write_result(last.with_name("embedded-ffff.json"), result, {})
+    publish_study(made.layout, made.study, postgres_uri)
+    assert math.inf in set(both_ways(made.study, postgres_uri, monkeypatch)["value"])
+    assert study_tables.read_tables("another", postgres_uri) is None

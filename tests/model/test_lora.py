@@ -10,7 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.model.test_transformer import BASE, make_model, random_tokens
 from workbench.config.schema import LORA_TARGETS, LoraConfig, from_dict, to_dict
-from workbench.model.adapter_files import _UNSUPPORTED, load_adapters, read_adapter_config, save_adapters
+from workbench.model.adapter_files import (
+    _READ,
+    _UNSUPPORTED,
+    _WITHOUT_EFFECT,
+    load_adapters,
+    read_adapter_config,
+    save_adapters,
+)
 from workbench.model.batch import Batch
 from workbench.model.lora import (
     adapter_config,
@@ -157,15 +164,8 @@ def test_peft_reads_those_of_gpt_neox_that_are_matrices_of_its_own(tmp_path):
 def test_every_field_of_pefts_config_is_known():
     """A field of another version may ask for other arithmetic."""
     peft = pytest.importorskip("peft")
-    plain = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"}
-    plain |= {"inference_mode", "r", "target_modules", "lora_alpha", "use_rslora", "bias", "init_lora_weights"}
-    only_with_others = {"layers_pattern", "qalora_group_size", "ensure_weight_tying", "megatron_core"}
-    only_with_init = {"loftq_config", "eva_config", "corda_config", "lora_ga_config"}
-    only_in_training = {"lora_dropout", "velora_config"}
-    where_it_runs = {"megatron_config", "runtime_config"}
-    in_the_tensors = {"exclude_modules"}  # which are compared by name
-    known = plain | only_with_others | only_with_init | only_in_training | where_it_runs | in_the_tensors
     names = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    known = _READ | _WITHOUT_EFFECT
     assert names - known <= set(_UNSUPPORTED)
     assert not known & set(_UNSUPPORTED)
 
@@ -272,7 +272,18 @@ def test_models_that_cannot_have_them():
         ({"alora_invocation_tokens": [1, 2]}, r"alora_invocation_tokens=\[1, 2\]: such"),
         ({"use_dora": True}, r"use_dora=True: such adapters are not supported"),
         ({"rank_pattern": {"q_proj": 8}}, r"rank_pattern=\{'q_proj': 8\}: such"),
+        ({"alpha_pattern": {"q_proj": 8}}, r"alpha_pattern=\{'q_proj': 8\}: such"),
+        ({"lora_bias": True}, r"lora_bias=True: such"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save=\['lm_head'\]: such"),
+        ({"layers_to_transform": [0]}, r"layers_to_transform=\[0\]: such"),
+        ({"fan_in_fan_out": True}, r"fan_in_fan_out=True: such"),
+        ({"target_parameters": ["experts.w"]}, r"target_parameters=\['experts.w'\]: such"),
+        ({"trainable_token_indices": [1]}, r"trainable_token_indices=\[1\]: such"),
+        ({"velora_config": {"num_groups": 4}}, r"velora_config=\{'num_groups': 4\}: such"),
+        ({"use_younger_lora": True}, r"use_younger_lora=True is not known: remove it"),
         ({"init_lora_weights": "pissa"}, r"init_lora_weights='pissa': only"),
+        ({"init_lora_weights": "loftq"}, r"init_lora_weights='loftq': only"),
+        ({"init_lora_weights": "olora"}, r"init_lora_weights='olora': only"),
         ({"target_modules": ["query_key_value"]}, r"target_modules=\['query_key_value'\]: only names among q_proj"),
         ({"target_modules": ".*"}, r"target_modules='\.\*': only names"),
         ({"r": "x"}, r"adapter_config.json is damaged"),

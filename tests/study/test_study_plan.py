@@ -79,6 +79,22 @@ def test_heads_that_differ_in_width_need_a_base(compose, parametrisation):
     assert len(plan_of(compose, *overrides, "model.base_head_width=16").points) == 2
 
 
+def test_a_teachers_heads_need_the_base_where_no_other_point_has_such(compose):
+    """The message names the teacher's own setting, which the point's `model.base_head_width` does not set."""
+    teacher = "then.distill.teacher.model"
+    overrides = ["then=distill", f"model@{teacher}=m0_3", "tokens=327680", "optimizer.learning_rate=0.01"]
+    overrides += ["model=m0_03", "model.parametrisation=mup", "model.base_width=32"]
+    overrides += [f"{teacher}.parametrisation=mup", f"{teacher}.base_width=32"]
+    with pytest.raises(ValueError, match=r"^[^\n]*teacher\.model\.base_head_width[^\n]*$") as error:
+        plan_of(compose, *overrides)
+    assert "m0_03 of point" in str(error.value)
+    assert "m0_3 of point" in str(error.value)
+    bases = ["model.base_head_width=16", f"{teacher}.base_head_width=16"]
+    with pytest.raises(ValueError, match=r"teacher\.model\.base_head_width"):
+        plan_of(compose, *overrides, bases[0])
+    assert len(plan_of(compose, *overrides, *bases).points) == 1
+
+
 def test_heads_of_one_width_and_heads_under_standard_need_none(compose):
     assert len(plan_of(compose, *WIDER_HEADS).points) == 2
     equal = [

@@ -57,8 +57,31 @@ _UNSUPPORTED = (
     "use_bdlora",
     "use_dora",
     "use_qalora",
+    "velora_config",
 )
-"""Fields of `peft`'s config that ask for other arithmetic unless they are empty."""
+"""Fields of `peft`'s config that ask for other arithmetic, or for adapters beside these, unless they are empty."""
+_READ = {"bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "target_modules", "use_rslora"}
+_WITHOUT_EFFECT = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",  # this, `eva_config`, `loftq_config` and `lora_ga_config` only with their own `init_lora_weights`
+    "ensure_weight_tying",  # this and `layers_pattern`, `megatron_core`, `qalora_group_size` only with other fields
+    "eva_config",
+    "exclude_modules",  # the tensors are compared by name
+    "inference_mode",
+    "layers_pattern",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+}
+"""Fields that change nothing of what such adapters compute."""
 
 
 def save_adapters(
@@ -196,6 +219,11 @@ def _refuse_other(path: Path, kind: str, values: dict[str, Any]) -> None:
     for name in _UNSUPPORTED:
         if values.get(name):
             raise ValueError(f"{path}: {name}={values[name]!r}: such adapters are not supported")
+    for name in sorted(values.keys() - _READ - _WITHOUT_EFFECT):
+        if values[name]:  # of a version that may compute otherwise
+            raise ValueError(
+                f"{path}: {name}={values[name]!r} is not known: remove it if they are plain LoRA without it"
+            )
 
 
 def _check_shapes(path: Path, tensors: dict[str, Tensor], model: Transformer, config: LoraConfig) -> None:

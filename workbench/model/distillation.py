@@ -191,7 +191,7 @@ def empty_sums(
     """Shapes and dtypes of `mixed_sums`, for tensors without values."""
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     alike = torch.empty_like(losses)
-    return losses.new_empty(()), losses, alike, torch.empty_like(h_ND), torch.empty_like(weight_VD)
+    return losses.new_empty(()), losses, alike, torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
 
 
 def keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

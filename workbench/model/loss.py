@@ -167,7 +167,7 @@ def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) ->
 
 @_gradients.register_fake
 def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(h_ND), torch.empty_like(weight_VD)
+    return torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
 
 
 @_sum.register_fake
@@ -175,7 +175,7 @@ def _(
     h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
-    return losses.new_empty(()), losses, torch.empty_like(h_ND), torch.empty_like(weight_VD)
+    return losses.new_empty(()), losses, torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
 
 
 @scale_gradients.register_fake

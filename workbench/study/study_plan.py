@@ -6,7 +6,7 @@ Pure arithmetic: nothing is read, nothing is started. `workbench.forecast.study_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,19 +139,28 @@ def _refuse_twins(points: Sequence[Point]) -> None:
             )
 
 
-def _check_head_widths(nodes: Iterable[Node]) -> None:
-    """Refuse heads of several widths where each is its own base, so that `mup` would not reach attention."""
-    first: dict[int, str] = {}
+def _check_head_widths(nodes: Collection[Node]) -> None:
+    """Refuse models whose bases have heads of several widths because one is its own base: `mup` would not reach attention."""
+    first: dict[int, tuple[str, bool]] = {}
     for node in nodes:
         model = node.stage.model
-        if model.parametrisation == "standard" or model.base_head_width is not None:
+        if model.parametrisation == "standard":
             continue
-        first.setdefault(model.head_width, f"{model.name} of point {node.points[0]}")
-        if len(first) > 1:
-            (width, one), (other_width, other) = first.items()
+        own = model.base_head_width is None
+        base = model.base_head_width or model.head_width
+        if base not in first or own:
+            first[base] = f"{model.name} of point {node.points[0]}", own
+        if len(first) > 1 and any(own for _, own in first.values()):
+            said = [
+                f"heads {width} wide ({name})" if own else f"a base of heads {width} wide ({name})"
+                for width, (name, own) in list(first.items())[:2]
+            ]
+            where = "model.base_head_width=..., the width of the base's heads"
+            if any(hasattr(each.stage, "teacher") or "teacher" in each.stage.inputs for each in nodes):
+                where += ", and the teacher's own, teacher.model.base_head_width=..., in its part of `then`"
             raise ValueError(
-                f"model.parametrisation={model.parametrisation!r} with heads {width} wide ({one}) and {other_width} wide "
-                f"({other}) would make each its own base: set model.base_head_width=..., the width of the base's heads"
+                f"model.parametrisation={model.parametrisation!r} with {' and '.join(said)} would make one that names no base "
+                f"its own: set {where}"
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import sysconfig
 from functools import cache
@@ -44,7 +46,21 @@ def compile_model(model: nn.Module) -> nn.Module:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     # Kernels that are chosen by timing them would differ from one start to the next.
     inductor.deterministic = torch.cuda.is_available() and torch.are_deterministic_algorithms_enabled()
+    torch.compiler.config.cache_key_tag = _cache_tag(os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", ""))
     return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
+
+
+def _cache_tag(users: str) -> str:
+    """Name what code for this processor depends on, beside the user's own tag of what `torch.compile` keeps on disk.
+
+    Kernels step by as many numbers as a vector of the processor's has, and PyTorch's key for them (2.13) does
+    not say how many: kept under AVX-512 and compiled again under AVX2, by another processor with the same folder or
+    under another `ATEN_CPU_CAPABILITY`, they leave half of every row unwritten.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    instructions = pick_vec_isa()
+    return f"{users}{platform.machine()} {instructions} {instructions.bit_width()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

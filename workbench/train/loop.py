@@ -39,6 +39,7 @@ from workbench.train.attempt_status import write_status
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
+from workbench.train.freed_memory import keep_freed_memory
 from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
 from workbench.train.job import StageJob
@@ -78,6 +79,7 @@ class StageRun:
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
+            keep_freed_memory()
         self.prepared = self.job.open_data()
         self.stream = self.open_stream()
         self.stream.check(end := stage.sequences(max(self.goals)))

@@ -48,10 +48,12 @@ def measure_tokens_per_second(
     import torch
 
     from workbench.train.determinism import determinism, is_deterministic
+    from workbench.train.freed_memory import keep_freed_memory
 
     device = torch.device("cuda" if stage.numerics.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
+        keep_freed_memory()
     with determinism(is_deterministic(stage.numerics, device), device):
         step = _make_step(stage, device)
         for _ in range(2):

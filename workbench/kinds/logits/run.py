@@ -46,6 +46,7 @@ from workbench.study.files import exclusive, fsync, write_atomically
 from workbench.study.kind_plan import flops_per_token
 from workbench.train import checkpoint as ckpt
 from workbench.train.determinism import determinism, is_deterministic
+from workbench.train.freed_memory import keep_freed_memory
 from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
 from workbench.train.job import StageJob
@@ -99,6 +100,7 @@ class LogitsRun:
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
+            keep_freed_memory()
         self.prepared = self.job.open_data()
         self.stream = Stream(self.prepared, stage.stream)
         self.stream.check(stage.sequences(max(self.job.goals)))
