@@ -18,7 +18,7 @@ import numpy as np
 from tests.data.corpus.made_duplicates import edit, make_words
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, hash_texts, rows_to_drop
-from workbench.data.corpus.minhash import bands, probability
+from workbench.data.corpus.minhash import bands, jaccard, probability
 from workbench.data.corpus.near_duplicate_groups import join, write_pairs
 from workbench.data.corpus.words import Words
 
@@ -42,7 +42,13 @@ def main() -> None:
     for similarity in SIMILARITIES:
         mine = {place[shard] + row for (shard, row), s in planted.items() if s == similarity}
         line = {"similarity": similarity, "planted": len(mine), "recall_near": round(len(mine & near) / len(mine), 4)}
-        line["expected_near"] = round(probability(similarity, SETTINGS), 4)
+        true = [
+            jaccard(shards[shard - 1][row], shards[shard][row], 5)
+            for (shard, row), s in planted.items()
+            if s == similarity
+        ]
+        line["mean_similarity"] = round(float(np.mean(true)), 4)
+        line["expected_near"] = round(float(np.mean([probability(s, SETTINGS) for s in true])), 4)
         line["recall_exact"] = round(len(mine & exact) / len(mine), 4)
         print(json.dumps(line))
     everything = {int(place[shard] + row) for shard, row in planted}

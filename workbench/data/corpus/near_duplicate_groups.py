@@ -52,7 +52,11 @@ def write_pairs(
 
 
 def similar_texts(read_text: Callable[[int], str], ngram: int, least: float) -> Callable[[int, int], bool]:
-    """Make a check of the true Jaccard similarity; it reads and shingles both texts of every pair of every band."""
+    """Make a check of the true Jaccard similarity of two documents.
+
+    It reads and shingles both texts of a pair, once for every band that has the pair. Pairs are of the first document of a
+    band's group and another, so that two similar documents whose first is like neither stay both.
+    """
     return lambda one, other: jaccard(read_text(one), read_text(other), ngram) >= least
 
 
@@ -84,7 +88,7 @@ def _pairs(hashes: NDArray[np.uint64], numbers: NDArray[np.int64]) -> NDArray[np
 def join(pair_files: Sequence[Path], documents: Sequence[int], folder: Path, examples: int = 20) -> list[Path]:
     """Join pairs to groups and write each shard's rows to drop, with a table of the groups' sizes.
 
-    Memory is 8 bytes a document (4 below 2^31 of them), and 16 for each one dropped.
+    Memory is 8 bytes a document (4 below 2^31 of them), and some 50 for each one dropped while groups are counted.
 
     Parameters
     ----------
