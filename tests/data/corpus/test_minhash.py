@@ -83,3 +83,9 @@ def test_fineweb_finds_what_its_paper_says():
     assert threshold(FINEWEB) == pytest.approx(0.719, abs=5e-4)
     with pytest.raises(ValueError, match=r"least_similarity=0: set it above 0"):
         NearDuplicates(least_similarity=0)
+
+
+def test_a_stored_band_lies_together(tmp_path):
+    parts = [bands(Words.of(["a b", "c"]), FINEWEB), bands(Words.of(["d"]), FINEWEB)]
+    np.save(tmp_path / "bands.npy", np.concatenate(parts))
+    assert np.load(tmp_path / "bands.npy", mmap_mode="r")[:, 3].flags.c_contiguous

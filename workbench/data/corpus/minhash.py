@@ -80,14 +80,17 @@ def signatures(words: Words, settings: NearDuplicates) -> NDArray[np.uint32]:
 
 
 def bands(words: Words, settings: NearDuplicates) -> NDArray[np.uint64]:
-    """Hash of every band's values: uint64 (D, bands), `NO_WORDS` for a document without words."""
+    """Hash every band's values: uint64 (D, bands), `NO_WORDS` for a document without words.
+
+    Each band lies together in memory, and in a file that `numpy.save` makes of it, so that a band is read by itself.
+    """
     least = signatures(words, settings).reshape(settings.bands, settings.rows, -1)
     sums = np.zeros((settings.bands, least.shape[2]), np.uint64)
     for row in range(settings.rows):
         sums = mix(sums + least[:, row] + np.uint64(1))
     sums[sums == NO_WORDS] = 1
     sums[:, np.diff(words.first) == 0] = NO_WORDS
-    return np.ascontiguousarray(sums.T)
+    return sums.T
 
 
 def jaccard(one: str, other: str, ngram: int) -> float:
