@@ -1,0 +1,94 @@
+"""Exact duplicates among the documents of many shards, on disk: 128-bit hashes, in buckets by their leading bits.
+
+Each bucket is a task of its own, whose memory is bounded; what is found depends neither on the number of buckets nor on
+the order in which they end. Of equal documents, the first in (shard, row) order stays. Every bucket reads all hashes
+(16 bytes a document) once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+BYTES_IN_MEMORY = 96
+"""Of a document in a bucket while it is sorted: hash, place and order with their copies, and room for uneven buckets."""
+_CHUNK = 1 << 18
+"""Documents read at a time."""
+
+
+def hash_texts(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Hash texts without regard to how their words are spaced: uint64 (documents, 2), the same on every machine.
+
+    Of n different texts, two have the same hash with a probability of about n^2 / 2^129.
+    """
+    digests = (hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def bucket_count(total: int, budget_bytes: int) -> int:
+    """Smallest power of two of buckets so that each of `total` documents' buckets fits into `budget_bytes` of memory.
+
+    Raises
+    ------
+    ValueError
+        The budget is below the 64 MiB that reading takes at least.
+    """
+    if budget_bytes < 1 << 26:
+        raise ValueError(f"budget_bytes={budget_bytes!r}: give the search for duplicates at least {1 << 26} (64 MiB)")
+    return 1 << max(0, -(-total * BYTES_IN_MEMORY // budget_bytes) - 1).bit_length()
+
+
+def in_bucket(hashes: NDArray[np.uint64], bucket: int, buckets: int) -> NDArray[np.bool_]:
+    """Say which hashes begin with a bucket's bits; `buckets` is a power of two."""
+    bits = buckets.bit_length() - 1
+    if buckets != 1 << bits or not 0 <= bucket < buckets:
+        raise ValueError(f"bucket={bucket!r} of {buckets!r}: take a power of two, and a number below it")
+    return hashes >> np.uint64(64 - bits) == bucket if bits else np.ones(len(hashes), bool)
+
+
+def drop_in_bucket(bucket: int, buckets: int, hash_files: Sequence[Path], output: Path) -> Path:
+    """Write one bucket's documents to drop: int64 (dropped, 2) of (shard, row), sorted.
+
+    Parameters
+    ----------
+    hash_files
+        A file for each shard in order: uint64 (documents, 2), as of `hash_texts`.
+    output
+        File (.npy) to write.
+    """
+    hashes, shards, rows = [], [], []
+    for shard, file in enumerate(hash_files):
+        stored = np.load(file, mmap_mode="r")
+        for start in range(0, len(stored), _CHUNK):
+            chunk = np.asarray(stored[start : start + _CHUNK])
+            found = np.flatnonzero(in_bucket(chunk[:, 0], bucket, buckets))
+            hashes.append(chunk[found])
+            rows.append(found + start)
+            shards.append(np.full(len(found), shard))
+    drop = np.empty((0, 2), np.int64)
+    if hashes:
+        drop = _repeated(np.concatenate(hashes), np.column_stack([np.concatenate(shards), np.concatenate(rows)]))
+    np.save(output, drop)
+    return output
+
+
+def _repeated(hashes: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of all documents but the first of each hash."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in (shard, row) order
+    ordered = hashes[order]
+    again = np.flatnonzero((ordered[1:] == ordered[:-1]).all(1)) + 1
+    return places[np.sort(order[again])]
+
+
+def rows_to_drop(shard: int, bucket_files: Sequence[Path]) -> NDArray[np.int64]:
+    """Gather one shard's rows to drop from the files of all buckets, sorted."""
+    rows = [np.empty(0, np.int64)]
+    for file in bucket_files:
+        drop = np.load(file, mmap_mode="r")
+        begin, end = np.searchsorted(drop[:, 0], [shard, shard + 1])
+        rows.append(np.asarray(drop[begin:end, 1]))
+    return np.sort(np.concatenate(rows))
