@@ -15,6 +15,7 @@ from workbench.config.schema.adapters import LORA_TARGETS, LoraConfig
 from workbench.config.schema.begin import InitConfig, KindSettings
 from workbench.config.schema.chat_data import CHAT_KINDS, CHAT_TEMPLATES, PACKINGS, TOO_LONG, ChatDataConfig
 from workbench.config.schema.cluster import ClusterConfig
+from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,
@@ -86,6 +87,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "Config",
+    "CorpusConfig",
     "DataConfig",
     "EvaluationConfig",
     "InitConfig",

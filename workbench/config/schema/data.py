@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
+from workbench.config.schema.corpus import CorpusConfig
 
 SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
@@ -81,6 +82,8 @@ class DataConfig:
     document_mask: bool = False
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
     from each document's beginning. Needs `numerics.attention=sdpa`."""
+    corpus: CorpusConfig | None = None
+    """Build the data in shards, by any number of processes (docs/corpora.md); None builds it in one pass."""
 
     def __post_init__(self) -> None:
         """Refuse an empty or one-sided split."""
