@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.config.schema import StreamConfig, StreamSource
+from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.mixture import Mixture
 from workbench.data.permutation import Permutation
 
@@ -32,7 +33,7 @@ class TokenStore(Protocol):
         ...
 
     @property
-    def sources(self) -> Mapping[str, NDArray[np.unsignedinteger]]:
+    def sources(self) -> Mapping[str, NDArray[np.unsignedinteger] | TokenShards]:
         """Token ids by source, each (tokens,)."""
         ...
 
@@ -54,7 +55,7 @@ class SourceCounts:
 class _Source:
     """Windows of one source in their shuffled order."""
 
-    def __init__(self, name: str, tokens: NDArray[np.unsignedinteger], config: StreamSource, stream: StreamConfig):
+    def __init__(self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig):
         context = stream.context_tokens
         stored = (len(tokens) - 1) // context
         if stored < 1:
