@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, f
 from workbench.data.corpus.shards import Part, Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.folders import MANIFEST
+from workbench.data.hub import is_local
 from workbench.study.files import write_atomically
 
 PLAN = "plan.json"
@@ -67,7 +68,7 @@ def plan_corpus(root: Path, fingerprint: str, data: DataConfig, tokenizer: Token
             (root / name).mkdir(parents=True, exist_ok=True)
         plan = {
             "fingerprint": fingerprint,
-            "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
+            "config": {"data": to_dict(_absolute(data)), "tokenizer": to_dict(_absolute_tokenizer(tokenizer))},
             "shards": shards,
         }
         write_atomically(root / PLAN, json.dumps(plan))
@@ -75,6 +76,26 @@ def plan_corpus(root: Path, fingerprint: str, data: DataConfig, tokenizer: Token
     if corpus.fingerprint != fingerprint:
         raise ValueError(f"{root} holds the beginning of data {corpus.fingerprint}: delete it")
     return corpus
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    """Give the config with absolute paths: the next command may start elsewhere."""
+    sources = {
+        name: source
+        if source.kind.startswith("python_") or (source.kind == "huggingface" and not is_local(source))
+        else replace(source, path=_absolute_path(source.path))
+        for name, source in data.sources.items()
+    }
+    return replace(data, sources=sources)
+
+
+def _absolute_tokenizer(tokenizer: TokenizerConfig) -> TokenizerConfig:
+    return tokenizer if tokenizer.path is None else replace(tokenizer, path=_absolute_path(tokenizer.path))
+
+
+def _absolute_path(path: str) -> str:
+    written = Path(path)
+    return str((written if written.exists() else written.expanduser()).absolute())
 
 
 def open_corpus(root: Path) -> Corpus:

@@ -12,6 +12,8 @@ from workbench.data.corpus.phases import PHASES, Phase
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (None: unknown)."""
 
+_LOOK_SECONDS = 0.5
+
 
 @dataclass
 class ProgressWatch:
@@ -27,9 +29,14 @@ class ProgressWatch:
     _known: dict[str, int] = field(default_factory=dict)
     """Tokens by task of the phase that are done."""
     _said: str = ""
+    _next: float = 0.0
 
     def look(self) -> None:
-        """Look at the phase that is being done, and say what has changed."""
+        """Look at the phase that is being done, unless that was a moment ago, and say what has changed."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _LOOK_SECONDS
         while self._phase < len(PHASES):
             phase = PHASES[self._phase]
             tasks = phase.tasks(self.corpus)

@@ -14,7 +14,7 @@ from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.exact_duplicates import drop_exact_duplicates
 
 
-def find(corpus: Corpus, scratch: Path) -> dict[str, Any]:
+def find(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the rows to drop of every shard; their number is returned."""
     assert corpus.data.corpus is not None
     folder = scratch / "duplicates"

@@ -44,7 +44,7 @@ class _Choice:
     is_full: bool = False
 
 
-def hold_out(corpus: Corpus, scratch: Path) -> dict[str, Any]:
+def hold_out(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Choose and write held-out documents; counts and compressed sizes by source are returned.
 
     Raises

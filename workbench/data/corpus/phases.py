@@ -50,6 +50,14 @@ def _one(corpus: Corpus) -> list[str]:
     return [_ONE_TASK]
 
 
+def _needs_little(corpus: Corpus, name: str) -> int:
+    return _SMALL_BYTES
+
+
+def _needs_tokenizer(corpus: Corpus, name: str) -> int:
+    return _TOKENIZER_BYTES
+
+
 def _needs_to_read(corpus: Corpus, name: str) -> int:
     """Texts, packed again: at most about what the input has, as it lies there, and hashes."""
     return corpus.by_name[name].bytes + _SMALL_BYTES
@@ -68,9 +76,11 @@ def _needs_to_encode(corpus: Corpus, name: str) -> int:
 
 PHASES = (
     Phase("read", "reading", _all_shards, read_step.read, _needs_to_read),
-    Phase("heldout", "choosing held-out documents", _one, lambda c, _, s: heldout_step.hold_out(c, s), lambda *_: _SMALL_BYTES, False),
-    Phase("duplicates", "finding duplicates", _one, lambda c, _, s: duplicates_step.find(c, s), _needs_to_sort, False),
-    Phase("tokenizer", "making the tokenizer", _one, lambda c, _, s: tokenizer_step.make(c, s), lambda *_: _TOKENIZER_BYTES, False),
-    Phase("room", "measuring what the caps take", _capped_shards, lambda c, n, _: token_step.measure(c, n), lambda *_: 0),
+    Phase("heldout", "choosing held-out documents", _one, heldout_step.hold_out, _needs_little, False),
+    Phase("duplicates", "finding duplicates", _one, duplicates_step.find, _needs_to_sort, False),
+    Phase("tokenizer", "making the tokenizer", _one, tokenizer_step.make, _needs_tokenizer, False),
+    Phase("room", "measuring what the caps take", _capped_shards, token_step.measure, _needs_little),
+    Phase("caps", "dividing the caps", _one, token_step.divide, _needs_little, False),
     Phase("tokens", "writing tokens", _all_shards, token_step.write, _needs_to_encode),
 )
+"""In the order in which they are done."""

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
             shutil.rmtree(root)
             raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
         if not (root / MANIFEST).exists():
+            corpus = replace(corpus, data=data, tokenizer=tokenizer)
             write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
         for place in sorted(root.iterdir()):
             if place.name not in (*STAYS, PLAN, MANIFEST):

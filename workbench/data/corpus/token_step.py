@@ -23,38 +23,53 @@ _ENCODED_CHARACTERS = 1_000_000
 """Text that is encoded in one call."""
 
 
-def measure(corpus: Corpus, name: str) -> dict[str, Any]:
-    """Bytes that a shard would give without a cap."""
-    shard = corpus.by_name[name]
-    cut = make_cut(read_leaks(corpus), corpus.data.overlap_lines)
-    return {"bytes": sum(cleaned.bytes for batch in clean(corpus, shard, cut) for cleaned in batch)}
+def measure(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
+    """Count what a shard of a source with a cap would give without it."""
+    kept = size = 0
+    dropped: Counter[str] = Counter()
+    for batch in clean(corpus, corpus.by_name[name], _make_cut(corpus)):
+        kept += sum(cleaned.cause is None for cleaned in batch)
+        size += sum(cleaned.bytes for cleaned in batch)
+        dropped.update(cleaned.cause for cleaned in batch if cleaned.cause is not None)
+    return {"kept": kept, "bytes": size, "dropped": dict(sorted(dropped.items()))}
+
+
+def divide(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
+    """Bytes that its source's cap leaves for each shard; None behind the shard in which the cap ends."""
+    rooms: dict[str, int | None] = {}
+    for source, config in corpus.data.sources.items():
+        left = config.max_bytes
+        if left is None:
+            continue
+        for shard in corpus.shards_of(source):
+            rooms[shard.name] = left if left >= 0 else None
+            left -= corpus.folder.read_record(f"room/{shard.name}").facts["bytes"]
+    return {"rooms": rooms}
 
 
 def write(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the tokens of a shard; its counts are returned."""
     shard = corpus.by_name[name]
-    writer = _Writer(corpus, shard, scratch)
-    cut = make_cut(read_leaks(corpus), corpus.data.overlap_lines)
-    for batch in clean(corpus, shard, cut):
+    rooms = corpus.folder.read_record("caps/all").facts["rooms"]
+    writer = _Writer(corpus, shard, scratch, rooms.get(name))
+    if name in rooms and rooms[name] is None:
+        writer.leave_out(corpus.folder.read_record(f"room/{name}").facts)
+        return writer.close()
+    for batch in clean(corpus, shard, _make_cut(corpus)):
         for cleaned in batch:
             writer.add(cleaned)
     return writer.close()
 
 
-def find_room(corpus: Corpus, shard: Shard) -> int | None:
-    """Bytes that a source's cap leaves for a shard, None without a cap, -1 where a shard before it was cut short."""
-    cap = corpus.source(shard).max_bytes
-    if cap is None:
-        return None
-    before = [s for s in corpus.shards_of(shard.source) if s.number < shard.number]
-    taken = sum(corpus.folder.read_record(f"room/{s.name}").facts["bytes"] for s in before)
-    return max(cap - taken, -1)
+def _make_cut(corpus: Corpus) -> Cut:
+    return make_cut(read_leaks(corpus), corpus.data.overlap_lines)
 
 
 class _Writer:
     """Encodes the documents of a shard and counts them."""
 
-    def __init__(self, corpus: Corpus, shard: Shard, scratch: Path) -> None:
+    def __init__(self, corpus: Corpus, shard: Shard, scratch: Path, room: int | None) -> None:
+        """Begin the files of a shard, which has `room` bytes; None is without bound."""
         folder = scratch / "tokens" / shard.source
         folder.mkdir(parents=True)
         self._path = folder / f"{shard.name}.bin"
@@ -62,8 +77,7 @@ class _Writer:
         self._file = self._path.open("wb")
         self._facts, self._dtype = read_facts(corpus)
         self._tokenizer = tokenizers.load_saved(corpus.place("tokenizer"))
-        self._room = find_room(corpus, shard)
-        self._closed = self._room == -1
+        self._room, self._is_full = room, False
         self._texts: list[str] = []
         self._characters = self._tokens = self._bytes = self._pieces = self._kept = self._cut = 0
         self._offsets: list[Any] = []
@@ -87,9 +101,15 @@ class _Writer:
 
     def _why_no_room(self, size: int) -> str | None:
         """Never take a later, shorter document: a smaller cap is a prefix of a larger."""
-        if not self._closed and self._room is not None and self._bytes + size > self._room:
-            self._closed, self._left_out = True, size
-        return counts.BEYOND_CAP if self._closed else None
+        if not self._is_full and self._room is not None and self._bytes + size > self._room:
+            self._is_full, self._left_out = True, size
+        return counts.BEYOND_CAP if self._is_full else None
+
+    def leave_out(self, measured: dict[str, Any]) -> None:
+        """Count a whole shard as beyond the cap."""
+        self._dropped.update(measured["dropped"])
+        if measured["kept"]:
+            self._dropped[counts.BEYOND_CAP] += measured["kept"]
 
     def _encode(self) -> None:
         tokens = tokenizers.encode_documents(self._tokenizer, self._texts, self._facts, self._dtype)

@@ -16,7 +16,7 @@ from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.special_tokens import SpecialTokens, choose, own_template
 
 
-def make(corpus: Corpus, scratch: Path) -> dict[str, Any]:
+def make(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the tokenizer; what the store needs to know of it is returned.
 
     Raises
