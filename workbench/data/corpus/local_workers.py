@@ -8,14 +8,15 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
+from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.task_loop import NoSpaceError, do_tasks
 from workbench.data.workers import follow_parent
@@ -25,7 +26,7 @@ _MOST_DEATHS = 2
 """A task whose worker was killed this often is not tried again: it may need more memory than there is."""
 
 
-def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None]) -> None:
+def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interruptions: Interruptions) -> None:
     """Do a corpus's tasks in processes of this machine; the killed are replaced.
 
     Parameters
@@ -36,6 +37,8 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None]) -> None
         Processes.
     watch
         Called a few times a second.
+    interruptions
+        Asked a few times a second, too.
 
     Raises
     ------
@@ -43,6 +46,8 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None]) -> None
         As a worker raised it.
     RuntimeError
         A worker failed otherwise, or those of one task were killed twice.
+    KeyboardInterrupt
+        Somebody asked to stop; the workers have ended.
     """
     deaths: Counter[str] = Counter()
     running: dict[BaseProcess, Connection] = {}
@@ -50,8 +55,9 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None]) -> None
         while len(running) < workers:
             _start(corpus, running)
         while running:
-            wait([process.sentinel for process in running], _POLL_SECONDS)
-            watch()
+            with interruptions.allowed():
+                wait([process.sentinel for process in running], _POLL_SECONDS)
+                watch()
             for process in [p for p in running if p.exitcode is not None]:
                 if _ended(corpus, process, running.pop(process), deaths):
                     _start(corpus, running)
@@ -63,9 +69,23 @@ def _start(corpus: Corpus, running: dict[BaseProcess, Connection]) -> None:
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(corpus.folder.root, theirs))
-    process.start()
+    with _ignoring_interrupts():
+        process.start()
     theirs.close()
     running[process] = ours
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Have processes that are started ignore Ctrl-C, which a terminal sends to all of them: this one ends its workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ended(corpus: Corpus, process: BaseProcess, connection: Connection, deaths: Counter[str]) -> bool:
@@ -102,19 +122,16 @@ def _stop(running: dict[BaseProcess, Connection]) -> None:
 def _work(root: Path, connection: Connection) -> None:
     """Work in a process of its own."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=follow_parent, daemon=True).start()
+    interruptions = Interruptions()
     try:
-        do_tasks(open_corpus(root), PHASES)
+        with interruptions.heeding(signal.SIGTERM):
+            do_tasks(open_corpus(root), PHASES, interruptions)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
     except (ValueError, NoSpaceError) as error:
         connection.send((type(error).__name__ if isinstance(error, NoSpaceError) else "ValueError", str(error)))
         sys.exit(1)
     except Exception:
         connection.send(("RuntimeError", traceback.format_exc()))
         sys.exit(1)
-
-
-def _leave(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(128 + number)

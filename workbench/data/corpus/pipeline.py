@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.corpus.corpus_manifest import write_manifest
 from workbench.data.corpus.corpus_plan import PLAN, Corpus, plan_corpus
 from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
+from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.task_folder import STAYS
@@ -76,13 +76,17 @@ def build_corpus(
     if corpus is None:
         return
     watch = ProgressWatch(corpus, progress)
-    with _stopping(corpus):
-        watch.look()
-        if workers == 1:
-            with _watched(watch):
-                do_tasks(corpus, PHASES)
-        else:
-            run_workers(corpus, workers, watch.look)
+    interruptions = Interruptions()
+    try:
+        with interruptions.heeding(signal.SIGINT, signal.SIGTERM):
+            watch.look()
+            if workers == 1:
+                with _watched(watch):
+                    do_tasks(corpus, PHASES, interruptions)
+            else:
+                run_workers(corpus, workers, watch.look, interruptions)
+    except KeyboardInterrupt:
+        raise Stopped(_describe_stop(corpus)) from None
     _finish(directory, corpus, data, tokenizer)
 
 
@@ -112,25 +116,6 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
         fsync(root)
         root.replace(directory)
         fsync(directory.parent)
-
-
-@contextmanager
-def _stopping(corpus: Corpus) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Stopped`, with what is done; only a main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Stopped(_describe_stop(corpus)) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _describe_stop(corpus: Corpus) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import Phase
 from workbench.data.corpus.task_claims import Claims, Owner
 
@@ -20,7 +21,7 @@ class NoSpaceError(OSError):
     """The disk has no room for a task's files."""
 
 
-def do_tasks(corpus: Corpus, phases: Sequence[Phase]) -> None:
+def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptions) -> None:
     """Do tasks until none is left, whoever does them.
 
     Raises
@@ -29,6 +30,8 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase]) -> None:
         An input is damaged, or the settings do not fit it.
     NoSpaceError
         The disk is full; nothing that was done is lost.
+    KeyboardInterrupt
+        Somebody asked to stop; the task that was being done has left nothing.
     """
     claims = corpus.folder.claims
     for phase in phases:
@@ -38,17 +41,19 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase]) -> None:
             if not left:
                 break
             try:
-                worked = [_try_task(corpus, claims, phase, task) for task in left]
+                worked = [_try_task(corpus, claims, phase, task, interruptions) for task in left]
             except FileNotFoundError:
                 if not corpus.has_ended():
                     raise
                 return
             if not any(worked):
-                time.sleep(_WAIT_SECONDS)
+                with interruptions.allowed():
+                    time.sleep(_WAIT_SECONDS)
 
 
-def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str) -> bool:
+def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interruptions: Interruptions) -> bool:
     """Do a task, unless it is done or claimed by a process that lives; whether it was done here."""
+    interruptions.check()
     if corpus.folder.is_done(task):
         return False
     owner = claims.take(task)
@@ -64,7 +69,7 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str) -> bool:
         # A corpus that another process has just finished has no records any more.
         if corpus.folder.is_done(task) or corpus.has_ended():
             return False
-        with claims.kept(task):
+        with claims.kept(task), interruptions.allowed():
             _do(corpus, phase, task, owner)
     finally:
         corpus.folder.discard(owner)
