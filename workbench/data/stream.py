@@ -55,7 +55,9 @@ class SourceCounts:
 class _Source:
     """Windows of one source in their shuffled order."""
 
-    def __init__(self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig):
+    def __init__(
+        self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig
+    ):
         context = stream.context_tokens
         stored = (len(tokens) - 1) // context
         if stored < 1:

@@ -13,14 +13,35 @@ import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig
 
-WORDS = "token model loss width depth layer budget sweep batch trunk branch ratio curve point scale naïve 東京".split()
+WORDS = [
+    "token",
+    "model",
+    "loss",
+    "width",
+    "depth",
+    "layer",
+    "budget",
+    "sweep",
+    "batch",
+    "trunk",
+    "branch",
+    "ratio",
+    "curve",
+    "point",
+    "scale",
+    "naïve",
+    "東京",
+]
 
 
 def make_texts(count: int, seed: int) -> list[str]:
     """Texts of some lines of random words, none of which repeats."""
     draw = random.Random(seed)
-    lines = (lambda: " ".join(draw.choices(WORDS, k=9)) + f" {draw.random()}")
-    return ["\n".join(lines() for _ in range(draw.randint(4, 14))) for _ in range(count)]
+
+    def line() -> str:
+        return " ".join(draw.choices(WORDS, k=9)) + f" {draw.random()}"
+
+    return ["\n".join(line() for _ in range(draw.randint(4, 14))) for _ in range(count)]
 
 
 @pytest.fixture

@@ -206,9 +206,7 @@ def test_damaged_input_is_named_and_destroys_nothing(corpus_data, small_tokenize
     assert hash_store(mended.directory) == hash_store(store.directory)
 
 
-def test_a_full_disk_is_said_and_loses_nothing(
-    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch
-):
+def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch):
     layout = Layout(tmp_path / "full")
     root = building_folder(layout.data(store.fingerprint))
 
@@ -223,7 +221,9 @@ def test_a_full_disk_is_said_and_loses_nothing(
         ):
             prepare(corpus_data, small_tokenizer, layout, workers=1)
     assert len(list((root / "records" / "tokens").iterdir())) == 4
-    done = {path.relative_to(root / "records").with_suffix("").as_posix() for path in (root / "records").rglob("*.json")}
+    done = {
+        path.relative_to(root / "records").with_suffix("").as_posix() for path in (root / "records").rglob("*.json")
+    }
     again: list[str] = []
     do = task_loop._do
     monkeypatch.setattr(task_loop, "_do", lambda c, phase, task, owner: again.append(task) or do(c, phase, task, owner))
@@ -234,7 +234,9 @@ def test_a_full_disk_is_said_and_loses_nothing(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_a_disk_that_is_full_while_it_is_written(corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch):
+def test_a_disk_that_is_full_while_it_is_written(
+    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch
+):
     place = tmp_path / "small"
     place.mkdir()
     if os.system(f"mount -t tmpfs -o size=320k tmpfs {place} 2>/dev/null"):

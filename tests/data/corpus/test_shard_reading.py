@@ -100,7 +100,11 @@ def test_an_error_names_the_line_of_the_file(tmp_path: Path, line: bytes, said: 
 
 
 def test_what_is_empty_or_cut_short_is_said(tmp_path: Path):
-    for content, said in [(b"", "is empty"), (b"\n \n", "has no record"), (b'{"text": "a', "is truncated after line 0")]:
+    for content, said in [
+        (b"", "is empty"),
+        (b"\n \n", "has no record"),
+        (b'{"text": "a', "is truncated after line 0"),
+    ]:
         (tmp_path / "a.jsonl").write_bytes(content)
         with pytest.raises(ValueError, match=said):
             read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))}, 10**6))

@@ -55,7 +55,7 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
 
 
 def _describe(corpus: Corpus, source: str, records: dict[str, Record]) -> dict[str, Any]:
-    """Counts of a source: documents `read` are those `kept` and those `dropped` by cause."""
+    """Add up a source: documents `read` are those `kept` and those `dropped` by cause."""
     config = corpus.data.sources[source]
     shards = corpus.shards_of(source)
     reads = [records[f"read/{shard.name}"].facts for shard in shards]

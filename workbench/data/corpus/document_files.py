@@ -1,9 +1,9 @@
 """The documents of a shard on disk, between the steps: texts as Arrow, packed, and facts about them as arrays.
 
-    read/<shard>/documents.arrow    columns `text` and `key` (SHA-256 of the text with white space folded), in batches
-    read/<shard>/hashes.npy         uint64 (documents, 2): the first 16 bytes of each key, big endian
-    read/<shard>/bytes.npy          int64 (documents,): UTF-8 bytes of each text
-    read/<shard>/batches.npy        int64 (batches + 1,): first row of each batch
+read/<shard>/documents.arrow    columns `text` and `key` (SHA-256 of the text with white space folded), in batches
+read/<shard>/hashes.npy         uint64 (documents, 2): the first 16 bytes of each key, big endian
+read/<shard>/bytes.npy          int64 (documents,): UTF-8 bytes of each text
+read/<shard>/batches.npy        int64 (batches + 1,): first row of each batch
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class DocumentWriter:
     def write(self, texts: list[str], keys: list[bytes]) -> NDArray[np.int64]:
         """Write a batch and give the bytes of its texts, (texts,)."""
         import pyarrow
-        import pyarrow.compute
 
         if not texts:
             return np.empty(0, np.int64)
@@ -60,7 +59,7 @@ class DocumentWriter:
         self._writer.write_batch(
             pyarrow.record_batch([column, pyarrow.array(keys, pyarrow.binary(32))], schema=self._schema)
         )
-        sizes = pyarrow.compute.binary_length(column).to_numpy().astype(np.int64)
+        sizes = np.diff(np.frombuffer(column.buffers()[1], np.int64, len(texts) + 1))  # where each text begins
         self._keys.append(hashes_of(keys))
         self._bytes.append(sizes)
         self._batches.append(self._batches[-1] + len(texts))

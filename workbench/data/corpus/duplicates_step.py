@@ -1,6 +1,6 @@
 """Step 3 of a corpus: the rows of every shard that repeat a document of an earlier row.
 
-    duplicates/<shard>.npy    int64 (rows,), ascending
+duplicates/<shard>.npy    int64 (rows,), ascending
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ def _ended(corpus: Corpus, process: BaseProcess, connection: Connection, deaths:
         kind, text = "", ""
     if kind:
         raise {"ValueError": ValueError, "NoSpaceError": NoSpaceError}.get(kind, RuntimeError)(text)
-    how = f"signal {-process.exitcode}" if (process.exitcode or 0) < 0 else f"exit code {process.exitcode}"
+    code = process.exitcode or 0
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
     task = next((t for t, o in corpus.folder.claims.all().items() if o.pid == process.pid and o.is_gone()), "no task")
     deaths[task] += 1
     if deaths[task] >= _MOST_DEATHS:

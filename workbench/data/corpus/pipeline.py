@@ -33,7 +33,7 @@ from workbench.data.folders import MANIFEST, locked
 from workbench.study.files import fsync
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818 (no error: somebody asked for it)
+class Stopped(KeyboardInterrupt):
     """The command was asked to stop; its text says how to go on."""
 
 

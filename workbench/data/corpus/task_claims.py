@@ -162,7 +162,7 @@ class Claims:
 
     def all(self) -> dict[str, Owner]:
         """Owners by task."""
-        names = [name.replace("@", "/") for name in os.listdir(self.folder)] if self.folder.is_dir() else []
+        names = [place.name.replace("@", "/") for place in self.folder.iterdir()] if self.folder.is_dir() else []
         owners = {name: self.owner(name) for name in names if not name.startswith(".")}
         return {name: owner for name, owner in owners.items() if owner is not None}
 

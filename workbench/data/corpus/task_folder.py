@@ -9,7 +9,6 @@ after it was killed between two files, puts the same bytes in the same places.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ class TaskFolder:
     def done_in(self, phase: str) -> set[str]:
         """Name the tasks of a phase that are done, by one look at a folder."""
         folder = self.root / "records" / phase
-        names = os.listdir(folder) if folder.is_dir() else []
+        names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
         return {f"{phase}/{name.removesuffix('.json')}" for name in names if not name.startswith(".")}
 
     def read_record(self, task: str) -> Record:

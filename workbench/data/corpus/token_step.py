@@ -1,7 +1,7 @@
 """Steps 5 and 6 of a corpus, a task a shard: how much of each shard a cap leaves room for, and the tokens.
 
-    tokens/<source>/<shard>.bin            token ids, little endian, the beginning-of-sequence token before each piece
-    tokens/<source>/<shard>.offsets.npy    int64 (pieces + 1,): where each piece begins, and where the last one ends
+tokens/<source>/<shard>.bin            token ids, little endian, the beginning-of-sequence token before each piece
+tokens/<source>/<shard>.offsets.npy    int64 (pieces + 1,): where each piece begins, and where the last one ends
 """
 
 from __future__ import annotations
