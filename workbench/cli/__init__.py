@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except _user_errors() as error:
         print(f"workbench: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if str(stopped):
+            print(f"workbench: {stopped}", file=sys.stderr)
         status = 130
     sys.exit(status)
 

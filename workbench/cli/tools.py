@@ -6,14 +6,31 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table, read_named
 from workbench.config.schema import TrackingConfig
+from workbench.launch.console import say
 from workbench.study.layout import Layout
 from workbench.study.study_record import recorded_points
 from workbench.tracking.connection import connect, default_uri
 from workbench.tracking.pages import study_addresses
+
+
+class SpacedLines:
+    """Prints what is being done: when it is something else, and now and then how far it is."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        """Print lines about the same at most every `seconds`."""
+        self._seconds, self._last, self._about = seconds, 0.0, ""
+
+    def __call__(self, text: str, done: int, total: int | None) -> None:
+        """Print a line, if it is time."""
+        about, now = text.partition(":")[0], time.monotonic()
+        if about != self._about or now >= self._last + self._seconds:
+            self._about, self._last = about, now
+            say(text)
 
 
 def prepare(parsed: argparse.Namespace) -> int:
@@ -24,7 +41,8 @@ def prepare(parsed: argparse.Namespace) -> int:
 
     facts = make_study_facts(parsed)
     for config in stores(facts.plan).values():
-        prepared = prepare(config.data, config.tokenizer, facts.layout)
+        progress = None if config.data.corpus is None else SpacedLines()
+        prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
         print(store_summary.describe(prepared))
         for head, rows in (store_summary.source_table(prepared), store_summary.dropped_table(prepared)):
             print()

@@ -91,6 +91,9 @@ def _mutable(cls: type) -> type:
 def _mutable_type(kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
+        if dataclasses.is_dataclass(_without_none(kind)):
+            # Hydra cannot set a field inside one that is None, and takes `{}` for it; `from_dict` reads its values.
+            return Any
         return typing.Optional[_mutable_type(_without_none(kind))]  # noqa: UP045
     if origin is list:
         return list[_mutable_type(arguments[0])]

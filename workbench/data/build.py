@@ -20,12 +20,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
 from workbench.data.carried_tokens import write_named
 from workbench.data.heldout import Heldout, collect_heldout, compressed_sizes
-from workbench.data.inputs import find_inputs
+from workbench.data.inputs import count_skipped
 from workbench.data.intake import Intake
 from workbench.data.overlap import OverlapMeter
 from workbench.data.sources import Group, Item, group_sources
@@ -37,7 +37,6 @@ Progress = Callable[[str, int, int | None], None]
 
 _FILES_A_CHUNK = 32
 _TEXT_A_CHUNK = 500_000
-_SKIPPED_NAMES = 20
 
 
 class _Writer:
@@ -258,7 +257,7 @@ def _facts(
             "heldout_documents": len(heldout.documents[name]),
             "heldout_bytes": sum(len(d.text.encode()) for d in heldout.documents[name]),
             "heldout_passed_over": dict(sorted(heldout.passed_over[name].items())),
-            "skipped_files": _skipped_files(data.sources[name]),
+            "skipped_files": count_skipped(data.sources[name]),
         }
     return {
         "tokenizer": {
@@ -273,10 +272,3 @@ def _facts(
         "overlap_left": meter.report(left),
         "heldout_sizes": {name: compressed_sizes(texts) for name, texts in heldout.texts().items() if texts},
     }
-
-
-def _skipped_files(source: SourceConfig) -> dict[str, Any]:
-    """Count the files at a source's path that are not read, and name the first."""
-    from_files = source.kind != "huggingface" and not source.kind.startswith("python_")
-    names = find_inputs(source).skipped if from_files else ()
-    return {"count": len(names), "names": list(names[:_SKIPPED_NAMES])}

@@ -20,6 +20,12 @@ from workbench.study.files import sha256
 RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
+CORPUS_RULES = 1
+"""The same for corpora, whose documents are held out, counted and cut by rules of their own."""
+
+_OF_TRAINING = ("shard_bytes", "exact_duplicates")
+"""Settings of a corpus that move no held-out document."""
+
 _LABELS = ("weight", "unique_tokens", "max_epochs")
 _FIRST_HELDOUT_DOCUMENT_BYTES = 1500
 """Where held-out documents were cut before that could be set; a new default of the setting would not change it."""
@@ -48,6 +54,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
+            **_corpus(data),
             "tokenizer": _describe_tokenizer(tokenizer),
         }
     )
@@ -66,6 +73,7 @@ def heldout_fingerprint(data: DataConfig) -> str:
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
+            **_corpus(data, without=_OF_TRAINING),
         }
     )
 
@@ -75,13 +83,18 @@ def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str
     return _digest({"provisional": [to_dict(data), to_dict(tokenizer)]})
 
 
+def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Name what a corpus is made by; nothing where data are built in one pass."""
+    if data.corpus is None:
+        return {}
+    settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
+    return {"corpus": {"rules": CORPUS_RULES, **settings}}
+
+
 def _younger(data: DataConfig) -> dict[str, Any]:
     """Name settings that fingerprints did not have from the start, where they are not what they were then."""
     cut = data.heldout_document_bytes
-    younger: dict[str, Any] = {} if cut == _FIRST_HELDOUT_DOCUMENT_BYTES else {"heldout_document_bytes": cut}
-    if data.corpus is not None:
-        younger["corpus"] = to_dict(data.corpus)
-    return younger
+    return {} if cut == _FIRST_HELDOUT_DOCUMENT_BYTES else {"heldout_document_bytes": cut}
 
 
 def describe_source(source: SourceConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from workbench.config.schema import SourceConfig
 
@@ -18,6 +18,8 @@ SUFFIXES = {
     "text": (".txt", ".md", ".rst", ".tex", ".py", ".html"),
 }
 """Endings of the files that a kind reads in a folder; but for parquet's also with one of `PACKED_SUFFIXES`."""
+
+_SKIPPED_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ def find_inputs(source: SourceConfig) -> Inputs:
     if not found:
         raise ValueError(f"data source path={source.path!r}: {_why_none(place, pattern, skipped, endings)}")
     return Inputs(tuple(sorted(found)), tuple(skipped))
+
+
+def count_skipped(source: SourceConfig) -> dict[str, Any]:
+    """Count the files at a source's path that are not read, and name the first."""
+    from_files = source.kind != "huggingface" and not source.kind.startswith("python_")
+    names = find_inputs(source).skipped if from_files else ()
+    return {"count": len(names), "names": list(names[:_SKIPPED_NAMES])}
 
 
 def _why_none(place: Path, pattern: str, skipped: list[str], endings: tuple[str, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,19 @@ def _read_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[
         if not line.isspace():
             empty = False
             # Files put one behind the other keep their byte order marks.
-            yield f"{show(path)}, line {number}", _parse_line(path, number, line.removeprefix("\ufeff"))
+            yield f"{show(path)}, line {number}", parse_line(path, number, line.removeprefix("\ufeff"))
     if empty:
         raise ValueError(f"{show(path)} is empty: it has no record")
 
 
-def _parse_line(path: Path, number: int, line: str) -> Any:
+def parse_line(path: Path, number: int, line: str) -> Any:
+    """Parse a line of JSON, whose number counts from 1.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON.
+    """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:  # long numbers and deep nesting are no JSONDecodeError
@@ -198,25 +206,71 @@ def _parse_document(path: Path, before: int, text: str) -> Any:
 
 def _read_parquet(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
     """Yield the rows, with one column or with all."""
+    for first, records in read_row_groups(path, None if column is None else [column]):
+        for number, record in enumerate(records, first):
+            yield f"{show(path)}, row {number}", record
+
+
+def read_row_groups(
+    path: Path, columns: list[str] | None, begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Iterable[dict[str, Any]]]]:
+    """Yield the rows of some row groups, by the number of the first (from 1) and the records of a thousand.
+
+    Parameters
+    ----------
+    path
+        A parquet file.
+    columns
+        Columns to read, the first with the text; None reads all.
+    begin, end
+        Row groups; None is to the last.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or empty, or lacks a column.
+    """
     import pyarrow
-    import pyarrow.parquet
 
     rows = 0
     try:
-        with path.open("rb") as stream:
-            _check_parquet(path, stream)
-            with pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True) as file:
-                fields = _fields(file.schema_arrow)
-                if column is not None and look_up(fields, column) is MISSING:
+        with open_parquet(path) as file:
+            fields = _fields(file.schema_arrow)
+            for column in columns or []:
+                if look_up(fields, column) is MISSING:
                     text_of(fields, column, show(path))
-                for batch in file.iter_batches(_ROWS_A_BATCH, columns=None if column is None else [column]):
-                    for record in _records(path, rows, batch):
-                        rows += 1
-                        yield f"{show(path)}, row {rows}", record
+            stop = file.num_row_groups if end is None else end
+            rows = sum(file.metadata.row_group(i).num_rows for i in range(begin))
+            before = rows
+            for batch in file.iter_batches(_ROWS_A_BATCH, row_groups=list(range(begin, stop)), columns=columns):
+                yield rows + 1, _records(path, rows, batch)
+                rows += batch.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
-    if not rows:
+    if rows == before and begin == 0 and end is None:
         raise ValueError(f"{show(path)} is empty: it has no row")
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Open a parquet file, whose pages are checked as they are read.
+
+    Raises
+    ------
+    ValueError
+        It is empty, cut short, or no parquet file.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    with path.open("rb") as stream:
+        _check_parquet(path, stream)
+        try:
+            file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{show(path)} cannot be read after row 0: {one_line(error)}") from error
+        with file:
+            yield file
 
 
 def _check_parquet(path: Path, stream: Any) -> None:

@@ -5,6 +5,8 @@ data/<fingerprint>/
   tokens_<source>.bin      token ids, little endian, the beginning-of-sequence token before each document
   heldout/<source>.jsonl   {"id", "text"}
   tokenizer/               a Hugging Face tokenizer directory
+
+A corpus (`data.corpus`) has `tokens/<source>/<shard>.bin` instead, many files a source (`workbench.data.corpus`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from numpy.typing import NDArray
 
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
+from workbench.data.corpus.corpus_manifest import FORMAT
+from workbench.data.corpus.pipeline import build_corpus
+from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.folders import PreparedFolder, make_folder, read_manifest, verify_files
 from workbench.data.hub import pin_revisions
@@ -34,6 +39,9 @@ __all__ = [
     "prepare",
 ]
 
+Tokens = NDArray[np.unsignedinteger] | TokenShards
+"""Token ids of a source: `len`, and slices."""
+
 
 @dataclass(frozen=True)
 class Prepared(PreparedFolder):
@@ -45,13 +53,18 @@ class Prepared(PreparedFolder):
         return self.manifest["heldout_fingerprint"]
 
     @property
-    def sources(self) -> dict[str, NDArray[np.unsignedinteger]]:
-        """Token ids by source: read-only memory maps of shape (tokens,)."""
+    def sources(self) -> dict[str, Tokens]:
+        """Token ids by source, of shape (tokens,): read-only memory maps, or those of a corpus's files in a row."""
         return self._memory_maps
 
     @cached_property
-    def _memory_maps(self) -> dict[str, NDArray[np.unsignedinteger]]:
+    def _memory_maps(self) -> dict[str, Tokens]:
         dtype = np.dtype(self.manifest["dtype"])
+        if self.manifest["format"] == FORMAT:
+            return {
+                name: TokenShards([self.directory / shard["file"] for shard in facts["shards"]], dtype)
+                for name, facts in self.manifest["sources"].items()
+            }
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
 
     @property
@@ -91,15 +104,15 @@ def prepare(
         not fit.
     RuntimeError
         More than a tenth of some held-out document occurs in the training text all the same.
+    workbench.data.corpus.task_loop.NoSpaceError, workbench.data.corpus.pipeline.Stopped
+        See `workbench.data.corpus.pipeline.build_corpus`.
     """
-    if data.corpus is not None:
-        raise ValueError(
-            f"data {data.name!r} sets data.corpus, and data in shards can be planned but not prepared yet: set "
-            "data.corpus=null, and leave every source's where out"
-        )
     data = pin_revisions(data)
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)
+    if data.corpus is not None:
+        build_corpus(directory, data, tokenizer, workers or usable_cores(), progress or (lambda *_: None))
+        return open_prepared(directory)
 
     def write(partial: Path) -> dict[str, Any]:
         facts = build(data, tokenizer, partial, workers or usable_cores(), progress or (lambda *_: None))

@@ -28,7 +28,10 @@ def describe(prepared: Prepared) -> str:
         if source["kind"] == "huggingface" and source["revision"]:
             lines.append(f"  {name}: {source['path']} at commit {source['revision']}")
     length = manifest["config"]["data"]["overlap_lines"]
-    for name, left in manifest["overlap_left"].items():
+    for name, source in manifest["sources"].items():
+        if "cut" in source:  # a corpus, in which overlap is cut and not measured
+            lines.append(f"  {name}: held-out text is cut out of {source['cut']:,} training documents")
+    for name, left in manifest.get("overlap_left", {}).items():
         before = manifest["overlap_before"][name]
         lines.append(
             f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
@@ -61,7 +64,8 @@ def source_table(prepared: Prepared) -> Table:
 def dropped_table(prepared: Prepared) -> Table:
     """Tabulate the documents read for training up to the cap, and those dropped, by source and cause.
 
-    A document out of which held-out text was cut counts as its pieces.
+    A document out of which held-out text was cut counts as its pieces. In a corpus it counts once, and documents behind
+    the cap count, too.
     """
     sources = prepared.manifest["sources"]
     causes = [cause for cause in LABELS if any(source["dropped"].get(cause) for source in sources.values())]
@@ -69,11 +73,15 @@ def dropped_table(prepared: Prepared) -> Table:
     rows = [
         [
             name,
-            *(f"{n:,}" for n in (source["read"], source["documents"], *(source["dropped"].get(c, 0) for c in causes))),
+            *(f"{n:,}" for n in (source["read"], _kept(source), *(source["dropped"].get(c, 0) for c in causes))),
         ]
         for name, source in sources.items()
     ]
     return head, rows
+
+
+def _kept(source: dict[str, Any]) -> int:
+    return source["kept"] if "kept" in source else source["documents"]
 
 
 def notes(prepared: Prepared) -> list[str]:
@@ -96,11 +104,13 @@ def heldout_notes(prepared: Prepared) -> list[str]:
     for name, source in prepared.manifest["sources"].items():
         count, size = source["heldout_documents"], source["heldout_bytes"]
         if 0 < count < _FEW_DOCUMENTS:
+            more = f"more than data.heldout_percent={data['heldout_percent']} of its files, and at most "
+            if data.get("corpus"):
+                more = "more than "
             documents = "1 held-out document" if count == 1 else f"{count} held-out documents"
             found.append(
                 f"source {name!r}: scores rest on {documents} ({size:,} bytes), too few for error bars to mean much: hold out "
-                f"more than data.heldout_percent={data['heldout_percent']} of its files, and at most "
-                f"data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
+                f"{more}data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
             )
     return found
 

@@ -49,22 +49,33 @@ def read_text_lines(path: Path) -> Iterator[str]:
         The file is empty, cut short, damaged, packed in another way than its name says, or not UTF-8.
     """
     for number, raw in enumerate(read_lines(path), 1):
-        line = _without_mark(path, raw) if number == 1 else raw
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            byte = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
-            if error.reason == "unexpected end of data":
-                raise ValueError(
-                    f"{show(path)} is truncated after line {number - 1}: line {number} ends inside a character "
-                    f"({byte}), or is not UTF-8"
-                ) from error
+        yield decode_line(path, number, without_mark(path, raw) if number == 1 else raw)
+
+
+def decode_line(path: Path, number: int, line: bytes) -> str:
+    """Decode a line, whose number counts from 1.
+
+    Raises
+    ------
+    ValueError
+        It is not UTF-8.
+    """
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{line[error.start]:02x} at place {error.start + 1}"
+        if error.reason == "unexpected end of data":
             raise ValueError(
-                f"{show(path)}, line {number} is not UTF-8 ({byte}): convert it, as with `iconv -f LATIN1 -t UTF-8`"
+                f"{show(path)} is truncated after line {number - 1}: line {number} ends inside a character "
+                f"({byte}), or is not UTF-8"
             ) from error
+        raise ValueError(
+            f"{show(path)}, line {number} is not UTF-8 ({byte}): convert it, as with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
 
 
-def _without_mark(path: Path, line: bytes) -> bytes:
+def without_mark(path: Path, line: bytes) -> bytes:
+    """Leave out a UTF-8 byte order mark at the beginning of a file; another one is an error."""
     found = next((name for mark, name in _MARKS if line.startswith(mark)), None)
     if found is None and b"\0" in line[:4]:
         found = "UTF-16 or UTF-32"
@@ -93,7 +104,7 @@ def _unpack(path: Path, file: io.BufferedReader) -> Any:
     if not head:
         raise ValueError(f"{show(path)} is empty")
     if wanted is None:
-        _refuse_packed(path, head)
+        refuse_packed(path, head)
         return file
     if len(head) < len(wanted) and wanted.startswith(head):
         raise EOFError("cut inside the first bytes")
@@ -102,7 +113,8 @@ def _unpack(path: Path, file: io.BufferedReader) -> Any:
     return gzip.GzipFile(fileobj=file) if wanted == _GZIP else io.BufferedReader(_Frames(file))
 
 
-def _refuse_packed(path: Path, head: bytes) -> None:
+def refuse_packed(path: Path, head: bytes) -> None:
+    """Refuse a file that its first bytes show to be packed, though its name does not say so."""
     found = next((name for magic, name in _FORMATS.items() if head.startswith(magic)), None)
     if found == "parquet":
         raise ValueError(f"{show(path)} is a parquet file: set the source's kind to 'parquet'")

@@ -99,10 +99,10 @@ def _start_worker(work: Work) -> None:
     _work = work
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """End with the parent even where it was killed and could not say so."""
     parent = parent_process()
     if parent is not None:

@@ -9,10 +9,13 @@ from workbench.config.plain import check_at_least
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """How a corpus is cut into shards."""
+    """How a corpus is cut into shards, and what is taken out of it."""
 
     shard_bytes: int = 256_000_000
-    """Most input of one shard, in bytes as they lie on disk."""
+    """Most input of one shard, in bytes as they lie on disk. A shard is the unit of work: what is lost when a process
+    is killed. Packed files and texts are never cut, so that a shard of one large file may have more."""
+    exact_duplicates: bool = True
+    """Whether of documents that are equal but for white space only the first is kept, over all sources."""
 
     def __post_init__(self) -> None:
         """Refuse shards of nothing."""

@@ -88,7 +88,7 @@ class DataConfig:
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
     from each document's beginning. Needs `numerics.attention=sdpa`."""
     corpus: CorpusConfig | None = None
-    """Builds the data in shards, for corpora that one process cannot read in one go; None reads it in one pass."""
+    """Build the data in shards, by any number of processes (docs/corpora.md); None builds it in one pass."""
 
     def __post_init__(self) -> None:
         """Refuse an empty or one-sided split."""

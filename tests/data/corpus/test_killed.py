@@ -1,0 +1,147 @@
+"""Commands that are killed, stopped, or started twice on one folder: the same command gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workbench.config.schema import CorpusConfig, to_dict
+from workbench.data.corpus.pipeline import building_folder
+from workbench.data.fingerprint import data_fingerprint
+from workbench.data.store import prepare
+from workbench.study.layout import Layout
+
+COMMAND = """
+import json, sys
+from pathlib import Path
+from workbench.config.schema import DataConfig, TokenizerConfig, from_dict
+from workbench.data.store import prepare
+from workbench.study.layout import Layout
+if __name__ == "__main__":
+    data, tokenizer, outputs, workers = json.loads(sys.argv[1])
+    config = from_dict(DataConfig, data), from_dict(TokenizerConfig, tokenizer)
+    prepare(*config, Layout(Path(outputs)), workers=workers)
+"""
+
+
+@pytest.fixture(name="start")
+def fixture_start(corpus_data, small_tokenizer, tmp_path: Path):
+    """Start the command that prepares a corpus of many small shards; what is left of it is killed at the end."""
+    data = dataclasses.replace(corpus_data, corpus=CorpusConfig(shard_bytes=6_000))
+    started: list[subprocess.Popen] = []
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+
+    def start(outputs: Path, workers: int) -> subprocess.Popen:
+        values = json.dumps([to_dict(data), to_dict(small_tokenizer), str(outputs), workers])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        started.append(
+            subprocess.Popen([sys.executable, script, values], stderr=subprocess.PIPE, text=True, env=environment)
+        )
+        return started[-1]
+
+    start.data, start.fingerprint = data, data_fingerprint(data, small_tokenizer)  # type: ignore[attr-defined]
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(root: Path, records: int, process: subprocess.Popen) -> bool:
+    """Wait until so many tasks are done; False where the command ended before."""
+    while process.poll() is None:
+        if len(list((root / "records").rglob("*.json"))) >= records:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "seed"), [(1, 0), (2, 1), (2, 2), (4, 3)])
+def test_killed_at_random_moments(start, small_tokenizer, tmp_path, hash_store, workers: int, seed: int):
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout, draw = Layout(tmp_path / "killed"), random.Random(seed)
+    directory = layout.data(start.fingerprint)
+    root = building_folder(directory)
+    total = 2 * len(json.loads((whole.directory / "plan.json").read_text())["shards"]) + 4
+    kills = 0
+    for moment in sorted(draw.sample(range(total), 5)):
+        process = start(layout.root, workers)
+        if not wait_for(root, moment, process):
+            continue
+        time.sleep(draw.random() * 0.02)
+        victims = workers_of(process)
+        kill_worker = victims and draw.random() < 0.5
+        (draw.choice(victims) if kill_worker else psutil.Process(process.pid)).kill()
+        kills += 1
+        if not kill_worker:
+            process.wait()
+            psutil.wait_procs(victims, timeout=20)
+            assert not any(victim.is_running() for victim in victims), "workers outlive their parent"
+        else:
+            time.sleep(0.05)
+            process.kill()
+            process.wait()
+            psutil.wait_procs(victims, timeout=20)
+    assert kills >= 4
+    last = start(layout.root, workers)
+    assert last.wait(120) == 0, last.stderr.read()
+    assert hash_store(directory) == hash_store(whole.directory)
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(start, small_tokenizer, tmp_path, hash_store):
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout = Layout(tmp_path / "killed")
+    process = start(layout.root, 2)
+    assert wait_for(building_folder(layout.data(start.fingerprint)), 5, process)
+    workers_of(process)[0].kill()
+    assert process.wait(120) == 0, process.stderr.read()
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+
+
+@pytest.mark.slow
+def test_two_commands_share_one_folder(start, small_tokenizer, tmp_path, hash_store):
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout = Layout(tmp_path / "shared")
+    processes = [start(layout.root, workers) for workers in (1, 2)]
+    for process in processes:
+        assert process.wait(120) == 0, process.stderr.read()
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+    assert [path.name for path in (layout.root / "data").iterdir()] == [start.fingerprint]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_command_says_how_to_go_on(start, small_tokenizer, tmp_path, hash_store, number, workers):
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout = Layout(tmp_path / "stopped")
+    root = building_folder(layout.data(start.fingerprint))
+    process = start(layout.root, workers)
+    assert wait_for(root, 7, process)
+    process.send_signal(number)
+    assert process.wait(30) not in (0, -signal.SIGKILL)
+    said = process.stderr.read()
+    assert "Stopped: stopped while reading (" in said
+    assert said.rstrip().endswith("and the same command goes on")
+    assert not list((root / "claims").iterdir())
+    assert not list((root / "scratch").iterdir())
+    again = start(layout.root, workers)
+    assert again.wait(120) == 0, again.stderr.read()
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)

@@ -1,0 +1,312 @@
+"""Corpora in shards: what is in the store, what it depends on, and what is said where it cannot be made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.config.schema import (
+    CorpusConfig,
+    DataConfig,
+    MixtureSegment,
+    SourceConfig,
+    StreamConfig,
+    StreamSource,
+    TokenizerConfig,
+)
+from workbench.data.corpus import task_loop
+from workbench.data.corpus.corpus_plan import open_corpus
+from workbench.data.corpus.pipeline import building_folder
+from workbench.data.corpus.task_loop import NoSpaceError
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
+from workbench.data.store import Prepared, open_prepared, prepare, verify
+from workbench.data.store_summary import describe, dropped_table, notes, source_table
+from workbench.data.stream import Stream
+from workbench.data.tokenizer import load_saved
+from workbench.study.layout import Layout
+
+
+def stored_texts(prepared: Prepared, source: str) -> list[str]:
+    """Pieces of a source, decoded from its token ids; the offsets say where each begins."""
+    tokenizer = load_saved(prepared.tokenizer_dir)
+    found = []
+    for shard in prepared.manifest["sources"][source]["shards"]:
+        path = prepared.directory / shard["file"]
+        tokens, offsets = np.fromfile(path, prepared.manifest["dtype"]), np.load(path.with_suffix(".offsets.npy"))
+        assert offsets[-1] == len(tokens) == shard["tokens"]
+        assert (np.flatnonzero(tokens == prepared.bos_id) == offsets[:-1]).all()
+        found += [tokenizer.decode(part[1:].tolist()) for part in np.split(tokens, offsets[1:-1]) if len(part)]
+    return found
+
+
+def heldout_texts(prepared: Prepared, source: str) -> list[str]:
+    return [json.loads(line)["text"] for line in prepared.heldout_path(source).read_text().splitlines()]
+
+
+def input_texts(data: DataConfig, source: str) -> list[str]:
+    path = Path(data.sources[source].path)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [json.loads(line)["text"] for file in files for line in file.read_text().splitlines()]
+
+
+def fold(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def store(corpus_data, small_tokenizer, tmp_path) -> Prepared:
+    return prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+def test_a_store_holds_every_document_once_and_in_order(store, corpus_data):
+    seen: set[str] = set()
+    held = {fold(text) for name in "ab" for text in heldout_texts(store, name)}
+    for name in "ab":
+        expected = []
+        for text in input_texts(corpus_data, name):
+            if len(text.encode()) >= 200 and fold(text) not in seen | held:
+                expected.append(text)
+            seen.add(fold(text))
+        assert stored_texts(store, name) == expected
+        facts = store.manifest["sources"][name]
+        assert facts["read"] == len(input_texts(corpus_data, name)) == facts["kept"] + sum(facts["dropped"].values())
+        assert facts["bytes"] == sum(len(text.encode()) for text in expected)
+        assert facts["tokens"] == len(store.sources[name]) == sum(shard["tokens"] for shard in facts["shards"])
+        assert 2500 < facts["heldout_bytes"] <= 4000
+    assert store.manifest["sources"]["a"]["dropped"]["duplicate"] == 10
+    assert store.manifest["sources"]["b"]["dropped"] == {
+        "duplicate": 5,
+        "empty": 1,
+        "heldout_split": store.manifest["sources"]["b"]["heldout_documents"],
+        "too_short": 1,
+    }
+
+
+def test_only_the_store_is_left(store):
+    assert {path.name for path in store.directory.iterdir()} == {
+        "heldout",
+        "manifest.json",
+        "plan.json",
+        "tokenizer",
+        "tokens",
+    }
+    assert [path.name for path in store.directory.parent.iterdir()] == [store.fingerprint]
+    verify(store)
+    file = store.directory / store.manifest["sources"]["a"]["shards"][0]["file"]
+    raw = bytearray(file.read_bytes())
+    raw[100] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ValueError, match="is damaged"):
+        verify(open_prepared(store.directory))
+    file.write_bytes(raw[:-1])
+    with pytest.raises(ValueError, match="prepare again"):
+        open_prepared(store.directory)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_number_of_workers_changes_nothing(store, corpus_data, small_tokenizer, tmp_path, hash_store, workers):
+    other = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "other"), workers=workers)
+    assert hash_store(other.directory) == hash_store(store.directory)
+
+
+def test_the_size_of_shards_changes_no_token(store, corpus_data, small_tokenizer, tmp_path):
+    whole = dataclasses.replace(corpus_data, corpus=CorpusConfig())
+    other = prepare(whole, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert other.fingerprint != store.fingerprint
+    assert other.heldout_fingerprint == store.heldout_fingerprint
+    for name in "ab":
+        assert len(other.manifest["sources"][name]["shards"]) == 1 < len(store.manifest["sources"][name]["shards"])
+        assert (other.sources[name][:] == store.sources[name][:]).all()
+
+
+def test_a_smaller_cap_is_a_prefix_of_a_larger(store, corpus_data, small_tokenizer, tmp_path, with_source):
+    whole = stored_texts(store, "a")
+    for cap in (30_000, 45_000, 10**9):
+        capped = with_source(corpus_data, "a", max_bytes=cap)
+        small = prepare(capped, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+        texts, facts = stored_texts(small, "a"), small.manifest["sources"]["a"]
+        assert texts == whole[: len(texts)]
+        assert facts["bytes"] == sum(len(text.encode()) for text in texts) <= cap
+        assert facts["read"] == facts["kept"] + sum(facts["dropped"].values())
+        assert facts["dropped"].get("beyond_cap", 0) == len(whole) - len(texts)
+        if len(texts) < len(whole):
+            assert facts["bytes"] + facts["left_out_bytes"] > cap
+            assert facts["left_out_bytes"] == len(whole[len(texts)].encode())
+        assert stored_texts(small, "b") == stored_texts(store, "b")
+        assert small.heldout_fingerprint == store.heldout_fingerprint
+        assert heldout_texts(small, "a") == heldout_texts(store, "a")
+    with pytest.raises(ValueError, match="max_bytes=100 has no room for the first document, which has"):
+        prepare(with_source(corpus_data, "a", max_bytes=100), small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+def test_text_of_held_out_documents_is_cut_out(corpus_data, small_tokenizer, tmp_path, store):
+    held = heldout_texts(store, "a")[0].split("\n")
+    before = input_texts(corpus_data, "b")[1].split("\n")
+    with Path(corpus_data.sources["b"].path).open("a") as file:
+        file.write(json.dumps({"text": "\n".join([*before[::-1], *held[:6], *before[::-1]]) + " end"}) + "\n")
+    again = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    if heldout_texts(again, "a") != heldout_texts(store, "a"):
+        pytest.fail("the added document was chosen")
+    assert again.manifest["sources"]["b"]["cut"] == 1
+    last = stored_texts(again, "b")[-2:]
+    assert [text.split("\n")[0] for text in last] == [before[-1]] * 2
+    facts = again.manifest["sources"]["b"]
+    assert facts["documents"] == facts["kept"] + 1
+    assert "held-out text is cut out of 1 training documents" in describe(again)
+
+
+def test_duplicates_stay_where_they_are_wanted(corpus_data, small_tokenizer, tmp_path):
+    data = dataclasses.replace(corpus_data, corpus=CorpusConfig(20_000, exact_duplicates=False))
+    prepared = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert "duplicate" not in prepared.manifest["sources"]["a"]["dropped"]
+
+
+def test_a_stream_runs_over_the_shards(store):
+    sources = {"a": StreamSource(), "b": StreamSource()}
+    config = StreamConfig(store.fingerprint, 32, 0, sources, [MixtureSegment(0, {"a": 1, "b": 1})])
+    tokens, index = Stream(store, config).batch(0, 64)
+    for row, k in zip(tokens, index, strict=True):
+        whole = store.sources["ab"[k]][:]
+        windows = np.lib.stride_tricks.sliding_window_view(whole, 33)[::32]
+        assert (windows == row).all(1).any()
+
+
+def test_summaries_are_those_of_any_store(store):
+    assert [row[0] for row in source_table(store)[1]] == ["a", "b"]
+    head, rows = dropped_table(store)
+    for row in rows:
+        counted = dict(zip(head, (int(cell.replace(",", "")) for cell in row[1:]), strict=False))
+        assert int(row[1].replace(",", "")) == sum(int(cell.replace(",", "")) for cell in row[2:]), counted
+    assert any("scores rest on" in note and "heldout_percent" not in note for note in notes(store))
+    assert store.fingerprint in describe(store)
+
+
+def test_damaged_input_is_named_and_destroys_nothing(corpus_data, small_tokenizer, tmp_path, store, hash_store):
+    path = Path(corpus_data.sources["b"].path)
+    whole = path.read_bytes()
+    lines = whole.split(b"\n")
+    lines[50] = b"{damaged"
+    path.write_bytes(b"\n".join(lines))
+    for workers in (1, 2):
+        layout = Layout(tmp_path / f"damaged{workers}")
+        with pytest.raises(ValueError, match=r"b\.jsonl, line 51 is not JSON"):
+            prepare(corpus_data, small_tokenizer, layout, workers=workers)
+        root = building_folder(layout.data(data_fingerprint(corpus_data, small_tokenizer)))
+        assert list((root / "records" / "read").iterdir())
+        assert not list((root / "claims").iterdir())
+        assert not list((root / "scratch").iterdir())
+    path.write_bytes(whole)
+    mended = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "damaged1"), workers=1)
+    assert hash_store(mended.directory) == hash_store(store.directory)
+
+
+def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch):
+    layout = Layout(tmp_path / "full")
+    root = building_folder(layout.data(store.fingerprint))
+
+    def free_until_half(folder: Path) -> int:
+        records = folder / "records" / "tokens"
+        return 123_000 if records.is_dir() and len(list(records.iterdir())) == 4 else 10**12
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task_loop, "free_bytes", free_until_half)
+        with pytest.raises(
+            NoSpaceError, match=r"no room for tokens/000004 .* needs about 1\.0 MB, and 0\.1 MB are free .* goes on"
+        ):
+            prepare(corpus_data, small_tokenizer, layout, workers=1)
+    assert len(list((root / "records" / "tokens").iterdir())) == 4
+    done = {
+        path.relative_to(root / "records").with_suffix("").as_posix() for path in (root / "records").rglob("*.json")
+    }
+    again: list[str] = []
+    do = task_loop._do
+    monkeypatch.setattr(task_loop, "_do", lambda c, phase, task, owner: again.append(task) or do(c, phase, task, owner))
+    full = prepare(corpus_data, small_tokenizer, layout, workers=1)
+    assert len(done) > 10
+    assert set(again) == {f"tokens/{shard.name}" for shard in open_corpus(full.directory).shards} - done
+    assert hash_store(full.directory) == hash_store(store.directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_disk_that_is_full_while_it_is_written(
+    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch
+):
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.system(f"mount -t tmpfs -o size=320k tmpfs {place} 2>/dev/null"):
+        pytest.skip("no file system can be mounted here")
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(task_loop, "free_bytes", lambda folder: 10**12)
+            with pytest.raises(NoSpaceError, match=r"no room for \w+/\w+ .* the same command goes on"):
+                prepare(corpus_data, small_tokenizer, Layout(place / "outputs"), workers=1)
+        root = building_folder(Layout(place / "outputs").data(store.fingerprint))
+        before = len(list((root / "records").rglob("*.json")))
+        assert before
+        assert not list((root / "scratch").iterdir())
+        assert not os.system(f"mount -o remount,size=64m {place}")
+        full = prepare(corpus_data, small_tokenizer, Layout(place / "outputs"), workers=1)
+        assert hash_store(full.directory) == hash_store(store.directory)
+    finally:
+        os.system(f"umount {place}")
+
+
+def test_inputs_that_change_while_they_are_read_are_refused(corpus_data, small_tokenizer, tmp_path):
+    path = Path(corpus_data.sources["b"].path)
+
+    def change(text: str, done: int, total: int | None) -> None:
+        path.write_bytes(path.read_bytes().replace(b"token", b"taken"))
+
+    layout = Layout(tmp_path / "outputs")
+    with pytest.raises(ValueError, match="changed while they were read: prepare again"):
+        prepare(corpus_data, small_tokenizer, layout, workers=1, progress=change)
+    assert not list((tmp_path / "outputs" / "data").iterdir())
+
+
+def test_a_command_in_another_folder_goes_on(corpus_data, small_tokenizer, tmp_path, monkeypatch, with_source, store):
+    """Paths of a config are relative to where a command starts, those of the plan are not."""
+    monkeypatch.chdir(tmp_path)
+    here = with_source(with_source(corpus_data, "a", path="a"), "b", path="b.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr(task_loop, "free_bytes", lambda folder: 0)
+        with pytest.raises(NoSpaceError):
+            prepare(here, small_tokenizer, Layout(tmp_path / "again"), workers=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    there = with_source(with_source(corpus_data, "a", path="../a"), "b", path="../b.jsonl")
+    assert prepare(there, small_tokenizer, Layout(tmp_path / "again"), workers=1).fingerprint == store.fingerprint
+
+
+def test_sources_without_text_are_refused(corpus_data, small_tokenizer, tmp_path):
+    Path(corpus_data.sources["b"].path).write_text('{"text": "short"}\n')
+    with pytest.raises(ValueError, match=r"source 'b' has no training text .* dropped are 1 too short"):
+        prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):
+    plain = dataclasses.replace(corpus_data, corpus=None)
+    settings = [None, CorpusConfig(), CorpusConfig(1000), CorpusConfig(exact_duplicates=False)]
+    prints = [data_fingerprint(dataclasses.replace(plain, corpus=each), small_tokenizer) for each in settings]
+    assert len(set(prints)) == 4
+    assert heldout_fingerprint(plain) != heldout_fingerprint(corpus_data)
+
+
+@pytest.mark.slow
+def test_the_embedded_sources_go_through_the_same_steps(tmp_path):
+    sources = {
+        "prose": SourceConfig("python_prose", max_bytes=600_000, heldout_bytes=30_000),
+        "code": SourceConfig("python_code", max_bytes=300_000, heldout_bytes=30_000),
+    }
+    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=64_000_000))
+    tokenizer = TokenizerConfig(vocab_size=500, train_bytes=100_000)
+    prepared = prepare(data, tokenizer, Layout(tmp_path), workers=2)
+    verify(prepared)
+    for name, facts in prepared.manifest["sources"].items():
+        assert facts["read"] == facts["kept"] + sum(facts["dropped"].values())
+        assert 0.9 * facts["max_bytes"] < facts["bytes"] <= facts["max_bytes"], name
+        assert facts["dropped"]["not_prose" if name == "prose" else "not_code"]

@@ -1,0 +1,138 @@
+"""Worker processes on this machine: begun, watched, and ended with this one, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from workbench.data.corpus.corpus_plan import Corpus, open_corpus
+from workbench.data.corpus.interruptions import Interruptions
+from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.task_loop import NoSpaceError, do_tasks
+from workbench.data.workers import follow_parent
+
+_POLL_SECONDS = 0.2
+_MOST_DEATHS = 2
+"""A task whose worker was killed this often is not tried again: it may need more memory than there is."""
+
+
+def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interruptions: Interruptions) -> None:
+    """Do a corpus's tasks in processes of this machine; the killed are replaced.
+
+    Parameters
+    ----------
+    corpus
+        What is built.
+    workers
+        Processes.
+    watch
+        Called a few times a second.
+    interruptions
+        Asked a few times a second, too.
+
+    Raises
+    ------
+    ValueError, NoSpaceError
+        As a worker raised it.
+    RuntimeError
+        A worker failed otherwise, or those of one task were killed twice.
+    KeyboardInterrupt
+        Somebody asked to stop; the workers have ended.
+    """
+    deaths: Counter[str] = Counter()
+    running: dict[BaseProcess, Connection] = {}
+    try:
+        while len(running) < workers:
+            _start(corpus, running)
+        while running:
+            with interruptions.allowed():
+                wait([process.sentinel for process in running], _POLL_SECONDS)
+                watch()
+            for process in [p for p in running if p.exitcode is not None]:
+                if _ended(corpus, process, running.pop(process), deaths):
+                    _start(corpus, running)
+    finally:
+        _stop(running)
+
+
+def _start(corpus: Corpus, running: dict[BaseProcess, Connection]) -> None:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(corpus.folder.root, theirs))
+    with _ignoring_interrupts():
+        process.start()
+    theirs.close()
+    running[process] = ours
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Have processes that are started ignore Ctrl-C, which a terminal sends to all of them: this one ends its workers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ended(corpus: Corpus, process: BaseProcess, connection: Connection, deaths: Counter[str]) -> bool:
+    """Raise what a worker raised; whether it was killed, and another one should take its place."""
+    if process.exitcode == 0:
+        return False
+    try:
+        kind, text = connection.recv() if connection.poll() else ("", "")
+    except EOFError:
+        kind, text = "", ""
+    if kind:
+        raise {"ValueError": ValueError, "NoSpaceError": NoSpaceError}.get(kind, RuntimeError)(text)
+    code = process.exitcode or 0
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    task = next((t for t, o in corpus.folder.claims.all().items() if o.pid == process.pid and o.is_gone()), "no task")
+    deaths[task] += 1
+    if deaths[task] >= _MOST_DEATHS:
+        raise RuntimeError(
+            f"the worker of {task} of data {corpus.fingerprint} ended twice by {how}: where memory is short, prepare with "
+            "fewer workers or a smaller data.corpus.shard_bytes; what is done is kept, and the same command goes on"
+        )
+    return True
+
+
+def _stop(running: dict[BaseProcess, Connection]) -> None:
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(10)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _work(root: Path, connection: Connection) -> None:
+    """Work in a process of its own."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=follow_parent, daemon=True).start()
+    interruptions = Interruptions()
+    try:
+        with interruptions.heeding(signal.SIGTERM):
+            do_tasks(open_corpus(root), PHASES, interruptions)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGTERM)
+    except (ValueError, NoSpaceError) as error:
+        connection.send((type(error).__name__ if isinstance(error, NoSpaceError) else "ValueError", str(error)))
+        sys.exit(1)
+    except Exception:
+        connection.send(("RuntimeError", traceback.format_exc()))
+        sys.exit(1)

@@ -1,0 +1,145 @@
+"""Builds a corpus: begun, gone on with, or finished, by any number of processes and commands on one folder.
+
+data/<fingerprint>.building/      while it is built; its tasks are in `workbench.data.corpus.phases`
+  plan.json                       the shards
+  claims/  records/  scratch/     who does what, what is done, what is being written
+  read/  leaks/  duplicates/      work, deleted at the end
+  heldout/  tokenizer/  tokens/   the store
+  manifest.json                   written when all tasks are done
+data/<fingerprint>/               the same folder under its final name, without the work
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.config.schema import DataConfig, TokenizerConfig
+from workbench.data.corpus.corpus_manifest import write_manifest
+from workbench.data.corpus.corpus_plan import PLAN, Corpus, plan_corpus
+from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
+from workbench.data.corpus.interruptions import Interruptions
+from workbench.data.corpus.local_workers import run_workers
+from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.task_folder import STAYS
+from workbench.data.corpus.task_loop import do_tasks
+from workbench.data.fingerprint import data_fingerprint
+from workbench.data.folders import MANIFEST, locked
+from workbench.study.files import fsync
+
+
+class Stopped(KeyboardInterrupt):
+    """The command was asked to stop; its text says how to go on."""
+
+
+def building_folder(directory: Path) -> Path:
+    """Where a corpus is built whose store will be `directory`."""
+    return directory.with_name(f"{directory.name}.building")
+
+
+def build_corpus(
+    directory: Path, data: DataConfig, tokenizer: TokenizerConfig, workers: int, progress: Progress
+) -> None:
+    """Make the store of a corpus, or go on where it was left.
+
+    Parameters
+    ----------
+    directory
+        The store, whose name is the fingerprint.
+    data, tokenizer
+        What to read and how to cut it into tokens.
+    workers
+        Processes; other commands on the same folder add theirs. One is this process itself. The result does not
+        depend on it.
+    progress
+        Called now and then with what is being done.
+
+    Raises
+    ------
+    ValueError
+        An input is missing, damaged, or changed while it was read, or a setting does not fit it.
+    workbench.data.corpus.task_loop.NoSpaceError
+        The disk is full.
+    Stopped
+        SIGINT or SIGTERM came.
+    """
+    if (directory / MANIFEST).is_file():
+        return
+    root = building_folder(directory)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    corpus = _plan(directory, root, data, tokenizer)
+    if corpus is None:
+        return
+    watch = ProgressWatch(corpus, progress)
+    interruptions = Interruptions()
+    try:
+        with interruptions.heeding(signal.SIGINT, signal.SIGTERM):
+            watch.look()
+            if workers == 1:
+                with _watched(watch):
+                    do_tasks(corpus, PHASES, interruptions)
+            else:
+                run_workers(corpus, workers, watch.look, interruptions)
+    except KeyboardInterrupt:
+        raise Stopped(_describe_stop(corpus)) from None
+    _finish(directory, corpus, data, tokenizer)
+
+
+def _plan(directory: Path, root: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
+    """Begin or open; None where another command has just finished it."""
+    with locked(directory.with_name(f"{directory.name}.lock")):
+        if (directory / MANIFEST).is_file():
+            return None
+        return plan_corpus(root, directory.name, data, tokenizer)
+
+
+def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig) -> None:
+    """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done."""
+    with locked(directory.with_name(f"{directory.name}.lock")):
+        if (directory / MANIFEST).is_file():
+            return
+        root = corpus.folder.root
+        if data_fingerprint(data, tokenizer) != directory.name:
+            shutil.rmtree(root)
+            raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
+        if not (root / MANIFEST).exists():
+            corpus = replace(corpus, data=data, tokenizer=tokenizer)
+            write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
+        for place in sorted(root.iterdir()):
+            if place.name not in (*STAYS, PLAN, MANIFEST):
+                shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+        fsync(root)
+        root.replace(directory)
+        fsync(directory.parent)
+
+
+def _describe_stop(corpus: Corpus) -> str:
+    counted = [(phase, corpus.folder.done_in(phase.name), phase.tasks(corpus)) for phase in PHASES]
+    phase, done, tasks = next((c for c in counted if len(c[1]) < len(c[2])), counted[-1])
+    return (
+        f"stopped while {phase.doing} ({len(done)} of {len(tasks)} tasks are done); what is done is kept in "
+        f"{corpus.folder.root}, and the same command goes on"
+    )
+
+
+@contextmanager
+def _watched(watch: ProgressWatch) -> Iterator[None]:
+    """Look now and then, from another thread."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.5):
+            watch.look()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

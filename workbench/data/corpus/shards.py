@@ -1,0 +1,150 @@
+"""The plan of a corpus: which part of which file belongs to which shard, a function of the inputs and the shards' size.
+
+Shards are numbered over all sources, which come in the order of their names; a source's files come in the order in
+which they are found. Rows of documents are ordered by (shard, row): of equal documents the first in this order stays,
+and `max_bytes` is a prefix of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import DataConfig, SourceConfig
+from workbench.data import header_texts, python_texts
+from workbench.data.inputs import PACKED_SUFFIXES, find_inputs, show
+from workbench.data.readers import open_parquet
+
+_WHOLE_SUFFIXES = (*PACKED_SUFFIXES, ".json")
+"""Endings of files of records that cannot be cut at any line."""
+_HUB_BYTES = 0
+"""Input of a data set of the hub: not known before it is read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of one input."""
+
+    path: str
+    """Absolute path of a file; empty for the lists of files and data sets that a kind has by itself."""
+    begin: int
+    """First byte (`jsonl`), row group (`parquet`), or position in the list of files (`python_*`)."""
+    end: int
+    """Behind the last one."""
+    bytes: int
+    """Input in it, as it lies on disk."""
+    file_bytes: int
+    """Size that the whole file had when it was planned."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work."""
+
+    number: int
+    """Position among all shards."""
+    source: str
+    """Name of the source."""
+    parts: tuple[Part, ...]
+    """What is read, in order."""
+
+    @property
+    def bytes(self) -> int:
+        """Input in it, as it lies on disk."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        """Six digits, or more."""
+        return f"{self.number:06d}"
+
+
+def plan_shards(data: DataConfig) -> list[Shard]:
+    """Cut a corpus into shards.
+
+    Raises
+    ------
+    ValueError
+        An input is missing, or a parquet file is none.
+    """
+    assert data.corpus is not None
+    shards: list[Shard] = []
+    for name in sorted(data.sources):
+        groups = _group(_parts(data.sources[name], data.corpus.shard_bytes), data.corpus.shard_bytes)
+        shards += [Shard(len(shards) + i, name, tuple(parts)) for i, parts in enumerate(groups)]
+    return shards
+
+
+def _group(parts: Iterable[Part], most: int) -> Iterator[list[Part]]:
+    """Put neighbours together while they have at most `most` bytes."""
+    group: list[Part] = []
+    size = 0
+    for part in parts:
+        if group and size + part.bytes > most:
+            yield group
+            group, size = [], 0
+        group.append(part)
+        size += part.bytes
+    if group:
+        yield group
+
+
+def _parts(source: SourceConfig, most: int) -> Iterator[Part]:
+    if source.kind == "huggingface":
+        yield Part("", 0, 0, _HUB_BYTES, _HUB_BYTES)
+    elif source.kind.startswith("python_"):
+        yield from _of_own_files(source.kind, most)
+    else:
+        for path in find_inputs(source).paths:
+            yield from _of_file(source.kind, path.absolute(), most)
+
+
+def _of_own_files(kind: str, most: int) -> Iterator[Part]:
+    """Cut the list of this environment's files."""
+    begin = size = 0
+    files = list_own_files(kind)
+    for i, (_, path) in enumerate(files):
+        bytes_here = Path(path).stat().st_size
+        if size and size + bytes_here > most:
+            yield Part("", begin, i, size, 0)
+            begin, size = i, 0
+        size += bytes_here
+    yield Part("", begin, len(files), size, 0)
+
+
+def list_own_files(kind: str) -> list[tuple[str, str]]:
+    """(SHA-256, path) of the files that a `python_*` kind reads, in its order."""
+    return header_texts.list_headers() if kind == "python_headers" else python_texts.list_files()
+
+
+def _of_file(kind: str, path: Path, most: int) -> Iterator[Part]:
+    size = path.stat().st_size
+    if kind == "parquet":
+        yield from _of_row_groups(path, size, most)
+    elif kind == "jsonl" and not path.name.lower().endswith(_WHOLE_SUFFIXES):
+        for begin in range(0, max(size, 1), most):
+            end = min(begin + most, size)
+            yield Part(str(path), begin, end, end - begin, size)
+    else:
+        yield Part(str(path), 0, size, size, size)
+
+
+def _of_row_groups(path: Path, size: int, most: int) -> Iterator[Part]:
+    """Cut a parquet file between row groups, whose share of its bytes is taken as that of their packed columns."""
+    with open_parquet(path) as file:
+        sizes = [_packed_bytes(file.metadata.row_group(i)) for i in range(file.num_row_groups)]
+    if not sizes:
+        raise ValueError(f"{show(path)} is empty: it has no row")
+    begin = here = 0
+    for i, packed in enumerate(sizes):
+        if here and here + packed > most:
+            yield Part(str(path), begin, i, here, size)
+            begin, here = i, 0
+        here += packed
+    yield Part(str(path), begin, len(sizes), here, size)
+
+
+def _packed_bytes(group: Any) -> int:
+    return sum(group.column(i).total_compressed_size for i in range(group.num_columns))

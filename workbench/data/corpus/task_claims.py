@@ -1,0 +1,170 @@
+"""Who does which task: claims, files that are made by one process alone, and taken over where their owner is dead.
+
+Any number of processes on any number of hosts may work in one folder. A claim names its owner and is touched every few
+seconds. Its owner is dead if its process is gone, which only its own host can tell, or if the claim was not touched
+for a while by the clock of whoever waits: clocks of hosts are never compared. Should a claim be taken from a process
+that was only asleep, its task is done twice, with the same outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOUCH_SECONDS = 5.0
+"""Time between two touches of a claim."""
+STALE_SECONDS = 60.0
+"""A claim that was not touched for so long belongs to nobody; more than network file systems delay a touch (NFS
+keeps attributes for 60 s at most, 3 s for a file that changes)."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who made a claim."""
+
+    place: str
+    """Host, boot and process namespace: where its process id means something."""
+    pid: int
+    """Process id."""
+    started: str
+    """When the process started, by the kernel: process ids are used again."""
+    token: str
+    """Names the claim, and the folder that its task writes in."""
+
+    def is_gone(self) -> bool:
+        """Whether the process is known to have ended; False where that cannot be told."""
+        return self.place == _place() and _started(self.pid) != self.started
+
+
+def _place() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [boot.read_text(encoding="utf-8").strip(), os.readlink("/proc/self/ns/pid")]  # noqa: PTH115 (no path)
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in the kernel's ticks; None if there is none, or it is dead and not yet collected."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except FileNotFoundError:
+        return "" if not Path("/proc/self").exists() and _answers(pid) else None
+    except OSError:
+        return None
+    return None if facts[0] in "ZX" else facts[19]
+
+
+def _answers(pid: int) -> bool:
+    """Whether a process is there, on systems without `/proc`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass
+class Claims:
+    """The claims in a folder, as one process sees them."""
+
+    folder: Path
+    """Where they lie."""
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By task, when its claim was touched last, and when this process saw that first, by its own clock."""
+
+    def take(self, task: str) -> Owner | None:
+        """Claim a task; None where another process has it.
+
+        Raises
+        ------
+        FileNotFoundError
+            The folder is gone: the corpus is finished, or was deleted.
+        """
+        owner = Owner(_place(), os.getpid(), _started(os.getpid()) or "", uuid.uuid4().hex)
+        new = self.folder / f".{owner.token}"
+        new.write_text(json.dumps(vars(owner)), encoding="utf-8")
+        try:
+            os.link(new, self._path(task))  # with its content, or not at all
+        except FileExistsError:
+            return None
+        finally:
+            new.unlink()
+        return owner
+
+    def release(self, task: str, owner: Owner) -> None:
+        """Give a claim up, as long as it is ours."""
+        if self.owner(task) == owner:
+            self._path(task).unlink(missing_ok=True)
+
+    def owner(self, task: str) -> Owner | None:
+        """Who has a task; None if nobody."""
+        try:
+            return Owner(**json.loads(self._path(task).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def take_away(self, task: str) -> Owner | None:
+        """Remove the claim of an owner who is dead, and say who that was; None where there is none, or it lives."""
+        path = self._path(task)
+        owner = self.owner(task)
+        if owner is None or not (owner.is_gone() or self._is_stale(task)):
+            return None
+        away = self.folder / f".{uuid.uuid4().hex}"
+        try:
+            path.rename(away)  # one of several that see it succeeds
+        except FileNotFoundError:
+            return None
+        away.unlink(missing_ok=True)
+        self._seen.pop(task, None)
+        return owner
+
+    def _is_stale(self, task: str) -> bool:
+        try:
+            touched = self._path(task).stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        now = time.monotonic()
+        last, since = self._seen.setdefault(task, (touched, now))
+        if last != touched:
+            self._seen[task] = (touched, now)
+            return False
+        return now - since > STALE_SECONDS
+
+    @contextmanager
+    def kept(self, task: str) -> Iterator[None]:
+        """Touch a claim as long as its task is done."""
+        ended = threading.Event()
+
+        def touch() -> None:
+            while not ended.wait(TOUCH_SECONDS):
+                with contextlib.suppress(OSError):
+                    os.utime(self._path(task))
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def all(self) -> dict[str, Owner]:
+        """Owners by task."""
+        names = [place.name.replace("@", "/") for place in self.folder.iterdir()] if self.folder.is_dir() else []
+        owners = {name: self.owner(name) for name in names if not name.startswith(".")}
+        return {name: owner for name, owner in owners.items() if owner is not None}
+
+    def _path(self, task: str) -> Path:
+        return self.folder / task.replace("/", "@")

@@ -1,0 +1,107 @@
+"""The folder in which a corpus is built: what each task leaves, and the record that says it is done.
+
+A task writes into a folder of its own, at the paths that its files shall have. When it ends they are brought to the
+disk and moved to their places, and its record is written last: a task with a record is done, and one without has left
+nothing that counts. What a task writes depends on inputs and config alone, so a task that is done twice, or again
+after it was killed between two files, puts the same bytes in the same places.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.data.corpus.task_claims import Claims, Owner
+from workbench.study.files import fsync, sha256, write_atomically
+
+STAYS = ("heldout", "tokenizer", "tokens")
+"""Folders that are part of the finished store; all others are work."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a task says when it is done."""
+
+    facts: dict[str, Any]
+    """What it found: a function of inputs and config alone."""
+    files: dict[str, dict[str, Any]]
+    """By path relative to the folder, `sha256` and `bytes` of the files that stay in the store."""
+    seconds: float
+    """How long it took."""
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """A folder of tasks."""
+
+    root: Path
+    """The folder."""
+
+    @property
+    def claims(self) -> Claims:
+        """Who does what; each process keeps one of it."""
+        return Claims(self.root / "claims")
+
+    def scratch(self, owner: Owner) -> Path:
+        """Folder that an owner's task writes in."""
+        return self.root / "scratch" / owner.token
+
+    def path_of_record(self, task: str) -> Path:
+        """Where a task's record lies."""
+        return self.root / "records" / f"{task}.json"
+
+    def is_done(self, task: str) -> bool:
+        """Whether a task is done."""
+        return self.path_of_record(task).is_file()
+
+    def done_in(self, phase: str) -> set[str]:
+        """Name the tasks of a phase that are done, by one look at a folder."""
+        folder = self.root / "records" / phase
+        names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
+        return {f"{phase}/{name.removesuffix('.json')}" for name in names if not name.startswith(".")}
+
+    def read_record(self, task: str) -> Record:
+        """Read the record of a task that is done."""
+        return Record(**json.loads(self.path_of_record(task).read_text(encoding="utf-8")))
+
+    def finish(self, task: str, scratch: Path, facts: Mapping[str, Any], seconds: float) -> None:
+        """Move a task's files to their places and write its record.
+
+        Parameters
+        ----------
+        task
+            Its name.
+        scratch
+            The folder that it wrote in.
+        facts
+            What it found, as JSON.
+        seconds
+            How long it took.
+        """
+        files = sorted(path for path in scratch.rglob("*") if path.is_file())
+        names = {path: path.relative_to(scratch).as_posix() for path in files}
+        described: dict[str, dict[str, Any]] = {}
+        for path, name in names.items():
+            fsync(path)
+            if name.split("/")[0] in STAYS:
+                described[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+        folders: set[Path] = set()
+        for path, name in names.items():
+            place = self.root / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+            folders.add(place.parent)
+        for folder in sorted(folders):
+            fsync(folder)
+        record = self.path_of_record(task)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(record, json.dumps(vars(Record(dict(facts), described, round(seconds, 3))), sort_keys=True))
+        fsync(record.parent)
+
+    def discard(self, owner: Owner) -> None:
+        """Delete what a task wrote that did not end."""
+        shutil.rmtree(self.scratch(owner), ignore_errors=True)

@@ -1,0 +1,113 @@
+"""What a worker does: phase after phase, the tasks that nobody else does, until the corpus is finished."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.interruptions import Interruptions
+from workbench.data.corpus.phases import Phase
+from workbench.data.corpus.task_claims import Claims, Owner
+
+_WAIT_SECONDS = 0.1
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class NoSpaceError(OSError):
+    """The disk has no room for a task's files."""
+
+
+def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptions) -> None:
+    """Do tasks until none is left, whoever does them.
+
+    Raises
+    ------
+    ValueError
+        An input is damaged, or the settings do not fit it.
+    NoSpaceError
+        The disk is full; nothing that was done is lost.
+    KeyboardInterrupt
+        Somebody asked to stop; the task that was being done has left nothing.
+    """
+    claims = corpus.folder.claims
+    for phase in phases:
+        while not corpus.has_ended():
+            done = corpus.folder.done_in(phase.name)
+            left = [task for task in phase.tasks(corpus) if task not in done]
+            if not left:
+                break
+            try:
+                worked = [_try_task(corpus, claims, phase, task, interruptions) for task in left]
+            except FileNotFoundError:
+                if not corpus.has_ended():
+                    raise
+                return
+            if not any(worked):
+                with interruptions.allowed():
+                    time.sleep(_WAIT_SECONDS)
+
+
+def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interruptions: Interruptions) -> bool:
+    """Do a task, unless it is done or claimed by a process that lives; whether it was done here."""
+    interruptions.check()
+    if corpus.folder.is_done(task):
+        return False
+    owner = claims.take(task)
+    if owner is None:
+        dead = claims.take_away(task)
+        if dead is None:
+            return False
+        corpus.folder.discard(dead)
+        owner = claims.take(task)
+    if owner is None:
+        return False
+    try:
+        # A corpus that another process has just finished has no records any more.
+        if corpus.folder.is_done(task) or corpus.has_ended():
+            return False
+        with claims.kept(task), interruptions.allowed():
+            _do(corpus, phase, task, owner)
+    finally:
+        corpus.folder.discard(owner)
+        claims.release(task, owner)
+    return True
+
+
+def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
+    started = time.monotonic()
+    name = task.partition("/")[2]
+    needed = phase.needs(corpus, name)
+    if free_bytes(corpus.folder.root) < needed:
+        raise _no_space(corpus, task, needed)
+    scratch = corpus.folder.scratch(owner)
+    scratch.mkdir(parents=True)
+    try:
+        facts = phase.do(corpus, name, scratch)
+        corpus.folder.finish(task, scratch, facts, time.monotonic() - started)
+    except OSError as error:
+        if _is_full(error) or (error.errno is None and free_bytes(corpus.folder.root) < needed):
+            raise _no_space(corpus, task, needed) from error
+        raise
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether the disk or a quota was full; libraries may say so in words alone."""
+    return error.errno in _FULL or "No space left" in str(error)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write where a folder is."""
+    return shutil.disk_usage(folder).free
+
+
+def _no_space(corpus: Corpus, task: str, needed: int) -> NoSpaceError:
+    free = free_bytes(corpus.folder.root)
+    return NoSpaceError(
+        f"no room for {task} of data {corpus.fingerprint}: it needs about {needed / 1e6:,.1f} MB, and "
+        f"{free / 1e6:,.1f} MB are free in {corpus.folder.root} (or a quota is used up); what is done is kept: make "
+        "room, and the same command goes on"
+    )
