@@ -132,9 +132,7 @@ class _Layer:
         self.first = Packed(_with_gain(block.mlp_norm, first.weight), first.bias)
         self.down = Packed(mlp.down.weight, mlp.down.bias)
 
-    def read(
-        self, x_BTD: Tensor, turns: Tensor | None, mask: Tensor | None, trunk: int, past: Past | None
-    ) -> None:
+    def read(self, x_BTD: Tensor, turns: Tensor | None, mask: Tensor | None, trunk: int, past: Past | None) -> None:
         """Apply to the residual stream, in place."""
         h_BTD = _normalised(self.block.attention_norm, x_BTD)
         heads = self.qkv[0](h_BTD).unflatten(-1, (-1, self.K))
@@ -234,9 +232,7 @@ def attend_in_pieces(
         end = min(start + size, Q)
         keys = S - Q + end
         mask = mask_B1TS[:, :, T - Q + start : T - Q + end, :keys]
-        seen_BQHK[:, start:end] = attend(
-            q_BQHK[:, start:end], k_BSGK[:, :keys], v_BSGK[:, :keys], "sdpa", mask, scale
-        )
+        seen_BQHK[:, start:end] = attend(q_BQHK[:, start:end], k_BSGK[:, :keys], v_BSGK[:, :keys], "sdpa", mask, scale)
     return seen_BQHK
 
 
