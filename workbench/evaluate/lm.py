@@ -135,7 +135,7 @@ class WorkbenchLM(TemplateLM):
         """
         known = [self._known_ids(request.doc) for request in requests]
         texts = [request.args for request, ids in zip(requests, known, strict=True) if ids is None]
-        self._encode_all(key for context, continuation in texts for key in _texts_to_encode(context, continuation))
+        self._encode_all(key for pair in texts for key in _texts_to_encode(*pair))
         rows = []
         for request, ids in zip(requests, known, strict=True):
             with _naming(request):
@@ -277,7 +277,7 @@ class WorkbenchLM(TemplateLM):
 
 
 def _texts_to_encode(context: str, continuation: str) -> Iterator[tuple[str, bool | None]]:
-    """What `WorkbenchLM._split` encodes of nearly every pair, as `tok_encode` takes it."""
+    """Give what `WorkbenchLM._split` encodes of nearly every pair, as `tok_encode` takes it."""
     if context == "":
         yield continuation, False
     else:

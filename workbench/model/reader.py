@@ -82,7 +82,7 @@ class Reader:
         trunk: int = 0,
         pasts: Sequence[Past] | None = None,
     ) -> Float[Tensor, "N D"]:
-        """What `head` takes, of the tokens that are asked for.
+        """Compute what `head` takes, of the tokens that are asked for.
 
         Parameters
         ----------
@@ -226,7 +226,8 @@ def attend_in_pieces(
     seen_BQHK = torch.empty_like(q_BQHK, memory_format=torch.contiguous_format)
     done = trunk if Q == T == S else 0
     if done:
-        seen_BQHK[:, :done] = attend(*(x[:, :done] for x in (q_BQHK, k_BSGK, v_BSGK)), "sdpa", None, scale)
+        q, k, v = (x[:, :done] for x in (q_BQHK, k_BSGK, v_BSGK))
+        seen_BQHK[:, :done] = attend(q, k, v, "sdpa", None, scale)
     size = max(PIECE_TOKENS, PIECE_TOKENS * math.ceil((Q - done) / PIECES / PIECE_TOKENS))
     for start in range(done, Q, size):
         end = min(start + size, Q)
