@@ -66,10 +66,10 @@ class Reader:
         assert can_read(model)
         self.model = model
         blocks = [block for block in model.blocks if isinstance(block, Block)]
-        self._layers = [_Layer(block, model.config.rotary_width, block is blocks[-1]) for block in blocks]
+        self.layers = [Layer(block, model.config.rotary_width, block is blocks[-1]) for block in blocks]
         self._head = Packed(_with_gain(model.norm, model.head_weight) * model.output_multiplier)
         # Cosine and sine of each position, as one complex number: (positions, R/2).
-        self._turns = None if model.rope is None else torch.complex(*model.rope)
+        self.turns = None if model.rope is None else torch.complex(*model.rope)
 
     @torch.inference_mode()
     def hidden(
@@ -100,19 +100,23 @@ class Reader:
         if self.model.position is not None:
             x_BTD += self.model.position.weight[:T] if positions_BT is None else self.model.position(positions_BT)
         turns = None
-        if self._turns is not None:
-            turns = (self._turns[:T] if positions_BT is None else self._turns[positions_BT])[..., None, :]
-        for i, layer in enumerate(self._layers[:-1]):
+        if self.turns is not None:
+            turns = (self.turns[:T] if positions_BT is None else self.turns[positions_BT])[..., None, :]
+        for i, layer in enumerate(self.layers[:-1]):
             layer.read(x_BTD, turns, mask_B1TS, trunk, None if pasts is None else pasts[i])
-        x_ND = self._layers[-1].read_some(x_BTD, wanted_N, turns, mask_B1TS, trunk, pasts[-1] if pasts else None)
+        x_ND = self.layers[-1].read_some(x_BTD, wanted_N, turns, mask_B1TS, trunk, pasts[-1] if pasts else None)
         return _normalised(self.model.norm, x_ND)
+
+    def logits(self, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Logits from the residual stream behind the last block."""
+        return self._head(_normalised(self.model.norm, x_ND))
 
     def head(self, h_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Logits from what `hidden` gave."""
         return self._head(h_ND)
 
 
-class _Layer:
+class Layer:
     """A block with prepared matrices; the last one has a matrix of queries and one of keys and values."""
 
     def __init__(self, block: Block, rotary_width: int, last: bool) -> None:
@@ -134,16 +138,25 @@ class _Layer:
 
     def read(self, x_BTD: Tensor, turns: Tensor | None, mask: Tensor | None, trunk: int, past: Past | None) -> None:
         """Apply to the residual stream, in place."""
-        h_BTD = _normalised(self.block.attention_norm, x_BTD)
-        heads = self.qkv[0](h_BTD).unflatten(-1, (-1, self.K))
-        q, k, v = heads.split((self.H, self.G, self.G), dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self._turn(self.q_norm(q), turns), self._turn(self.k_norm(k), turns)
-        else:
-            self._turn(heads[:, :, : self.H + self.G], turns)
+        q, k, v = self.heads(x_BTD, turns)
         k, v = (k, v) if past is None else past.join(k, v)
         seen = attend_in_pieces(q, k, v, mask, trunk, self.block.attention.scale)
-        self._add(x_BTD, seen.flatten(2))
+        self.add(x_BTD, seen.flatten(2))
+
+    def heads(self, x_BTD: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K) of tokens, rotated."""
+        h_BTD = _normalised(self.block.attention_norm, x_BTD)
+        if len(self.qkv) == 2:
+            q = self.qkv[0](h_BTD).unflatten(-1, (-1, self.K))
+            k, v = self.qkv[1](h_BTD).unflatten(-1, (-1, self.K)).chunk(2, dim=2)
+        else:
+            heads = self.qkv[0](h_BTD).unflatten(-1, (-1, self.K))
+            q, k, v = heads.split((self.H, self.G, self.G), dim=2)
+            if self.q_norm is None:
+                self._turn(heads[:, :, : self.H + self.G], turns)
+                return q, k, v
+        q, k = (x if norm is None else norm(x) for x, norm in ((q, self.q_norm), (k, self.k_norm)))
+        return self._turn(q, turns), self._turn(k, turns), v
 
     def read_some(
         self,
@@ -170,7 +183,7 @@ class _Layer:
         q = self._turn(q if self.q_norm is None else self.q_norm(q), later)
         seen = attend_in_pieces(q, k, v, mask, trunk, self.block.attention.scale)
         places_N = wanted_N.div(T, rounding_mode="floor") * (T - first) + wanted_N % T - first
-        self._add(x_ND, seen.flatten(2).flatten(0, 1)[places_N])
+        self.add(x_ND, seen.flatten(2).flatten(0, 1)[places_N])
         return x_ND
 
     def _turn(self, heads: Tensor, turns: Tensor | None) -> Tensor:
@@ -179,7 +192,7 @@ class _Layer:
             torch.view_as_complex(heads[..., : self.R].unflatten(-1, (-1, 2))).mul_(turns)
         return heads
 
-    def _add(self, x: Tensor, seen: Tensor) -> None:
+    def add(self, x: Tensor, seen: Tensor) -> None:
         """Add what attention saw, and then what the feed-forward block makes of it, to the residual stream."""
         block = self.block
         if block.parallel:
