@@ -168,12 +168,12 @@ class Decoder:
         seen = slice(self._first, place + 1)
         keys, values = (x[layer][:B].flatten(0, 1)[:, seen] for x in (self._keys, self._values))
         q = q_BHK.reshape(B * G, H // G, K)
-        scale = K**-0.5 if scale is None else scale
+        factor = K**-0.5 if scale is None else scale
         if self._mask is None:
-            scores = torch.baddbmm(q.new_empty(()), q, keys.transpose(1, 2), beta=0, alpha=scale)
+            scores = torch.baddbmm(q.new_empty(()), q, keys.transpose(1, 2), beta=0, alpha=factor)
         else:
             mask = self._mask[:B].flatten(0, 1)[:, None, seen]
-            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=scale)
+            scores = torch.baddbmm(mask, q, keys.transpose(1, 2), alpha=factor)
         return torch.bmm(scores.softmax(-1).to(values.dtype), values).view(B, H * K)
 
     @torch.inference_mode()

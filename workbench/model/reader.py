@@ -144,7 +144,7 @@ class Layer:
         self.add(x_BTD, seen.flatten(2))
 
     def heads(self, x_BTD: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, T, H, K), keys and values (B, T, G, K) of tokens, rotated."""
+        """Give queries (B, T, H, K), keys and values (B, T, G, K) of tokens, rotated."""
         h_BTD = _normalised(self.block.attention_norm, x_BTD)
         if len(self.qkv) == 2:
             q = self.qkv[0](h_BTD).unflatten(-1, (-1, self.K))
