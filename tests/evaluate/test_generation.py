@@ -19,6 +19,7 @@ from workbench.model import matmul
 from workbench.model.decoder import Decoder
 from workbench.model.init import init_weights
 from workbench.model.pretrained import load_pretrained
+from workbench.model.reader import Reader
 from workbench.model.transformer import Transformer
 
 LENGTHS = (1, 7, 3, 20, 7, 12, 1)
@@ -99,21 +100,24 @@ def test_an_end_of_sequence_ends_a_continuation_where_transformers_does(tmp_path
     assert len({len(one.tokens) for one in found if one.ended == "eos"}) > 1
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+@pytest.mark.parametrize("way", ["prepared", "fused", "plain"])
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_decodes_as_the_whole_text_does(
-    changes: dict[str, Any], fused: bool, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matmul, "_HAS_ONEDNN", fused and matmul._HAS_ONEDNN)
+    monkeypatch.setattr(matmul, "_HAS_ONEDNN", way != "plain" and matmul._HAS_ONEDNN)
+    if way == "fused":
+        monkeypatch.setattr("workbench.evaluate.generator.can_read", lambda _: False)
     model, prompts = random_model(**changes), random_prompts(vocab_size=512)
     expected = [one_by_one(model, prompt, 30) for prompt in prompts]
     assert continued(Generator(model), prompts, 30) == expected
 
 
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "as it is"])
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
-def test_logits_of_a_step_are_those_of_the_whole_text(changes: dict[str, Any]) -> None:
+def test_logits_of_a_step_are_those_of_the_whole_text(changes: dict[str, Any], prepared: bool) -> None:
     model, prompts = random_model(**changes), random_prompts(vocab_size=512)
-    decoder = Decoder(model, prompts, 3)
+    decoder = Decoder(model, prompts, 3, Reader(model) if prepared else None)
     further = torch.tensor(random_prompts([3] * len(prompts), 512))
     found = [decoder.read_prompts(), *(decoder.step(further[:, i]) for i in range(3))]
     for row, prompt in enumerate(prompts):

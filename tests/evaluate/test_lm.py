@@ -329,3 +329,36 @@ def test_a_document_that_brings_its_ids_is_scored_by_them(layout: Layout) -> Non
     [(score, _)] = lm.loglikelihood([known])
     [(expected, _)] = lm._loglikelihood_tokens([(("", ""), ids[:place], ids[place:])])
     assert score == expected
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no BOS", "BOS"])
+def test_texts_encoded_together_get_the_ids_of_each_alone(layout: Layout, bos: bool) -> None:
+    """And nothing is left to be encoded alone, but continuations that became part of a context's last token."""
+    checkpoint = write_checkpoint(layout, 7, tiny_model())
+    if bos:
+        add_bos(checkpoint)
+    lm = ours(checkpoint)
+    pairs = [
+        ("one two", " three"),
+        ("one two ", "three"),
+        ("", "four"),
+        ("<s>five", " six"),
+        ("  ", "x"),
+        ("é\n", "日本"),
+    ]
+    calls, tokenizer = [], lm.tokenizer
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, texts: list[str], **options: Any) -> Any:
+            calls.append(len(texts))
+            return tokenizer(texts, **options)
+
+    lm.tokenizer = Counting()
+    lm.loglikelihood(requests("loglikelihood", *pairs))
+    assert len(calls) == 2  # with and without special tokens
+    for (text, special), ids in lm._encodings.items():
+        options = {"add_special_tokens": False} if special is False or text.startswith("<s>") else {}
+        assert ids == tokenizer.encode(text, **options)

@@ -25,6 +25,7 @@ from workbench.evaluate.suite import resolve_suite
 from workbench.evaluate.tasks import load_task, score_task
 from workbench.model.attention import tree_mask
 from workbench.model.past import Past
+from workbench.model.reader import Reader
 from workbench.model.transformer import Transformer
 from workbench.model.weights import any_config, load_any
 from workbench.study.evaluation_files import documents_path
@@ -337,9 +338,9 @@ def test_the_adapter_reads_each_context_once(layout: Layout, monkeypatch: pytest
     checkpoint = write_checkpoint(layout, 7, tiny_model())
     lm = WorkbenchLM(load_any(checkpoint), AutoTokenizer.from_pretrained(str(checkpoint)), batch_tokens=4096)
     read = []
-    hidden = Transformer.hidden
+    hidden = Reader.hidden
     monkeypatch.setattr(
-        Transformer,
+        Reader,
         "hidden",
         lambda self, tokens, *a, **k: read.append(tokens.numel()) or hidden(self, tokens, *a, **k),
     )

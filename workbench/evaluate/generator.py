@@ -18,6 +18,7 @@ from workbench.evaluate.sampling import Sampling, choose, uniforms
 from workbench.evaluate.stop_strings import Decode, StopStrings
 from workbench.evaluate.worker_threads import interleaved
 from workbench.model.decoder import Decoder
+from workbench.model.reader import Reader, can_read
 from workbench.model.transformer import Transformer
 
 CPU_SEQUENCES, GPU_SEQUENCES = 32, 256
@@ -95,6 +96,11 @@ class Generator:
         self.device = model.embedding.weight.device
         self.sequences = sequences or (CPU_SEQUENCES if self.device.type == "cpu" else GPU_SEQUENCES)
 
+    @functools.cached_property
+    def reader(self) -> Reader | None:
+        """What reads for the model where there is something faster than the model itself; made when it is first used."""
+        return Reader(self.model) if self.precision == "fp32" and can_read(self.model) else None
+
     def generate(self, prompts: Sequence[Prompt]) -> list[Continuation]:
         """Continue prompts; in their order.
 
@@ -121,6 +127,7 @@ class Generator:
         """
         for prompt in prompts:
             self.check(prompt)
+        _ = self.reader  # made before threads share it
         jobs = [functools.partial(self._continue, prompts, rows) for rows in self._batches(prompts)]
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         beside = min(threads, len(jobs)) > 1
@@ -177,7 +184,8 @@ class Generator:
     def _continue(self, prompts: Sequence[Prompt], places: Sequence[int]) -> Iterator[list[Token]]:
         """Continue one batch; yields the tokens of each step. A continuation that ends leaves the batch."""
         batch = [_Growing(place, prompts[place], self._watch(prompts[place].stops)) for place in places]
-        decoder = Decoder(self.model, [one.prompt.tokens for one in batch], max(o.prompt.max_tokens for o in batch) - 1)
+        longest = max(one.prompt.max_tokens for one in batch)
+        decoder = Decoder(self.model, [one.prompt.tokens for one in batch], longest - 1, self.reader)
         with torch.inference_mode(), self._autocast():
             logits_BV = decoder.read_prompts()
         while True:

@@ -5,6 +5,7 @@ Shapes: B sequences, T tokens, D width, N scored tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from workbench.evaluate.shared_prefixes import LARGEST_MASK, Laid, Stem, TokenTr
 from workbench.model.attention import tree_mask
 from workbench.model.matmul import compute_dtype
 from workbench.model.past import Past
+from workbench.model.reader import Reader, can_read
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
@@ -84,6 +86,11 @@ class Scorer:
         self.device = model.embedding.weight.device
         if self.device.type == "cpu":
             self.batch_tokens = min(batch_tokens, CPU_TOKENS)
+
+    @functools.cached_property
+    def reader(self) -> Reader | None:
+        """What reads for the model where there is something faster than the model itself; made when it is first used."""
+        return Reader(self.model) if self.precision == "fp32" and can_read(self.model) else None
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Score]:
@@ -151,21 +158,25 @@ class Scorer:
             for whole, part in ((tokens_BT, row.tokens), (positions_BT, row.positions), (ends_BT, row.ends)):
                 whole[i, : len(part)] = torch.from_numpy(part)
         tokens_BT = tokens_BT.to(self.device)
+        mask = positions = None  # for plain texts, causal attention is enough, and faster
         if masked:
             mask = tree_mask(ends_BT.to(self.device), depth, compute_dtype(self.model.embedding.weight))
-            h_BTD = self.model.hidden(tokens_BT, positions_BT.to(self.device), mask_B1TS=mask, pasts=pasts)
-        else:  # plain texts, for which causal attention is enough, and faster
-            h_BTD = self.model.hidden(tokens_BT, pasts=pasts)
+            positions = positions_BT.to(self.device)
         where_N = torch.from_numpy(np.concatenate([row.places + i * T for i, row in enumerate(rows)]))
         slots_N = torch.from_numpy(np.concatenate([row.slots for row in rows]))
-        if len(slots_N):
+        if self.reader is not None:
+            trunk = min(row.trunk for row in rows)
+            h_ND = self.reader.hidden(tokens_BT, where_N, positions, mask_B1TS=mask, trunk=trunk, pasts=pasts)
+        else:
+            h_BTD = self.model.hidden(tokens_BT, positions, mask_B1TS=mask, pasts=pasts)
             h_ND = h_BTD.flatten(0, 1)[where_N.to(self.device)]
+        if len(slots_N):
             found.note(slots_N, *self._score_tokens(h_ND, found.targets_N[slots_N].to(self.device)))
 
     def _score_tokens(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         logprobs, greedy = [], []
         for h, targets in zip(h_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
-            logits_NV = self.model.head(h).float()
+            logits_NV = (self.reader or self.model).head(h).float()
             logprobs.append(-F.cross_entropy(logits_NV, targets, reduction="none"))
             greedy.append(_is_argmax(logits_NV, targets))
         return torch.cat(logprobs), torch.cat(greedy)

@@ -38,6 +38,12 @@ class Laid(NamedTuple):
     slots: np.ndarray
     """Where each prediction belongs among those of all requests (N,)."""
 
+    @property
+    def trunk(self) -> int:
+        """How many of the first tokens all later ones follow."""
+        branching = self.ends != len(self.tokens)
+        return int(branching.argmax()) if branching.any() else len(self.tokens)
+
 
 @dataclass
 class Stem:
