@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from workbench.data.counts import LABELS, name_counts
+from workbench.data.counts import in_order, label, name_counts
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import SpecialTokens
 from workbench.data.store import Prepared
@@ -68,8 +69,8 @@ def dropped_table(prepared: Prepared) -> Table:
     the cap count, too.
     """
     sources = prepared.manifest["sources"]
-    causes = [cause for cause in LABELS if any(source["dropped"].get(cause) for source in sources.values())]
-    head = ["source", "read", "kept", *(LABELS[cause] for cause in causes)]
+    causes = in_order(sum((Counter(source["dropped"]) for source in sources.values()), Counter[str]()))
+    head = ["source", "read", "kept", *map(label, causes)]
     rows = [
         [
             name,

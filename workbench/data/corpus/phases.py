@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.data.corpus import duplicates_step, heldout_step, read_step, token_step, tokenizer_step
+from workbench.data.corpus import duplicates_step, heldout_step, read_step, summary_step, token_step, tokenizer_step
 from workbench.data.corpus.corpus_plan import Corpus
 
 _ONE_TASK = "all"
@@ -82,5 +82,6 @@ PHASES = (
     Phase("room", "measuring what the caps take", _capped_shards, token_step.measure, _needs_little),
     Phase("caps", "dividing the caps", _one, token_step.divide, _needs_little, False),
     Phase("tokens", "writing tokens", _all_shards, token_step.write, _needs_to_encode),
+    Phase("summary", "summing up", _one, summary_step.summarise, _needs_little, False),
 )
 """In the order in which they are done."""
