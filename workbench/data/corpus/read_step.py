@@ -1,6 +1,7 @@
 """Step 1 of a corpus, a task a shard: read, drop what is no document for it, hash, and keep the rest.
 
 read/<shard>/    see `workbench.data.corpus.document_files`
+read/<shard>/bands.npy    where near duplicates are sought: uint64 (documents, bands), as of `workbench.data.corpus.minhash`
 samples/<shard>.read.jsonl    samples of what is dropped (see `workbench.data.corpus.removed_samples`)
 """
 
@@ -10,13 +11,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.config.schema import SourceConfig
 from workbench.data import counts
+from workbench.data.corpus import minhash
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import DocumentWriter, make_key
 from workbench.data.corpus.quality_rules import breaches
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_reading import Read, read_shard
+from workbench.data.corpus.words import Words
 
 _Verdict = tuple[str | None, float | None]
 """Cause for which a document is dropped, None where it is kept; and what was measured, if the cause measures something."""
@@ -26,6 +31,7 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Read a shard; the documents read, kept and dropped by cause, and the bytes kept, are returned."""
     shard = corpus.by_name[name]
     writer, samples = DocumentWriter(scratch / "read" / name), RemovedSamples()
+    near, bands = corpus.settings.near_duplicates, []
     dropped: Counter[str] = Counter()
     read = kept = size = 0
     for batch in read_shard(shard, corpus.source(shard)):
@@ -37,10 +43,15 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
             dropped[cause] += 1
             if each.text:
                 samples.add(cause, each.text, shard.source, value)
+        if near is not None and texts:
+            bands.append(minhash.bands(Words.of(texts), near))
         size += int(writer.write(texts, [make_key(text) for text in texts]).sum())
         read += len(batch)
         kept += len(texts)
     writer.close()
+    if near is not None:  # each band lies together, and is read by itself
+        joined = np.concatenate([np.empty((0, near.bands), np.uint64), *bands])
+        np.save(scratch / "read" / name / "bands.npy", np.asfortranarray(joined))
     (scratch / "samples").mkdir()
     samples.write(scratch / "samples" / f"{name}.read.jsonl")
     return {"read": read, "kept": kept, "bytes": size, "dropped": dict(sorted(dropped.items()))}
