@@ -300,7 +300,9 @@ def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):
 
 @pytest.mark.slow
 def test_the_embedded_sources_go_through_the_same_steps(tmp_path, monkeypatch):
-    files = python_texts.list_files()[::16]  # of all of them, which take minutes; in this process, which sees the change
+    files = python_texts.list_files()[
+        ::16
+    ]  # of all of them, which take minutes; in this process, which sees the change
     monkeypatch.setattr(python_texts, "list_files", lambda: files)
     sources = {
         "prose": SourceConfig("python_prose", max_bytes=600_000, heldout_bytes=30_000),
