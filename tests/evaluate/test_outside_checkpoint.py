@@ -23,7 +23,6 @@ from workbench.evaluate.outside_checkpoint import find_checkpoint, place_results
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id
 from workbench.study.layout import Layout
 
-
 READ_ALIKE = ("  two  leading", "x</s>y <s>", " one", "<s>a\n\tb", "naïve 东京 🙂", "end ")
 
 

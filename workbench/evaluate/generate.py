@@ -60,8 +60,8 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
         The directory is not a checkpoint or has no chat template, or a text does not fit the model.
     """
     from workbench.evaluate.generator import Prompt
-    from workbench.evaluate.sampling import Sampling
     from workbench.evaluate.outside_checkpoint import load_as_scored
+    from workbench.evaluate.sampling import Sampling
     from workbench.evaluate.saved_tokenizer import load_tokenizer
     from workbench.evaluate.stop_strings import TextStream
     from workbench.model.weights import is_ours
