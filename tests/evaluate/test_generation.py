@@ -107,7 +107,7 @@ def test_every_switch_decodes_as_the_whole_text_does(
 ) -> None:
     monkeypatch.setattr(matmul, "_HAS_ONEDNN", way != "plain" and matmul._HAS_ONEDNN)
     if way == "fused":
-        monkeypatch.setattr("workbench.evaluate.generator.can_read", lambda _: False)
+        monkeypatch.setattr("workbench.model.reader.can_read", lambda _: False)
     model, prompts = random_model(**changes), random_prompts(vocab_size=512)
     expected = [one_by_one(model, prompt, 30) for prompt in prompts]
     assert continued(Generator(model), prompts, 30) == expected

@@ -20,6 +20,8 @@ from workbench.evaluate.lm import WorkbenchLM
 from workbench.evaluate.suite import resolve_suite
 from workbench.evaluate.tasks import load_task, score_task
 from workbench.model.generation_file import read_stop_ids, write_generation_config
+from workbench.model.reader import Reader
+from workbench.model.transformer import Transformer
 from workbench.model.weights import load_model
 from workbench.study.layout import Layout
 
@@ -180,6 +182,25 @@ def next_token(lm: WorkbenchLM, tokens: list[int]) -> int:
     """The most likely token after a text, which the model reads anew."""
     with torch.inference_mode():
         return int(lm.scorer.model(torch.tensor([tokens]))[0, -1].argmax())
+
+
+def test_what_reads_for_the_model_is_made_once(checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Reader] = []
+    prepare = Reader.__init__
+
+    def counted(self: Reader, model: Transformer) -> None:
+        made.append(self)
+        prepare(self, model)
+
+    monkeypatch.setattr(Reader, "__init__", counted)
+    lm = ours(checkpoints[0])
+    assert not made  # before anything is read
+    lm.loglikelihood(requests("loglikelihood", ("def f", "(self)")))
+    lm.generate_until(requests("generate_until", ("def f", {"until": [], "max_gen_toks": 3})))
+    lm.loglikelihood(requests("loglikelihood", ("def g", "(self)")))
+    assert made == [lm.scorer.reader]
+    assert lm.generator.reader is lm.scorer.reader
+    assert ours(checkpoints[0], precision="bf16").scorer.reader is None
 
 
 def test_greedy_continuations_are_recognised(checkpoints: list[Path]) -> None:

@@ -15,10 +15,15 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
 from tests.evaluate.test_lm import add_bos, score, theirs
+from tests.kinds.sentencepiece_like import write_llama_like
 from tests.model.test_pretrained import FAMILIES
+from workbench.evaluate.generate import Asked, generate
+from workbench.evaluate.generator import Generator
 from workbench.evaluate.outside_checkpoint import find_checkpoint, place_results, read_imported
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id
 from workbench.study.layout import Layout
+
+READ_ALIKE = ("  two  leading", "x</s>y <s>", " one", "<s>a\n\tb", "naïve 东京 🙂", "end ")
 
 
 def make(layout: Layout, name: str, directory: Path, **changes: Any) -> Path:
@@ -54,6 +59,28 @@ def test_scores_are_those_of_hf(layout: Layout, tmp_path: Path, name: str) -> No
     assert compared >= 6
     before = path.read_text()
     assert Evaluator(layout, embedded()).evaluate(folder, "embedded").read_text() == before  # what is there stays
+
+
+@pytest.mark.parametrize("name", ["llama2", "qwen2"])
+def test_generation_reads_a_text_as_scoring_does(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`transformers`' own classes for both model types cut some of these texts otherwise."""
+    directory, texts = make(layout, name, tmp_path / name), [*READ_ALIKE]
+    if name == "llama2":
+        write_llama_like(directory, texts * 20)
+    folder = place_results(layout, read_imported(directory), (DATA, HELDOUT))
+    lm = Evaluator(layout, embedded())._load_lm(folder, embedded().suites["embedded"])
+    prompts: list[Any] = []
+    monkeypatch.setattr(Generator, "check", lambda _, prompt: prompts.append(prompt.tokens))
+    written: list[str] = []
+    generate(directory, texts, Asked(max_tokens=1), written.append)
+    ids = lm.tokenizer(texts)[
+        "input_ids"
+    ]  # `tok_encode` leaves BOS out where a text begins with its name, as `hf` does
+    assert ids[0] == lm.tok_encode(texts[0])
+    assert prompts[: len(texts)] == [one if name == "llama2" else [lm.prefix_token_id, *one] for one in ids]
+    assert all(text in "".join(written) for text in texts)
 
 
 def test_a_tokenizer_that_adds_bos_has_ids_of_its_own(layout: Layout, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Asked:
 def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callable[[str], object]) -> None:
     """Continue all texts at once, and write them one after the other, the first as its tokens come.
 
+    A checkpoint from outside reads a text by the token ids by which it is scored, where it can be: a special token's name in
+    the text is text. With `chat`, tokens are those of `transformers`, whose template has to write special ones.
+
     Parameters
     ----------
     checkpoint
@@ -57,6 +60,7 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
         The directory is not a checkpoint or has no chat template, or a text does not fit the model.
     """
     from workbench.evaluate.generator import Prompt
+    from workbench.evaluate.outside_checkpoint import load_as_scored
     from workbench.evaluate.sampling import Sampling
     from workbench.evaluate.saved_tokenizer import load_tokenizer
     from workbench.evaluate.stop_strings import TextStream
@@ -64,7 +68,9 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
 
     if not (checkpoint / "config.json").exists():
         raise ValueError(f"{checkpoint} is not a checkpoint: it has no config.json")
-    tokenizer = load_tokenizer(checkpoint, ours=is_ours(checkpoint))
+    tokenizer = own = load_tokenizer(checkpoint, ours=is_ours(checkpoint))
+    if not asked.chat and not is_ours(checkpoint) and _is_represented(checkpoint):
+        tokenizer = load_as_scored(checkpoint, own)
     if asked.chat and not tokenizer.chat_template:
         raise ValueError(f"{checkpoint} has no chat template: leave out --chat")
     stops = _turn_ends(tokenizer) if asked.chat else ()
@@ -73,7 +79,7 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
         sampling = None
         if asked.temperature != 0:
             sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed + i)
-        ids = _chat_ids(tokenizer, text) if asked.chat else _with_bos(tokenizer(text).input_ids, tokenizer.bos_token_id)
+        ids = _chat_ids(tokenizer, text) if asked.chat else _with_bos(tokenizer(text).input_ids, own.bos_token_id)
         prompts.append(Prompt(ids, asked.max_tokens, stops, sampling))
 
     def decode(ids: Sequence[int]) -> str:
@@ -81,7 +87,7 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
 
     streams = [TextStream(decode, [] if asked.chat else prompt.tokens, stops) for prompt in prompts]
     beginnings = ["" if asked.chat else text for text in texts]
-    _write_in_order(_tokens(checkpoint, tokenizer, prompts), streams, beginnings, write)
+    _write_in_order(_tokens(checkpoint, own, tokenizer.decode, prompts), streams, beginnings, write)
 
 
 def _write_in_order(
@@ -109,21 +115,32 @@ def _write_in_order(
                 write("\n")
 
 
-def _tokens(checkpoint: Path, tokenizer: Any, prompts: Sequence[Prompt]) -> Iterator[Token]:
+def _is_represented(checkpoint: Path) -> bool:
+    """Whether `Transformer` can represent a checkpoint; no other is scored."""
+    from workbench.model.pretrained import UnsupportedModelError
+    from workbench.model.weights import any_config
+
+    try:
+        any_config(checkpoint)
+    except UnsupportedModelError:
+        return False
+    return True
+
+
+def _tokens(
+    checkpoint: Path, own: Any, decode: Callable[[Sequence[int]], str], prompts: Sequence[Prompt]
+) -> Iterator[Token]:
     """Tokens by our model where it can represent the checkpoint, else by `transformers`."""
     import torch
 
     from workbench.evaluate.generator import Generator
-    from workbench.model.pretrained import UnsupportedModelError
-    from workbench.model.weights import any_config, load_any
+    from workbench.model.weights import load_any
 
-    ends = eos_ids(checkpoint, tokenizer)
-    try:
-        any_config(checkpoint)
-    except UnsupportedModelError:
+    ends = eos_ids(checkpoint, own)
+    if not _is_represented(checkpoint):
         return _by_transformers(checkpoint, prompts, ends)
     model = load_any(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
-    generator = Generator(model, eos_ids=ends, decode=lambda ids: tokenizer.decode(ids))
+    generator = Generator(model, eos_ids=ends, decode=lambda ids: decode(ids))
     for prompt in prompts:  # before anything is written
         generator.check(prompt)
     return generator.stream(prompts)

@@ -18,7 +18,7 @@ from workbench.evaluate.sampling import Sampling, choose, uniforms
 from workbench.evaluate.stop_strings import Decode, StopStrings
 from workbench.evaluate.worker_threads import interleaved
 from workbench.model.decoder import Decoder
-from workbench.model.reader import Reader, can_read
+from workbench.model.reader import LazyReader, Reader
 from workbench.model.transformer import Transformer
 
 CPU_SEQUENCES, GPU_SEQUENCES = 32, 256
@@ -80,6 +80,8 @@ class Generator:
         `fp32`, or `bf16` (autocast).
     sequences
         Of a batch, at most; None takes `CPU_SEQUENCES` or `GPU_SEQUENCES`.
+    reader
+        The model's in this precision, where another has one as well; None makes one.
     """
 
     def __init__(
@@ -90,16 +92,18 @@ class Generator:
         decode: Decode | None = None,
         precision: str = "fp32",
         sequences: int | None = None,
+        reader: LazyReader | None = None,
     ) -> None:
         self.model, self.eos_ids, self.decode, self.precision = model, frozenset(eos_ids), decode, precision
+        self._lazy = reader or LazyReader(model, precision)
         self._watches: dict[tuple[str, ...], StopStrings] = {}
         self.device = model.embedding.weight.device
         self.sequences = sequences or (CPU_SEQUENCES if self.device.type == "cpu" else GPU_SEQUENCES)
 
-    @functools.cached_property
+    @property
     def reader(self) -> Reader | None:
         """What reads for the model where there is something faster than the model itself; made when it is first used."""
-        return Reader(self.model) if self.precision == "fp32" and can_read(self.model) else None
+        return self._lazy.reader
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Continuation]:
         """Continue prompts; in their order.

@@ -26,6 +26,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from workbench.evaluate.generator import Generator, Prompt
 from workbench.evaluate.sampling import Sampling
 from workbench.evaluate.scoring import Row, Scorer
+from workbench.model.reader import LazyReader
 from workbench.model.transformer import Transformer
 
 _SAMPLING_OPTIONS = ("do_sample", "temperature", "top_k", "top_p")
@@ -70,12 +71,14 @@ class WorkbenchLM(TemplateLM):
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        self.scorer = Scorer(model, batch_tokens, precision)
+        reader = LazyReader(model, precision)  # what it prepares takes time and as much memory as the model
+        self.scorer = Scorer(model, batch_tokens, precision, reader)
         self.generator = Generator(
             model,
             eos_ids=sorted({self.eot_token_id, *stop_ids}),
             decode=lambda ids: tokenizer.decode(ids),
             precision=precision,
+            reader=reader,
         )
         self.encoded_alone = 0
         self._encodings = {} if encodings is None else encodings

@@ -30,6 +30,8 @@ from workbench.study.flops import count_parameters
 from workbench.study.layout import Layout
 
 _LICENCE = re.compile(r"^license:\s*(\S+)\s*$", re.MULTILINE)
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Files of which one is a whole tokenizer."""
 _TOKENIZER_PARTS = ("vocab.json", "merges.txt", "added_tokens.json")
 """Files of a tokenizer besides `TOKENIZER_FILES` that `transformers` may read."""
 
@@ -111,7 +113,7 @@ def read_imported(directory: Path, known: Mapping[str, dict[str, Any]] | None = 
     _check_export(directory, model)
     names = (*TOKENIZER_FILES, *_TOKENIZER_PARTS)
     tokenizer = [directory / name for name in names if (directory / name).is_file()]
-    if not any(path.name in ("tokenizer.json", "tokenizer.model") for path in tokenizer):
+    if not any(path.name in _TOKENIZERS for path in tokenizer):
         raise ValueError(f"{directory} has no tokenizer: neither tokenizer.json nor tokenizer.model")
     read_by = _check_tokenizer(directory, model)
     known = known or {}
@@ -155,12 +157,35 @@ def _check_tokenizer(directory: Path, model: ModelConfig) -> TokenizerConfig:
         raise ValueError(
             f"{directory}: its tokenizer names no token that ends a text (eos_token in tokenizer_config.json)"
         )
-    config = TokenizerConfig(kind="file", path=str(directory.resolve()), eos=tokenizer.eos_token)
+    return _as_studied(directory, tokenizer.eos_token)
+
+
+def _as_studied(directory: Path, eos: str) -> TokenizerConfig:
+    config = TokenizerConfig(kind="file", path=str(directory.resolve()), eos=eos)
     try:
         choose(config)
     except ValueError:  # no token that begins a text: then the one that ends it, as with lm-eval's `hf`
-        config = replace(config, bos=tokenizer.eos_token)
+        config = replace(config, bos=eos)
     return config
+
+
+def load_as_scored(directory: Path, own: Any) -> Any:
+    """Load the tokenizer by which the text of a checkpoint from outside is scored.
+
+    Parameters
+    ----------
+    directory
+        A Hugging Face directory.
+    own
+        Its tokenizer as `transformers` loads it; given back where no text is scored by another: there is neither
+        tokenizer.json nor tokenizer.model, or no token that ends a text.
+    """
+    if own.eos_token is None or not any((directory / name).is_file() for name in _TOKENIZERS):
+        return own
+    with tempfile.TemporaryDirectory(prefix="tokenizer-") as folder:
+        place = Path(folder) / "tokenizer"
+        _place_tokenizer(_as_studied(directory, own.eos_token), place)
+        return load_tokenizer(place, ours=True, plain=True)
 
 
 def _place_tokenizer(config: TokenizerConfig, folder: Path) -> bool:

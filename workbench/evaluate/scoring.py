@@ -5,7 +5,6 @@ Shapes: B sequences, T tokens, D width, N scored tokens, V vocabulary.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from workbench.evaluate.shared_prefixes import LARGEST_MASK, Laid, Stem, TokenTr
 from workbench.model.attention import tree_mask
 from workbench.model.matmul import compute_dtype
 from workbench.model.past import Past
-from workbench.model.reader import Reader, can_read
+from workbench.model.reader import LazyReader, Reader
 from workbench.model.transformer import Transformer
 
 HEAD_TOKENS = 256
@@ -79,18 +78,23 @@ class Scorer:
         Padded tokens per forward pass, at most (on a CPU at most `CPU_TOKENS`); a longer row is a batch of its own.
     precision
         `fp32`, or `bf16` (autocast); the logits are normalised in fp32 either way.
+    reader
+        The model's in this precision, where another has one as well; None makes one.
     """
 
-    def __init__(self, model: Transformer, batch_tokens: int, precision: str = "fp32") -> None:
+    def __init__(
+        self, model: Transformer, batch_tokens: int, precision: str = "fp32", reader: LazyReader | None = None
+    ) -> None:
         self.model, self.batch_tokens, self.precision = model, batch_tokens, precision
+        self._lazy = reader or LazyReader(model, precision)
         self.device = model.embedding.weight.device
         if self.device.type == "cpu":
             self.batch_tokens = min(batch_tokens, CPU_TOKENS)
 
-    @functools.cached_property
+    @property
     def reader(self) -> Reader | None:
         """What reads for the model where there is something faster than the model itself; made when it is first used."""
-        return Reader(self.model) if self.precision == "fp32" and can_read(self.model) else None
+        return self._lazy.reader
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> list[Score]:

@@ -15,6 +15,7 @@ It computes what `Transformer.hidden` and `Transformer.head` do, up to rounding,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -114,6 +115,26 @@ class Reader:
     def head(self, h_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         """Logits from what `hidden` gave."""
         return self._head(h_ND)
+
+
+class LazyReader:
+    """One reader for all that read a model alike, made when the first of them asks for it.
+
+    Parameters
+    ----------
+    model
+        The model; changes of its weights after that are not seen.
+    precision
+        `fp32`, or `bf16`, in which there is no reader.
+    """
+
+    def __init__(self, model: Transformer, precision: str) -> None:
+        self.model, self.precision = model, precision
+
+    @functools.cached_property
+    def reader(self) -> Reader | None:
+        """The reader; None where nothing is faster than the model itself."""
+        return Reader(self.model) if self.precision == "fp32" and can_read(self.model) else None
 
 
 class Layer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from workbench.config.schema import (
     StreamSource,
     TokenizerConfig,
 )
+from workbench.data import python_texts
 from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_plan import open_corpus
 from workbench.data.corpus.pipeline import building_folder
@@ -300,15 +302,21 @@ def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):
 
 
 @pytest.mark.slow
-def test_the_embedded_sources_go_through_the_same_steps(tmp_path):
+def test_the_embedded_sources_go_through_the_same_steps(tmp_path, monkeypatch):
+    files = python_texts.list_files()[
+        ::16
+    ]  # of all of them, which take minutes; in this process, which sees the change
+    monkeypatch.setattr(python_texts, "list_files", lambda: files)
     sources = {
         "prose": SourceConfig("python_prose", max_bytes=600_000, heldout_bytes=30_000),
         "code": SourceConfig("python_code", max_bytes=300_000, heldout_bytes=30_000),
     }
-    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=64_000_000))
+    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=4_000_000))
     tokenizer = TokenizerConfig(vocab_size=500, train_bytes=100_000)
-    prepared = prepare(data, tokenizer, Layout(tmp_path), workers=2)
+    prepared = prepare(data, tokenizer, Layout(tmp_path), workers=1)
     verify(prepared)
+    plan = json.loads((prepared.directory / "plan.json").read_text())
+    assert min(Counter(shard["source"] for shard in plan["shards"]).values()) > 2
     for name, facts in prepared.manifest["sources"].items():
         assert facts["read"] == facts["kept"] + sum(facts["dropped"].values())
         assert 0.9 * facts["max_bytes"] < facts["bytes"] <= facts["max_bytes"], name

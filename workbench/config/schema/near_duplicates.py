@@ -11,7 +11,9 @@ from workbench.config.plain import check_at_least
 class NearDuplicates:
     """Documents are near duplicates where all of a band's MinHash values agree; the first of each group stays.
 
-    The defaults are FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.4): 14 bands of 8 over 5-grams of words.
+    The defaults are FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.4): 14 bands of 8 over 5-grams of words, for
+    documents that are at least 75% similar; such a pair is found with a probability of 1 - (1 - 0.75^8)^14 = 77%. FineWeb
+    keeps one document of each group at random.
     """
 
     ngram: int = 5

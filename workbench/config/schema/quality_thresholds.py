@@ -102,8 +102,10 @@ class C4Thresholds:
 
     References
     ----------
-    Raffel et al. 2020, JMLR 21(140), section 2.2; `max_word_length`, `policy_lines` and `citations` are in C4's code only
-    (`c4_utils` of TensorFlow Datasets).
+    Raffel et al. 2020, JMLR 21(140), section 2.2, as `datatrove` quotes and applies it: 5 sentences, and 3 words in a line.
+    C4's code (`c4_utils` of TensorFlow Datasets) has them the other way round, 3 sentences and 5 words in a line, and so
+    has another version of the paper's text; `{min_sentences: 3, min_words_per_line: 5}` are its thresholds.
+    `max_word_length` is in the code only.
     """
 
     terminal_punctuation: bool = True

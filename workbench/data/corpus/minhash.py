@@ -4,8 +4,11 @@ A document's shingles are its n-grams of words; one with fewer words has one shi
 maps shingles to 32 bits, and two documents have the same smallest value with a probability of about their Jaccard
 similarity s, so that all r values of at least one of b bands agree with the probability 1 - (1 - s^r)^b.
 
-The functions are a x + b modulo 2^32 with odd a (linear permutations, Bohman, Cooper and Frieze 2000), of 32 bits x of a
-shingle's mixed hash: arithmetic of 32 bits is several times that of 64 in numpy. Shapes: D documents.
+The functions are a x + b modulo 2^32 with odd a, of 32 bits x of a shingle's mixed hash: arithmetic of 32 bits is several
+times that of 64 in numpy. They are an analogue of the linear permutations modulo a prime that Bohman, Cooper and Frieze
+(2000, "Min-Wise Independent Linear Permutations", Electronic Journal of Combinatorics 7, R26) treat: their bound is not
+shown for this modulus, whose lowest bits are permuted among themselves; the shingle's hash is mixed before, and the tests
+measure how often values agree. Shapes: D documents.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ def probability(similarity: float, settings: NearDuplicates) -> float:
 
 
 def threshold(settings: NearDuplicates) -> float:
-    """Similarity about which the probability rises steepest, (1/b)^(1/r) (same section)."""
+    """Similarity about which the probability rises steepest, approximately: (1/b)^(1/r) (same section)."""
     return (1 / settings.bands) ** (1 / settings.rows)
 
 
