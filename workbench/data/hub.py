@@ -113,7 +113,7 @@ def read_hub(source: SourceConfig) -> Iterator[str]:
         for record in rows:
             number += 1
             yield text_of(record, source.text_field, f"{source.path}, row {number}")
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError, RuntimeError) as error:  # the last: it refuses loading scripts
         if str(error).startswith(f"{source.path}, row {number}:"):
             raise
         raise ValueError(
