@@ -138,6 +138,15 @@ def test_errors_of_a_data_set_name_the_row(monkeypatch):
     with pytest.raises(ValueError, match=r"^some/set, row 2: field 'text' is null"):
         list(read_items(SET))
 
+    def script(*_, **__):  # `datasets` has no class of its own for it
+        raise RuntimeError("Dataset scripts are no longer supported, but found set.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", script)
+    with pytest.raises(
+        ValueError, match=r"^data set some/set cannot be read after row 0: Dataset scripts are no longer"
+    ):
+        list(read_items(SET))
+
     def broken(*_, **__):
         yield {"text": "fine"}
         raise OSError("connection\nlost")

@@ -120,7 +120,7 @@ def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, A
             number += 1
             where = f"{source.path}, row {number}"
             yield text_of(record, source.text_field, where), record, where
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError, RuntimeError) as error:  # the last: it refuses loading scripts
         if str(error).startswith(f"{source.path}, row {number}:"):
             raise
         raise ValueError(

@@ -311,7 +311,7 @@ def test_the_embedded_sources_go_through_the_same_steps(tmp_path, monkeypatch):
         "prose": SourceConfig("python_prose", max_bytes=600_000, heldout_bytes=30_000),
         "code": SourceConfig("python_code", max_bytes=300_000, heldout_bytes=30_000),
     }
-    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=4_000_000))
+    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=2_000_000))
     tokenizer = TokenizerConfig(vocab_size=500, train_bytes=100_000)
     prepared = prepare(data, tokenizer, Layout(tmp_path), workers=1)
     verify(prepared)
