@@ -107,6 +107,13 @@ def test_documents_with_benchmark_text_go_or_stay_as_asked(
     assert all(BENCHMARK.upper() in sample["text"] for sample in shown)
 
 
+def test_damaged_benchmark_texts_are_named_before_anything_is_read(full_data, small_tokenizer, tmp_path):
+    (tmp_path / "benchmarks" / "other.jsonl").write_text('{"task": 3}\n')
+    with pytest.raises(ValueError, match=r"other\.jsonl, line 1: `task` and `text` must be text"):
+        prepare(full_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert not list((tmp_path / "outputs").rglob("plan.json"))
+
+
 def test_pairs_that_are_not_alike_indeed_stay(full_data, small_tokenizer, tmp_path):
     near = NearDuplicates(bands=30, rows=1, verify=True, least_similarity=0.6)
     data = dataclasses.replace(full_data, corpus=dataclasses.replace(full_data.corpus, near_duplicates=near))
