@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.data.corpus.conftest import BENCHMARK
-from tests.data.corpus.test_pipeline import input_texts, stored_texts
+from tests.data.corpus.test_pipeline import heldout_texts, input_texts, stored_texts
 from workbench.config.schema import CorpusConfig, DataConfig
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
@@ -105,6 +105,25 @@ def test_documents_with_benchmark_text_go_or_stay_as_asked(
     shown = [sample for sample in map(json.loads, lines) if sample["cause"] == "benchmark_text"]
     assert [(sample["value"], sample["source"]) for sample in shown] == [("quiz", "c")] * (3 if cause else 0)
     assert all(BENCHMARK.upper() in sample["text"] for sample in shown)
+
+
+def test_what_nearly_repeats_held_out_text_does_not_leak(full, full_data, small_tokenizer, tmp_path):
+    held = heldout_texts(full, "a")
+    files = sorted((tmp_path / "a").iterdir())
+    before, behind = (text.replace(" ", " changed ", 1) for text in held[:2])
+    files[0].write_text(json.dumps({"text": before}) + "\n" + files[0].read_text())
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write(json.dumps({"text": behind}) + "\n")
+    store = prepare(full_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert heldout_texts(store, "a") == held
+    found, table = store.manifest["sources"], read_json(store, "near_duplicates.json")
+    assert found["b"]["dropped"]["near_duplicate"] == 1
+    assert (found["a"]["dropped"].get("heldout_text", 0), found["a"]["cut"]) in [(1, {}), (0, {"heldout_text": 1})]
+    assert table["dropped"] == sum(facts["dropped"].get("near_duplicate", 0) for facts in found.values())
+    assert all(left["worst_document"] == 0 for left in store.manifest["overlap_left"].values())
+    lines = [line for text in (before, behind) for line in text.split("\n")[1:]]
+    stored = "\n".join(text for name in "ab" for text in stored_texts(store, name))
+    assert not any(line in stored for line in lines)
 
 
 def test_damaged_benchmark_texts_are_named_before_anything_is_read(full_data, small_tokenizer, tmp_path):

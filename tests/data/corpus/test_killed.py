@@ -38,7 +38,7 @@ if __name__ == "__main__":
 @pytest.fixture(name="start")
 def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
     """Start the command that prepares a corpus of many shards with every step; what is left of it is killed at the end."""
-    corpus = dataclasses.replace(full_data.corpus, shard_bytes=9_000, near_duplicates=NearDuplicates(bands=3, rows=4))
+    corpus = dataclasses.replace(full_data.corpus, shard_bytes=15_000, near_duplicates=NearDuplicates(bands=3, rows=4))
     data = with_source(dataclasses.replace(full_data, corpus=corpus), "b", max_bytes=20_000)
     started: list[subprocess.Popen] = []
     script = tmp_path / "command.py"
