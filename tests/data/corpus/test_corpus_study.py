@@ -33,6 +33,9 @@ def test_a_corpus_is_asked_for_by_its_settings(compose):
     ((_, config),) = compose([*source, "data.sources.text.quality={gopher: {min_words: 20}}"])
     assert config.data.sources["text"].quality == QualitySettings(gopher=GopherThresholds(min_words=20))
     assert config.data.corpus == CorpusConfig(near_duplicates=NearDuplicates())
+    changed = ["data.corpus.near_duplicates=null", "data.corpus.contamination={texts: x, action: mark}"]
+    ((_, config),) = compose([*source, *changed])
+    assert config.data.corpus == CorpusConfig(contamination=Contamination("x", action="mark"))
     with pytest.raises(ValueError, match=r"'=' is no sign"):
         compose([*source, "data.sources.text.where=\"lang = 'en'\""])
 
