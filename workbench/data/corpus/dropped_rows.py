@@ -11,15 +11,21 @@ from workbench.data.corpus.shards import Shard
 
 def known_causes(corpus: Corpus, shard: Shard) -> list[str | None]:
     """Cause of each row of a shard; None where nothing is known against it."""
-    hashes = np.load(corpus.place("read", shard.name, "hashes.npy"))
-    causes: list[str | None] = [None] * len(hashes)
+    rows = np.load(corpus.place("read", shard.name, "bytes.npy"), mmap_mode="r")
+    causes: list[str | None] = [None] * len(rows)
     for row in np.load(corpus.place("duplicates", f"{shard.name}.npy")).tolist():
         causes[row] = counts.EXACT_DUPLICATE
     if corpus.settings.near_duplicates is not None:
         for row in np.load(corpus.place("duplicates", f"{shard.name}.near.npy")).tolist():
             causes[row] = counts.NEAR_DUPLICATE
-    heldout = np.load(corpus.place("leaks", "hashes.npy"))
-    for row in np.flatnonzero(np.isin(hashes[:, 0], heldout[:, 0])).tolist():
-        if (heldout == hashes[row]).all(1).any():
-            causes[row] = counts.HELDOUT_SPLIT
+    for row in heldout_rows(corpus, shard):
+        causes[row] = counts.HELDOUT_SPLIT
     return causes
+
+
+def heldout_rows(corpus: Corpus, shard: Shard) -> list[int]:
+    """Rows of a shard that are held out or repeat a held-out document."""
+    hashes = np.load(corpus.place("read", shard.name, "hashes.npy"))
+    heldout = np.load(corpus.place("leaks", "hashes.npy"))
+    alike = np.flatnonzero(np.isin(hashes[:, 0], heldout[:, 0])).tolist()
+    return [row for row in alike if (heldout == hashes[row]).all(1).any()]

@@ -5,7 +5,7 @@ A task a bucket of hashes finds exact duplicates, a task a band of MinHash value
     exact/<bucket>.npy               int64 (dropped, 2) of (shard, row)
     near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents
     duplicates/<shard>.npy           int64 (rows,), ascending: exact duplicates
-    duplicates/<shard>.near.npy      the same: near duplicates that are not exact ones
+    duplicates/<shard>.near.npy      the same: near duplicates that are neither exact ones nor held out
     near_duplicates.json             settings, groups by size, and pairs to read
 """
 
@@ -24,6 +24,7 @@ from workbench.config.schema import to_dict
 from workbench.data.corpus import near_duplicate_groups as groups
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_rows
+from workbench.data.corpus.dropped_rows import heldout_rows
 from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, rows_to_drop
 from workbench.data.corpus.minhash import jaccard, probability
 from workbench.data.corpus.removed_samples import cut
@@ -97,14 +98,15 @@ def join(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
 
 
 def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> int:
-    """Write near duplicates that are no exact ones, with their table, and count them."""
+    """Write near duplicates that are neither exact ones nor held out, with their table, and count them."""
     pairs = [corpus.place("near", f"{band}.pairs") for band in name_bands(corpus)]
     work = folder.parent / "joined"
     work.mkdir()
     outputs = groups.join(pairs, _documents_of(corpus), work)
     left = 0
     for shard, output, known in zip(corpus.shards, outputs, exact, strict=True):
-        rows = np.setdiff1d(np.load(output), known, assume_unique=True)
+        gone = np.concatenate([known, np.array(heldout_rows(corpus, shard), np.int64)])
+        rows = np.setdiff1d(np.load(output), gone)
         np.save(folder / f"{shard.name}.near.npy", rows)
         output.unlink()
         left += len(rows)
@@ -132,7 +134,7 @@ def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any
         "probability_by_similarity": {str(s): round(probability(s, settings), 4) for s in _SIMILARITIES},
         "documents": table["documents"],
         "dropped": near,
-        "dropped_with_exact": table["dropped"],
+        "dropped_with_exact_and_heldout": table["dropped"],
         "groups_by_size": table["groups_by_size"],
         "examples": examples,
     }
