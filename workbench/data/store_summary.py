@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.data.counts import LABELS, name_counts
+from workbench.data.counts import HELDOUT_SPLIT, LABELS, name_counts
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import SpecialTokens
 from workbench.data.store import Prepared
@@ -29,7 +29,13 @@ def describe(prepared: Prepared) -> str:
             lines.append(f"  {name}: {source['path']} at commit {source['revision']}")
     length = manifest["config"]["data"]["overlap_lines"]
     for name, source in manifest["sources"].items():
-        if "cut" in source:  # a corpus, in which overlap is cut and not measured
+        if "excluded" in source:
+            files, share = len(source["shards"]), source["excluded_tokens"] / (source["excluded_tokens"] + source["tokens"])
+            lines.append(
+                f"  {name}: {files:,} token files, used where they are; documents by {', '.join(source['borders'])}; held-out ones "
+                f"have {source['excluded_tokens']:,} tokens ({share:.2%})"
+            )
+        elif "cut" in source:  # a corpus, in which overlap is cut and not measured
             lines.append(f"  {name}: held-out text is cut out of {source['cut']:,} training documents")
     for name, left in manifest.get("overlap_left", {}).items():
         before = manifest["overlap_before"][name]
@@ -51,10 +57,10 @@ def source_table(prepared: Prepared) -> Table:
                 name,
                 f"{source['tokens']:,}",
                 f"{source['documents']:,}",
-                f"{source['bytes']:,}",
+                "not measured" if source["bytes"] is None else f"{source['bytes']:,}",
                 "none" if cap is None else f"{cap:,}",
                 "all" if cap is None else f"{source['bytes'] / cap:.1%}",
-                f"{source['bytes'] / words:.2f}" if words else "unknown",
+                f"{source['bytes'] / words:.2f}" if words and source["bytes"] is not None else "unknown",
                 f"{source['heldout_documents']:,} documents, {source['heldout_bytes']:,} bytes",
             ]
         )
@@ -94,6 +100,7 @@ def notes(prepared: Prepared) -> list[str]:
             names = some_names(skipped["names"] + [""] * (skipped["count"] - len(skipped["names"])))
             found.append(f"source {name!r}: {skipped['count']:,} files there are not read as {kind}: {names}")
         found += _note_on_cap(name, source)
+        found += _note_on_ids(name, source)
     return [*found, *heldout_notes(prepared)]
 
 
@@ -113,6 +120,16 @@ def heldout_notes(prepared: Prepared) -> list[str]:
                 f"{more}data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
             )
     return found
+
+
+def _note_on_ids(name: str, source: dict[str, Any]) -> list[str]:
+    held = source["dropped"].get(HELDOUT_SPLIT, 0)
+    if "same_ids" not in source or 2 * source["same_ids"] >= held or "window" in source["borders"]:
+        return []
+    return [
+        f"source {name!r}: of {held:,} held-out documents of its token files, the text of {source['same_ids']:,} is encoded as the "
+        "ids that it was decoded from: were the files made with this tokenizer?"
+    ]
 
 
 def _note_on_cap(name: str, source: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data import counts
+from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import DocumentWriter, make_key
 from workbench.data.corpus.shard_reading import Read, read_shard
@@ -15,6 +16,8 @@ from workbench.data.corpus.shard_reading import Read, read_shard
 def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Read a shard; the documents read, kept and dropped by cause, and the bytes kept, are returned."""
     shard = corpus.by_name[name]
+    if corpus.source(shard).kind == "tokens":
+        return ready_tokens_step.read(corpus, name, scratch)
     writer = DocumentWriter(scratch / "read" / name)
     dropped: Counter[str] = Counter()
     read = kept = size = 0

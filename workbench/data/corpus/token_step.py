@@ -14,6 +14,7 @@ import numpy as np
 
 from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
+from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.cleaning import Cleaned, Cut, clean, make_cut, read_leaks
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.shards import Shard
@@ -50,6 +51,8 @@ def divide(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
 def write(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the tokens of a shard; its counts are returned."""
     shard = corpus.by_name[name]
+    if corpus.source(shard).kind == "tokens":
+        return ready_tokens_step.write(corpus, name, scratch)
     rooms = corpus.folder.read_record("caps/all").facts["rooms"]
     writer = _Writer(corpus, shard, scratch, rooms.get(name))
     if name in rooms and rooms[name] is None:
