@@ -12,7 +12,7 @@ from typing import Any
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
 from workbench.data import python_texts
 from workbench.data.cache import recall, remember
-from workbench.data.corpus.token_files import identifying_files
+from workbench.data.corpus.token_files import given_heldout, identifying_files
 from workbench.data.hub import is_local, resolve_revision
 from workbench.data.inputs import find_inputs, show
 from workbench.data.special_tokens import choose, find_file
@@ -118,7 +118,7 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         described.pop("path")
         described["files"] = [hash_file(path) for path in identifying_files(source)]
         if source.heldout_path is not None:
-            described["heldout_path"] = hash_file(Path(source.heldout_path).expanduser())
+            described["heldout_path"] = hash_file(given_heldout(source))
     elif source.kind != "huggingface":
         described.pop("path")
         described["files"] = [hash_file(path) for path in find_inputs(source).paths]

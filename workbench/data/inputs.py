@@ -94,7 +94,11 @@ def some_names(names: tuple[str, ...] | list[str], most: int = 5) -> str:
 
 def _endings(kind: str) -> tuple[str, ...]:
     plain = SUFFIXES[kind]
-    return plain if kind in ("parquet", "tokens") else tuple(end + packed for end in plain for packed in ("", *PACKED_SUFFIXES))
+    return (
+        plain
+        if kind in ("parquet", "tokens")
+        else tuple(end + packed for end in plain for packed in ("", *PACKED_SUFFIXES))
+    )
 
 
 def _split(path: str) -> tuple[Path, str]:

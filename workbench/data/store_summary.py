@@ -30,7 +30,10 @@ def describe(prepared: Prepared) -> str:
     length = manifest["config"]["data"]["overlap_lines"]
     for name, source in manifest["sources"].items():
         if "excluded" in source:
-            files, share = len(source["shards"]), source["excluded_tokens"] / (source["excluded_tokens"] + source["tokens"])
+            files, share = (
+                len(source["shards"]),
+                source["excluded_tokens"] / (source["excluded_tokens"] + source["tokens"]),
+            )
             lines.append(
                 f"  {name}: {files:,} token files, used where they are; documents by {', '.join(source['borders'])}; held-out ones "
                 f"have {source['excluded_tokens']:,} tokens ({share:.2%})"

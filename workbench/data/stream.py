@@ -64,7 +64,9 @@ class _Source:
         stored = (len(tokens) - 1) // context - len(self._left_out)
         if stored < 1:
             beside = f" and {len(self._left_out)} sequences with held-out ones" if len(self._left_out) else ""
-            raise ValueError(f"source {name!r} has {len(tokens)} tokens{beside}, less than one sequence of {context} + 1")
+            raise ValueError(
+                f"source {name!r} has {len(tokens)} tokens{beside}, less than one sequence of {context} + 1"
+            )
         wanted = stored if config.unique_tokens is None else config.unique_tokens // context
         if wanted < 1:
             raise ValueError(

@@ -27,7 +27,7 @@ from workbench.data.corpus.referenced_tokens import describe_referenced
 from workbench.data.corpus.shards import Part, Shard
 from workbench.data.corpus.task_folder import Record
 from workbench.data.corpus.token_borders import begins_in, document_keys, find_borders
-from workbench.data.corpus.token_files import TokenFile, check_ids, describe, describe_source_files
+from workbench.data.corpus.token_files import TokenFile, check_ids, describe, describe_source_files, given_heldout
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.inputs import count_skipped, show
 from workbench.data.readers import read_records, text_of
@@ -102,9 +102,7 @@ def read_given(source: SourceConfig) -> list[tuple[bytes, str]]:
     ValueError
         The file is missing or damaged, or a record has no text.
     """
-    path = Path(source.heldout_path or "").expanduser()
-    if not path.is_file():
-        raise ValueError(f"source heldout_path={source.heldout_path!r} is not there")
+    path = given_heldout(source)
     texts = (normalise(text_of(record, source.text_field, place)) for place, record in read_records("jsonl", path))
     return sorted({make_key(text): text for text in texts}.items())
 

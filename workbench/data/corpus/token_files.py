@@ -124,6 +124,21 @@ def identifying_files(source: SourceConfig) -> list[Path]:
     return files
 
 
+def given_heldout(source: SourceConfig) -> Path:
+    """File of a source's `heldout_path`.
+
+    Raises
+    ------
+    ValueError
+        It is not there.
+    """
+    assert source.heldout_path is not None
+    path = Path(source.heldout_path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data source heldout_path={source.heldout_path!r} is not there")
+    return path
+
+
 def describe_source_files(source: SourceConfig) -> list[TokenFile]:
     """Facts of all token files of a source, in the order in which they are read.
 
