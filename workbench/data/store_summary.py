@@ -35,7 +35,7 @@ def describe(prepared: Prepared) -> str:
                 source["excluded_tokens"] / (source["excluded_tokens"] + source["tokens"]),
             )
             lines.append(
-                f"  {name}: {files:,} token files, used where they are; documents by {', '.join(source['borders'])}; held-out ones "
+                f"  {name}: token files ({files:,}), used where they are; documents by {', '.join(source['borders'])}; held-out ones "
                 f"have {source['excluded_tokens']:,} tokens ({share:.2%})"
             )
         elif "cut" in source:  # a corpus, in which overlap is cut and not measured

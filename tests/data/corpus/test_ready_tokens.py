@@ -111,7 +111,8 @@ def test_documents_are_told_apart_by_the_token_that_ends_them_or_by_length(encod
         if name == "end":
             assert set(heldout_of(store)) <= set(texts)
         with pytest.raises(ValueError, match=r"document_mask=True: .* 0 begin with '<s>'"):
-            refuse_mask(store.manifest, {"text": None})
+            refuse_mask(store.manifest, dataclasses.replace(stream_of(store, 16).config, document_mask=True))
+        refuse_mask(store.manifest, stream_of(store, 16).config)
 
 
 def test_held_out_text_may_come_from_a_file(write_tokens, write_jsonl, make_documents, prepared_of, tmp_path):

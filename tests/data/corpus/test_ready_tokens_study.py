@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench.cli import main
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, to_dict
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.fingerprint import data_fingerprint
@@ -73,6 +74,23 @@ def test_a_model_trains_on_token_files(
     results = [path for node in nodes for path in facts.layout.stage(node.id).checkpoints.rglob("evals/*.json")]
     assert results
     assert all("heldout_text" in path.read_text() for path in results)
+
+
+@pytest.mark.slow
+def test_prepare_prints_what_token_files_have(base_overrides, tmp_path, capsys, write_tokens, llama_tokenizer):
+    path, changes = write_tokens("flat")
+    overrides = study_overrides(base_overrides, path, llama_tokenizer, tmp_path / "outputs", **changes)
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", *overrides])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert "text: token files (1), used where they are; documents by begin" in printed.out
+    assert "not measured" in printed.out
+    path.unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *overrides])
+    assert ended.value.code != 0
+    assert f"{path} is not there" in capsys.readouterr().err
 
 
 def test_token_files_need_the_tokenizer_that_they_were_made_with(compose):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.config.schema import StreamConfig
 from workbench.data.corpus.token_files import TokenFile
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.fingerprint import hash_file
@@ -97,15 +98,16 @@ def verify_referenced(manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"token file {show(path)} of source {source!r} has changed since it was prepared")
 
 
-def refuse_mask(manifest: Mapping[str, Any], sources: Mapping[str, Any]) -> None:
-    """Refuse to confine attention to documents in token files whose documents cannot be told apart in training.
+def refuse_mask(manifest: Mapping[str, Any], stream: StreamConfig) -> None:
+    """Refuse a stream that confines attention to documents, of token files whose documents training cannot tell apart.
 
     Raises
     ------
     ValueError
-        Of a source in `sources` some documents do not begin with the beginning-of-sequence token.
+        Of a source in it some documents do not begin with the beginning-of-sequence token.
     """
-    for name in sorted(set(sources) & {source for source, _ in _referenced(manifest)}):
+    sources = set(stream.sources) & {source for source, _ in _referenced(manifest)}
+    for name in sorted(sources) if stream.document_mask else ():
         facts = manifest["sources"][name]
         if facts["documents_with_bos"] < facts["read"]:
             raise ValueError(

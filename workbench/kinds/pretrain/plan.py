@@ -80,8 +80,7 @@ def check(stage: TrainingStage, layout: Layout) -> None:
     folder = layout.data(stage.data_fingerprint)
     if (folder / "manifest.json").exists():
         prepared = open_prepared(folder)
-        if stage.stream.document_mask:
-            refuse_mask(prepared.manifest, stage.stream.sources)
+        refuse_mask(prepared.manifest, stage.stream)
         Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
 
 
