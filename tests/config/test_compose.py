@@ -14,6 +14,7 @@ PATHS = {
     ("data", "dolma"): ["data.sources.text.path=dolma"],
     ("data", "jsonl"): ["data.sources.text.path=a.jsonl"],
     ("data", "jsonl_corpus"): ["data.sources.text.path=a.jsonl"],
+    ("data", "tokens"): ["data.sources.text.path=a.bin", "tokenizer=llama2", "tokenizer.path=tokenizer.model"],
     ("tokenizer", "llama2"): ["tokenizer.path=tokenizer.model"],
     ("model", "tinyllama_1b"): ["tokenizer=llama2", "tokenizer.path=tokenizer.model"],
     ("recipe", "continual_headers"): ["data=python_domains"],

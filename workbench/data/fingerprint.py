@@ -12,6 +12,7 @@ from typing import Any
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
 from workbench.data import python_texts
 from workbench.data.cache import recall, remember
+from workbench.data.corpus.token_files import given_heldout, identifying_files
 from workbench.data.hub import is_local, resolve_revision
 from workbench.data.inputs import find_inputs, show
 from workbench.data.special_tokens import choose, find_file
@@ -118,13 +119,18 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    for younger in ("where", "quality"):  # older fingerprints have no such parts
+    for younger in ("where", "quality", "token_dtype", "heldout_path"):  # older fingerprints have no such parts
         if described[younger] is None:
             described.pop(younger)
     if source.kind == "python_headers":
         described["corpus"] = python_texts.describe_packages()
     elif source.kind.startswith("python_"):
         described["corpus"] = python_texts.describe_corpus()
+    elif source.kind == "tokens":
+        described.pop("path")
+        described["files"] = [hash_file(path) for path in identifying_files(source)]
+        if source.heldout_path is not None:
+            described["heldout_path"] = hash_file(given_heldout(source))
     elif source.kind != "huggingface":
         described.pop("path")
         described["files"] = [hash_file(path) for path in find_inputs(source).paths]

@@ -15,9 +15,10 @@ PACKED_SUFFIXES = (".gz", ".zst")
 SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
+    "tokens": (".bin", ".npy"),
     "text": (".txt", ".md", ".rst", ".tex", ".py", ".html"),
 }
-"""Endings of the files that a kind reads in a folder; but for parquet's also with one of `PACKED_SUFFIXES`."""
+"""Endings of the files that a kind reads in a folder; but for parquet's and tokens' also with one of `PACKED_SUFFIXES`."""
 
 _SKIPPED_NAMES = 20
 
@@ -93,7 +94,11 @@ def some_names(names: tuple[str, ...] | list[str], most: int = 5) -> str:
 
 def _endings(kind: str) -> tuple[str, ...]:
     plain = SUFFIXES[kind]
-    return plain if kind == "parquet" else tuple(end + packed for end in plain for packed in ("", *PACKED_SUFFIXES))
+    return (
+        plain
+        if kind in ("parquet", "tokens")
+        else tuple(end + packed for end in plain for packed in ("", *PACKED_SUFFIXES))
+    )
 
 
 def _split(path: str) -> tuple[Path, str]:

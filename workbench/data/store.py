@@ -6,7 +6,8 @@ data/<fingerprint>/
   heldout/<source>.jsonl   {"id", "text"}
   tokenizer/               a Hugging Face tokenizer directory
 
-A corpus (`data.corpus`) has `tokens/<source>/<shard>.bin` instead, many files a source (`workbench.data.corpus`).
+A corpus (`data.corpus`) has `tokens/<source>/<shard>.bin` instead, many files a source (`workbench.data.corpus`), and refers
+to token files that were made elsewhere.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.corpus.corpus_manifest import FORMAT
 from workbench.data.corpus.pipeline import build_corpus
+from workbench.data.corpus.referenced_tokens import open_referenced, refuse_changed, verify_referenced
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.folders import PreparedFolder, make_folder, read_manifest, verify_files
@@ -62,7 +64,9 @@ class Prepared(PreparedFolder):
         dtype = np.dtype(self.manifest["dtype"])
         if self.manifest["format"] == FORMAT:
             return {
-                name: TokenShards([self.directory / shard["file"] for shard in facts["shards"]], dtype)
+                name: open_referenced(self.directory, facts)
+                if "excluded" in facts
+                else TokenShards([self.directory / shard["file"] for shard in facts["shards"]], dtype)
                 for name, facts in self.manifest["sources"].items()
             }
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
@@ -136,10 +140,12 @@ def open_prepared(directory: Path) -> Prepared:
     Raises
     ------
     ValueError
-        There is none, it is another than its folder's name says, or a file is missing or of another size than was
-        written.
+        There is none, it is another than its folder's name says, a file is missing or of another size than was
+        written, or a token file that it refers to is missing or has changed.
     """
-    return Prepared(directory, read_manifest(directory))
+    manifest = read_manifest(directory)
+    refuse_changed(directory, manifest)
+    return Prepared(directory, manifest)
 
 
 def verify(prepared: Prepared) -> None:
@@ -151,6 +157,7 @@ def verify(prepared: Prepared) -> None:
         A file differs from what was written.
     """
     verify_files(prepared.directory, prepared.manifest)
+    verify_referenced(prepared.manifest)
 
 
 def heldout_sizes(prepared: Prepared) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from workbench.data.counts import in_order, label, name_counts
+from workbench.data.counts import HELDOUT_SPLIT, in_order, label, name_counts
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import SpecialTokens
 from workbench.data.store import Prepared
@@ -31,6 +31,9 @@ def describe(prepared: Prepared) -> str:
             lines.append(f"  {name}: {source['path']} at commit {source['revision']}")
     length = manifest["config"]["data"]["overlap_lines"]
     for name, source in manifest["sources"].items():
+        if "excluded" in source:
+            lines.append(_describe_token_files(name, source))
+            continue
         for cause, documents in source.get("cut", {}).items():  # of a corpus
             lines.append(
                 f"  {name}: {label(cause)} is cut out of {documents:,} training documents "
@@ -45,6 +48,14 @@ def describe(prepared: Prepared) -> str:
             f"before cutting, {left['share']:.2%} left (worst document {left['worst_document']:.1%})"
         )
     return "\n".join(lines)
+
+
+def _describe_token_files(name: str, source: dict[str, Any]) -> str:
+    share = source["excluded_tokens"] / (source["excluded_tokens"] + source["tokens"])
+    return (
+        f"  {name}: token files ({len(source['shards']):,}), used where they are; documents by "
+        f"{', '.join(source['borders'])}; held-out ones have {source['excluded_tokens']:,} tokens ({share:.2%})"
+    )
 
 
 def _describe_corpus(prepared: Prepared) -> list[str]:
@@ -90,10 +101,10 @@ def source_table(prepared: Prepared) -> Table:
                 name,
                 f"{source['tokens']:,}",
                 f"{source['documents']:,}",
-                f"{source['bytes']:,}",
+                "not measured" if source["bytes"] is None else f"{source['bytes']:,}",
                 "none" if cap is None else f"{cap:,}",
                 "all" if cap is None else f"{source['bytes'] / cap:.1%}",
-                f"{source['bytes'] / words:.2f}" if words else "unknown",
+                f"{source['bytes'] / words:.2f}" if words and source["bytes"] is not None else "unknown",
                 f"{source['heldout_documents']:,} documents, {source['heldout_bytes']:,} bytes",
             ]
         )
@@ -133,6 +144,7 @@ def notes(prepared: Prepared) -> list[str]:
             names = some_names(skipped["names"] + [""] * (skipped["count"] - len(skipped["names"])))
             found.append(f"source {name!r}: {skipped['count']:,} files there are not read as {kind}: {names}")
         found += _note_on_cap(name, source)
+        found += _note_on_ids(name, source)
     return [*found, *heldout_notes(prepared)]
 
 
@@ -152,6 +164,16 @@ def heldout_notes(prepared: Prepared) -> list[str]:
                 f"{more}data.sources.{name}.heldout_bytes={data['sources'][name]['heldout_bytes']}"
             )
     return found
+
+
+def _note_on_ids(name: str, source: dict[str, Any]) -> list[str]:
+    held = source["dropped"].get(HELDOUT_SPLIT, 0)
+    if "same_ids" not in source or 2 * source["same_ids"] >= held or "window" in source["borders"]:
+        return []
+    return [
+        f"source {name!r}: of {held:,} held-out documents of its token files, the text of {source['same_ids']:,} is encoded as the "
+        "ids that it was decoded from: were the files made with this tokenizer?"
+    ]
 
 
 def _note_on_cap(name: str, source: dict[str, Any]) -> list[str]:

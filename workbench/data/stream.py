@@ -4,7 +4,8 @@ Sequence i belongs to the source the mixture assigns it, as that source's j-th. 
 available, it is window `base(shuffle_e(j mod M))`, where e = j // M is the epoch, `shuffle_e` a
 permutation of range(M) of its own for every epoch, and `base` one fixed permutation of all windows
 of the store: a smaller unique-token budget is the beginning of a larger one. Window p holds tokens
-[p x context, p x context + context + 1) of the source's store. There is no state: to resume is to
+[p x context, p x context + context + 1) of the source's store; windows that touch a token that is held out (token
+files made elsewhere) are left out, and the others counted. There is no state: to resume is to
 ask for the next index, and R ranks that take rows r, r + R, ... of a batch see one global order.
 """
 
@@ -59,9 +60,13 @@ class _Source:
         self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig
     ) -> None:
         context = stream.context_tokens
-        stored = (len(tokens) - 1) // context
+        self._left_out = _touched(tokens, context)
+        stored = (len(tokens) - 1) // context - len(self._left_out)
         if stored < 1:
-            raise ValueError(f"source {name!r} has {len(tokens)} tokens, less than one sequence of {context} + 1")
+            beside = f" and {len(self._left_out)} sequences with held-out ones" if len(self._left_out) else ""
+            raise ValueError(
+                f"source {name!r} has {len(tokens)} tokens{beside}, less than one sequence of {context} + 1"
+            )
         wanted = stored if config.unique_tokens is None else config.unique_tokens // context
         if wanted < 1:
             raise ValueError(
@@ -83,7 +88,14 @@ class _Source:
                 self._epochs = {epoch: Permutation(self.windows, f"{self._key}|epoch {epoch}")}
             mine = epochs == epoch
             found[mine] = self._epochs[epoch](within[mine])
-        return self._base(found)
+        return self._allowed(self._base(found))
+
+    def _allowed(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows (n,) that are left, by their place among these (n,)."""
+        if not len(self._left_out):
+            return ranks
+        before = self._left_out - np.arange(len(self._left_out))  # windows left before each that is left out
+        return ranks + np.searchsorted(before, ranks, "right")
 
     def read(self, windows: NDArray[np.int64], into: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Put the tokens of `windows` (n,) into `rows` (n,) of `into` (B, context + 1)."""
@@ -100,6 +112,15 @@ class _Source:
         if self.config.max_epochs is None:
             return None
         return int(Fraction(repr(self.config.max_epochs)) * self.windows)
+
+
+def _touched(tokens: NDArray[np.unsignedinteger] | TokenShards, context: int) -> NDArray[np.int64]:
+    """Windows that have a held-out token, as an input or as the last target, ascending."""
+    ranges = tokens.excluded if isinstance(tokens, TokenShards) else np.empty((0, 2), np.int64)
+    windows = (len(tokens) - 1) // context
+    found = [np.arange(max(-(-(b - context) // context), 0), (e - 1) // context + 1) for b, e in ranges.tolist()]
+    touched = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+    return touched[touched < windows]
 
 
 class Stream:

@@ -8,7 +8,7 @@ from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.hub import HubOutOfReachError, is_local, resolve_revision
 from workbench.data.inputs import find_inputs
 
-_FILE_KINDS = ("jsonl", "parquet", "text")
+_FILE_KINDS = ("jsonl", "parquet", "text", "tokens")
 """Kinds of sources that read files of this machine."""
 
 

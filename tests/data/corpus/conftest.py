@@ -6,15 +6,19 @@ import dataclasses
 import hashlib
 import json
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.contamination_config import Contamination
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.config.schema.quality_thresholds import GopherThresholds, QualitySettings
+from workbench.data.tokenizer import load_file
 
 WORDS = [
     "token",
@@ -123,3 +127,62 @@ def fixture_with_source() -> Callable[..., DataConfig]:
         )
 
     return with_source
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TokenizerConfig:
+    """Settings of a sentencepiece model with Llama 2's settings and 300 ids."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("llama")
+    (folder / "text.txt").write_text("\n".join(make_texts(60, 5)))
+    sentencepiece.SentencePieceTrainer.Train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        character_coverage=0.99,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+    )
+    return TokenizerConfig("file", 300, str(folder / "tokenizer.model"))
+
+
+@pytest.fixture(scope="session")
+def encoded(llama_tokenizer: TokenizerConfig) -> tuple[list[list[int]], list[str]]:
+    """Documents as ids that begin with `<s>`, and their texts."""
+    texts = make_texts(120, 7)
+    tokenizer = load_file(Path(str(llama_tokenizer.path)))
+    return [[1, *each.ids] for each in tokenizer.encode_batch(texts, add_special_tokens=False)], texts
+
+
+@pytest.fixture(name="write_tokens")
+def fixture_write_tokens(encoded, tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, str]]]:
+    """Write the documents in a format of others; the path and the settings that it needs are returned."""
+
+    def write_tokens(form: str) -> tuple[Path, dict[str, str]]:
+        documents = encoded[0]
+        tokens = np.concatenate(documents).astype(np.uint16)
+        path = tmp_path / f"{form}.{'npy' if form == 'npy' else 'bin'}"
+        if form == "npy":
+            np.save(path, tokens)
+            return path, {}
+        header: Any = b""
+        if form == "header":
+            words = np.zeros(256, np.int32)
+            words[:3] = 20240520, 1, len(tokens)
+            header = words.tobytes()
+        path.write_bytes(header + tokens.tobytes())
+        if form == "megatron":
+            lengths = np.array([len(each) for each in documents], "<i4")
+            begins = (np.cumsum(lengths) - lengths).astype("<i8") * 2
+            head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, len(lengths), len(lengths) + 1)
+            bounds = np.arange(len(lengths) + 1, dtype="<i8")
+            path.with_suffix(".idx").write_bytes(head + lengths.tobytes() + begins.tobytes() + bounds.tobytes())
+        return path, {"token_dtype": "uint16"} if form == "flat" else {}
+
+    return write_tokens

@@ -9,9 +9,12 @@ from workbench.config.plain import check_above, check_at_least, check_choice, ch
 from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.quality_thresholds import QualitySettings
 
-SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
+SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface", "tokens")
 TOKENIZER_KINDS = ("bpe", "file")
 _KINDS_WITH_RECORDS = ("jsonl", "parquet", "huggingface")
+TOKEN_DTYPES = ("uint16", "uint32")
+_TEXT_STEPS = ("max_bytes", "where", "quality")
+"""Settings of a source that are about its texts."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,8 @@ class SourceConfig:
 
     kind: str
     """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
-    (also .json, .ndjson), `parquet`, `text` (text files), `huggingface` (through `datasets`). Files of `jsonl` and
-    `text` may be packed (.gz, .zst)."""
+    (also .json, .ndjson), `parquet`, `text` (text files), `huggingface` (through `datasets`), or `tokens` (token files
+    that were made elsewhere, used as they are; docs/corpora.md). Files of `jsonl` and `text` may be packed (.gz, .zst)."""
     weight: float = 1.0
     """Share of the training tokens, relative to the other sources'."""
     path: str = ""
@@ -52,6 +55,11 @@ class SourceConfig:
     and counted; None keeps all. Needs `data.corpus`, and a kind with records (docs/corpora.md)."""
     quality: QualitySettings | None = None
     """Published rules of quality that documents must meet; None has none. Needs `data.corpus`."""
+    token_dtype: str | None = None
+    """`tokens`: `uint16` or `uint32`, for flat files, which do not say it themselves; None where they do."""
+    heldout_path: str | None = None
+    """`tokens`: jsonl with the held-out documents (`text_field`), of which those with the smallest hashes are taken up to
+    `heldout_bytes`, and no token is kept out of training; None holds out documents of the token files."""
 
     def __post_init__(self) -> None:
         """Refuse a source that no reader could read."""
@@ -63,6 +71,7 @@ class SourceConfig:
         check_at_least("source heldout_bytes", self.heldout_bytes, 0)
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
+        self._check_tokens()
         if self.where is not None and not self.where.strip():
             raise ValueError(f"source where={self.where!r} is no condition: leave it out, or write null, to read all")
         if self.where is not None:
@@ -72,6 +81,22 @@ class SourceConfig:
                     f"{', '.join(_KINDS_WITH_RECORDS)}"
                 )
             parse_filter(self.where)
+
+    def _check_tokens(self) -> None:
+        """Refuse settings of token files for texts, and of texts for token files."""
+        given = vars(self)
+        names = _TEXT_STEPS if self.kind == "tokens" else ("token_dtype", "heldout_path")
+        name = next((name for name in names if given.get(name) is not None), None)
+        if name is not None and self.kind == "tokens":
+            raise ValueError(
+                f"source {name}={given[name]!r} is about texts, and a source of kind 'tokens' has token ids: leave it out"
+            )
+        if name is not None:
+            raise ValueError(
+                f"source {name}={given[name]!r} is for sources of kind 'tokens', not {self.kind!r}: leave it out"
+            )
+        if self.token_dtype is not None:
+            check_choice("source token_dtype", self.token_dtype, TOKEN_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -136,6 +161,20 @@ class DataConfig:
                     f"data.sources.{name}.quality needs data.corpus, since data that is built in one pass is not filtered: set "
                     "data.corpus={}, or leave the rules out"
                 )
+        self._check_token_sources()
+
+    def _check_token_sources(self) -> None:
+        """Refuse token files in what is not a corpus, and steps for texts where there are none."""
+        tokens = [name for name, source in self.sources.items() if source.kind == "tokens"]
+        if tokens and self.corpus is None:
+            raise ValueError(
+                f"data.sources.{tokens[0]}.kind='tokens' needs data.corpus, since data that is built in one pass is made of "
+                "texts: set data.corpus={}"
+            )
+        if self.corpus is not None and len(tokens) == len(self.sources) and vars(self.corpus).get("near_duplicates"):
+            raise ValueError(
+                "data.corpus.near_duplicates compares texts, and all sources are of kind 'tokens': leave it out"
+            )
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,12 @@ class Config:
             raise ValueError(
                 f"model.vocab_size={self.model.vocab_size} is not tokenizer.vocab_size={self.tokenizer.vocab_size}"
             )
+        given = next((name for name, source in self.data.sources.items() if source.kind == "tokens"), None)
+        if given is not None and self.tokenizer.kind != "file":
+            raise ValueError(
+                f"data.sources.{given}.kind='tokens' needs the tokenizer that its files were made with: set tokenizer.kind=file "
+                f"and tokenizer.path, not tokenizer.kind={self.tokenizer.kind!r}"
+            )
         self._check_parametrisation()
         if self.optimizer.kind == "muon" and self.numerics.parallel == "shard":
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.config.schema import to_dict
 from workbench.data import counts
+from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import PLAN, Corpus
 from workbench.data.corpus.task_folder import Record
 from workbench.data.fingerprint import heldout_fingerprint
@@ -72,6 +73,8 @@ def _refuse_leak(left: dict[str, dict[str, float]]) -> None:
 def _describe(corpus: Corpus, source: str, records: dict[str, Record]) -> dict[str, Any]:
     """Add up a source: documents `read` are those `kept` and those `dropped` by cause."""
     config = corpus.data.sources[source]
+    if config.kind == "tokens":
+        return ready_tokens_step.summarize(corpus, source, records)
     shards = corpus.shards_of(source)
     reads = [records[f"read/{shard.name}"].facts for shard in shards]
     tokens = [records[f"tokens/{shard.name}"].facts for shard in shards]

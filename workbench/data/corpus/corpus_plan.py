@@ -92,7 +92,11 @@ def _absolute(data: DataConfig) -> DataConfig:
     sources = {
         name: source
         if source.kind.startswith("python_") or (source.kind == "huggingface" and not is_local(source))
-        else replace(source, path=_absolute_path(source.path))
+        else replace(
+            source,
+            path=_absolute_path(source.path),
+            heldout_path=None if source.heldout_path is None else _absolute_path(source.heldout_path),
+        )
         for name, source in data.sources.items()
     }
     corpus = data.corpus

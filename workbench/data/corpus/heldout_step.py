@@ -21,6 +21,7 @@ import numpy as np
 
 from workbench.config.schema import SourceConfig
 from workbench.data import counts
+from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import Hashes, hashes_of, read_rows
 from workbench.data.corpus.shards import Shard
@@ -84,10 +85,14 @@ def _write_lines(path: Path, values: list[Any]) -> None:
 def _choose(corpus: Corpus, name: str, source: SourceConfig, runs: HeldoutRuns) -> _Choice:
     """Choose documents of a source in the order of their keys until no other has room."""
     shards = corpus.shards_of(name)
-    _refuse_empty(corpus, name, shards)
+    if source.kind != "tokens":
+        _refuse_empty(corpus, name, shards)
     choice = _Choice(source.heldout_bytes)
     choice.is_full = not source.heldout_bytes
-    begin, end = 0, _CANDIDATES
+    for key, text in ready_tokens_step.read_given(source) if source.heldout_path is not None else ():
+        if not choice.is_full:
+            _take(choice, runs, key, text, corpus)
+    begin, end = 0, _CANDIDATES if source.heldout_path is None else 0
     while not choice.is_full and begin < end:
         smallest = _smallest(corpus, shards, end)
         for key, text in _read(corpus, shards, smallest[begin:]):
@@ -119,7 +124,8 @@ def _smallest(corpus: Corpus, shards: list[Shard], count: int) -> list[tuple[int
     best = np.empty((0, 2), np.uint64)
     places = np.empty((0, 2), np.int64)
     for i, shard in enumerate(shards):
-        hashes: Hashes = np.load(corpus.place("read", shard.name, "hashes.npy"))
+        file = ready_tokens_step.KEYS if corpus.source(shard).kind == "tokens" else "hashes.npy"
+        hashes: Hashes = np.load(corpus.place("read", shard.name, file))
         rows = np.arange(len(hashes))
         if len(hashes) > 4 * count:
             different = np.unique(hashes[:, 0])  # sorted
@@ -141,7 +147,11 @@ def _read(corpus: Corpus, shards: list[Shard], places: list[tuple[int, int]]) ->
         found: dict[tuple[int, int], tuple[bytes, str]] = {}
         for i in sorted({i for i, _ in wanted}):
             rows = [row for j, row in wanted if j == i]
-            found |= {(i, r): f for r, f in read_rows(corpus.place("read", shards[i].name), rows).items()}
+            if corpus.source(shards[i]).kind == "tokens":
+                read = ready_tokens_step.read_rows(corpus, shards[i], rows)
+            else:
+                read = read_rows(corpus.place("read", shards[i].name), rows)
+            found |= {(i, row): document for row, document in read.items()}
         yield from (found[place] for place in wanted)
 
 

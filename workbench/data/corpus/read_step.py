@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.config.schema import SourceConfig
 from workbench.data import counts
-from workbench.data.corpus import minhash
+from workbench.data.corpus import minhash, ready_tokens_step
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import DocumentWriter, make_key
 from workbench.data.corpus.quality_rules import breaches
@@ -30,6 +30,8 @@ _Verdict = tuple[str | None, float | None]
 def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Read a shard; the documents read, kept and dropped by cause, and the bytes kept, are returned."""
     shard = corpus.by_name[name]
+    if corpus.source(shard).kind == "tokens":
+        return ready_tokens_step.read(corpus, name, scratch)
     writer, samples = DocumentWriter(scratch / "read" / name), RemovedSamples()
     near, bands = corpus.settings.near_duplicates, []
     dropped: Counter[str] = Counter()

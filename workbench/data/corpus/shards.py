@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data import header_texts, python_texts
+from workbench.data.corpus.token_files import TokenFile, describe_source_files
 from workbench.data.inputs import PACKED_SUFFIXES, find_inputs, show
 from workbench.data.readers import open_parquet
 
@@ -30,7 +33,7 @@ class Part:
     path: str
     """Absolute path of a file; empty for the lists of files and data sets that a kind has by itself."""
     begin: int
-    """First byte (`jsonl`), row group (`parquet`), or position in the list of files (`python_*`)."""
+    """First byte (`jsonl`), row group (`parquet`), token (`tokens`), or position in the list of files (`python_*`)."""
     end: int
     """Behind the last one."""
     bytes: int
@@ -96,6 +99,9 @@ def _parts(source: SourceConfig, most: int) -> Iterator[Part]:
         yield Part("", 0, 0, _HUB_BYTES, _HUB_BYTES)
     elif source.kind.startswith("python_"):
         yield from _of_own_files(source.kind, most)
+    elif source.kind == "tokens":
+        for facts in describe_source_files(source):
+            yield from _of_token_file(facts, most)
     else:
         for path in find_inputs(source).paths:
             yield from _of_file(source.kind, path.absolute(), most)
@@ -129,6 +135,15 @@ def _of_file(kind: str, path: Path, most: int) -> Iterator[Part]:
             yield Part(str(path), begin, end, end - begin, size)
     else:
         yield Part(str(path), 0, size, size, size)
+
+
+def _of_token_file(facts: TokenFile, most: int) -> Iterator[Part]:
+    """Cut a token file into parts, each of which has the documents that begin in it."""
+    path, width = facts.path.absolute(), np.dtype(facts.dtype).itemsize
+    size, step = path.stat().st_size, max(most // width, 1)
+    for begin in range(0, facts.tokens, step):
+        end = min(begin + step, facts.tokens)
+        yield Part(str(path), begin, end, (end - begin) * width, size)
 
 
 def _of_row_groups(path: Path, size: int, most: int) -> Iterator[Part]:

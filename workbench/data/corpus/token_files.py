@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.config.schema import SourceConfig
 from workbench.data.corpus.token_shards import TokenShards
+from workbench.data.inputs import find_inputs
 
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
@@ -107,6 +109,64 @@ def find_token_files(path: str) -> list[Path]:
     return files
 
 
+def identifying_files(source: SourceConfig) -> list[Path]:
+    """Files whose contents make the tokens of a source: its token files, and Megatron's index behind each of its.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    files: list[Path] = []
+    for path in _source_files(source):
+        index = path.with_suffix(".idx")
+        files += [path, index] if path.suffix == ".bin" and index.is_file() else [path]
+    return files
+
+
+def given_heldout(source: SourceConfig) -> Path:
+    """File of a source's `heldout_path`.
+
+    Raises
+    ------
+    ValueError
+        It is not there.
+    """
+    assert source.heldout_path is not None
+    path = Path(source.heldout_path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data source heldout_path={source.heldout_path!r} is not there")
+    return path
+
+
+def describe_source_files(source: SourceConfig) -> list[TokenFile]:
+    """Facts of all token files of a source, in the order in which they are read.
+
+    Raises
+    ------
+    ValueError
+        As `describe`; there are none, or two have tokens of different types.
+    """
+    files = [describe(path, source.token_dtype) for path in _source_files(source)]
+    _refuse_mixed(files)
+    return files
+
+
+def _source_files(source: SourceConfig) -> list[Path]:
+    """Token files at a source's path; an index stands for the file beside it."""
+    named = (path for path in find_inputs(source).paths if not _is_offsets(path))
+    files = list(dict.fromkeys(path.with_suffix(".bin") if path.suffix == ".idx" else path for path in named))
+    if not files:
+        raise ValueError(f"data source path={source.path!r}: there are no token files but places of documents")
+    return files
+
+
+def _refuse_mixed(files: list[TokenFile]) -> None:
+    for file in files:
+        if file.dtype != files[0].dtype:
+            raise ValueError(f"{file.path} has tokens of {file.dtype}, {files[0].path.name} of {files[0].dtype}")
+
+
 def open_token_files(path: str, token_dtype: str | None = None, *, reading: str = "memory_map") -> TokenShards:
     """Open all token files of a path as one array, in the order of their names.
 
@@ -117,9 +177,7 @@ def open_token_files(path: str, token_dtype: str | None = None, *, reading: str 
         of different types.
     """
     files = [describe(file, token_dtype) for file in find_token_files(path)]
-    for file in files:
-        if file.dtype != files[0].dtype:
-            raise ValueError(f"{file.path} has tokens of {file.dtype}, {files[0].path.name} of {files[0].dtype}")
+    _refuse_mixed(files)
     paths, offsets = [file.path for file in files], [file.offset_bytes for file in files]
     counts = [file.tokens for file in files]
     return TokenShards(paths, np.dtype(files[0].dtype), counts, offset_bytes=offsets, reading=reading)
@@ -143,7 +201,7 @@ def document_begins(path: Path) -> NDArray[np.int64]:
     return begins[bounds]
 
 
-def check_ids(tokens: TokenShards, vocab_size: int, *, whole: bool) -> None:
+def check_ids(tokens: TokenShards, vocab_size: int, *, whole: bool, span: tuple[int, int] | None = None) -> None:
     """Refuse ids that a vocabulary does not have.
 
     Parameters
@@ -154,18 +212,20 @@ def check_ids(tokens: TokenShards, vocab_size: int, *, whole: bool) -> None:
         Ids are below it.
     whole
         Read everything, in blocks; else 64 blocks of 4,096 tokens, evenly spread, the first and last among them.
+    span
+        First token to look at, and the end; None looks at all.
 
     Raises
     ------
     ValueError
         Names the file, the place in it and the id.
     """
-    count = len(tokens)
-    if whole or count <= _SAMPLES * _SAMPLE:
-        blocks: Sequence[int] = range(0, count, _READ)
+    first, count = (0, len(tokens)) if span is None else span
+    if whole or count - first <= _SAMPLES * _SAMPLE:
+        blocks: Sequence[int] = range(first, count, _READ)
         size = _READ
     else:
-        blocks, size = np.linspace(0, count - _SAMPLE, _SAMPLES).astype(np.int64).tolist(), _SAMPLE
+        blocks, size = np.linspace(first, count - _SAMPLE, _SAMPLES).astype(np.int64).tolist(), _SAMPLE
     for begin in blocks:
         block = tokens[begin : min(begin + size, count)]
         wrong = (block >= vocab_size) | (block < 0)

@@ -87,6 +87,8 @@ class TokenShards:
         Where the tokens begin in each file, behind a header that is not tokens; None is 0.
     reading
         One of `READINGS`.
+    excluded
+        First token and end of each range that no training may see, over all files, (ranges, 2); None has none.
     most_open
         Files that are open at a time; the one opened first is closed first.
 
@@ -104,6 +106,7 @@ class TokenShards:
         *,
         offset_bytes: Sequence[int] | None = None,
         reading: str = "memory_map",
+        excluded: NDArray[np.int64] | None = None,
         most_open: int = MOST_OPEN,
     ) -> None:
         if reading not in READINGS:
@@ -118,6 +121,8 @@ class TokenShards:
                     raise ValueError(f"{path} has {found} tokens instead of {wanted}: prepare it again")
         self.begins = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
         """First token of each file, and the number of all, (files + 1,)."""
+        self.excluded = np.empty((0, 2), np.int64) if excluded is None else excluded
+        """First token and end of each range that no training may see, (ranges, 2)."""
         self._reading, self._most_open = reading, most_open
         self._open: dict[int, _File] = {}
         self._documents: dict[int, NDArray[np.int64]] = {}

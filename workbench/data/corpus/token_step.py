@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.cleaning import Cleaner
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.shard_notes import ContaminationNotes
@@ -43,6 +44,8 @@ def divide(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
 def write(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the tokens of a shard; its counts are returned."""
     shard = corpus.by_name[name]
+    if corpus.source(shard).kind == "tokens":
+        return ready_tokens_step.write(corpus, name, scratch)
     rooms = corpus.folder.read_record("caps/all").facts["rooms"]
     writer = TokenWriter(corpus, shard, scratch, rooms.get(name))
     if name in rooms and rooms[name] is None:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from workbench.config.schema import Config, InitConfig, ModelConfig, Parent, Stage, TrainingStage
+from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
@@ -199,7 +200,7 @@ def _kept_bytes(stage: Spec, micro_batch_sequences: int, device: str) -> int:
 
 
 def check(stage: Spec, layout: Layout) -> None:
-    """Refuse a stream that is too short, and a teacher whose tokenizer has other ids than the data's.
+    """Refuse a stream that is too short or cannot be masked, and a teacher whose tokenizer has other ids than the data's.
 
     Raises
     ------
@@ -210,5 +211,6 @@ def check(stage: Spec, layout: Layout) -> None:
     if not (folder / "manifest.json").exists():
         return
     prepared = open_prepared(folder)
+    refuse_mask(prepared.manifest, stage.stream)
     Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
     check_vocabulary(prepared, stage.vocabulary, stage.teacher.name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.config.schema import Parent, Stage, TrainingStage
+from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream
 from workbench.data.tokenizer import load_file
@@ -118,7 +119,7 @@ def process_memory(stage: Spec, processes: int, micro_batch_sequences: int, devi
 
 
 def check(stage: Spec, layout: Layout) -> None:
-    """Refuse a stream that is too short, and a teacher whose tokenizer has other ids than the data's.
+    """Refuse a stream that is too short or cannot be masked, and a teacher whose tokenizer has other ids than the data's.
 
     Raises
     ------
@@ -128,6 +129,7 @@ def check(stage: Spec, layout: Layout) -> None:
     folder = layout.data(stage.data_fingerprint)
     if (folder / "manifest.json").exists():
         prepared = open_prepared(folder)
+        refuse_mask(prepared.manifest, stage.stream)
         Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
         check_vocabulary(prepared, stage.vocabulary, stage.model.name)
 

@@ -17,6 +17,7 @@ from workbench.config.schema import (
     TrainingStage,
     exact_weights,
 )
+from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
 from workbench.study.flops import budget_tokens, count_parameters
@@ -73,11 +74,14 @@ def check(stage: TrainingStage, layout: Layout) -> None:
     Raises
     ------
     ValueError
-        It would repeat a source more than allowed: the source, the tokens needed and the tokens allowed.
+        It would repeat a source more than allowed: the source, the tokens needed and the tokens allowed. Or attention is
+        to be confined to documents that cannot be told apart.
     """
     folder = layout.data(stage.data_fingerprint)
     if (folder / "manifest.json").exists():
-        Stream(open_prepared(folder), stage.stream).check(stage.sequences(stage.end_tokens))
+        prepared = open_prepared(folder)
+        refuse_mask(prepared.manifest, stage.stream)
+        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
 
 
 def _boundaries(config: Config) -> list[int]:
