@@ -79,6 +79,6 @@ def _shares(histogram: Mapping[str, int]) -> tuple[list[float], list[float]]:
 
 def _label(axes: Axes, unit: str) -> None:
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: style.count_label(x) if x >= 1 else "0")
+    axes.xaxis.set_major_formatter(lambda x, _: "0" if x < 1 else f"{x:,.0f}" if x < 10_000 else style.count_label(x))
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"Length ({unit}; each mark: from here to twice as many)")

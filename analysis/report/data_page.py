@@ -90,7 +90,7 @@ def _duplicates(record: Record) -> list[str]:
         rows = [{"documents in a group": size, "groups": count} for size, count in sizes]
         blocks.append(
             table_block(
-                _counted(pd.DataFrame(rows)), note="Groups of near duplicates, of which the first document stays."
+                _counted(pd.DataFrame(rows)), "Groups of near duplicates", "Of a group the first document stays."
             )
         )
     pairs = [
