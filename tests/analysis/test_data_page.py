@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -208,6 +210,27 @@ def test_the_page_has_a_part_on_data_with_its_figure(corpus, frame):
     assert "no result" not in results.drawn[0].caption
     assert build_page("t", "", [Section(DATA, blocks)], results.drawn)
     assert dataclasses.replace(results.drawn[0]).section == DATA
+
+
+def test_a_record_travels_with_the_studys_run(corpus, old, root, monkeypatch):
+    """From there it is read where the store is not; a later report that has none takes it away."""
+    from analysis.data_records import load_data_records
+    from workbench.cli.show import data_records
+    from workbench.tracking.mlflow import default_uri, log_figures
+
+    made = sys.modules["outputs_tree"].make_study(root, sizes={"m0_1": 100_000}, budgets=(50_000,), row_every=5)
+    results, uri = Results(made.study), default_uri(made.layout)
+    log_figures(made.layout, made.study, results.save(made.layout.figures(made.study)))
+    assert load_data_records(made.study, uri) == {}
+    add_data(results, {corpus["fingerprint"]: corpus})
+    log_figures(made.layout, made.study, results.save(made.layout.figures(made.study)))
+    assert load_data_records(made.study, uri) == {corpus["fingerprint"]: corpus}
+    names = {corpus["fingerprint"]: None, "fedcba9876543210": None}
+    monkeypatch.setattr("workbench.forecast.study_facts.stores", lambda plan: names)
+    facts = SimpleNamespace(layout=made.layout, plan=SimpleNamespace(study=made.study))
+    assert data_records(facts, uri) == {corpus["fingerprint"]: corpus}
+    write_store(made.layout.data(corpus["fingerprint"]), 2)
+    assert data_records(facts, uri) == {corpus["fingerprint"]: old}
 
 
 def test_damaged_files_of_a_store_are_named(tmp_path):
