@@ -56,7 +56,7 @@ def source_table(record: Record) -> pd.DataFrame:
             "documents": facts["documents"],
             "tokens": facts["tokens"],
             "bytes": facts["bytes"],
-            "bytes a token": round(facts["bytes"] / facts["tokens"], 2) if facts["tokens"] else None,
+            "bytes a token": round(facts["bytes"] / facts["tokens"], 2) if facts["bytes"] and facts["tokens"] else None,
             "held-out documents": facts.get("heldout_documents"),
             "held-out bytes": facts.get("heldout_bytes"),
         }

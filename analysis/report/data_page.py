@@ -25,6 +25,8 @@ from analysis.report.study_results import DATA, Results
 
 _EXAMPLES_A_CAUSE, _EXAMPLE_CHARACTERS = 3, 500
 _PAIRS = 5
+_EXACT = ("duplicate", "exact_duplicate")
+"""Causes of documents that are equal to another, in stores made in one pass and in corpora."""
 
 
 def add_data(results: Results, records: Mapping[str, Record]) -> None:
@@ -72,17 +74,17 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
 
 
 def _duplicates(record: Record) -> list[str]:
-    exact = sum(facts["dropped"].get("duplicate", 0) for facts in record["sources"].values())
+    exact = sum(facts["dropped"].get(cause, 0) for facts in record["sources"].values() for cause in _EXACT)
     words = f"Exact: {exact:,} documents removed." if record.get("exact_duplicates") else "Exact: not looked for."
     near = record.get("near_duplicates")
     if not near:
         return [_heading("Duplicates"), text_block(f"{words} Near: not measured.")]
     counts = f" Near: {near['dropped']:,} of {near['documents']:,} documents removed." if "dropped" in near else ""
     blocks = [_heading("Duplicates"), text_block(words + counts)]
-    if near.get("probability"):
+    if near.get("probability_by_similarity"):
         row = {
             "similarity (Jaccard)": "probability of being found",
-            **{s: f"{p:.2f}" for s, p in near["probability"].items()},
+            **{s: f"{p:.2f}" for s, p in near["probability_by_similarity"].items()},
         }
         blocks.append(table_block(pd.DataFrame([row])))
     if near.get("groups_by_size"):
@@ -94,7 +96,8 @@ def _duplicates(record: Record) -> list[str]:
             )
         )
     pairs = [
-        f"{_example(pair['kept'], 'kept')}{_example(pair['dropped'], 'removed')}" for pair in near.get("examples") or ()
+        f"{_similarity(pair)}{_example(pair['kept'], 'kept')}{_example(pair['dropped'], 'removed')}"
+        for pair in near.get("examples") or ()
     ]
     return [*blocks, *(_details(f"Pair {number}", pair) for number, pair in enumerate(pairs[:_PAIRS], 1))]
 
@@ -110,7 +113,14 @@ def _overlap(record: Record) -> list[str]:
 
 
 def _heldout_note(record: Record) -> str:
-    lines = record.get("overlap_lines")
+    words, metered, lines = (
+        record.get("overlap_words"),
+        record.get("overlap_metered_bytes"),
+        record.get("overlap_lines"),
+    )
+    if words:
+        among = f" {metered:,} bytes of" if metered is not None else ""
+        return f"Share of held-out passages of {words} words that stand in{among} training text, after cutting."
     return f"Share of held-out bytes in runs of {lines} lines that training text has too." if lines else ""
 
 
@@ -164,6 +174,10 @@ def _not_measured(title: str) -> str:
 
 def _heading(text: str, level: str = "h4") -> str:
     return f"<{level}>{html.escape(text)}</{level}>"
+
+
+def _similarity(pair: Mapping[str, Any]) -> str:
+    return text_block(f"Similarity {pair['similarity']:.2f}.") if "similarity" in pair else ""
 
 
 def _example(of: Mapping[str, str], what: str) -> str:

@@ -59,11 +59,11 @@ FILES = {
     },
     "near_duplicates.json": {
         "settings": {"bands": 14},
-        "probability": {"0.7": 0.56, "0.8": 0.92},
+        "probability_by_similarity": {"0.7": 0.56, "0.8": 0.92},
         "documents": 1390,
         "dropped": 15,
         "groups_by_size": {"2": 9, "4": 2},
-        "examples": [{"kept": {"source": "web", "text": "one two"}, "dropped": {"source": "code", "text": "one two three"}}],
+        "examples": [{"kept": {"source": "web", "text": "one two"}, "dropped": {"source": "code", "text": "one two three"}, "similarity": 0.8123}],
     },
     "contamination.json": {
         "settings": {"ngram": 13, "action": "cut"},
@@ -152,6 +152,30 @@ def test_a_cut_by_cause_is_a_column_a_cause(corpus):
     table = removed_table(changed)
     assert table["cut: task text"].tolist()[0] == 4
     assert "cut: task text" in "".join(data_blocks(changed, []))
+
+
+def test_duplicates_of_a_corpus(corpus):
+    changed = json.loads(json.dumps(corpus))
+    dropped = changed["sources"]["web"]["dropped"]
+    dropped["exact_duplicate"] = dropped.pop("duplicate")
+    text = "".join(data_blocks(changed, []))
+    assert "Exact: 70 documents removed. Near: 15 of 1,390 documents removed." in text
+    assert "<p>Similarity 0.81.</p>" in text
+    changed["exact_duplicates"] = False
+    assert "Exact: not looked for." in "".join(data_blocks(changed, []))
+
+
+def test_held_out_passages_of_a_corpus(corpus):
+    left = {"web": {"share": 0.001, "worst_document": 0.05, "documents_above_tenth": 0.0}}
+    text = "".join(data_blocks(corpus | {"overlap_left": left, "overlap_words": 13, "overlap_metered_bytes": 5000}, []))
+    assert "0.10%" in text
+    assert "held-out passages of 13 words that stand in 5,000 bytes of training text" in text
+
+
+def test_a_source_of_which_bytes_are_not_known(corpus):
+    corpus["sources"]["web"] |= {"bytes": None}
+    assert source_table(corpus)["bytes a token"].isna().tolist() == [True, False]
+    assert "450,000 tokens" in "".join(data_blocks(corpus, []))
 
 
 def test_overlap_by_task(corpus):

@@ -274,3 +274,33 @@ def test_many_things_wrong_are_cut_short():
     lines = describe(judge("sizes", "9 files", [f"{i} is missing" for i in range(9)]))
     assert len(lines) == 7
     assert lines[-1].endswith("and 4 more")
+
+
+def test_token_files_that_are_not_in_the_store_are_not_checked(copy):
+    """As of a source of files that were made elsewhere, of which the store holds what is left out."""
+    store = copy(3)
+
+    def refer(manifest):
+        facts = manifest["sources"]["a"]
+        shutil.rmtree(store / "tokens" / "a")
+        manifest["files"] = {n: f for n, f in manifest["files"].items() if not n.startswith("tokens/a/")}
+        facts |= {"excluded": [], "bytes": None, "shards": [{"file": "/other/a.bin", "documents": None}]}
+
+    change_manifest(store, refer)
+    found = {check.name: check for check in audit(store, WHOLE)}
+    assert found["token files elsewhere"].found == "1 files of a are referred to and not in the store"
+    assert found["token files elsewhere"].state == UNCHECKED
+    assert not wrong(store)
+
+
+def test_passages_that_a_corpus_says_it_cut_are_named(copy):
+    """The words are there in lines of another length, which runs of lines do not see."""
+    store = copy(3)
+    change_manifest(store, lambda m: m["config"]["data"]["corpus"].update(overlap_words=13))
+    tokenizer, ids = load_saved(store / "tokenizer"), np.fromfile(store / first_file(store, 3), "<u2")
+    bos = json.loads((store / "manifest.json").read_text())["tokenizer"]["bos_id"]
+    text = tokenizer.decode(ids[1 : np.flatnonzero(ids == bos)[1]].tolist()).replace("\n", " ")
+    path = store / "heldout" / "a.jsonl"
+    path.write_text(path.read_text() + json.dumps({"id": "x", "text": text}) + "\n")
+    agree(store, "heldout/a.jsonl")
+    assert wrong(store)["held-out text"] == "a: a held-out document has 100% of its passages in training text"

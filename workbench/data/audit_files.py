@@ -56,9 +56,11 @@ def open_manifest(directory: Path) -> dict[str, Any]:
 
 
 def token_files(directory: Path, manifest: Mapping[str, Any]) -> list[TokenFile]:
-    """List the files of token ids, those that are missing too."""
+    """List the files of token ids, those that are missing too; not those of `elsewhere`."""
     files: list[TokenFile] = []
     for source, facts in manifest["sources"].items():
+        if source in elsewhere(manifest):
+            continue
         if manifest["format"] == 2:
             name = f"tokens_{source}.bin"
             files.append(TokenFile(directory / name, name, source, facts, None))
@@ -67,6 +69,20 @@ def token_files(directory: Path, manifest: Mapping[str, Any]) -> list[TokenFile]
             path = directory / shard["file"]
             files.append(TokenFile(path, shard["file"], source, shard, path.with_suffix(".offsets.npy")))
     return files
+
+
+def elsewhere(manifest: Mapping[str, Any]) -> list[str]:
+    """List the sources whose tokens stand in files that the store only refers to."""
+    return [source for source, facts in manifest["sources"].items() if "excluded" in facts]
+
+
+def check_elsewhere(manifest: Mapping[str, Any]) -> Check:
+    """Say what the store does not hold."""
+    names = elsewhere(manifest)
+    count = sum(len(manifest["sources"][name]["shards"]) for name in names)
+    return unchecked(
+        "token files elsewhere", f"{count:,} files of {', '.join(names)} are referred to and not in the store"
+    )
 
 
 def choose_files(files: list[TokenFile], sample: Sample) -> list[TokenFile]:
@@ -142,7 +158,7 @@ def check_counts(manifest: Mapping[str, Any], files: list[TokenFile]) -> Check:
                 wrong.append(
                     f"{file.name} holds {file.path.stat().st_size / width:,.6g} tokens, not {file.facts['tokens']:,}"
                 )
-        if manifest["format"] == 3:
+        if manifest["format"] == 3 and mine:
             for what in ("tokens", "documents", "bytes"):
                 total = sum(file.facts[what] for file in mine)
                 if total != facts[what]:

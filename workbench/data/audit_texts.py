@@ -72,7 +72,10 @@ class TextAudit:
         self._tokenizer: Tokenizer = load_saved(directory / "tokenizer")
         self._dtype = np.dtype(manifest["dtype"])
         self._lines = int(manifest["config"]["data"]["overlap_lines"])
-        self._runs, self._passages = OverlapMeter(heldout, self._lines), LeakMeter(heldout, _PASSAGE)
+        corpus = manifest["config"]["data"].get("corpus") or {}
+        self._cut_words = corpus.get("overlap_words")
+        self._words = int(self._cut_words or _PASSAGE)
+        self._runs, self._passages = OverlapMeter(heldout, self._lines), LeakMeter(heldout, self._words)
         self._heldout = heldout
         self._found_runs, self._found_passages, self._hashes = set[str](), set[str](), HashSet()
         self._documents = self._tokens = self._bytes = self._unlike = 0
@@ -147,7 +150,8 @@ class TextAudit:
     def _check_heldout(self, part: str) -> Check:
         if not any(self._heldout.values()):
             return unchecked("held-out text", "the store holds no held-out documents")
-        stated = self._manifest.get("overlap_left", {})
+        # A corpus states passages, and only of a part of its text.
+        stated = {} if self._manifest["format"] == 3 else self._manifest["overlap_left"]
         wrong: list[str] = []
         shares: list[str] = []
         for source, left in self._runs.report(self._found_runs).items():
@@ -160,9 +164,17 @@ class TextAudit:
                 wrong.append(
                     f"{source}: {left['share']:.2%} of its held-out bytes, the manifest says {stated[source]['share']:.2%}"
                 )
-        passages = [f"{name} {left['share']:.2%}" for name, left in self._passages.report(self._found_passages).items()]
+        passages: list[str] = []
+        for source, left in self._passages.report(self._found_passages).items():
+            passages.append(f"{source} {left['share']:.2%}")
+            if self._cut_words and left["worst_document"] > _LARGEST_SHARE:
+                wrong.append(
+                    f"{source}: a held-out document has {left['worst_document']:.0%} of its passages in training text"
+                )
         found = f"in {part}, held-out bytes in runs of {self._lines} lines: {', '.join(shares) or 'none'}"
-        return judge("held-out text", f"{found}; passages of {_PASSAGE} words: {', '.join(passages) or 'none'}", wrong)
+        return judge(
+            "held-out text", f"{found}; passages of {self._words} words: {', '.join(passages) or 'none'}", wrong
+        )
 
     def _check_equal(self, part: str) -> Check:
         counted, equal = self._hashes.count()

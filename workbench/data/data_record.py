@@ -15,7 +15,7 @@ from workbench.data.folders import MANIFEST
 SUFFIX = ".data.json"
 """End of the name of a record's file, `<fingerprint>.data.json`."""
 _OF_SOURCE = ("kind", "path", "name", "revision", "where", "keep", "max_bytes")
-_PLACES = ("files", "shards")
+_PLACES = ("shards", "excluded")
 _EXAMPLE_CHARACTERS, _EXAMPLES = 400, 3
 
 
@@ -26,8 +26,8 @@ def make_record(directory: Path) -> dict[str, Any]:
     -------
     dict
         `fingerprint`, `format`, `vocab_size`, `sources` (counts of each, with what its config names), `labels` of the causes
-        for which documents were dropped, `exact_duplicates` (whether they were looked for), `overlap_lines`, `overlap_before` and
-        `overlap_left`; `lengths`, `near_duplicates` and `contamination` as their files in the store have them; some
+        for which documents were dropped, `exact_duplicates` (whether they were looked for), `overlap_lines`, of corpora `overlap_words`
+        and `overlap_metered_bytes`, `overlap_before` and `overlap_left`; `lengths`, `near_duplicates` and `contamination` as their files in the store have them; some
         `removed` documents and the beginnings of some `heldout` ones.
 
     Raises
@@ -58,6 +58,8 @@ def make_record(directory: Path) -> dict[str, Any]:
         },
         "exact_duplicates": corpus is None or bool(corpus.get("exact_duplicates")),
         "overlap_lines": data.get("overlap_lines"),
+        "overlap_words": (corpus or {}).get("overlap_words"),
+        "overlap_metered_bytes": manifest.get("overlap_metered_bytes"),
         "overlap_before": manifest.get("overlap_before"),
         "overlap_left": manifest.get("overlap_left"),
         "lengths": _read(directory, "lengths.json"),

@@ -58,6 +58,8 @@ def _audit(directory: Path, manifest: Mapping[str, Any], sample: Sample) -> Iter
     passed_over = {file.name for file in files} - {file.name for file in chosen}
     yield audit_files.check_sums(directory, manifest, passed_over)
     yield audit_files.check_counts(manifest, files)
+    if audit_files.elsewhere(manifest):
+        yield audit_files.check_elsewhere(manifest)
     yield audit_files.check_offsets(chosen)
     vocab_size, bos_id = manifest["tokenizer"]["vocab_size"], manifest["tokenizer"]["bos_id"]
     there = [file for file in chosen if file.path.is_file()]
