@@ -74,20 +74,21 @@ def _origin(config: Mapping[str, Any]) -> str:
 def removed_table(record: Record) -> pd.DataFrame:
     """Tabulate documents read, kept and dropped by cause, of each source; causes in the record's order."""
     rows: list[dict[str, Any]] = []
+    cuts = {name: _cut_counts(facts.get("cut")) for name, facts in record["sources"].items()}
+    known = dict.fromkeys(cause for counts in cuts.values() if counts is not None for cause in counts)
     for name, facts in record["sources"].items():
         row = {"source": name, "read": facts["read"], "kept": facts.get("kept", facts["documents"])}
         row |= {label: facts["dropped"].get(cause, 0) for cause, label in record["labels"].items()}
-        rows.append(row | _cut_counts(facts.get("cut")))
+        counts = cuts[name]
+        rows.append(row | {cause: None if counts is None else counts.get(cause, 0) for cause in known})
     return pd.DataFrame(rows)
 
 
-def _cut_counts(cut: int | Mapping[str, int] | None) -> dict[str, int]:
-    """Documents that stay without a part of them; no column where nobody counted them."""
-    if cut is None:
-        return {}
-    if isinstance(cut, Mapping):
-        return {f"cut: {cause.replace('_', ' ')}": count for cause, count in cut.items()}
-    return {"cut: held-out text": cut}
+def _cut_counts(cut: int | Mapping[str, int] | None) -> dict[str, int] | None:
+    """Count documents that stay without a part of them, by cause; None where nobody counted them."""
+    if cut is None or isinstance(cut, int):
+        return None if cut is None else {"cut: held-out text": cut}
+    return {f"cut: {cause.replace('_', ' ')}": count for cause, count in cut.items()}
 
 
 def overlap_table(record: Record) -> pd.DataFrame | None:
@@ -126,7 +127,7 @@ def heldout_table(record: Record) -> pd.DataFrame | None:
         }
         for name, facts in left.items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).dropna(axis="columns", how="all")
 
 
 def language_table(record: Record) -> pd.DataFrame | None:

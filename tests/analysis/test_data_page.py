@@ -150,7 +150,9 @@ def test_a_cut_by_cause_is_a_column_a_cause(corpus):
     changed["sources"]["web"]["cut"] = {"heldout_text": 3, "task_text": 4}
     changed["sources"]["code"].pop("cut")
     table = removed_table(changed)
-    assert table["cut: task text"].tolist()[0] == 4
+    assert table["cut: task text"].isna().tolist() == [False, True]
+    changed["sources"]["code"]["cut"] = {}
+    assert removed_table(changed)["cut: task text"].tolist() == [4, 0]
     assert "cut: task text" in "".join(data_blocks(changed, []))
 
 
@@ -169,6 +171,7 @@ def test_held_out_passages_of_a_corpus(corpus):
     left = {"web": {"share": 0.001, "worst_document": 0.05, "documents_above_tenth": 0.0}}
     text = "".join(data_blocks(corpus | {"overlap_left": left, "overlap_words": 13, "overlap_metered_bytes": 5000}, []))
     assert "0.10%" in text
+    assert "before cutting" not in text
     assert "held-out passages of 13 words that stand in 5,000 bytes of training text" in text
 
 
