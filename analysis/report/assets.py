@@ -38,6 +38,9 @@ code { font-size: .86em; overflow-wrap: anywhere; background: var(--panel); padd
 a.mark use { pointer-events: all; cursor: pointer; stroke: transparent; }
 a.mark:hover use, a.mark:focus use, a.mark.chosen use { stroke: var(--mark); stroke-width: 1.6; }
 a.mark:focus { outline: none; }
+h4 { margin: 16px 0 4px; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); padding: 6px 8px; margin: 4px 0;
+  border-radius: 3px; font-size: .82rem; }
 details { margin: 6px 0; font-size: .88rem; }
 summary { cursor: pointer; color: var(--soft); padding: 4px 0; }
 #lineage { position: fixed; right: 16px; bottom: 16px; width: min(440px, calc(100vw - 32px)); max-height: 70vh;

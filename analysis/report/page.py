@@ -35,6 +35,8 @@ class Drawn:
     """As a figure function gives it."""
     points: pd.DataFrame
     """Its plotted points."""
+    section: str = "Figures"
+    """Part of the page that shows it."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,16 @@ def figure_block(drawn: Drawn) -> str:
         f"<h3>{html.escape(drawn.title)}</h3>"
         '<p class="swipe">Swipe the figure sideways; tap a mark for its lineage.</p>'
         f'<div class="wide">{inline_svg(drawn)}</div>'
-        f"<figcaption>{html.escape(drawn.caption)} {len(set(drawn.points['mark']))} marks; click one for its run, "
-        "config, commit, data, checkpoint and evaluation.</figcaption></figure>"
+        f"<figcaption>{html.escape(drawn.caption)} {len(set(drawn.points['mark']))} marks; {_leads_to(drawn)}"
+        "</figcaption></figure>"
     )
+
+
+def _leads_to(drawn: Drawn) -> str:
+    """Say what a click on a mark shows."""
+    if drawn.section != "Figures" and not any(isinstance(run, str) for run in drawn.points["run_id"]):
+        return "click one for its data."
+    return "click one for its run, config, commit, data, checkpoint and evaluation."
 
 
 def inline_svg(drawn: Drawn) -> str:

@@ -10,9 +10,10 @@ import pandas as pd
 from analysis import style
 from analysis.columns import truths
 from analysis.fitting import Fit
+from analysis.report.data_page import data_blocks
 from analysis.report.page import Section, build_page, figure_block, list_block, table_block, text_block
 from analysis.report.score_tables import headline_metrics, summary_table
-from analysis.report.study_results import NamedFit, Results
+from analysis.report.study_results import DATA, NamedFit, Results
 
 LEVEL = 0.95
 """Level of the intervals shown."""
@@ -51,10 +52,11 @@ def page_of(
     )
     sections = [
         Section("What to mind", [list_block(results.warnings, flags=True)] if results.warnings else []),
-        Section("Figures", [figure_block(one) for one in results.drawn]),
+        Section("Figures", [figure_block(one) for one in results.drawn if one.section != DATA]),
         Section("Scores", scores),
         Section("Fits", [block for one in results.fits for block in fit_blocks(one)]),
         Section("Tables", [table_block(_readable(one.table), one.title, one.note) for one in results.tables]),
+        Section(DATA, [block for record in results.data for block in data_blocks(record, results.drawn)]),
         Section("What is missing", [block for block in (list_block(results.notes), _missing(frame)) if block]),
         Section("Where it comes from", [_origin(frame)]),
     ]

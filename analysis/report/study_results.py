@@ -6,13 +6,15 @@ import contextlib
 import dataclasses
 import json
 import textwrap
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.data_records import SUFFIX
 from analysis.figures.points import Drawing
 from analysis.figures.save import save_figure
 from analysis.fitting import Fit
@@ -25,6 +27,8 @@ BOOTSTRAP = 200
 """Replicates of a report's fits: a tenth of a second for twenty points."""
 _NOTE_WIDTH = 110
 """Characters of a line under a figure."""
+DATA = "Data"
+"""Part of the page on the data."""
 FIGURE_FILES = ("svg", "png", "csv", "lineage.json")
 """File types that `save_figure` writes."""
 
@@ -79,15 +83,19 @@ class Results:
     """What is missing, and why."""
     warnings: list[str] = field(default_factory=list[str])
     """What a reader of the scores must mind."""
+    data: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
+    """Records of the prepared data, as `analysis.data_records.load_data_records` gives them."""
 
-    def draw(self, name: str, title: str, caption: str, make: Callable[[], Drawing]) -> None:
+    def draw(
+        self, name: str, title: str, caption: str, make: Callable[[], Drawing], *, section: str = "Figures"
+    ) -> None:
         """Add a figure, or the reason there is none."""
         try:
             figure, points = make()
         except ValueError as error:
             self.notes.append(f"{title} is not drawn: {error}")
             return
-        self.drawn.append(Drawn(name, title, caption, figure, points))
+        self.drawn.append(Drawn(name, title, caption, figure, points, section))
 
     def fit(self, name: str, title: str, make: Callable[[], Fit]) -> Fit | None:
         """Add a fit, or the reason there is none: a record without parameters is a reason too."""
@@ -122,11 +130,13 @@ class Results:
             return
         text = "\n".join(textwrap.wrap(note, _NOTE_WIDTH))
         for position, one in enumerate(self.drawn):
+            if one.section == DATA:  # it has no points of the study
+                continue
             _write_under(one.figure, text)
             self.drawn[position] = dataclasses.replace(one, caption=f"{one.caption} {note}.")
 
     def save(self, directory: Path, fit_directory: Path | None = None) -> list[Path]:
-        """Write figures (SVG, PNG, CSV, lineage), tables (CSV) and fits (JSON), and return the files.
+        """Write figures (SVG, PNG, CSV, lineage), tables (CSV), records of data and fits (JSON), and return the files.
 
         Files that an earlier report wrote there and this one does not are removed: `MANIFEST` in each folder lists
         them. Other files stay.
@@ -138,12 +148,17 @@ class Results:
         fit_directory
             Of fits, `outputs/fits/<study>`; None writes none.
         """
+        records = {f"{one['fingerprint']}{SUFFIX}": one for one in self.data}
         figures = [f"{one.name}.{kind}" for one in self.drawn for kind in FIGURE_FILES]
-        with _replacing(directory, [*figures, *(f"{one.name}.table.csv" for one in self.tables)]):
+        with _replacing(directory, [*figures, *records, *(f"{one.name}.table.csv" for one in self.tables)]):
             written = [path for one in self.drawn for path in save_figure(one.figure, one.points, directory, one.name)]
             for one in self.tables:
                 path = directory / f"{one.name}.table.csv"
                 one.table.to_csv(path, index=False)
+                written.append(path)
+            for name, record in records.items():
+                path = directory / name
+                path.write_text(json.dumps(record, indent=1), encoding="utf-8")
                 written.append(path)
         if fit_directory is not None:
             with _replacing(fit_directory, [f"{one.name}.json" for one in self.fits]):

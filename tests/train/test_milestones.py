@@ -73,6 +73,7 @@ def test_weights_alone_are_exported_and_read_and_never_resumed_from(study, tmp_p
     assert find_checkpoint(stage_dir, 2560, resumable=True) is None
     export_checkpoint(milestone, tmp_path / "exported")
     assert torch.equal(load_model(tmp_path / "exported").norm.weight, load_model(milestone).norm.weight)
+    assert f"Prepared data `{trunk.stage.data_fingerprint}`" in (tmp_path / "exported" / "README.md").read_text()
     with pytest.raises(ValueError, match=r"step_00000010 holds weights alone: training cannot resume from it"):
         load_state(milestone, trunk.stage, torch.device("cpu"))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.cli import imports, plan_verb, study_verbs, tools
+from workbench.cli import audit_verb, imports, plan_verb, study_verbs, tools
 from workbench.cli.help import ARGUMENTS, EXAMPLES, SETTINGS, START
 from workbench.cli.shared import add_plugins
 
@@ -106,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
         tools.benchmark_texts,
         "write the texts of a config's evaluation tasks, to search data for them",
     )
+    auditing = add("audit", audit_verb.audit, "check a prepared store by its files alone")
+    auditing.add_argument("--json", action="store_true", help="print JSON, for scripts")
+    auditing.add_argument("--whole", action="store_true", help="look at everything, not at a sample")
+    auditing.add_argument(
+        "--documents", type=int, default=2000, help="documents of every source to decode (default: 2000)"
+    )
+    auditing.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     add("ui", tools.ui, "open MLflow on this machine")
     bench = add("bench", tools.bench, "measure the training speed of each model of a study")
     bench.add_argument("--seconds", type=float, default=5.0, help="measure each model for this long (default: 5)")

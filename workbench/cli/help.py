@@ -8,6 +8,7 @@ ARGUMENTS = {
     "import": ("FOLDER|SETTING", "a folder of lm-eval result files, and the settings below"),
     "ui": ("SETTING", "paths.outputs=DIR where the outputs are elsewhere"),
     "export": ("CHECKPOINT TARGET", "a checkpoint's directory, and the folder to write"),
+    "audit": ("FOLDER", "the folder of a prepared store, wherever it is; its name is its fingerprint"),
     "generate": ("CHECKPOINT TEXT", "a checkpoint's directory, and the texts to continue"),
 }
 """Arguments that are not settings: how help shows them, and what they are."""
@@ -66,6 +67,12 @@ Next: `workbench run` with the same settings; it prepares data by itself where t
   workbench benchmark-texts evaluation=commonsense
 
 Next: data.corpus.contamination.texts=outputs/benchmark_texts (docs/corpora.md). Exit status 1: a task could not be reached.
+""",
+    "audit": """example:
+  workbench audit outputs/data/FINGERPRINT
+  workbench audit --whole /mnt/copy/FINGERPRINT
+
+Exit status 1: something is wrong (docs/corpora.md).
 """,
     "ui": """example:
   workbench ui

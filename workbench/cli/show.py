@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.study.study_record import read_record
 
@@ -66,6 +66,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
         curves=_slopes(facts, frame, uri),
         question=study_question(layout, study, experiments),
         warnings=(*rising_losses(facts.plan, facts.layout), *_data_notes(facts)),
+        data=data_records(facts, uri),
     )
     directory = layout.figures(study)
     digest = inputs_digest(frame, shown.inputs())
@@ -99,6 +100,7 @@ class _Shown:
     curves: tuple[dict[str, float], str, list[str]]
     question: str
     warnings: tuple[str, ...]
+    data: dict[str, Mapping[str, Any]]
 
     def inputs(self) -> dict[str, object]:
         """Everything but the frame, as plain values."""
@@ -109,6 +111,7 @@ class _Shown:
             "curves": self.curves,
             "question": self.question,
             "warnings": self.warnings,
+            "data": self.data,
             "points": points,
             "attributes": dict(self.frame.attrs),
             "sources": list(self.facts.config.data.sources),
@@ -120,6 +123,7 @@ class _Shown:
 def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
     """Write figures, fits, tables and page; give the files, and the table and lines to print."""
     from analysis.report import analyse_study, compression_rows, format_table, page_of, summary_table
+    from analysis.report.data_page import add_data
     from analysis.report.study_kinds import is_plain
 
     frame, layout, study = shown.frame, shown.facts.layout, shown.facts.plan.study
@@ -132,6 +136,7 @@ def _draw(shown: _Shown) -> tuple[Results, list[Path], str]:
     results = analyse_study(frame, curves=curves, curves_from=source)
     results.notes.extend(reason)
     results.warnings.extend([*_advice(frame), *shown.warnings])
+    add_data(results, shown.data)
     page = layout.figures(study) / "report.html"
     files = results.save(layout.figures(study), layout.fits(study))
     write_page(page, page_of(results, frame, baselines=compressors, question=shown.question))
@@ -269,6 +274,18 @@ def _data_notes(facts: Facts) -> list[str]:
 
     folders = [facts.layout.data(fingerprint) for fingerprint in stores(facts.plan)]
     return [note for f in folders if (f / "manifest.json").exists() for note in heldout_notes(open_prepared(f))]
+
+
+def data_records(facts: Facts, uri: str) -> dict[str, Mapping[str, Any]]:
+    """Gather the records of a study's data, by fingerprint: of stores that are here, else as an earlier report stored them."""
+    from analysis.data_records import load_data_records
+    from workbench.data.data_record import make_record
+    from workbench.forecast.study_facts import stores
+
+    folders = {fingerprint: facts.layout.data(fingerprint) for fingerprint in stores(facts.plan)}
+    here = {name: make_record(folder) for name, folder in folders.items() if (folder / "manifest.json").exists()}
+    stored = load_data_records(facts.plan.study, uri) if len(here) < len(folders) else {}
+    return {name: record for name in folders if (record := here.get(name) or stored.get(name))}
 
 
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:

@@ -131,7 +131,7 @@ def log_figures(
     study
         Name of the study.
     files
-        Figures, tables (`.table.csv`), fits (`.json` beside no figure) and a page (`.html`).
+        Figures, tables (`.table.csv`), records of data (`.data.json`), fits (`.json` beside no figure) and a page (`.html`).
     uri
         MLflow tracking URI; None is SQLite in the outputs' root.
     timeout_seconds
@@ -196,6 +196,8 @@ def _artifact_folder(file: Path) -> str | None:
         return None
     if file.name.endswith(".table.csv"):
         return "tables"
+    if file.name.endswith(".data.json"):
+        return "data"
     return "fits" if file.suffix == ".json" and not file.name.endswith(".lineage.json") else "figures"
 
 

@@ -1,0 +1,195 @@
+"""The part of a report on its data: sources, what was removed and why, duplicates, lengths, overlap with tasks, held-out text.
+
+Whatever a store does not have is said to be not measured, which is something else than none.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.data_records import (
+    Record,
+    heldout_table,
+    language_table,
+    overlap_table,
+    removed_table,
+    source_table,
+)
+from analysis.figures.lengths import lengths_figure
+from analysis.report.page import Drawn, figure_block, table_block, text_block
+from analysis.report.study_results import DATA, Results
+
+_EXAMPLES_A_CAUSE, _EXAMPLE_CHARACTERS = 3, 500
+_PAIRS = 5
+_EXACT = ("duplicate", "exact_duplicate")
+"""Causes of documents that are equal to another, in stores made in one pass and in corpora."""
+
+
+def add_data(results: Results, records: Mapping[str, Record]) -> None:
+    """Add the records of the data behind a study to its report, with a figure of lengths where these were measured."""
+    for fingerprint, record in records.items():
+        results.data.append(record)
+        if not record.get("lengths"):
+            continue
+        results.draw(
+            f"lengths-{fingerprint}",
+            "Lengths of documents",
+            "Share of each source's documents by their length.",
+            lambda record=record: lengths_figure(record, results.study),
+            section=DATA,
+        )
+
+
+def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
+    """Describe one prepared store.
+
+    Parameters
+    ----------
+    record
+        As `analysis.data_records.load_data_records` gives it.
+    drawn
+        Figures of the report.
+    """
+    figures = [figure_block(one) for one in drawn if one.name == f"lengths-{record['fingerprint']}"]
+    tokens = sum(facts["tokens"] for facts in record["sources"].values())
+    lead = f"{tokens:,} tokens of a vocabulary of {record['vocab_size']:,}, {len(record['sources'])} sources (format {record['format']})."
+    name = record.get("name")
+    return [
+        _heading(f"{name} ({record['fingerprint']})" if name else record["fingerprint"], "h3"),
+        text_block(lead),
+        _table(source_table(record), "Sources"),
+        _table(removed_table(record), "Documents read, kept, and removed by cause"),
+        *_duplicates(record),
+        *(figures or [_not_measured("Lengths of documents")]),
+        *_overlap(record),
+        _table(language_table(record), "Languages"),
+        _table(heldout_table(record), "Held-out text in training text", _heldout_note(record)),
+        *_heldout_examples(record),
+        *_removed_examples(record),
+    ]
+
+
+def _duplicates(record: Record) -> list[str]:
+    exact = sum(facts["dropped"].get(cause, 0) for facts in record["sources"].values() for cause in _EXACT)
+    words = f"Exact: {exact:,} documents removed." if record.get("exact_duplicates") else "Exact: not looked for."
+    near = record.get("near_duplicates")
+    if not near:
+        return [_heading("Duplicates"), text_block(f"{words} Near: not measured.")]
+    counts = f" Near: {near['dropped']:,} of {near['documents']:,} documents removed." if "dropped" in near else ""
+    blocks = [_heading("Duplicates"), text_block(words + counts)]
+    if near.get("probability_by_similarity"):
+        row = {
+            "similarity (Jaccard)": "probability of being found",
+            **{s: f"{p:.2f}" for s, p in near["probability_by_similarity"].items()},
+        }
+        blocks.append(table_block(pd.DataFrame([row])))
+    if near.get("groups_by_size"):
+        sizes = sorted((int(size), count) for size, count in near["groups_by_size"].items())
+        rows = [{"documents in a group": size, "groups": count} for size, count in sizes]
+        blocks.append(
+            table_block(
+                _counted(pd.DataFrame(rows)), "Groups of near duplicates", "Of a group the first document stays."
+            )
+        )
+    pairs = [
+        f"{_similarity(pair)}{_example(pair['kept'], 'kept')}{_example(pair['dropped'], 'removed')}"
+        for pair in near.get("examples") or ()
+    ]
+    return [*blocks, *(_details(f"Pair {number}", pair) for number, pair in enumerate(pairs[:_PAIRS], 1))]
+
+
+def _overlap(record: Record) -> list[str]:
+    table = overlap_table(record)
+    if table is None:
+        return [_heading("Overlap with tasks"), text_block("Not checked.", kind="quiet")]
+    settings = record["contamination"].get("settings") or {}
+    note = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in settings.items() if value is not None)
+    dirty = "Dirty: at least one passage of a task's document stands in the corpus. "
+    return [_table(table, "Overlap with tasks", dirty + (f"Settings: {note}." if note else ""))]
+
+
+def _heldout_note(record: Record) -> str:
+    words, metered, lines = (
+        record.get("overlap_words"),
+        record.get("overlap_metered_bytes"),
+        record.get("overlap_lines"),
+    )
+    if words:
+        among = f" {metered:,} bytes of" if metered is not None else ""
+        return f"Share of held-out passages of {words} words that stand in{among} training text, after cutting."
+    return f"Share of held-out bytes in runs of {lines} lines that training text has too." if lines else ""
+
+
+def _heldout_examples(record: Record) -> list[str]:
+    shown = [
+        _details(f"Held out of {source}, document {number}", _text(text))
+        for source, texts in (record.get("heldout") or {}).items()
+        for number, text in enumerate(texts[:_EXAMPLES_A_CAUSE], 1)
+    ]
+    return [_heading("Beginnings of held-out documents"), *shown] if shown else []
+
+
+def _removed_examples(record: Record) -> list[str]:
+    removed: list[dict[str, Any]] | None = record.get("removed")
+    if removed is None:
+        return [_not_measured("Examples of removed text")]
+    by_cause: dict[str, list[dict[str, Any]]] = {}
+    for one in removed:
+        by_cause.setdefault(one["cause"], []).append(one)
+    labels = record.get("labels") or {}
+    blocks = [_heading("Examples of removed text")]
+    for cause, samples in sorted(by_cause.items()):
+        for one in samples[:_EXAMPLES_A_CAUSE]:
+            value = "" if one.get("value") is None else f" ({one['value']})"
+            blocks.append(_details(f"{labels.get(cause, cause)}{value}, of {one['source']}", _text(one["text"])))
+    return blocks
+
+
+def _table(table: pd.DataFrame | None, title: str, note: str = "") -> str:
+    if table is None or table.empty:
+        return _not_measured(title)
+    return _heading(title) + table_block(_counted(table), note=note)
+
+
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """Write whole numbers with commas; missing ones stay missing."""
+
+    def written(value: Any) -> Any:
+        if isinstance(value, float) and value != value:
+            return None
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+        return f"{int(value):,}" if whole else value
+
+    columns = {str(name): [written(value) for value in table[name].astype(object).tolist()] for name in table.columns}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def _not_measured(title: str) -> str:
+    return _heading(title) + text_block("Not measured.", kind="quiet")
+
+
+def _heading(text: str, level: str = "h4") -> str:
+    return f"<{level}>{html.escape(text)}</{level}>"
+
+
+def _similarity(pair: Mapping[str, Any]) -> str:
+    return text_block(f"Similarity {pair['similarity']:.2f}.") if "similarity" in pair else ""
+
+
+def _example(of: Mapping[str, str], what: str) -> str:
+    return f"<p>{html.escape(what)}, of {html.escape(of['source'])}</p>{_text(of['text'])}"
+
+
+def _details(summary: str, inside: str) -> str:
+    return f"<details><summary>{html.escape(summary)}</summary>{inside}</details>"
+
+
+def _text(text: str) -> str:
+    """Render text of a corpus: short, and what cannot be seen or would turn the page around by its code."""
+    more = " …" if len(text) > _EXAMPLE_CHARACTERS else ""
+    seen = "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in text[:_EXAMPLE_CHARACTERS])
+    return f"<pre>{html.escape(seen)}{more}</pre>"
