@@ -26,6 +26,7 @@ from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.task_counts import count_tasks
 from workbench.data.corpus.task_folder import STAYS
 from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.fingerprint import data_fingerprint
@@ -68,11 +69,7 @@ def build_corpus(
     Stopped
         SIGINT or SIGTERM came.
     """
-    if (directory / MANIFEST).is_file():
-        return
-    root = building_folder(directory)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    corpus = _plan(directory, root, data, tokenizer)
+    corpus = begin_corpus(directory, data, tokenizer)
     if corpus is None:
         return
     watch = ProgressWatch(corpus, progress)
@@ -90,8 +87,18 @@ def build_corpus(
     _finish(directory, corpus, data, tokenizer)
 
 
-def _plan(directory: Path, root: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
-    """Begin or open; None where another command has just finished it."""
+def begin_corpus(directory: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
+    """Cut a corpus into shards, or open one that was begun; None where it is made.
+
+    Raises
+    ------
+    ValueError
+        An input is missing.
+    """
+    if (directory / MANIFEST).is_file():
+        return None
+    root = building_folder(directory)
+    root.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory.with_name(f"{directory.name}.lock")):
         if (directory / MANIFEST).is_file():
             return None
@@ -119,11 +126,10 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
 
 
 def _describe_stop(corpus: Corpus) -> str:
-    counted = [(phase, corpus.folder.done_in(phase.name), phase.tasks(corpus)) for phase in PHASES]
-    phase, done, tasks = next((c for c in counted if len(c[1]) < len(c[2])), counted[-1])
+    counted = count_tasks(corpus)
     return (
-        f"stopped while {phase.doing} ({len(done)} of {len(tasks)} tasks are done); what is done is kept in "
-        f"{corpus.folder.root}, and the same command goes on"
+        f"stopped while {counted.doing} ({counted.done_in_phase} of {counted.tasks_in_phase} tasks are done); what is done is "
+        f"kept in {corpus.folder.root}, and the same command goes on"
     )
 
 
