@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import plan_facts_and_launcher, print_plan_line, print_table
+from workbench.cli.shared import plan_facts_and_launcher, print_plan_line, print_preparing_lines, print_table
 
 if TYPE_CHECKING:
     from workbench.forecast.cluster_cost import ClusterWork
@@ -42,6 +42,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     for note in values["notes"]:
         if note not in said:
             print(note)
+    print_preparing_lines(facts)
     return 0
 
 

@@ -44,6 +44,7 @@ def count_tasks(corpus: Corpus) -> TaskCounts:
 def count_begun(root: Path) -> TaskCounts | None:
     """Count the tasks of the corpus that is built in a folder; None where none was begun, or it was finished just now."""
     try:
-        return count_tasks(open_corpus(root))
+        corpus = open_corpus(root)
+        return None if corpus.has_ended() else count_tasks(corpus)
     except FileNotFoundError:
         return None

@@ -13,11 +13,12 @@ from workbench.forecast.speeds import ClusterSpeeds
 from workbench.forecast.study_facts import Facts, pending_evaluations, prepare_data
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
+from workbench.launch.slurm.corpus_jobs import Preparing, corpora_to_make, submit_corpora
 from workbench.launch.slurm.executor import LimitError, is_single, job_id
 from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.submitter import Submitter, evaluation_digest, evaluation_resources
-from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations
+from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations, write_study
 from workbench.study.resources import Resources, stage_resources, uses_gpus
 
 
@@ -37,6 +38,8 @@ class Submission:
     """What the cluster did not take."""
     refusal: str = ""
     """Why not."""
+    preparing: list[Preparing] = field(default_factory=list[Preparing])
+    """Corpora that are being made first; while there are any, nothing else is submitted."""
 
     def jobs_of(self, stage: str) -> list[str]:
         """Ids of the jobs, new and old, that train a stage."""
@@ -64,6 +67,10 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         The study asks for more tokens than there are, or for resources the cluster does not have.
     """
     slurm.list_queue()
+    if corpora_to_make(facts):
+        preparing = prepare_on_cluster(facts, say, command)
+        if preparing:
+            return Submission(preparing=preparing)
     prepare_data(facts, say)
     with launch_lock(facts.layout, say):
         ledger = read_ledger(facts.plan, facts.layout, wait_to_settle(say))
@@ -74,6 +81,23 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         launch.submit([*training, *launch.evaluations(training)])
         launch.submit_publishing()
         return launch.result
+
+
+def prepare_on_cluster(facts: Facts, say: Callable[[str], None], command: str = "") -> list[Preparing]:
+    """Submit what makes a study's corpora; the study's record is written, so that its name will do for other commands.
+
+    Parameters
+    ----------
+    facts, say
+        As for `submit_study`, and so are the errors.
+    command
+        What the user typed to run the study; empty leaves a record as it is.
+    """
+    slurm.list_queue()
+    code = freeze_code(facts.layout)
+    if command or not facts.layout.study_file(facts.plan.study).exists():
+        write_study(facts, code.commit, code.dirty, command, {"kind": "slurm"})
+    return submit_corpora(facts, code, say)
 
 
 def submit_evaluations(facts: Facts, say: Callable[[str], None]) -> Submission:
