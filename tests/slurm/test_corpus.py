@@ -21,16 +21,17 @@ from workbench.study.layout import Layout
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
-SLURM = ("hydra/launcher=slurm", "cluster=slurm_demo", "cluster.prepare_cpus=2", "cluster.prepare_jobs=2")
+SLURM = ("hydra/launcher=slurm", "cluster=slurm_demo", "cluster.prepare_cpus=3", "cluster.prepare_jobs=2")
+"""Three of a node's four cores: both jobs do not fit on one node."""
 
 
 @pytest.fixture(name="settings")
 def fixture_settings(tmp_path: Path) -> list[str]:
     """Settings of a study of a corpus of some hundred small tasks."""
     draw = random.Random(5)
-    words = [f"word{i}" for i in range(3000)]
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(3000)]
     for number in range(3):
-        texts = ("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(9)) for _ in range(1200))
+        texts = ("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(9)) for _ in range(800))
         (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return [
         "study=corpus",
@@ -38,7 +39,7 @@ def fixture_settings(tmp_path: Path) -> list[str]:
         f"data.sources.text.path={tmp_path}/*.jsonl",
         "data.sources.text.heldout_bytes=20000",
         "data.corpus={shard_bytes: 40000}",
-        "tokenizer.vocab_size=512",
+        "tokenizer.vocab_size=300",
         "tokenizer.train_bytes=300000",
         "evaluation=none",
         "tokens=200000",

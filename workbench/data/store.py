@@ -62,7 +62,11 @@ class Prepared(PreparedFolder):
         dtype = np.dtype(self.manifest["dtype"])
         if self.manifest["format"] == FORMAT:
             return {
-                name: TokenShards([self.directory / shard["file"] for shard in facts["shards"]], dtype)
+                name: TokenShards(
+                    [self.directory / shard["file"] for shard in facts["shards"]],
+                    dtype,
+                    [shard["tokens"] for shard in facts["shards"]],
+                )
                 for name, facts in self.manifest["sources"].items()
             }
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
