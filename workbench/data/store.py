@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.corpus.corpus_manifest import FORMAT
+from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.corpus_speeds import remember
 from workbench.data.corpus.pipeline import build_corpus
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
@@ -115,7 +117,13 @@ def prepare(
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)
     if data.corpus is not None:
-        build_corpus(directory, data, tokenizer, workers or usable_cores(), progress or (lambda *_: None))
+        workers = workers or usable_cores()
+
+        def remember_speed(corpus: Corpus) -> None:
+            if workers > 1:  # one worker is this process, in which a tokenizer has several threads
+                remember(layout.root, corpus)
+
+        build_corpus(directory, data, tokenizer, workers, progress or (lambda *_: None), remember_speed)
         return open_prepared(directory)
 
     def write(partial: Path) -> dict[str, Any]:

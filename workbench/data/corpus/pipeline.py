@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,12 @@ def building_folder(directory: Path) -> Path:
 
 
 def build_corpus(
-    directory: Path, data: DataConfig, tokenizer: TokenizerConfig, workers: int, progress: Progress
+    directory: Path,
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    workers: int,
+    progress: Progress,
+    on_done: Callable[[Corpus], None] | None = None,
 ) -> None:
     """Make the store of a corpus, or go on where it was left.
 
@@ -59,6 +64,8 @@ def build_corpus(
         depend on it.
     progress
         Called now and then with what is being done.
+    on_done
+        Called when all tasks are done, before the work is deleted; by every command that took part.
 
     Raises
     ------
@@ -84,6 +91,8 @@ def build_corpus(
                 run_workers(corpus, workers, watch.look, interruptions)
     except KeyboardInterrupt:
         raise Stopped(_describe_stop(corpus)) from None
+    if on_done is not None:
+        on_done(corpus)
     _finish(directory, corpus, data, tokenizer)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.data.corpus.corpus_plan import open_corpus
+from workbench.data.corpus.corpus_plan import Corpus, open_corpus
+from workbench.data.corpus.corpus_speeds import remember
 from workbench.data.corpus.pipeline import Stopped, build_corpus, building_folder
 from workbench.launch.slurm.interrupt import REQUEUE_SIGNALS, Interrupt
 
@@ -36,12 +37,17 @@ def make_corpus(directory: Path, workers: int, interrupt: Interrupt, say: Callab
         corpus = open_corpus(building_folder(directory))
     except FileNotFoundError:
         return True  # another job finished it while this one waited in the queue
+
+    def remember_speed(corpus: Corpus) -> None:
+        if workers > 1:
+            remember(directory.parent.parent, corpus)
+
     interrupt.end_orderly()
     # Slurm sends the signal to every process of the job, and workers inherit what this thread blocks.
     signal.pthread_sigmask(signal.SIG_BLOCK, REQUEUE_SIGNALS)
     try:
         with _stopped_by(interrupt):
-            build_corpus(directory, corpus.data, corpus.tokenizer, workers, _Lines(say))
+            build_corpus(directory, corpus.data, corpus.tokenizer, workers, _Lines(say), remember_speed)
     except Stopped as stopped:
         say(str(stopped))
         return False

@@ -1,0 +1,104 @@
+"""A short trial of a corpus's steps on the beginning of its input, in a folder that is deleted again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.corpus.corpus_plan import plan_corpus
+from workbench.data.corpus.corpus_speeds import Speed, measure
+from workbench.data.corpus.interruptions import Interruptions
+from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.shard_reading import read_shard
+from workbench.data.corpus.shards import Part, Shard
+from workbench.data.corpus.task_loop import do_tasks
+
+_TEXT_BYTES = 2_000_000
+"""Text of a trial: some tenths of a second a step."""
+_OWN_FILES = 150
+_TRIAL_TOKENIZER = TokenizerConfig(vocab_size=1000, train_bytes=200_000)
+_OWN = SourceConfig("python_code")
+
+
+def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]) -> tuple[Speed, str] | None:
+    """Measure a corpus's steps in this process alone; None where the text is too little, or the settings do not fit it.
+
+    Parameters
+    ----------
+    data, tokenizer
+        As it would be made; a tokenizer whose file is not here is replaced by one trained on the text.
+    shards
+        Its plan. Of what is not on this machine nothing is read: embedded text takes its place.
+
+    Returns
+    -------
+    tuple
+        Speed, and what text it was measured on, for people.
+    """
+    here = [shard for shard in shards if data.sources[shard.source].kind != "huggingface"]
+    firsts = {shard.source: shard for shard in reversed(here)}
+    what = "the beginning of the input" if firsts else "embedded text, for the input is not here"
+    sources = {name: data.sources[name] for name in firsts} or {"text": _OWN}
+    firsts = firsts or {"text": Shard(0, "text", (Part("", 0, _OWN_FILES, 1, 0),))}
+    if tokenizer.kind == "bpe" or not Path(tokenizer.path or "").expanduser().exists():
+        tokenizer = _TRIAL_TOKENIZER
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
+        try:
+            inputs = {
+                name: _take(Path(folder), name, shard, sources[name], _TEXT_BYTES // len(firsts))
+                for name, shard in firsts.items()
+            }
+            assert data.corpus is not None
+            small = replace(data, sources=inputs, corpus=replace(data.corpus, shard_bytes=_TEXT_BYTES // 2))
+            corpus = plan_corpus(Path(folder) / "trial", "trial", small, tokenizer)
+            do_tasks(corpus, PHASES, Interruptions())
+            speed = measure(corpus)
+        except ValueError:
+            return None
+    return None if speed is None else (speed, what)
+
+
+def _take(folder: Path, name: str, shard: Shard, source: SourceConfig, most: int) -> SourceConfig:
+    """Write the first texts of a shard as a source of its own."""
+    path, size = folder / f"{name}.jsonl", 0
+    with path.open("w", encoding="utf-8") as file:
+        for text in _texts(replace(shard, parts=tuple(_cut(part, source.kind, most) for part in shard.parts)), source):
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            size += len(text)
+            if size >= most:
+                break
+    return SourceConfig("jsonl", path=str(path), heldout_bytes=most // 20)
+
+
+def _texts(shard: Shard, source: SourceConfig) -> Iterator[str]:
+    for batch in read_shard(shard, source):
+        yield from (read.text for read in batch if read.cause is None)
+
+
+def _cut(part: Part, kind: str, most: int) -> Part:
+    """Cut off what would be read in vain; packed files and row groups are read in small pieces anyway."""
+    if kind.startswith("python_"):
+        return replace(part, end=min(part.end, part.begin + _OWN_FILES))
+    plain = kind == "jsonl" and part.bytes == part.end - part.begin
+    return replace(part, end=min(part.end, part.begin + 2 * most)) if plain and part.begin == 0 else part
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Encode with one thread, as workers do."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
