@@ -14,6 +14,7 @@ from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.corpus.shards import Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
+from workbench.data.inputs import PACKED_SUFFIXES
 from workbench.forecast.study_facts import Facts, stores
 from workbench.study.cores import usable_cores
 
@@ -30,6 +31,8 @@ class CorpusWork:
     """Those whose size is not known."""
     stated_bytes: int
     """Part of `input_bytes` that is not here, and that sources state."""
+    is_packed: bool
+    """Whether (some of) the input is packed, or may be, so that its text is more than its bytes."""
     shards: int
     """Its shards; data of the hub are one each."""
     tasks: int
@@ -96,6 +99,7 @@ def _estimate(
         input_bytes=total,
         unknown_sources=unknown,
         stated_bytes=sum(known) - sum(shard.bytes for shard in shards),
+        is_packed=any(_is_packed(shard, data.sources[shard.source].kind) for shard in shards),
         shards=len(shards),
         tasks=sum(len(phase.tasks(corpus)) for phase in PHASES),
         cores=cores,
@@ -112,6 +116,12 @@ def _size(shard: Shard, config: Config) -> int | None:
     """Input of a shard; what its source states where it is not here, and None where it does not."""
     source = config.data.sources[shard.source]
     return shard.bytes if source.kind != "huggingface" or shard.bytes else source.size_bytes
+
+
+def _is_packed(shard: Shard, kind: str) -> bool:
+    return kind in ("huggingface", "parquet") or any(
+        part.path.lower().endswith(PACKED_SUFFIXES) for part in shard.parts
+    )
 
 
 def corpus_time(total: int, largest: int, speed: Speed, cores: int) -> tuple[float, float]:
@@ -156,7 +166,10 @@ def describe_corpus(work: CorpusWork) -> str:
     text += f"; about {work.cpu_seconds / 3600:,.3g} CPU hours, {name_time(work.seconds)} on {work.cores} cores"
     if work.seconds > 1.01 * work.cpu_seconds / work.cores:
         text += " (as long as the largest shard takes one core alone)"
-    return f"{text}; disk: {_bytes(work.disk_while_bytes or 0)} while it is made, {_bytes(work.disk_after_bytes or 0)} after"
+    text += f"; disk: {_bytes(work.disk_while_bytes or 0)} while it is made, {_bytes(work.disk_after_bytes or 0)} after"
+    if work.is_packed and work.measured.startswith("tried"):
+        text += " (measured on plain text: as many times more as the packed input's text is larger than its files)"
+    return text
 
 
 def _bytes(size: int) -> str:

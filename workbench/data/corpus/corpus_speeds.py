@@ -17,7 +17,7 @@ from workbench.study.files import exclusive, write_atomically
 from workbench.study.identity import digest
 
 _FILE = "corpus_speeds.json"
-_OF_ONE_SIZE = ("heldout", "tokenizer")
+OF_ONE_SIZE = ("heldout", "tokenizer")
 """Phases that take about the same time for a small corpus and a large one."""
 _NO_WORK = (*STAYS, "records", "claims", "scratch")
 
@@ -49,7 +49,7 @@ def measure(corpus: Corpus) -> Speed | None:
     FileNotFoundError
         Another process has finished it, and deleted the work.
     """
-    tasks = [task for phase in PHASES if phase.name not in _OF_ONE_SIZE for task in phase.tasks(corpus)]
+    tasks = [task for phase in PHASES if phase.name not in OF_ONE_SIZE for task in phase.tasks(corpus)]
     seconds = sum(corpus.folder.read_record(task).seconds for task in tasks)
     size = sum(s.bytes or corpus.folder.read_record(f"read/{s.name}").facts["bytes"] for s in corpus.shards)
     if not size or not seconds:

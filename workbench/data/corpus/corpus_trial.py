@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
-from workbench.data.corpus.corpus_plan import plan_corpus
-from workbench.data.corpus.corpus_speeds import Speed, measure
+from workbench.data.corpus.corpus_plan import Corpus, plan_corpus
+from workbench.data.corpus.corpus_speeds import OF_ONE_SIZE, Speed, measure
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.shard_reading import read_shard
 from workbench.data.corpus.shards import Part, Shard
 from workbench.data.corpus.task_loop import do_tasks
 
-_TEXT_BYTES = 2_000_000
+_TEXT_BYTES = 700_000
 """Text of a trial: some tenths of a second a step."""
+_WARM_UP_BYTES = 60_000
+"""Text of a first round, in which libraries are loaded, and which does not count."""
+_HELDOUT_BYTES = 3_000
+"""Held-out text: few documents, for they are taken out whole, and the text is short."""
 _OWN_FILES = 150
-_TRIAL_TOKENIZER = TokenizerConfig(vocab_size=1000, train_bytes=200_000)
+_BYTES_PER_TOKEN = 4
+"""Text of a token, as it is taken to be where the tokenizer is not here to count: most have 3 to 5 of English text or code."""
+_TRIAL_TOKENIZER = TokenizerConfig(vocab_size=1000, train_bytes=50_000)
 _OWN = SourceConfig("python_code")
 
 
@@ -46,22 +55,38 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
     what = "the beginning of the input" if firsts else "embedded text, for the input is not here"
     sources = {name: data.sources[name] for name in firsts} or {"text": _OWN}
     firsts = firsts or {"text": Shard(0, "text", (Part("", 0, _OWN_FILES, 1, 0),))}
-    if tokenizer.kind == "bpe" or not Path(tokenizer.path or "").expanduser().exists():
-        tokenizer = _TRIAL_TOKENIZER
+    is_replaced = tokenizer.kind == "bpe" or not Path(tokenizer.path or "").expanduser().exists()
+    used = _TRIAL_TOKENIZER if is_replaced else tokenizer
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         try:
-            inputs = {
-                name: _take(Path(folder), name, shard, sources[name], _TEXT_BYTES // len(firsts))
-                for name, shard in firsts.items()
-            }
-            assert data.corpus is not None
-            small = replace(data, sources=inputs, corpus=replace(data.corpus, shard_bytes=_TEXT_BYTES // 2))
-            corpus = plan_corpus(Path(folder) / "trial", "trial", small, tokenizer)
-            do_tasks(corpus, PHASES, Interruptions())
+            for size in (_WARM_UP_BYTES, _TEXT_BYTES):
+                place = Path(folder) / str(size)
+                place.mkdir()
+                inputs = {
+                    name: _take(place, name, shard, sources[name], size // len(firsts))
+                    for name, shard in firsts.items()
+                }
+                assert data.corpus is not None
+                small = replace(data, sources=inputs, corpus=replace(data.corpus, shard_bytes=_TEXT_BYTES))
+                corpus = plan_corpus(place / "trial", "trial", small, used)
+                seconds = _do(corpus)
             speed = measure(corpus)
         except ValueError:
             return None
-    return None if speed is None else (speed, what)
+    if speed is None:
+        return None
+    store = speed.bytes // _BYTES_PER_TOKEN * np.min_scalar_type(tokenizer.vocab_size - 1).itemsize
+    return replace(speed, seconds=seconds, store_bytes=store if is_replaced else speed.store_bytes), what
+
+
+def _do(corpus: Corpus) -> float:
+    """Do all tasks; seconds of the processor in those whose time grows with the text, whoever else uses the machine."""
+    seconds = 0.0
+    for phase in PHASES:
+        began = time.process_time()
+        do_tasks(corpus, [phase], Interruptions())
+        seconds += 0.0 if phase.name in OF_ONE_SIZE else time.process_time() - began
+    return seconds
 
 
 def _take(folder: Path, name: str, shard: Shard, source: SourceConfig, most: int) -> SourceConfig:
@@ -73,7 +98,7 @@ def _take(folder: Path, name: str, shard: Shard, source: SourceConfig, most: int
             size += len(text)
             if size >= most:
                 break
-    return SourceConfig("jsonl", path=str(path), heldout_bytes=most // 20)
+    return SourceConfig("jsonl", path=str(path), heldout_bytes=_HELDOUT_BYTES)
 
 
 def _texts(shard: Shard, source: SourceConfig) -> Iterator[str]:
