@@ -86,6 +86,7 @@ def test_a_stated_size_is_no_part_of_the_fingerprint(data: DataConfig):
 
 
 def test_a_trial_measures_the_beginning_of_the_input(data: DataConfig):
+    data = replace(data, corpus=CorpusConfig())
     tried = try_corpus(data, TOKENIZER, plan_shards(data))
     assert tried is not None
     speed, what = tried

@@ -28,11 +28,12 @@ _WARM_UP_BYTES = 60_000
 """Text of a first round, in which libraries are loaded, and which does not count."""
 _HELDOUT_BYTES = 3_000
 """Held-out text: few documents, for they are taken out whole, and the text is short."""
-_OWN_FILES = 150
+_OWN_FILES = 60
 _BYTES_PER_TOKEN = 4
 """Text of a token, as it is taken to be where the tokenizer is not here to count: most have 3 to 5 of English text or code."""
 _TRIAL_TOKENIZER = TokenizerConfig(vocab_size=1000, train_bytes=50_000)
-_OWN = SourceConfig("python_code")
+_OWN_TEXTS = Path(__file__).resolve().parents[2]
+"""The project's package, whose source files are text that is always here."""
 
 
 def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]) -> tuple[Speed, str] | None:
@@ -43,7 +44,7 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
     data, tokenizer
         As it would be made; a tokenizer whose file is not here is replaced by one trained on the text.
     shards
-        Its plan. Of what is not on this machine nothing is read: embedded text takes its place.
+        Its plan. Of what is not on this machine nothing is read: the source files of this project take its place.
 
     Returns
     -------
@@ -52,19 +53,18 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
     """
     here = [shard for shard in shards if data.sources[shard.source].kind != "huggingface"]
     firsts = {shard.source: shard for shard in reversed(here)}
-    what = "the beginning of the input" if firsts else "embedded text, for the input is not here"
-    sources = {name: data.sources[name] for name in firsts} or {"text": _OWN}
-    firsts = firsts or {"text": Shard(0, "text", (Part("", 0, _OWN_FILES, 1, 0),))}
+    what = "the beginning of the input" if firsts else "this project's source files, for the input is not here"
     is_replaced = tokenizer.kind == "bpe" or not Path(tokenizer.path or "").expanduser().exists()
     used = _TRIAL_TOKENIZER if is_replaced else tokenizer
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         try:
+            texts = {name: _first_texts(shard, data.sources[name], len(firsts)) for name, shard in firsts.items()}
+            texts = texts or {"text": _own_texts()}
             for size in (_WARM_UP_BYTES, _TEXT_BYTES):
                 place = Path(folder) / str(size)
                 place.mkdir()
                 inputs = {
-                    name: _take(place, name, shard, sources[name], size // len(firsts))
-                    for name, shard in firsts.items()
+                    name: _write(place / f"{name}.jsonl", some, size // len(texts)) for name, some in texts.items()
                 }
                 assert data.corpus is not None
                 small = replace(data, sources=inputs, corpus=replace(data.corpus, shard_bytes=_TEXT_BYTES))
@@ -89,21 +89,36 @@ def _do(corpus: Corpus) -> float:
     return seconds
 
 
-def _take(folder: Path, name: str, shard: Shard, source: SourceConfig, most: int) -> SourceConfig:
-    """Write the first texts of a shard as a source of its own."""
-    path, size = folder / f"{name}.jsonl", 0
+def _first_texts(shard: Shard, source: SourceConfig, sources: int) -> list[str]:
+    """Give the first texts of a shard, up to its source's share of a trial."""
+    most = _TEXT_BYTES // sources
+    shard = replace(shard, parts=tuple(_cut(part, source.kind, most) for part in shard.parts))
+    texts: list[str] = []
+    size = 0
+    for batch in read_shard(shard, source):
+        for read in batch:
+            if size >= most:
+                return texts
+            if read.cause is None:
+                texts.append(read.text)
+                size += len(read.text)
+    return texts
+
+
+def _own_texts() -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted(_OWN_TEXTS.rglob("*.py"))]
+
+
+def _write(path: Path, texts: list[str], most: int) -> SourceConfig:
+    """Write texts as a source of its own."""
+    size = 0
     with path.open("w", encoding="utf-8") as file:
-        for text in _texts(replace(shard, parts=tuple(_cut(part, source.kind, most) for part in shard.parts)), source):
+        for text in texts:
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             size += len(text)
             if size >= most:
                 break
     return SourceConfig("jsonl", path=str(path), heldout_bytes=_HELDOUT_BYTES)
-
-
-def _texts(shard: Shard, source: SourceConfig) -> Iterator[str]:
-    for batch in read_shard(shard, source):
-        yield from (read.text for read in batch if read.cause is None)
 
 
 def _cut(part: Part, kind: str, most: int) -> Part:
