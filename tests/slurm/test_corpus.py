@@ -31,7 +31,7 @@ def fixture_settings(tmp_path: Path) -> list[str]:
     draw = random.Random(5)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(3000)]
     for number in range(3):
-        texts = ("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(9)) for _ in range(800))
+        texts = ("\n".join(" ".join(draw.choices(words, k=12)) for _ in range(9)) for _ in range(500))
         (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return [
         "study=corpus",
