@@ -78,12 +78,16 @@ class SlurmLauncher(_GraphLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all points of the batch as one graph."""
         from workbench.launch.console import say
-        from workbench.launch.slurm.display import print_submission, watch
+        from workbench.launch.slurm.display import print_submission, wait_for_corpora, watch
         from workbench.launch.slurm.submit_study import submit_study
 
         points, facts = self._plan(job_overrides)
         submission = submit_study(facts, say, current_composer().command)
         print_submission(facts, submission)
+        while self.wait and submission.preparing:
+            wait_for_corpora(facts)
+            submission = submit_study(facts, say, current_composer().command)
+            print_submission(facts, submission)
         if self.wait:
             watch(facts)
         return [

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.shared import plan_facts_and_launcher, print_plan_line, print_table
+from workbench.cli.shared import plan_facts_and_launcher, print_plan_line, print_preparing_lines, print_table
 
 if TYPE_CHECKING:
     from workbench.forecast.cluster_cost import ClusterWork
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
     from workbench.forecast.cluster_cost import cluster_json, cluster_work
+    from workbench.forecast.corpus_estimate import corpus_json, describe_corpus, estimate_corpora
     from workbench.forecast.estimate import estimate, study_slots
     from workbench.forecast.plan_notes import missing_here_note, plan_json
 
@@ -28,6 +29,8 @@ def print_plan(parsed: argparse.Namespace) -> int:
     values = plan_json(facts, here)
     if work is None:
         values["notes"] += missing_here_note(facts)
+    corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
+    values["corpora"] = [corpus_json(corpus) for corpus in corpora]
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
         return 0
@@ -39,9 +42,12 @@ def print_plan(parsed: argparse.Namespace) -> int:
         _print_local(values, here, study_slots(facts, launcher.workers))
     else:
         _print_cluster(facts, values, work)
+    for corpus in corpora:
+        print(describe_corpus(corpus))
     for note in values["notes"]:
         if note not in said:
             print(note)
+    print_preparing_lines(facts)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,6 +127,18 @@ def print_plan_line(facts: Facts) -> list[str]:
     for note in notes:
         print(note, flush=True)
     return notes
+
+
+def print_preparing_lines(facts: Facts) -> None:
+    """Print how far corpora are that a cluster, or another command, makes; nothing where there are none."""
+    from workbench.launch.slurm.commands import SlurmError
+    from workbench.launch.slurm.corpus_jobs import describe, look_at_corpora
+
+    try:
+        for each in look_at_corpora(facts):
+            print(describe(each, facts.layout))
+    except SlurmError as error:
+        print(f"workbench: how far the data is, is not known: {error}", file=sys.stderr)
 
 
 def _name_note(study: str) -> list[str]:

@@ -8,14 +8,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from workbench.cli.shared import compose_points, default_layout, make_study_facts, named_study, print_table, read_named
+from workbench.cli.shared import (
+    asked_launcher,
+    compose_points,
+    default_layout,
+    make_study_facts,
+    named_study,
+    print_table,
+    read_named,
+)
 from workbench.config.schema import TrackingConfig
 from workbench.launch.console import say
 from workbench.study.layout import Layout
 from workbench.study.study_record import recorded_points
 from workbench.tracking.connection import connect, default_uri
 from workbench.tracking.pages import study_addresses
+
+if TYPE_CHECKING:
+    from workbench.forecast.study_facts import Facts
 
 
 class SpacedLines:
@@ -40,6 +52,8 @@ def prepare(parsed: argparse.Namespace) -> int:
     from workbench.forecast.study_facts import stores
 
     facts = make_study_facts(parsed)
+    if asked_launcher(parsed).submits and _prepare_on_cluster(facts):
+        return 0
     for config in stores(facts.plan).values():
         progress = None if config.data.corpus is None else SpacedLines()
         prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
@@ -49,6 +63,18 @@ def prepare(parsed: argparse.Namespace) -> int:
             print_table(head, rows)
         print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
     return 0
+
+
+def _prepare_on_cluster(facts: Facts) -> bool:
+    """Submit what makes a study's corpora; False where they are made."""
+    from workbench.launch.slurm.corpus_jobs import corpora_to_make
+    from workbench.launch.slurm.display import print_preparing
+    from workbench.launch.slurm.submit_study import prepare_on_cluster
+
+    preparing = prepare_on_cluster(facts, say) if corpora_to_make(facts) else []
+    if preparing:
+        print_preparing(facts, preparing)
+    return bool(preparing)
 
 
 def benchmark_texts(parsed: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ _OF_TRAINING = (
 )
 """Settings of a corpus that move no held-out document."""
 
-_LABELS = ("weight", "unique_tokens", "max_epochs")
+_LABELS = ("weight", "unique_tokens", "max_epochs", "size_bytes")
 _FIRST_HELDOUT_DOCUMENT_BYTES = 1500
 """Where held-out documents were cut before that could be set; a new default of the setting would not change it."""
 _BIG_FILE_BYTES = 1_000_000

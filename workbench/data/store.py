@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.build import Progress, build, heldout_file, token_file
 from workbench.data.corpus.corpus_manifest import FORMAT
+from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.corpus_speeds import remember
 from workbench.data.corpus.pipeline import build_corpus
 from workbench.data.corpus.referenced_tokens import open_referenced, refuse_changed, verify_referenced
 from workbench.data.corpus.token_shards import TokenShards
@@ -66,7 +68,11 @@ class Prepared(PreparedFolder):
             return {
                 name: open_referenced(self.directory, facts)
                 if "excluded" in facts
-                else TokenShards([self.directory / shard["file"] for shard in facts["shards"]], dtype)
+                else TokenShards(
+                    [self.directory / shard["file"] for shard in facts["shards"]],
+                    dtype,
+                    [shard["tokens"] for shard in facts["shards"]],
+                )
                 for name, facts in self.manifest["sources"].items()
             }
         return {name: np.memmap(token_file(self.directory, name), dtype, "r") for name in self.manifest["sources"]}
@@ -115,7 +121,13 @@ def prepare(
     fingerprint = data_fingerprint(data, tokenizer)
     directory = layout.data(fingerprint)
     if data.corpus is not None:
-        build_corpus(directory, data, tokenizer, workers or usable_cores(), progress or (lambda *_: None))
+        workers = workers or usable_cores()
+
+        def remember_speed(corpus: Corpus) -> None:
+            if workers > 1:  # one worker is this process, in which a tokenizer has several threads
+                remember(layout.root, corpus)
+
+        build_corpus(directory, data, tokenizer, workers, progress or (lambda *_: None), remember_speed)
         return open_prepared(directory)
 
     def write(partial: Path) -> dict[str, Any]:

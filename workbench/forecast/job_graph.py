@@ -18,7 +18,7 @@ class Part:
     """What one job does."""
 
     kind: str
-    """`train`, `evaluate` or `publish`."""
+    """`train`, `evaluate`, `publish`, or `prepare` (a job that makes a corpus, of which no plan has parts)."""
     name: str
     """What it is of its kind."""
     stage: str = ""

@@ -2,6 +2,7 @@
 
 outputs/
   data/<fingerprint>/            prepared token store, tokenizer, held-out documents
+  data/<fingerprint>.jobs/       claims of the jobs that make a corpus
   code/<digest>/                 copy of the project's code that jobs import from
   jobs/<token>/                  one submission to Slurm: batch.json, script, logs
   stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl (and .parquet), checkpoints/, jobs/
@@ -102,6 +103,10 @@ class Layout:
     def data(self, fingerprint: str) -> Path:
         """Return the folder of prepared data."""
         return self.root / "data" / fingerprint
+
+    def corpus_jobs(self, fingerprint: str) -> Path:
+        """Return the folder of the claims of jobs that make a corpus."""
+        return self.root / "data" / f"{fingerprint}.jobs"
 
     def code_copy(self, digest: str) -> Path:
         """Return the folder of one copy of the code."""

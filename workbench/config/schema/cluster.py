@@ -69,6 +69,16 @@ class ClusterConfig:
     """Memory of an evaluation job; None takes the cluster's default."""
     evaluation_minutes: int = 60
     """Time limit of an evaluation job."""
+    prepare_jobs: int = 4
+    """Most jobs, each on one node, that make a corpus (`data.corpus`) together; fewer where it has fewer tasks."""
+    prepare_cpus: int | None = None
+    """CPU cores of such a job, and its worker processes; None takes those of a node."""
+    prepare_memory_bytes: int | None = None
+    """Memory of such a job; None takes the cluster's default."""
+    prepare_minutes: int | None = None
+    """Time limit of such a job, which is requeued under the same job id; None takes `time_limit_minutes`."""
+    prepare_partition: str | None = None
+    """Partition of such jobs, which need no GPU; None takes `partition`."""
     sbatch: dict[str, str] = field(default_factory=dict[str, str])
     """Further `sbatch` options by their long names, without dashes."""
 
@@ -78,6 +88,12 @@ class ClusterConfig:
             check_at_least(f"cluster.{name}", getattr(self, name), 1)
         for name in ("signal_seconds", "max_submit", "evaluation_cpus", "evaluation_minutes"):
             check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        for name in ("prepare_jobs", "prepare_cpus", "prepare_minutes", "prepare_memory_bytes"):
+            check_at_least(f"cluster.{name}", getattr(self, name), 1)
+        if self.prepare_cpus is not None and self.prepare_cpus > self.cpus_per_node:
+            raise ValueError(
+                f"cluster.prepare_cpus={self.prepare_cpus} is above cluster.cpus_per_node={self.cpus_per_node}: no node has as many"
+            )
         check_at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
         check_at_least("cluster.evaluation_gpus", self.evaluation_gpus, 0)
         for name in ("memory_bytes_per_node", "gpu_memory_bytes", "evaluation_memory_bytes"):
@@ -86,8 +102,8 @@ class ClusterConfig:
             check_above(f"cluster.tokens_per_second.{model}", speed, 0)
         check_above("cluster.flops_per_second", self.flops_per_second, 0)
         check_at_least("cluster.price_per_gpu_hour", self.price_per_gpu_hour, 0)
-        for name in ("time_limit_minutes", "evaluation_minutes"):
-            if self.signal_seconds >= 60 * getattr(self, name):
+        for name in ("time_limit_minutes", "evaluation_minutes", "prepare_minutes"):
+            if getattr(self, name) is not None and self.signal_seconds >= 60 * getattr(self, name):
                 raise ValueError(
                     f"cluster.signal_seconds={self.signal_seconds} is not below cluster.{name}={getattr(self, name)}: "
                     "a job would be warned before it starts"

@@ -49,6 +49,8 @@ class SourceConfig:
     are contained in larger ones."""
     max_epochs: float | None = 1.0
     """Most times a token may be seen; None allows any repetition."""
+    size_bytes: int | None = None
+    """Size of its files where they are published, in bytes, for `workbench plan` before they are here; None: not known."""
     where: str | None = None
     """Condition on a record's fields, such as `meta.redpajama_set_name != "RedPajamaGithub"`, also by language
     (`language == "en" and language_score >= 0.65`) or length (`len(text) >= 200`): documents that do not meet it are dropped
@@ -68,6 +70,7 @@ class SourceConfig:
         if not self.kind.startswith("python_") and not self.path:
             raise ValueError(f"a source of kind {self.kind!r} needs a path")
         check_at_least("source max_bytes", self.max_bytes, 1)
+        check_at_least("source size_bytes", self.size_bytes, 1)
         check_at_least("source heldout_bytes", self.heldout_bytes, 0)
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.task_counts import count_tasks
 from workbench.data.corpus.task_folder import STAYS
 from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.fingerprint import data_fingerprint
@@ -43,7 +44,12 @@ def building_folder(directory: Path) -> Path:
 
 
 def build_corpus(
-    directory: Path, data: DataConfig, tokenizer: TokenizerConfig, workers: int, progress: Progress
+    directory: Path,
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    workers: int,
+    progress: Progress,
+    on_done: Callable[[Corpus], None] | None = None,
 ) -> None:
     """Make the store of a corpus, or go on where it was left.
 
@@ -58,6 +64,8 @@ def build_corpus(
         depend on it.
     progress
         Called now and then with what is being done.
+    on_done
+        Called when all tasks are done, before the work is deleted; by every command that took part.
 
     Raises
     ------
@@ -68,11 +76,7 @@ def build_corpus(
     Stopped
         SIGINT or SIGTERM came.
     """
-    if (directory / MANIFEST).is_file():
-        return
-    root = building_folder(directory)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    corpus = _plan(directory, root, data, tokenizer)
+    corpus = begin_corpus(directory, data, tokenizer)
     if corpus is None:
         return
     watch = ProgressWatch(corpus, progress)
@@ -87,11 +91,23 @@ def build_corpus(
                 run_workers(corpus, workers, watch.look, interruptions)
     except KeyboardInterrupt:
         raise Stopped(_describe_stop(corpus)) from None
+    if on_done is not None:
+        on_done(corpus)
     _finish(directory, corpus, data, tokenizer)
 
 
-def _plan(directory: Path, root: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
-    """Begin or open; None where another command has just finished it."""
+def begin_corpus(directory: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
+    """Cut a corpus into shards, or open one that was begun; None where it is made.
+
+    Raises
+    ------
+    ValueError
+        An input is missing.
+    """
+    if (directory / MANIFEST).is_file():
+        return None
+    root = building_folder(directory)
+    root.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory.with_name(f"{directory.name}.lock")):
         if (directory / MANIFEST).is_file():
             return None
@@ -119,12 +135,10 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
 
 
 def _describe_stop(corpus: Corpus) -> str:
-    counted = ((phase, corpus.folder.done_in(phase.name), phase.tasks(corpus)) for phase in PHASES)
-    last = PHASES[-1]
-    phase, done, tasks = next((c for c in counted if len(c[1]) < len(c[2])), (last, {last.name}, [last.name]))
+    counted = count_tasks(corpus)
     return (
-        f"stopped while {phase.doing} ({len(done)} of {len(tasks)} tasks are done); what is done is kept in "
-        f"{corpus.folder.root}, and the same command goes on"
+        f"stopped while {counted.doing} ({counted.done_in_phase} of {counted.tasks_in_phase} tasks are done); what is done is "
+        f"kept in {corpus.folder.root}, and the same command goes on"
     )
 
 

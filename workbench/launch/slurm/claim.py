@@ -22,6 +22,8 @@ from workbench.launch.slurm.commands import UNKNOWN, JobState
 from workbench.study.files import write_atomically
 from workbench.study.layout import Layout
 
+PREPARE = "prepare"
+"""Kind of the claims on a corpus."""
 SETTLING_SECONDS = 15.0
 """A claim without a job is believed for this long: its `sbatch` may still be on the way."""
 
@@ -31,11 +33,11 @@ class Claim:
     """One job's part of a study."""
 
     kind: str
-    """`train`, `evaluate` or `publish`."""
+    """`train`, `evaluate`, `publish`, or `prepare`."""
     name: str
-    """What it is of its kind; names the file."""
+    """What it is of its kind; names the file. `prepare`: the data's fingerprint and the job's number."""
     stage: str
-    """Id of the stage; empty for `publish`."""
+    """Id of the stage; empty for `publish` and `prepare`."""
     targets: tuple[int, ...]
     """`train`: tokens at which it writes checkpoints."""
     token: str
@@ -60,7 +62,9 @@ def new_token() -> str:
 
 
 def claim_path(layout: Layout, kind: str, name: str, stage: str, study: str) -> Path:
-    """Where a claim lies: with its stage, or with its study."""
+    """Where a claim lies: with its stage, its study, or the data, which several studies may share."""
+    if kind == PREPARE:
+        return layout.corpus_jobs(name.partition("-")[0]) / f"{kind}-{name}.json"
     folder = layout.stage(stage).jobs if stage else layout.study(study) / "jobs"
     return folder / f"{kind}-{name}.json"
 
@@ -128,6 +132,12 @@ def list_claims(layout: Layout, stages: Iterable[str], study: str) -> list[Claim
     folders = [layout.study(study) / "jobs", *(layout.stage(stage).jobs for stage in places)]
     found = [claim for folder in folders for path in folder.glob("[a-z]*.json") if (claim := read(path)) is not None]
     return sorted((c for c in found if c.stage in planned or c.study == study), key=lambda claim: claim.time)
+
+
+def list_corpus_claims(layout: Layout, fingerprints: Iterable[str]) -> list[Claim]:
+    """Every claim of jobs that make some corpora, whoever launched them, oldest first."""
+    paths = [path for each in fingerprints for path in layout.corpus_jobs(each).glob(f"{PREPARE}-*.json")]
+    return sorted((claim for path in paths if (claim := read(path)) is not None), key=lambda claim: claim.time)
 
 
 def _claimed(layout: Layout, study: str) -> Path:

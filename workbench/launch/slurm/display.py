@@ -16,6 +16,7 @@ from workbench.config.search import PROJECT_ROOT
 from workbench.forecast.study_facts import Facts, look
 from workbench.launch.console import describe_resources, format_seconds, make_console, states_table, summary_line
 from workbench.launch.slurm.commands import SlurmError
+from workbench.launch.slurm.corpus_jobs import Preparing, describe, look_at_corpora
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.queue_view import study_states
 from workbench.study.stage_states import StageState
@@ -69,9 +70,33 @@ def _ask(facts: Facts) -> tuple[Ledger | None, str]:
         return None, f" (of the files alone: {error})"
 
 
+def wait_for_corpora(facts: Facts, seconds: float = _SECONDS, console: Console | None = None) -> None:
+    """Show how far a study's corpora are until they are made.
+
+    Raises
+    ------
+    SlurmError
+        No job makes one any more, and it is not made.
+    """
+    console, last_line = console or make_console(), 0.0
+    while preparing := look_at_corpora(facts):
+        lines = [describe(each, facts.layout) for each in preparing]
+        for line, each in zip(lines, preparing, strict=True):
+            if not each.live:
+                raise SlurmError(line)
+        if time.monotonic() - last_line > _LINE_SECONDS:
+            last_line = time.monotonic()
+            console.print("\n".join(lines), markup=False)
+        time.sleep(seconds)
+
+
 def print_submission(facts: Facts, submission: Submission, console: Console | None = None) -> None:
     """Print a row for each new training job, and sum up the rest."""
     console = console or make_console()
+    if submission.preparing:
+        print_preparing(facts, submission.preparing, console)
+        console.print("nothing is trained before that: the same command goes on afterwards", markup=False)
+        return
     trainings = {part: job for part, job in submission.submitted.items() if part.kind == "train"}
     if trainings:
         console.print(_jobs_table(facts, submission), markup=False)
@@ -90,11 +115,24 @@ def print_submission(facts: Facts, submission: Submission, console: Console | No
         )
     if not submission.submitted and not old and not submission.left:
         lines.append("nothing is missing")
+    for line in [*lines, _what_tells(facts)]:
+        console.print(line, markup=False)
+
+
+def print_preparing(facts: Facts, preparing: Sequence[Preparing], console: Console | None = None) -> None:
+    """Print a line for each corpus that is being made, with the jobs that were submitted."""
+    console = console or make_console()
+    for each in preparing:
+        if each.submitted:
+            console.print(f"submitted: {len(each.submitted)} jobs ({', '.join(each.submitted)})", markup=False)
+        console.print(describe(each, facts.layout), markup=False)
+    console.print(_what_tells(facts), markup=False)
+
+
+def _what_tells(facts: Facts) -> str:
     where = f"WORKBENCH_OUTPUTS={facts.layout.root} " if facts.layout.root != PROJECT_ROOT / "outputs" else ""
     study = facts.plan.study
-    lines.append(f"`{where}workbench status {study}` tells how it goes, `{where}workbench cancel {study}` ends it")
-    for line in lines:
-        console.print(line, markup=False)
+    return f"`{where}workbench status {study}` tells how it goes, `{where}workbench cancel {study}` ends it"
 
 
 def _jobs_table(facts: Facts, submission: Submission) -> Table:

@@ -73,8 +73,13 @@ def read_ledger(plan: Plan, layout: Layout, on_settling: Callable[[float], None]
     SlurmError
         Slurm does not answer.
     """
+    return judge(lambda: claims.list_claims(layout, plan.nodes, plan.study), on_settling)
+
+
+def judge(look: Callable[[], list[Claim]], on_settling: Callable[[float], None] | None = None) -> Ledger:
+    """Ask Slurm for the jobs of the claims that `look` finds; see `read_ledger`."""
     while True:
-        found = claims.list_claims(layout, plan.nodes, plan.study)
+        found = look()
         if not found:
             return Ledger(())
         queue = slurm.list_queue()

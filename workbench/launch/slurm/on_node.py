@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import ClusterConfig, EvaluationConfig, Stage, TrackingConfig, from_dict
+from workbench.data.corpus.pipeline import building_folder
+from workbench.data.corpus.task_counts import count_begun
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm.interrupt import Interrupt
 from workbench.study.files import write_atomically
@@ -66,7 +68,8 @@ class Job:
         from workbench.train.distributed import RemoteError
 
         try:
-            status = {"train": self.train, "evaluate": self.evaluate, "publish": self.publish}[self.kind]()
+            work = {"train": self.train, "evaluate": self.evaluate, "publish": self.publish, "prepare": self.prepare}
+            status = work[self.kind]()
         except (RuntimeError, RemoteError) as error:
             if not self.interrupt.is_asked() or self.size == 1:
                 raise
@@ -91,7 +94,14 @@ class Job:
         held = claims.read(claims.claim_path(self.layout, self.kind, e["name"], e["stage"], self.batch["study"]))
         return held is None or held.token == self.batch["token"]
 
-    # ------------------------------------------------------------------------------- the three kinds
+    # ------------------------------------------------------------------------------- the four kinds
+
+    def prepare(self) -> int:
+        """Work on a corpus, beside the other jobs that do."""
+        from workbench.launch.slurm.corpus_worker import make_corpus
+
+        directory = self.layout.data(self.element["data"])
+        return FINISHED if make_corpus(directory, self.element["workers"], self.interrupt, self.say) else STOPPED
 
     def train(self) -> int:
         """Train one segment of a stage, with the other ranks."""
@@ -297,9 +307,12 @@ class Job:
         return json.loads(turns.read_text(encoding="utf-8")) if turns.exists() else []
 
     def _progress(self) -> int:
-        """Count what is on the disk: what the stage's kind counts of it, or results of the study."""
+        """Count what is on the disk: what the stage's kind counts of it, tasks of a corpus, or results of the study."""
         if self.kind == "train":
             return progress(from_dict(Stage, self.element["frozen"]), self.layout.stage(self.stage))
+        if self.kind == "prepare":
+            counts = count_begun(building_folder(self.layout.data(self.element["data"])))
+            return -1 if counts is None else counts.done
         stages = [self.stage] if self.stage else list(milestone_tokens(read_record(self.layout, self.batch["study"])))
         return sum(len(list(self.layout.stage(stage).path.glob("checkpoints/*/evals/*.json"))) for stage in stages)
 

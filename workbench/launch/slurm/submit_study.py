@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +13,12 @@ from workbench.forecast.speeds import ClusterSpeeds
 from workbench.forecast.study_facts import Facts, pending_evaluations, prepare_data
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
+from workbench.launch.slurm.corpus_jobs import Preparing, corpora_to_make, submit_corpora
 from workbench.launch.slurm.executor import LimitError, is_single, job_id
+from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.submitter import Submitter, evaluation_digest, evaluation_resources
-from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations
-from workbench.study.files import exclusive
-from workbench.study.layout import Layout
+from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations, write_study
 from workbench.study.resources import Resources, stage_resources, uses_gpus
 
 
@@ -40,6 +38,8 @@ class Submission:
     """What the cluster did not take."""
     refusal: str = ""
     """Why not."""
+    preparing: list[Preparing] = field(default_factory=list[Preparing])
+    """Corpora that are being made first; while there are any, nothing else is submitted."""
 
     def jobs_of(self, stage: str) -> list[str]:
         """Ids of the jobs, new and old, that train a stage."""
@@ -67,9 +67,13 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         The study asks for more tokens than there are, or for resources the cluster does not have.
     """
     slurm.list_queue()
+    if corpora_to_make(facts):
+        preparing = prepare_on_cluster(facts, say, command)
+        if preparing:
+            return Submission(preparing=preparing)
     prepare_data(facts, say)
-    with _launch_lock(facts.layout, say):
-        ledger = read_ledger(facts.plan, facts.layout, _wait_to_settle(say))
+    with launch_lock(facts.layout, say):
+        ledger = read_ledger(facts.plan, facts.layout, wait_to_settle(say))
         code = freeze_code(facts.layout)
         facts = freeze_study(facts, code, ledger.underway(), command, {"kind": "slurm"})
         launch = _Launch(facts, code, ledger)
@@ -79,35 +83,32 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         return launch.result
 
 
+def prepare_on_cluster(facts: Facts, say: Callable[[str], None], command: str = "") -> list[Preparing]:
+    """Submit what makes a study's corpora; the study's record is written, so that its name will do for other commands.
+
+    Parameters
+    ----------
+    facts, say
+        As for `submit_study`, and so are the errors.
+    command
+        What the user typed to run the study; empty leaves a record as it is.
+    """
+    slurm.list_queue()
+    code = freeze_code(facts.layout)
+    if command or not facts.layout.study_file(facts.plan.study).exists():
+        write_study(facts, code.commit, code.dirty, command, {"kind": "slurm"})
+    return submit_corpora(facts, code, say)
+
+
 def submit_evaluations(facts: Facts, say: Callable[[str], None]) -> Submission:
     """Submit one array for every checkpoint of a study that lacks a result and that no live job scores."""
-    with _launch_lock(facts.layout, say):
+    with launch_lock(facts.layout, say):
         record_evaluations(facts)
-        launch = _Launch(facts, freeze_code(facts.layout), read_ledger(facts.plan, facts.layout, _wait_to_settle(say)))
+        launch = _Launch(facts, freeze_code(facts.layout), read_ledger(facts.plan, facts.layout, wait_to_settle(say)))
         # What a live training will write is scored by the evaluation that was submitted with it.
         launch.submit([replace(part, after=None) for part in launch.evaluations([]) if part.stage in launch.unscored])
         launch.submit_publishing()
         return launch.result
-
-
-def _launch_lock(layout: Layout, say: Callable[[str], None]) -> AbstractContextManager[None]:
-    """Hold the lock that lets one launch at a time decide and submit."""
-    said: list[bool] = []
-
-    def wait() -> None:
-        if not said:
-            said.append(True)
-            say("another launch is submitting; waiting for it")
-
-    return exclusive(layout.root / "launch.lock", wait)
-
-
-def _wait_to_settle(say: Callable[[str], None]) -> Callable[[float], None]:
-    def wait(seconds: float) -> None:
-        say(f"an earlier launch died while submitting; waiting {seconds:.0f} s for what it may have sent")
-        time.sleep(seconds)
-
-    return wait
 
 
 class _Launch:

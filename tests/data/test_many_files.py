@@ -1,0 +1,79 @@
+"""Stores of many files: their sizes are looked at once a process, and no damage goes unseen for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.data import folders
+from workbench.data.store import open_prepared
+
+SHARDS = 6
+
+
+@pytest.fixture(name="store")
+def fixture_store(tmp_path: Path) -> Path:
+    """A store of some shards, without held-out text."""
+    directory = tmp_path / "0123456789abcdef"
+    (directory / "tokens" / "text").mkdir(parents=True)
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "tokenizer.json").write_text("{}")
+    shards = []
+    for number in range(SHARDS):
+        file = f"tokens/text/{number:06d}.bin"
+        np.arange(10 + number, dtype="<u2").tofile(directory / file)
+        shards.append({"file": file, "tokens": 10 + number})
+    files = {p.relative_to(directory).as_posix(): p.stat().st_size for p in directory.rglob("*") if p.is_file()}
+    manifest = {
+        "fingerprint": directory.name,
+        "format": 3,
+        "dtype": "uint16",
+        "sources": {"text": {"shards": shards}},
+        "files": {name: {"bytes": size} for name, size in files.items()},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def test_sizes_are_looked_at_once(store: Path, monkeypatch: pytest.MonkeyPatch):
+    looked: list[str] = []
+
+    def size(path: str) -> int | None:
+        looked.append(path)
+        return Path(path).stat().st_size
+
+    monkeypatch.setattr(folders, "_size", size)
+    open_prepared(store)
+    order = [name.partition(f"{store}/")[2] for name in looked]
+    assert order == list(json.loads((store / "manifest.json").read_text())["files"])
+    looked.clear()
+    assert len(open_prepared(store).sources["text"]) == sum(10 + number for number in range(SHARDS))
+    assert looked == [f"{store}/tokenizer/tokenizer.json"]
+
+
+def test_damage_is_named_the_first_time(store: Path):
+    (store / "tokens" / "text" / "000003.bin").write_bytes(b"12")
+    with pytest.raises(ValueError, match=r"000003.bin has 2 bytes, not 26: delete"):
+        open_prepared(store)
+    (store / "tokens" / "text" / "000003.bin").unlink()
+    with pytest.raises(ValueError, match=r"000003.bin has None bytes, not 26: delete"):
+        open_prepared(store)
+
+
+def test_damage_is_named_later_too(store: Path):
+    open_prepared(store)
+    (store / "tokens" / "text" / "000004.bin").write_bytes(b"12")
+    with pytest.raises(ValueError, match=r"000004.bin has 1 tokens instead of 14"):
+        open_prepared(store).sources["text"]
+
+
+def test_another_manifest_is_looked_at_anew(store: Path):
+    open_prepared(store)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["files"]["tokens/text/000005.bin"]["bytes"] += 2
+    (store / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    with pytest.raises(ValueError, match=r"000005.bin has 30 bytes, not 32: delete"):
+        open_prepared(store)

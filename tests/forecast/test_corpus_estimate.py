@@ -1,0 +1,109 @@
+"""What a corpus takes, from measured speeds: arithmetic, what is not known, and what a trial measures."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.corpus.corpus_speeds import Speed, recall
+from workbench.data.corpus.corpus_trial import try_corpus
+from workbench.data.corpus.shards import plan_shards
+from workbench.data.fingerprint import data_fingerprint
+from workbench.data.store import prepare
+from workbench.forecast.corpus_estimate import CorpusWork, corpus_disk, corpus_time, describe_corpus
+from workbench.study.layout import Layout
+
+SPEED = Speed(bytes=20_000_000, seconds=4.0, work_bytes=8_000_000, store_bytes=5_000_000)
+TOKENIZER = TokenizerConfig(vocab_size=300, train_bytes=50_000)
+WORK = CorpusWork(
+    name="web",
+    input_bytes=1_800_000_000_000,
+    unknown_sources=(),
+    stated_bytes=0,
+    is_packed=False,
+    shards=7200,
+    tasks=14404,
+    cores=100,
+    bytes_per_second=5e6,
+    measured="as n1 made such data last",
+    cpu_seconds=360_000.0,
+    seconds=3600.0,
+    disk_while_bytes=1_170_000_000_000,
+    disk_after_bytes=450_000_000_000,
+)
+
+
+@pytest.fixture(name="data")
+def fixture_data(tmp_path: Path) -> DataConfig:
+    """A corpus of 600 kB in shards of 100 kB."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(3000)]
+    lines = [json.dumps({"text": " ".join(draw.choices(words, k=80))}) + "\n" for _ in range(1300)]
+    (tmp_path / "text.jsonl").write_text("".join(lines))
+    source = SourceConfig("jsonl", path=str(tmp_path / "text.jsonl"), heldout_bytes=5000)
+    return DataConfig("web", {"text": source}, corpus=CorpusConfig(shard_bytes=100_000))
+
+
+def test_time_is_the_work_divided_by_the_cores():
+    assert corpus_time(50_000_000_000, 250_000_000, SPEED, 100) == (10_000.0, 100.0)
+
+
+def test_time_is_not_less_than_the_largest_shard_takes():
+    assert corpus_time(50_000_000_000, 40_000_000_000, SPEED, 100) == (10_000.0, 8_000.0)
+
+
+def test_disk_grows_with_the_input():
+    assert corpus_disk(1_800_000_000_000, SPEED) == (1_170_000_000_000, 450_000_000_000)
+
+
+def test_a_line_says_what_it_takes():
+    assert describe_corpus(WORK) == (
+        "data web is not made yet: input: 1.8 TB, 7,200 shards, 14,404 tasks; 5 MB/s a core (as n1 made such data last); "
+        "about 100 CPU hours, 60 min on 100 cores; disk: 1.17 TB while it is made, 450 GB after"
+    )
+
+
+def test_what_is_not_known_is_said():
+    unmeasured = replace(WORK, bytes_per_second=None, cpu_seconds=None, seconds=None)
+    assert describe_corpus(unmeasured).endswith("14,404 tasks; time and disk: not measured")
+    unknown = replace(WORK, input_bytes=None, unknown_sources=("code",), cpu_seconds=None, seconds=None)
+    line = describe_corpus(unknown)
+    assert "input: not known of code (data.sources.*.size_bytes states it)" in line
+    assert "hours" not in line
+    assert "disk" not in line
+
+
+def test_a_stated_size_is_no_part_of_the_fingerprint(data: DataConfig):
+    stated = replace(data, sources={"text": replace(data.sources["text"], size_bytes=5)})
+    assert data_fingerprint(stated, TOKENIZER) == data_fingerprint(data, TOKENIZER)
+    with pytest.raises(ValueError, match=r"source size_bytes=0 must be .* at least 1"):
+        replace(data.sources["text"], size_bytes=0)
+
+
+def test_a_trial_measures_the_beginning_of_the_input(data: DataConfig):
+    data = replace(data, corpus=CorpusConfig())
+    tried = try_corpus(data, TOKENIZER, plan_shards(data))
+    assert tried is not None
+    speed, what = tried
+    assert what == "the beginning of the input"
+    assert speed.seconds > 0
+    assert 500_000 < speed.bytes <= 800_000
+    assert speed.store_bytes == speed.bytes // 4 * 2
+    assert 0 < speed.work_bytes < 2 * speed.bytes
+
+
+def test_a_finished_corpus_leaves_its_speed(data: DataConfig, tmp_path: Path):
+    outputs = tmp_path / "outputs"
+    assert recall(outputs, data, TOKENIZER) is None
+    prepared = prepare(data, TOKENIZER, Layout(outputs), workers=2)
+    found = recall(outputs, data, TOKENIZER)
+    assert found is not None
+    assert found[0].bytes == (tmp_path / "text.jsonl").stat().st_size
+    names = [name for name in prepared.manifest["files"] if name.startswith("tokens/")]
+    assert found[0].store_bytes == sum(prepared.manifest["files"][name]["bytes"] for name in names)
+    assert recall(outputs, replace(data, overlap_lines=7), TOKENIZER) is None

@@ -1,0 +1,179 @@
+"""What a corpus that is not made yet will take: input, tasks, time, CPU hours and disk, by measured speed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from workbench.config.schema import ClusterConfig, Config
+from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.corpus_progress import name_time
+from workbench.data.corpus.corpus_speeds import Speed, recall
+from workbench.data.corpus.corpus_trial import try_corpus
+from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.pipeline import building_folder
+from workbench.data.corpus.shards import Shard, plan_shards
+from workbench.data.corpus.task_folder import TaskFolder
+from workbench.data.inputs import PACKED_SUFFIXES
+from workbench.forecast.study_facts import Facts, stores
+from workbench.study.cores import usable_cores
+
+
+@dataclass(frozen=True)
+class CorpusWork:
+    """What is known of a corpus before it is made."""
+
+    name: str
+    """Of the data."""
+    input_bytes: int | None
+    """Input as it lies on disk; None where a source is not here and states no size."""
+    unknown_sources: tuple[str, ...]
+    """Those whose size is not known."""
+    stated_bytes: int
+    """Part of `input_bytes` that is not here, and that sources state."""
+    is_packed: bool
+    """Whether (some of) the input is packed, or may be, so that its text is more than its bytes."""
+    shards: int
+    """Its shards; data of the hub are one each."""
+    tasks: int
+    """Tasks of all phases."""
+    cores: int
+    """Worker processes, one a core."""
+    bytes_per_second: float | None
+    """Input a second of one core; None: not measured."""
+    measured: str
+    """Where and on what the speed was measured."""
+    cpu_seconds: float | None
+    """Seconds of all cores together."""
+    seconds: float | None
+    """Seconds until it is made: the work divided by the cores, but not less than its largest shard takes alone."""
+    disk_while_bytes: int | None
+    """Disk that it takes while it is made."""
+    disk_after_bytes: int | None
+    """Disk of its tokens."""
+
+
+def estimate_corpora(facts: Facts, cluster: ClusterConfig | None, *, measure: bool) -> list[CorpusWork]:
+    """Estimate what each corpus of a study will take that is not made yet.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    cluster
+        Where it is made; None is this machine.
+    measure
+        Whether to try what was never measured, for at most some two seconds a corpus.
+    """
+    configs = {
+        fingerprint: config
+        for fingerprint, config in stores(facts.plan).items()
+        if config.data.corpus is not None and not (facts.layout.data(fingerprint) / "manifest.json").exists()
+    }
+    return [_estimate(facts, each, config, cluster, measure) for each, config in configs.items()]
+
+
+def _estimate(
+    facts: Facts, fingerprint: str, config: Config, cluster: ClusterConfig | None, measure: bool
+) -> CorpusWork:
+    data = config.data
+    shards = plan_shards(data)
+    folder = TaskFolder(building_folder(facts.layout.data(fingerprint)))
+    corpus = Corpus(folder, fingerprint, data, config.tokenizer, tuple(shards))
+    found = recall(facts.layout.root, data, config.tokenizer)
+    if found is not None:
+        speed, measured = found[0], f"as {found[1]} made such data last"
+    else:
+        tried = try_corpus(data, config.tokenizer, shards) if measure else None
+        speed, measured = (None, "") if tried is None else (tried[0], f"tried here on {tried[1]}")
+    sizes = [_size(shard, config) for shard in shards]
+    unknown = tuple(dict.fromkeys(s.source for s, size in zip(shards, sizes, strict=True) if size is None))
+    known = [size for size in sizes if size is not None]
+    cores = (
+        usable_cores() if cluster is None else cluster.prepare_jobs * (cluster.prepare_cpus or cluster.cpus_per_node)
+    )
+    total = None if unknown else sum(known)
+    work = None if total is None or speed is None else corpus_time(total, max(known, default=0), speed, cores)
+    return CorpusWork(
+        name=data.name,
+        input_bytes=total,
+        unknown_sources=unknown,
+        stated_bytes=sum(known) - sum(shard.bytes for shard in shards),
+        is_packed=any(_is_packed(shard, data.sources[shard.source].kind) for shard in shards),
+        shards=len(shards),
+        tasks=sum(len(phase.tasks(corpus)) for phase in PHASES),
+        cores=cores,
+        bytes_per_second=None if speed is None else speed.bytes_per_second,
+        measured=measured,
+        cpu_seconds=None if work is None else work[0],
+        seconds=None if work is None else work[1],
+        disk_while_bytes=None if total is None or speed is None else corpus_disk(total, speed)[0],
+        disk_after_bytes=None if total is None or speed is None else corpus_disk(total, speed)[1],
+    )
+
+
+def _size(shard: Shard, config: Config) -> int | None:
+    """Input of a shard; what its source states where it is not here, and None where it does not."""
+    source = config.data.sources[shard.source]
+    return shard.bytes if source.kind != "huggingface" or shard.bytes else source.size_bytes
+
+
+def _is_packed(shard: Shard, kind: str) -> bool:
+    return kind in ("huggingface", "parquet") or any(
+        part.path.lower().endswith(PACKED_SUFFIXES) for part in shard.parts
+    )
+
+
+def corpus_time(total: int, largest: int, speed: Speed, cores: int) -> tuple[float, float]:
+    """Seconds of all cores together, and seconds until a corpus is made.
+
+    Parameters
+    ----------
+    total, largest
+        Input in bytes: all of it, and that of the largest shard, which one core does alone.
+    speed
+        Of one core.
+    cores
+        That work at a time; more of them than shards have nothing to do.
+    """
+    seconds = total / speed.bytes_per_second
+    return seconds, max(seconds / cores, largest / speed.bytes_per_second)
+
+
+def corpus_disk(total: int, speed: Speed) -> tuple[int, int]:
+    """Bytes of disk while a corpus of `total` bytes is made, and those of its tokens after."""
+    after = total * speed.store_bytes / speed.bytes
+    return round(after + total * speed.work_bytes / speed.bytes), round(after)
+
+
+def corpus_json(work: CorpusWork) -> dict[str, Any]:
+    """Machine-readable estimate; see `workbench plan --json`."""
+    return asdict(work)
+
+
+def describe_corpus(work: CorpusWork) -> str:
+    """Say in one line what a corpus will take."""
+    if work.input_bytes is None:
+        size = f"input: not known of {', '.join(work.unknown_sources)} (data.sources.*.size_bytes states it)"
+    else:
+        size = f"input: {_bytes(work.input_bytes)}" + (", as its sources state" if work.stated_bytes else "")
+    text = f"data {work.name} is not made yet: {size}, {work.shards:,} shards, {work.tasks:,} tasks"
+    if work.bytes_per_second is None:
+        return f"{text}; time and disk: not measured"
+    text += f"; {work.bytes_per_second / 1e6:.3g} MB/s a core ({work.measured})"
+    if work.seconds is None or work.cpu_seconds is None:
+        return text
+    text += f"; about {work.cpu_seconds / 3600:,.3g} CPU hours, {name_time(work.seconds)} on {work.cores} cores"
+    if work.seconds > 1.01 * work.cpu_seconds / work.cores:
+        text += " (as long as the largest shard takes one core alone)"
+    text += f"; disk: {_bytes(work.disk_while_bytes or 0)} while it is made, {_bytes(work.disk_after_bytes or 0)} after"
+    if work.is_packed and work.measured.startswith("tried"):
+        text += " (measured on plain text: as many times more as the packed input's text is larger than its files)"
+    return text
+
+
+def _bytes(size: int) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e6:.3g} MB"

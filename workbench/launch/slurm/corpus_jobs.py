@@ -1,0 +1,218 @@
+"""Corpora that a cluster makes: their jobs are submitted once, and looked at, by the data's fingerprint alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from workbench.config.schema import ClusterConfig, Config
+from workbench.data.corpus.pipeline import begin_corpus, building_folder
+from workbench.data.corpus.task_counts import TaskCounts, count_begun, count_tasks
+from workbench.forecast.job_graph import Batch, Part
+from workbench.forecast.study_facts import Facts, stores
+from workbench.launch.slurm import claim as claims
+from workbench.launch.slurm import commands as slurm
+from workbench.launch.slurm.executor import LimitError
+from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
+from workbench.launch.slurm.ledger import Entry, Ledger, judge
+from workbench.launch.slurm.submitter import Submitter
+from workbench.launch.snapshot import CodeVersion
+from workbench.study.layout import Layout
+from workbench.study.resources import Resources
+
+_LINE_CHARACTERS = 300
+
+
+@dataclass
+class Preparing:
+    """A corpus that is not made yet, and the jobs that make it."""
+
+    fingerprint: str
+    """Of the data."""
+    name: str
+    """Of the data, for people."""
+    counts: TaskCounts | None
+    """Its tasks; None where it was not begun."""
+    ledger: Ledger
+    """Jobs of earlier launches."""
+    submitted: list[str] = field(default_factory=list[str])
+    """Ids of the jobs of this launch."""
+    refusal: str = ""
+    """Why the cluster did not take as many as were wanted."""
+
+    @property
+    def live(self) -> list[Entry]:
+        """Jobs of earlier launches that are queued or running."""
+        return [entry for entry in self.ledger.entries if entry.live]
+
+
+def corpora_to_make(facts: Facts) -> dict[str, Config]:
+    """Corpora a study reads that are not made yet, by fingerprint."""
+    return {
+        fingerprint: config
+        for fingerprint, config in stores(facts.plan).items()
+        if config.data.corpus is not None and not (facts.layout.data(fingerprint) / "manifest.json").exists()
+    }
+
+
+def submit_corpora(facts: Facts, code: CodeVersion, say: Callable[[str], None]) -> list[Preparing]:
+    """Submit the jobs that make a study's corpora; run again, it submits none that is queued or running.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    code
+        A frozen version of the code.
+    say
+        Told what a user should know meanwhile.
+
+    Returns
+    -------
+    list of Preparing
+        Those that are not made yet.
+
+    Raises
+    ------
+    SlurmError
+        Slurm is not here, does not answer, or refuses a job for another reason than a limit.
+    ValueError
+        An input is missing.
+    """
+    found: list[Preparing] = []
+    with launch_lock(facts.layout, say):
+        for fingerprint, config in corpora_to_make(facts).items():
+            corpus = begin_corpus(facts.layout.data(fingerprint), config.data, config.tokenizer)
+            if corpus is None:  # finished meanwhile
+                continue
+            ledger = _read(facts.layout, [fingerprint], wait_to_settle(say))
+            preparing = Preparing(fingerprint, config.data.name, count_tasks(corpus), ledger)
+            _submit(facts, code, preparing, config.cluster)
+            found.append(preparing)
+    return found
+
+
+def _read(layout: Layout, fingerprints: Sequence[str], on_settling: Callable[[float], None] | None = None) -> Ledger:
+    return judge(lambda: claims.list_corpus_claims(layout, fingerprints), on_settling)
+
+
+def free_places(counts: TaskCounts, live: Sequence[int], cluster: ClusterConfig) -> tuple[list[int], int]:
+    """Numbers of the jobs to submit, and CPU cores of each.
+
+    Parameters
+    ----------
+    counts
+        Tasks of the corpus.
+    live
+        Numbers of the jobs that are queued or running.
+    cluster
+        Its `prepare_jobs` and `prepare_cpus` bound them, and so do the tasks that can be done at the same time.
+    """
+    cores = min(cluster.prepare_cpus or cluster.cpus_per_node, max(counts.at_once, 1))
+    most = min(cluster.prepare_jobs, cluster.max_array_tasks, max(math.ceil(counts.at_once / cores), 1))
+    free = [number for number in range(most + len(live)) if number not in live]
+    return free[: max(most - len(live), 0)], cores
+
+
+def preparing_resources(cluster: ClusterConfig, cores: int) -> Resources:
+    """Give what a job that makes a corpus asks for: one task, whose worker processes share its cores."""
+    return Resources(
+        nodes=1,
+        processes_per_node=1,
+        gpus_per_node=0,
+        cpus_per_process=cores,
+        memory_bytes_per_node=cluster.prepare_memory_bytes,
+        minutes=cluster.prepare_minutes or cluster.time_limit_minutes,
+        micro_batch_sequences=None,
+        peak_memory_bytes=0,
+        seconds=None,
+    )
+
+
+def _submit(facts: Facts, code: CodeVersion, preparing: Preparing, cluster: ClusterConfig) -> None:
+    assert preparing.counts is not None
+    numbers, cores = free_places(preparing.counts, [entry.claim.index for entry in preparing.live], cluster)
+    if cluster.max_submit is not None and numbers:
+        queued = sum(job.live for job in slurm.list_queue().values())
+        room = max(cluster.max_submit - queued, 0)
+        if room < len(numbers):
+            numbers = numbers[:room]
+            preparing.refusal = f"cluster.max_submit={cluster.max_submit} jobs are queued"
+    config = facts.config
+    submitter = Submitter(
+        facts.layout,
+        facts.plan.study,
+        replace(cluster, partition=cluster.prepare_partition or cluster.partition),
+        config.evaluation,
+        config.tracking,
+        config.numerics.threads,
+        code.facts,
+        frozenset(preparing.ledger.void_claims()),
+    )
+    while numbers:
+        parts = [Part(claims.PREPARE, f"{preparing.fingerprint}-{number}") for number in numbers]
+        elements = {part: {"data": preparing.fingerprint, "workers": cores} for part in parts}
+        try:
+            ids = submitter.submit(
+                Batch(tuple(parts), tuple(numbers)),
+                preparing_resources(cluster, cores),
+                elements,
+                name=f"{facts.plan.study}/prepare",
+            )
+        except LimitError as error:
+            preparing.refusal = str(error)
+            numbers = numbers[: len(numbers) // 2] if error.of_number else []
+        else:
+            preparing.submitted = list(ids.values())
+            return
+
+
+def look_at_corpora(facts: Facts) -> list[Preparing]:
+    """Corpora of a study that are not made yet and were begun, or have jobs.
+
+    Raises
+    ------
+    SlurmError
+        There are claims, and Slurm does not answer.
+    """
+    found: list[Preparing] = []
+    for fingerprint, config in corpora_to_make(facts).items():
+        counts = count_begun(building_folder(facts.layout.data(fingerprint)))
+        ledger = _read(facts.layout, [fingerprint])
+        if counts is not None or ledger.entries:
+            found.append(Preparing(fingerprint, config.data.name, counts, ledger))
+    return found
+
+
+def cancel_corpora(facts: Facts) -> tuple[list[str], list[Entry]]:
+    """End the jobs of a study's launches that make its corpora; return their ids, and jobs of other studies' launches."""
+    live = [entry for entry in _read(facts.layout, list(stores(facts.plan))).entries if entry.live and entry.state]
+    mine = [entry.state.id for entry in live if entry.claim.study == facts.plan.study and entry.state]
+    slurm.cancel(mine)
+    return mine, [entry for entry in live if entry.claim.study != facts.plan.study]
+
+
+def describe(preparing: Preparing, layout: Layout) -> str:
+    """Say in one line how far a corpus is, and who makes it."""
+    counts = preparing.counts
+    how_far = "begun" if counts is None else f"{counts.done:,} of {counts.tasks:,} tasks are done ({counts.doing})"
+    states = [entry.state for entry in preparing.live if entry.state is not None]
+    running = sum(state.running for state in states)
+    queued = len(states) - running + len(preparing.submitted)
+    text = f"data {preparing.name} is being made: {how_far}; {running} jobs running, {queued} queued"
+    if not running and not queued:
+        text = f"data {preparing.name} is not made yet: {how_far}; no job of it is queued or running"
+    ended = [entry for entry in preparing.ledger.entries if entry.state and entry.state.state in slurm.FAILED]
+    if ended and ended[-1].state:
+        text += f"; job {ended[-1].state.id} {ended[-1].state.state}{_last_line(layout, ended[-1])}"
+    return text + (f"; the cluster took no more ({preparing.refusal})" if preparing.refusal else "")
+
+
+def _last_line(layout: Layout, entry: Entry) -> str:
+    """Last thing that a job had to say."""
+    for path in sorted(layout.batch(entry.claim.token).glob(f"{entry.claim.job}_*_log.out")):
+        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        if lines:
+            return f": {lines[-1][:_LINE_CHARACTERS]}"
+    return ""
