@@ -41,7 +41,7 @@ def describe(prepared: Prepared) -> str:
             )
     if "overlap_metered_bytes" in manifest:
         return "\n".join([*lines, *_describe_corpus(prepared)])
-    for name, left in manifest["overlap_left"].items():
+    for name, left in manifest.get("overlap_left", {}).items():
         before = manifest["overlap_before"][name]
         lines.append(
             f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
