@@ -132,14 +132,14 @@ class _EagerLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        return _gradients(ctx, gradient, _multiply)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore
+        return _gradients(ctx, *gradients, _multiply)
 
 
 # An operator of our own, since Inductor takes PyTorch's for one of its own making and cannot lower it.
 @torch.library.custom_op("workbench::onednn_linear", mutates_args=(), device_types="cpu")
 def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return _multiply(x, weight)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 @_onednn_linear.register_fake
