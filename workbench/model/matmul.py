@@ -133,7 +133,7 @@ class _EagerLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyright: ignore
-        return _gradients(ctx, *gradients, _multiply)
+        return _gradients(ctx, gradients[0], _multiply)
 
 
 # An operator of our own, since Inductor takes PyTorch's for one of its own making and cannot lower it.
