@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import ModelConfig
+from workbench.model import in_place
 from workbench.model.attention import attend, check_attention, document_mask
 from workbench.model.batch import Batch
 from workbench.model.distillation import Lesson, summed_distillation
@@ -92,16 +93,23 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None, past: Past | None = None) -> Tensor:
         """Attend; `rope` holds the rotations of these T positions, `mask` is added to the scores if there is one."""
         heads = self.qkv(x_BTD).unflatten(-1, (-1, self.K))
-        qk, v_BTGK = heads.split((self.H + self.G, self.G), dim=2)
+        if rope is not None and self.q_norm is None and 2 * rope.shape[-1] == self.K and in_place.pays(heads):
+            q_BTHK, k_BTGK, v_BTGK = in_place.split_and_rotate(heads, rope, self.H, self.G)
+        else:
+            q_BTHK, k_BTGK, v_BTGK = self._split(heads, rope)
+        if past is not None:
+            k_BTGK, v_BTGK = past.join(k_BTGK, v_BTGK)
+        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask, self.scale).flatten(2))
+
+    def _split(self, heads_BTNK: Tensor, rope: Tensor | None) -> tuple[Tensor, ...]:
+        """Give queries and keys, normalised and rotated where they are to be, and values."""
+        qk, v_BTGK = heads_BTNK.split((self.H + self.G, self.G), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
             qk = torch.cat((self.q_norm(q_BTHK), self.k_norm(k_BTGK)), dim=2)
         if rope is not None:
             qk = rotate(qk, rope)
-        q_BTHK, k_BTGK = qk.split((self.H, self.G), dim=2)
-        if past is not None:
-            k_BTGK, v_BTGK = past.join(k_BTGK, v_BTGK)
-        return self.output(attend(q_BTHK, k_BTGK, v_BTGK, self.backend, mask, self.scale).flatten(2))
+        return *qk.split((self.H, self.G), dim=2), v_BTGK
 
 
 class SwiGLU(nn.Module):
@@ -114,7 +122,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each token."""
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        gate_up = self.gate_up(x_BTD)
+        if in_place.pays(gate_up):
+            return self.down(in_place.gated(gate_up))
+        gate_BTF, up_BTF = gate_up.chunk(2, dim=-1)
         return self.down(F.silu(gate_BTF) * up_BTF)
 
 
