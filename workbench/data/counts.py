@@ -15,7 +15,12 @@ NOT_CODE = "not_code"
 EMPTY = "empty"
 TOO_SHORT = "too_short"
 HELDOUT_TEXT = "heldout_text"
+BENCHMARK_TEXT = "benchmark_text"
 DUPLICATE = "duplicate"
+EXACT_DUPLICATE = "exact_duplicate"
+NEAR_DUPLICATE = "near_duplicate"
+FIELD_FILTER = "field_filter"
+MISSING_FIELD = "missing_field"
 BEYOND_CAP = "beyond_cap"
 FILE_IS_USED = "file_is_used"
 SHARED_LINES = "shared_lines"
@@ -31,14 +36,19 @@ LABELS = {
     HELDOUT_SPLIT: "held-out split",
     UNREADABLE: "unreadable",
     NOT_UTF8: "not UTF-8",
+    FIELD_FILTER: "field filter",
+    MISSING_FIELD: "missing field",
     GENERATED: "generated",
     NOT_PYTHON: "not Python",
     NOT_PROSE: "not prose",
     NOT_CODE: "not code",
     EMPTY: "empty",
     TOO_SHORT: "too short",
+    BENCHMARK_TEXT: "benchmark text",
     HELDOUT_TEXT: "held-out text",
     DUPLICATE: "duplicate",
+    EXACT_DUPLICATE: "exact duplicate",
+    NEAR_DUPLICATE: "near duplicate",
     BEYOND_CAP: "beyond max_bytes",
     FILE_IS_USED: "file used twice",
     SHARED_LINES: "shared lines",
@@ -55,7 +65,8 @@ LABELS = {
 `held-out split`: kept out of training because the split sets it apart, chosen to be held out or not (for the
 `python_*` kinds: files). `held-out text`: all of it stands in held-out documents. `file used twice` to `no room left`
 are why a document of the split was not chosen: two were taken from its file, it shares lines with one that was chosen,
-or it is longer than what `heldout_bytes` has left. What follows is for conversations alone.
+or it is longer than what `heldout_bytes` has left. What follows is for conversations alone. A document of a corpus may
+also go by a threshold of a rule of quality, whose name is then its cause (`workbench.data.corpus.quality_rules`).
 """
 
 Drop = Callable[[str, str], None]
@@ -84,7 +95,18 @@ def why_too_short(text: str, min_bytes: int) -> str | None:
     return TOO_SHORT if len(text.encode()) < min_bytes else None
 
 
+def in_order(causes: Mapping[str, int]) -> list[str]:
+    """Causes that were counted, those of `LABELS` first, then the thresholds of rules of quality by name."""
+    counted = [cause for cause, count in causes.items() if count]
+    return [cause for cause in LABELS if cause in counted] + sorted(set(counted) - set(LABELS))
+
+
+def label(cause: str) -> str:
+    """Name a cause, as in `LABELS`; thresholds such as `gopher_min_words` have their own names."""
+    return LABELS.get(cause, cause)
+
+
 def name_counts(counted: Mapping[str, int], before: str = "") -> str:
     """`before` and the counts with their causes, as in `12 empty, 3 too short`; empty where there are none."""
-    parts = [f"{counted[cause]:,} {label}" for cause, label in LABELS.items() if counted.get(cause)]
+    parts = [f"{counted[cause]:,} {label(cause)}" for cause in in_order(counted)]
     return before + ", ".join(parts) if parts else ""

@@ -20,10 +20,17 @@ from workbench.study.files import sha256
 RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
-CORPUS_RULES = 1
+CORPUS_RULES = 2
 """The same for corpora, whose documents are held out, counted and cut by rules of their own."""
 
-_OF_TRAINING = ("shard_bytes", "exact_duplicates")
+_OF_TRAINING = (
+    "shard_bytes",
+    "exact_duplicates",
+    "near_duplicates",
+    "contamination",
+    "overlap_words",
+    "overlap_min_words",
+)
 """Settings of a corpus that move no held-out document."""
 
 _LABELS = ("weight", "unique_tokens", "max_epochs")
@@ -88,6 +95,11 @@ def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     if data.corpus is None:
         return {}
     settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
+    if "contamination" in settings:
+        from workbench.data.corpus.benchmark_files import benchmark_hashes  # it hashes files as this module does
+
+        texts = Path(settings["contamination"]["texts"]).expanduser()
+        settings["contamination"] = {**settings["contamination"], "texts": benchmark_hashes(texts)}
     return {"corpus": {"rules": CORPUS_RULES, **settings}}
 
 
@@ -106,8 +118,9 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    if source.where is None:  # older fingerprints have no such part
-        described.pop("where")
+    for younger in ("where", "quality"):  # older fingerprints have no such parts
+        if described[younger] is None:
+            described.pop(younger)
     if source.kind == "python_headers":
         described["corpus"] = python_texts.describe_packages()
     elif source.kind.startswith("python_"):

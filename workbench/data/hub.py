@@ -6,9 +6,10 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data.cache import recall, remember
@@ -96,7 +97,12 @@ def _last_answer(path: str, revision: str | None, error: Exception) -> str:
 
 
 def read_hub(source: SourceConfig) -> Iterator[str]:
-    """Yield the texts of a data set, streamed.
+    """Yield the texts of a data set, streamed; raises as `read_hub_records`."""
+    return (text for text, _, _ in read_hub_records(source))
+
+
+def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Yield text, record and place of every row of a data set, streamed.
 
     Raises
     ------
@@ -112,7 +118,8 @@ def read_hub(source: SourceConfig) -> Iterator[str]:
         rows = datasets.load_dataset(source.path, source.subset, split=source.split, revision=commit, streaming=True)
         for record in rows:
             number += 1
-            yield text_of(record, source.text_field, f"{source.path}, row {number}")
+            where = f"{source.path}, row {number}"
+            yield text_of(record, source.text_field, where), record, where
     except (OSError, ValueError, DatasetsError) as error:
         if str(error).startswith(f"{source.path}, row {number}:"):
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from typing import Any
 
-from workbench.data.counts import LABELS, name_counts
+from workbench.data.counts import in_order, label, name_counts
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import SpecialTokens
 from workbench.data.store import Prepared
@@ -29,15 +31,52 @@ def describe(prepared: Prepared) -> str:
             lines.append(f"  {name}: {source['path']} at commit {source['revision']}")
     length = manifest["config"]["data"]["overlap_lines"]
     for name, source in manifest["sources"].items():
-        if "cut" in source:  # a corpus, in which overlap is cut and not measured
-            lines.append(f"  {name}: held-out text is cut out of {source['cut']:,} training documents")
-    for name, left in manifest.get("overlap_left", {}).items():
+        for cause, documents in source.get("cut", {}).items():  # of a corpus
+            lines.append(
+                f"  {name}: {label(cause)} is cut out of {documents:,} training documents "
+                f"({source['cut_bytes'].get(cause, 0):,} bytes)"
+            )
+    if "overlap_metered_bytes" in manifest:
+        return "\n".join([*lines, *_describe_corpus(prepared)])
+    for name, left in manifest["overlap_left"].items():
         before = manifest["overlap_before"][name]
         lines.append(
             f"  overlap of {name}'s held-out bytes with training, in runs of {length} lines: {before['share']:.1%} "
             f"before cutting, {left['share']:.2%} left (worst document {left['worst_document']:.1%})"
         )
     return "\n".join(lines)
+
+
+def _describe_corpus(prepared: Prepared) -> list[str]:
+    """Lines on what of held-out text is left in a corpus, on near duplicates, and on benchmark texts."""
+    manifest = prepared.manifest
+    words, size = manifest["config"]["data"]["corpus"]["overlap_words"], manifest["overlap_metered_bytes"]
+    lines = [
+        f"  passages of {words} words of {name}'s held-out text that are left in {size:,} bytes of training text: "
+        f"{left['share']:.2%} (worst document {left['worst_document']:.1%})"
+        for name, left in manifest["overlap_left"].items()
+    ]
+    near = _read(prepared, "near_duplicates.json")
+    if near is not None:
+        lines.append(
+            f"  near duplicates: {near['dropped']:,} documents dropped, beside exact ones; largest group "
+            f"{max(map(int, near['groups_by_size']), default=1):,}"
+        )
+    found = _read(prepared, "contamination.json")
+    if found is not None:
+        done = ", ".join(f"{count:,} {what}" for what, count in found["training_documents"].items())
+        lines.append(f"  training documents with benchmark text: {done or 'none'}")
+        for task, facts in found["tasks"].items():
+            lines.append(
+                f"  {task}: {len(facts['dirty']):,} of {facts['checkable']:,} documents that can be checked have a passage of "
+                f"{found['settings']['report_ngram']} words in the corpus as it was read"
+            )
+    return lines
+
+
+def _read(prepared: Prepared, name: str) -> dict[str, Any] | None:
+    path = prepared.directory / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def source_table(prepared: Prepared) -> Table:
@@ -68,8 +107,8 @@ def dropped_table(prepared: Prepared) -> Table:
     the cap count, too.
     """
     sources = prepared.manifest["sources"]
-    causes = [cause for cause in LABELS if any(source["dropped"].get(cause) for source in sources.values())]
-    head = ["source", "read", "kept", *(LABELS[cause] for cause in causes)]
+    causes = in_order(sum((Counter(source["dropped"]) for source in sources.values()), Counter[str]()))
+    head = ["source", "read", "kept", *map(label, causes)]
     rows = [
         [
             name,

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig
+from workbench.config.schema.contamination_config import Contamination
+from workbench.config.schema.near_duplicates import NearDuplicates
+from workbench.config.schema.quality_thresholds import GopherThresholds, QualitySettings
 
 WORDS = [
     "token",
@@ -61,6 +64,36 @@ def corpus_data(tmp_path: Path) -> DataConfig:
         "b": SourceConfig("jsonl", path=str(tmp_path / "b.jsonl"), heldout_bytes=4000),
     }
     return DataConfig("corpus", sources, corpus=CorpusConfig(shard_bytes=20_000))
+
+
+BENCHMARK = "which of these eleven plain questions about rivers was answered wrongly by nearly every pupil in town"
+RARE = "a further question whose words stand nowhere in any of the documents that this corpus was made of"
+
+
+@pytest.fixture
+def full_data(corpus_data: DataConfig, tmp_path: Path) -> DataConfig:
+    """The same with every step on: of source a five near duplicates, filtered fields, bad quality, and a benchmark's text."""
+    draw = random.Random(3)
+    extra = make_texts(30, 4)
+    near = [text.replace(" ", " changed ", 1) for text in extra[:5]]
+    asked = [f"{text}\n{BENCHMARK.upper()}?\n{other}" for text, other in zip(extra[5:8], extra[8:11], strict=True)]
+    poor = ["tiny words " + "a" * draw.randint(200, 300) for _ in range(4)]
+    marked = [(text, "GitHub") for text in extra[11:17]]
+    rows = [*((text, "Books") for text in [*extra[:5], *extra[17:], *near, *asked, *poor]), *marked]
+    lines = [json.dumps({"text": text, "meta": {"set": name}}) + "\n" for text, name in rows]
+    (tmp_path / "c.jsonl").write_text("".join(lines))
+    benchmarks = tmp_path / "benchmarks"
+    benchmarks.mkdir()
+    texts = [BENCHMARK, RARE, "too short"]
+    (benchmarks / "quiz.jsonl").write_text("".join(json.dumps({"task": "quiz", "text": t}) + "\n" for t in texts))
+    quality = QualitySettings(gopher=GopherThresholds(min_words=10, min_stop_words=None, min_alphabetic_words=None))
+    source = SourceConfig(
+        "jsonl", path=str(tmp_path / "c.jsonl"), heldout_bytes=0, where='meta.set != "GitHub"', quality=quality
+    )
+    corpus = CorpusConfig(
+        shard_bytes=12_000, near_duplicates=NearDuplicates(), contamination=Contamination(str(benchmarks))
+    )
+    return dataclasses.replace(corpus_data, sources={**corpus_data.sources, "c": source}, corpus=corpus)
 
 
 @pytest.fixture(name="hash_store")

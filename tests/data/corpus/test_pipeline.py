@@ -78,9 +78,9 @@ def test_a_store_holds_every_document_once_and_in_order(store, corpus_data):
         assert facts["bytes"] == sum(len(text.encode()) for text in expected)
         assert facts["tokens"] == len(store.sources[name]) == sum(shard["tokens"] for shard in facts["shards"])
         assert 2500 < facts["heldout_bytes"] <= 4000
-    assert store.manifest["sources"]["a"]["dropped"]["duplicate"] == 10
+    assert store.manifest["sources"]["a"]["dropped"]["exact_duplicate"] == 10
     assert store.manifest["sources"]["b"]["dropped"] == {
-        "duplicate": 5,
+        "exact_duplicate": 5,
         "empty": 1,
         "heldout_split": store.manifest["sources"]["b"]["heldout_documents"],
         "too_short": 1,
@@ -90,8 +90,10 @@ def test_a_store_holds_every_document_once_and_in_order(store, corpus_data):
 def test_only_the_store_is_left(store):
     assert {path.name for path in store.directory.iterdir()} == {
         "heldout",
+        "lengths.json",
         "manifest.json",
         "plan.json",
+        "removed",
         "tokenizer",
         "tokens",
     }
@@ -152,18 +154,18 @@ def test_text_of_held_out_documents_is_cut_out(corpus_data, small_tokenizer, tmp
     again = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
     if heldout_texts(again, "a") != heldout_texts(store, "a"):
         pytest.fail("the added document was chosen")
-    assert again.manifest["sources"]["b"]["cut"] == 1
+    assert again.manifest["sources"]["b"]["cut"] == {"heldout_text": 1}
     last = stored_texts(again, "b")[-2:]
     assert [text.split("\n")[0] for text in last] == [before[-1]] * 2
     facts = again.manifest["sources"]["b"]
     assert facts["documents"] == facts["kept"] + 1
-    assert "held-out text is cut out of 1 training documents" in describe(again)
+    assert "b: held-out text is cut out of 1 training documents (" in describe(again)
 
 
 def test_duplicates_stay_where_they_are_wanted(corpus_data, small_tokenizer, tmp_path):
     data = dataclasses.replace(corpus_data, corpus=CorpusConfig(20_000, exact_duplicates=False))
     prepared = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert "duplicate" not in prepared.manifest["sources"]["a"]["dropped"]
+    assert "exact_duplicate" not in prepared.manifest["sources"]["a"]["dropped"]
 
 
 def test_a_stream_runs_over_the_shards(store):
@@ -228,7 +230,8 @@ def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp
     monkeypatch.setattr(task_loop, "_do", lambda c, phase, task, owner: again.append(task) or do(c, phase, task, owner))
     full = prepare(corpus_data, small_tokenizer, layout, workers=1)
     assert len(done) > 10
-    assert set(again) == {f"tokens/{shard.name}" for shard in open_corpus(full.directory).shards} - done
+    tokens = {f"tokens/{shard.name}" for shard in open_corpus(full.directory).shards}
+    assert set(again) == {*tokens, "summary/all"} - done
     assert hash_store(full.directory) == hash_store(store.directory)
 
 

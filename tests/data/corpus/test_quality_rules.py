@@ -8,7 +8,6 @@ import pytest
 from workbench.config.plain import from_dict
 from workbench.config.schema.quality_thresholds import (
     C4Thresholds,
-    FilterSettings,
     FineWebThresholds,
     GopherRepetitionThresholds,
     GopherThresholds,
@@ -252,10 +251,3 @@ def test_thresholds_from_yaml():
     values = {"gopher": {"min_words": "1K", "max_words": None}, "c4": {}}
     settings = from_dict(QualitySettings, values, "quality", as_written=True)
     assert settings == QualitySettings(gopher=GopherThresholds(min_words=1000, max_words=None), c4=C4Thresholds())
-
-
-def test_filter_from_yaml():
-    assert from_dict(FilterSettings, {}, "filter") == FilterSettings(keep=None)
-    assert from_dict(FilterSettings, {"keep": "lang == 'en'"}, "filter").keep == "lang == 'en'"
-    with pytest.raises(ValueError, match=r"filter \"lang = 'en'\", at \"= 'en'\", character 6: '=' is no sign"):
-        from_dict(FilterSettings, {"keep": "lang = 'en'"}, "filter")

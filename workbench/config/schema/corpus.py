@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from workbench.config.plain import check_at_least
+from workbench.config.schema.contamination_config import Contamination
+from workbench.config.schema.near_duplicates import NearDuplicates
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,23 @@ class CorpusConfig:
     is killed. Packed files and texts are never cut, so that a shard of one large file may have more."""
     exact_duplicates: bool = True
     """Whether of documents that are equal but for white space only the first is kept, over all sources."""
+    near_duplicates: NearDuplicates | None = None
+    """Of documents that are nearly equal only the first is kept, over all sources; None keeps them. `{}` takes FineWeb's
+    settings."""
+    contamination: Contamination | None = None
+    """Benchmark texts that training documents must not hold; None looks for none."""
+    overlap_words: int = 13
+    """Every passage of this many words that occurs in a held-out document is removed from training text, after the runs of
+    `data.overlap_lines` lines (what it costs: docs/corpora.md)."""
+    overlap_min_words: int = 8
+    """Held-out documents of fewer than `overlap_words` words, but this many, are looked for as a whole."""
 
     def __post_init__(self) -> None:
-        """Refuse shards of nothing."""
+        """Refuse shards of nothing, and passages that are none."""
         check_at_least("data.corpus.shard_bytes", self.shard_bytes, 1)
+        check_at_least("data.corpus.overlap_min_words", self.overlap_min_words, 1)
+        if self.overlap_min_words > self.overlap_words:
+            raise ValueError(
+                f"data.corpus.overlap_min_words={self.overlap_min_words} is more than overlap_words={self.overlap_words}: "
+                "a shorter passage than that is looked for only where a held-out document has no more"
+            )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workbench.config.filter_syntax import parse_filter
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
 from workbench.config.schema.corpus import CorpusConfig
+from workbench.config.schema.quality_thresholds import QualitySettings
 
 SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface")
 TOKENIZER_KINDS = ("bpe", "file")
+_KINDS_WITH_RECORDS = ("jsonl", "parquet", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ class SourceConfig:
     max_epochs: float | None = 1.0
     """Most times a token may be seen; None allows any repetition."""
     where: str | None = None
-    """Condition on a record's fields, such as `meta.redpajama_set_name != "RedPajamaGithub"`: records that do not meet it
-    are not read; None reads all. Needs `data.corpus`."""
+    """Condition on a record's fields, such as `meta.redpajama_set_name != "RedPajamaGithub"`, also by language
+    (`language == "en" and language_score >= 0.65`) or length (`len(text) >= 200`): documents that do not meet it are dropped
+    and counted; None keeps all. Needs `data.corpus`, and a kind with records (docs/corpora.md)."""
+    quality: QualitySettings | None = None
+    """Published rules of quality that documents must meet; None has none. Needs `data.corpus`."""
 
     def __post_init__(self) -> None:
         """Refuse a source that no reader could read."""
@@ -59,6 +65,13 @@ class SourceConfig:
         check_above("source max_epochs", self.max_epochs, 0)
         if self.where is not None and not self.where.strip():
             raise ValueError(f"source where={self.where!r} is no condition: leave it out, or write null, to read all")
+        if self.where is not None:
+            if self.kind not in _KINDS_WITH_RECORDS:
+                raise ValueError(
+                    f"source where={self.where!r}: documents of kind {self.kind!r} have no fields; kinds with fields are "
+                    f"{', '.join(_KINDS_WITH_RECORDS)}"
+                )
+            parse_filter(self.where)
 
 
 @dataclass(frozen=True)
@@ -117,6 +130,11 @@ class DataConfig:
                 raise ValueError(
                     f"data.sources.{name}.where={source.where!r} needs data.corpus, since data that is built in one pass is "
                     "not filtered: set data.corpus={}, or leave the condition out"
+                )
+            if source.quality is not None and self.corpus is None:
+                raise ValueError(
+                    f"data.sources.{name}.quality needs data.corpus, since data that is built in one pass is not filtered: set "
+                    "data.corpus={}, or leave the rules out"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Which documents of a corpus are kept: by an expression over their fields, and by published rules of quality.
+"""Which documents of a source are kept by published rules of quality.
 
 Every rule's class holds its thresholds with the published values as defaults; None switches a threshold off.
 """
@@ -9,22 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.config.filter_syntax import parse_filter
 from workbench.config.plain import check_at_least
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """Which documents of a source are kept, by their fields."""
-
-    keep: str | None = None
-    """Expression that is true of the documents to keep, such as `meta.redpajama_set_name != "RedPajamaGithub"`, also by
-    language (`language == "en" and language_score >= 0.65`) or length (`len(text) >= 200`); None keeps all."""
-
-    def __post_init__(self) -> None:
-        """Refuse an expression that cannot be read."""
-        if self.keep is not None:
-            parse_filter(self.keep)
 
 
 def _check_thresholds(name: str, thresholds: Any, shares: tuple[str, ...]) -> None:

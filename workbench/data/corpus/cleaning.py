@@ -1,80 +1,112 @@
-"""What becomes of the documents of a shard once duplicates and held-out text are known: the pieces to train on."""
+"""What becomes of the documents of a shard once duplicates, benchmark and held-out text are known: the pieces to train on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from workbench.data import counts
+from workbench.data.corpus.contamination import NOTHING_LEFT
+from workbench.data.corpus.contamination_counts import Tally
+from workbench.data.corpus.contamination_step import open_benchmarks
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_batches
+from workbench.data.corpus.dropped_rows import known_causes
+from workbench.data.corpus.heldout_leaks import HeldoutLeaks, LeakSettings
 from workbench.data.corpus.shards import Shard
-from workbench.data.overlap import HeldoutRuns
-
-Cut = Callable[[list[str]], list[tuple[list[str], bool]]]
-"""Gives, for each text, its pieces without held-out text, and whether there was any."""
 
 
-class Cleaned(NamedTuple):
+@dataclass
+class Cleaned:
     """What a document came to."""
 
+    text: str
+    """The whole document."""
     pieces: list[str]
     """What is left to train on: mostly the whole text."""
-    cause: str | None
+    cause: str | None = None
     """Why nothing is left (see `workbench.data.counts`); None: something is."""
-    is_cut: bool
-    """Whether held-out text was cut out."""
-    bytes: int
-    """UTF-8 bytes of the pieces."""
+    cut: dict[str, int] = field(default_factory=dict)
+    """Bytes that were cut out, by why (`counts.BENCHMARK_TEXT`, `counts.HELDOUT_TEXT`)."""
+    tally: Tally | None = None
+    """What was done with it for the benchmark text that it holds; None: it holds none."""
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the pieces."""
+        return _size(self.pieces)
 
 
-def make_cut(texts: list[str], overlap_lines: int) -> Cut:
-    """Make the function that cuts runs of lines of held-out texts out of training documents."""
-    runs = HeldoutRuns(overlap_lines)
-    for text in texts:
-        runs.add(text)
+class Cleaner:
+    """Takes out of documents what must not be trained on."""
 
-    def cut(documents: list[str]) -> list[tuple[list[str], bool]]:
-        return [(pieces, bool(found)) for pieces, found in map(runs.cut, documents)]
+    def __init__(self, corpus: Corpus) -> None:
+        """Read what earlier steps found."""
+        self._corpus = corpus
+        settings = corpus.settings
+        leaks = LeakSettings(corpus.data.overlap_lines, settings.overlap_words, settings.overlap_min_words)
+        self._leaks = HeldoutLeaks({"": _read_leaks(corpus)}, leaks)
+        self._benchmarks = open_benchmarks(corpus)
 
-    return cut
+    def clean(self, shard: Shard) -> Iterator[list[Cleaned]]:
+        """Yield what each document of a shard came to, in batches, in order."""
+        causes = known_causes(self._corpus, shard)
+        for first, texts in read_batches(self._corpus.place("read", shard.name)):
+            here = [Cleaned(text, [text], causes[first + i]) for i, text in enumerate(texts)]
+            for each in here:
+                if each.cause is not None:
+                    each.pieces = []
+            self._take_out_benchmarks([each for each in here if each.cause is None])
+            self._take_out_heldout([each for each in here if each.cause is None])
+            yield here
+
+    def _take_out_benchmarks(self, documents: list[Cleaned]) -> None:
+        if self._benchmarks is None:
+            return
+        index, ignored = self._benchmarks
+        for hit in index.find([each.text for each in documents], ignored):
+            each = documents[hit.document]
+            (pieces,), tally, _ = index.treat([each.text], ignored)
+            each.tally = tally
+            self._leave(each, pieces, counts.BENCHMARK_TEXT)
+            if each.cause is not None and tally.done["cut"]:
+                tally.done.clear()
+                tally.done[NOTHING_LEFT] = 1
+
+    def _take_out_heldout(self, documents: list[Cleaned]) -> None:
+        found, _ = self._leaks.cut([piece for each in documents for piece in each.pieces])
+        pieces = iter(found)
+        for each in documents:
+            self._leave(each, [part for _ in each.pieces for part in next(pieces)], counts.HELDOUT_TEXT)
+
+    def _leave(self, each: Cleaned, pieces: list[str], why: str) -> None:
+        """Leave pieces of a document; those of a cut one that are too short for documents go."""
+        if pieces == each.pieces:
+            return
+        before = each.bytes
+        each.pieces = [
+            piece for piece in pieces if not counts.why_too_short(piece, self._corpus.data.min_document_bytes)
+        ]
+        each.cut[why] = before - each.bytes
+        if not each.pieces:
+            each.cause = why
 
 
-def read_leaks(corpus: Corpus) -> list[str]:
+def _size(pieces: list[str]) -> int:
+    return sum(len(piece.encode()) for piece in pieces)
+
+
+def _read_leaks(corpus: Corpus) -> list[str]:
     """Read the texts that training must lose."""
     with corpus.place("leaks", "texts.jsonl").open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def clean(corpus: Corpus, shard: Shard, cut: Cut) -> Iterator[list[Cleaned]]:
-    """Yield what each document of a shard came to, in batches, in order."""
-    folder = corpus.place("read", shard.name)
-    causes = _known_causes(corpus, shard, folder)
-    min_bytes = corpus.data.min_document_bytes
-    for first, texts in read_batches(folder):
-        here = causes[first : first + len(texts)]
-        cuts = iter(cut([text for text, cause in zip(texts, here, strict=True) if cause is None]))
-        yield [Cleaned([], cause, False, 0) if cause else _judge(*next(cuts), min_bytes) for cause in here]
-
-
-def _judge(pieces: list[str], is_cut: bool, min_bytes: int) -> Cleaned:
-    kept = [piece for piece in pieces if not counts.why_too_short(piece, min_bytes)] if is_cut else pieces
-    size = sum(len(piece.encode()) for piece in kept)
-    return Cleaned(kept, None if kept else counts.HELDOUT_TEXT, is_cut, size)
-
-
-def _known_causes(corpus: Corpus, shard: Shard, folder: Path) -> list[str | None]:
-    """By row, why a document is dropped whatever is in it; None where nothing is known against it."""
-    hashes = np.load(folder / "hashes.npy")
-    causes: list[str | None] = [None] * len(hashes)
-    for row in np.load(corpus.place("duplicates", f"{shard.name}.npy")).tolist():
-        causes[row] = counts.DUPLICATE
-    heldout = np.load(corpus.place("leaks", "hashes.npy"))
-    for row in np.flatnonzero(np.isin(hashes[:, 0], heldout[:, 0])).tolist():
-        if (heldout == hashes[row]).all(1).any():
-            causes[row] = counts.HELDOUT_SPLIT
-    return causes
+def read_heldout(corpus: Corpus) -> Mapping[str, list[str]]:
+    """Read the held-out texts by source."""
+    found = {}
+    for name in sorted(corpus.data.sources):
+        with corpus.place("heldout", f"{name}.jsonl").open(encoding="utf-8") as lines:
+            found[name] = [json.loads(line)["text"] for line in lines]
+    return found

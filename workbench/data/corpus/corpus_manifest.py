@@ -32,9 +32,13 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
     ------
     ValueError
         A source has no text left, or its cap no room for the first document.
+    RuntimeError
+        More than a tenth of some held-out document's passages occurs in training text all the same.
     """
     records = {task: corpus.folder.read_record(task) for names in tasks.values() for task in names}
     heldout, tokenizer = records["heldout/all"].facts, records["tokenizer/all"].facts
+    left = records["summary/all"].facts
+    _refuse_leak(left["overlap_left"])
     sources = {name: _describe(corpus, name, records) for name in corpus.data.sources}
     plan = corpus.place(PLAN)
     files = {name: facts for record in records.values() for name, facts in record.files.items()}
@@ -46,12 +50,23 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
         **tokenizer,
         "sources": {name: {**facts, **heldout["sources"][name]} for name, facts in sources.items()},
         "heldout_sizes": heldout["sizes"],
+        "overlap_left": left["overlap_left"],
+        "overlap_metered_bytes": left["metered_bytes"],
         "config": {"data": to_dict(corpus.data), "tokenizer": to_dict(corpus.tokenizer)},
         "seconds": round(sum(record.seconds for record in records.values()), 2),
         "files": dict(sorted(files.items())),
     }
     write_atomically(corpus.place(MANIFEST), json.dumps(manifest, indent=1))
     fsync(corpus.folder.root)
+
+
+def _refuse_leak(left: dict[str, dict[str, float]]) -> None:
+    for name, facts in left.items():
+        if facts["worst_document"] > 0.1:
+            raise RuntimeError(
+                f"a held-out document of {name!r} has {facts['worst_document']:.0%} of its passages in training text "
+                "after cutting: a bug, the store is not finished"
+            )
 
 
 def _describe(corpus: Corpus, source: str, records: dict[str, Record]) -> dict[str, Any]:
@@ -61,13 +76,15 @@ def _describe(corpus: Corpus, source: str, records: dict[str, Record]) -> dict[s
     reads = [records[f"read/{shard.name}"].facts for shard in shards]
     tokens = [records[f"tokens/{shard.name}"].facts for shard in shards]
     dropped = sum((Counter(facts["dropped"]) for facts in (*reads, *tokens)), Counter[str]())
-    total = {key: sum(facts[key] for facts in tokens) for key in ("tokens", "documents", "kept", "cut", "bytes")}
+    total = {key: sum(facts[key] for facts in tokens) for key in ("tokens", "documents", "kept", "bytes")}
+    cut = {key: dict(sum((Counter(facts[key]) for facts in tokens), Counter[str]())) for key in ("cut", "cut_bytes")}
     read = sum(facts["read"] for facts in reads)
     assert read == total["kept"] + dropped.total(), (source, read, total, dropped)
     left_out = next((f["left_out_bytes"] for f in tokens if f["left_out_bytes"] is not None), None)
     _refuse_empty(corpus, source, total["documents"], left_out, dropped)
     return {
         **total,
+        **cut,
         "read": read,
         "dropped": dict(sorted(dropped.items())),
         "max_bytes": config.max_bytes,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
 from workbench.data.corpus.shards import Part, Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.folders import MANIFEST
@@ -44,6 +44,12 @@ class Corpus:
     def source(self, shard: Shard) -> SourceConfig:
         """Config of a shard's source."""
         return self.data.sources[shard.source]
+
+    @property
+    def settings(self) -> CorpusConfig:
+        """How it is built."""
+        assert self.data.corpus is not None
+        return self.data.corpus
 
     def place(self, *parts: str) -> Path:
         """Path in the folder."""
@@ -86,7 +92,11 @@ def _absolute(data: DataConfig) -> DataConfig:
         else replace(source, path=_absolute_path(source.path))
         for name, source in data.sources.items()
     }
-    return replace(data, sources=sources)
+    corpus = data.corpus
+    if corpus is not None and corpus.contamination is not None:
+        texts = _absolute_path(corpus.contamination.texts)
+        corpus = replace(corpus, contamination=replace(corpus.contamination, texts=texts))
+    return replace(data, sources=sources, corpus=corpus)
 
 
 def _absolute_tokenizer(tokenizer: TokenizerConfig) -> TokenizerConfig:

@@ -34,11 +34,12 @@ from workbench.config.filter_syntax import (
     kind_of,
     parse_filter,
 )
+from workbench.data import counts
 from workbench.data.corpus.filter_columns import Unsupported, column_of, judge_columns
 
 Record = Mapping[str, Any]
 Test = Callable[[Record], bool]
-FILTERED, MISSING = "field_filter", "missing_field"
+FILTERED, MISSING = counts.FIELD_FILTER, counts.MISSING_FIELD
 """Causes of removal: the expression is false, or it is false and a field it compares is missing."""
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,

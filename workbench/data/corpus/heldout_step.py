@@ -45,7 +45,7 @@ class _Choice:
 
 
 def hold_out(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
-    """Choose and write held-out documents; counts and compressed sizes by source are returned.
+    """Choose and write held-out documents; the corpus's documents, counts and compressed sizes by source are returned.
 
     Raises
     ------
@@ -62,6 +62,7 @@ def hold_out(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     _write_lines(scratch / "leaks" / "texts.jsonl", leaks)
     np.save(scratch / "leaks" / "hashes.npy", hashes_of([key for choice in choices.values() for key in choice.keys]))
     return {
+        "documents": sum(corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in corpus.shards),
         "sources": {name: _describe(choice) for name, choice in choices.items()},
         "sizes": {n: compressed_sizes([t["text"] for t in c.texts]) for n, c in choices.items() if c.texts},
     }

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench.data.corpus import duplicates_step, heldout_step, read_step, token_step, tokenizer_step
+from workbench.data.corpus import (
+    contamination_step,
+    duplicates_step,
+    heldout_step,
+    read_step,
+    summary_step,
+    token_step,
+    tokenizer_step,
+)
 from workbench.data.corpus.corpus_plan import Corpus
 
 _ONE_TASK = "all"
 _SMALL_BYTES = 1_000_000
 """Disk for what is small: held-out texts, counts."""
 _TOKENIZER_BYTES = 10_000_000
+_INDEX_BYTES = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,23 @@ def _needs_to_read(corpus: Corpus, name: str) -> int:
 
 
 def _needs_to_sort(corpus: Corpus, name: str) -> int:
-    documents = sum(corpus.folder.read_record(f"read/{shard}").facts["kept"] for shard in _all_shards(corpus))
-    return 32 * documents + _SMALL_BYTES  # an entry of 24 bytes, and its row
+    return 16 * _documents(corpus) // len(duplicates_step.name_buckets(corpus)) + _SMALL_BYTES  # a shard and a row
+
+
+def _needs_to_pair(corpus: Corpus, name: str) -> int:
+    return 16 * _documents(corpus) + _SMALL_BYTES
+
+
+def _needs_to_join(corpus: Corpus, name: str) -> int:
+    return 16 * _documents(corpus) + _SMALL_BYTES  # a row in each of the two lists
+
+
+def _needs_to_index(corpus: Corpus, name: str) -> int:
+    return _INDEX_BYTES
+
+
+def _documents(corpus: Corpus) -> int:
+    return corpus.folder.read_record("heldout/all").facts["documents"]
 
 
 def _needs_to_encode(corpus: Corpus, name: str) -> int:
@@ -77,10 +101,38 @@ def _needs_to_encode(corpus: Corpus, name: str) -> int:
 PHASES = (
     Phase("read", "reading", _all_shards, read_step.read, _needs_to_read),
     Phase("heldout", "choosing held-out documents", _one, heldout_step.hold_out, _needs_little, False),
-    Phase("duplicates", "finding duplicates", _one, duplicates_step.find, _needs_to_sort, False),
+    Phase(
+        "exact",
+        "finding exact duplicates",
+        duplicates_step.name_buckets,
+        duplicates_step.find_exact,
+        _needs_to_sort,
+        False,
+    ),
+    Phase(
+        "near", "finding near duplicates", duplicates_step.name_bands, duplicates_step.find_near, _needs_to_pair, False
+    ),
+    Phase("duplicates", "joining duplicates", _one, duplicates_step.join, _needs_to_join, False),
+    Phase(
+        "benchmarks",
+        "indexing benchmark texts",
+        contamination_step.name_one,
+        contamination_step.index,
+        _needs_to_index,
+        False,
+    ),
+    Phase(
+        "passages",
+        "looking for benchmark texts",
+        contamination_step.name_shards,
+        contamination_step.count,
+        _needs_to_index,
+    ),
+    Phase("common", "adding up", contamination_step.name_one, contamination_step.add_up, _needs_to_index, False),
     Phase("tokenizer", "making the tokenizer", _one, tokenizer_step.make, _needs_tokenizer, False),
     Phase("room", "measuring what the caps take", _capped_shards, token_step.measure, _needs_little),
     Phase("caps", "dividing the caps", _one, token_step.divide, _needs_little, False),
     Phase("tokens", "writing tokens", _all_shards, token_step.write, _needs_to_encode),
+    Phase("summary", "summing up", _one, summary_step.summarise, _needs_little, False),
 )
 """In the order in which they are done."""

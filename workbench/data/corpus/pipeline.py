@@ -3,8 +3,8 @@
 data/<fingerprint>.building/      while it is built; its tasks are in `workbench.data.corpus.phases`
   plan.json                       the shards
   claims/  records/  scratch/     who does what, what is done, what is being written
-  read/  leaks/  duplicates/      work, deleted at the end
-  heldout/  tokenizer/  tokens/   the store
+  read/  leaks/  duplicates/ ..   work, deleted at the end
+  heldout/  tokenizer/  tokens/   the store, with what `workbench.data.corpus.task_folder` names beside them
   manifest.json                   written when all tasks are done
 data/<fingerprint>/               the same folder under its final name, without the work
 """
@@ -119,8 +119,9 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
 
 
 def _describe_stop(corpus: Corpus) -> str:
-    counted = [(phase, corpus.folder.done_in(phase.name), phase.tasks(corpus)) for phase in PHASES]
-    phase, done, tasks = next((c for c in counted if len(c[1]) < len(c[2])), counted[-1])
+    counted = ((phase, corpus.folder.done_in(phase.name), phase.tasks(corpus)) for phase in PHASES)
+    last = PHASES[-1]
+    phase, done, tasks = next((c for c in counted if len(c[1]) < len(c[2])), (last, {last.name}, [last.name]))
     return (
         f"stopped while {phase.doing} ({len(done)} of {len(tasks)} tasks are done); what is done is kept in "
         f"{corpus.folder.root}, and the same command goes on"

@@ -1,4 +1,9 @@
-"""Step 1 of a corpus, a task a shard: read, drop what is no document for it, hash, and keep the rest."""
+"""Step 1 of a corpus, a task a shard: read, drop what is no document for it, hash, and keep the rest.
+
+read/<shard>/    see `workbench.data.corpus.document_files`
+read/<shard>/bands.npy    where near duplicates are sought: uint64 (documents, bands), as of `workbench.data.corpus.minhash`
+samples/<shard>.read.jsonl    samples of what is dropped (see `workbench.data.corpus.removed_samples`)
+"""
 
 from __future__ import annotations
 
@@ -6,32 +11,59 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from workbench.config.schema import SourceConfig
 from workbench.data import counts
+from workbench.data.corpus import minhash
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import DocumentWriter, make_key
+from workbench.data.corpus.quality_rules import breaches
+from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_reading import Read, read_shard
+from workbench.data.corpus.words import Words
+
+_Verdict = tuple[str | None, float | None]
+"""Cause for which a document is dropped, None where it is kept; and what was measured, if the cause measures something."""
 
 
 def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Read a shard; the documents read, kept and dropped by cause, and the bytes kept, are returned."""
     shard = corpus.by_name[name]
-    writer = DocumentWriter(scratch / "read" / name)
+    writer, samples = DocumentWriter(scratch / "read" / name), RemovedSamples()
+    near, bands = corpus.settings.near_duplicates, []
     dropped: Counter[str] = Counter()
     read = kept = size = 0
     for batch in read_shard(shard, corpus.source(shard)):
         texts = []
-        for each, cause in zip(batch, _causes(batch, corpus.data.min_document_bytes), strict=True):
+        for each, (cause, value) in zip(batch, _judge(batch, corpus.source(shard), corpus), strict=True):
             if cause is None:
                 texts.append(each.text)
-            else:
-                dropped[cause] += 1
+                continue
+            dropped[cause] += 1
+            if each.text:
+                samples.add(cause, each.text, shard.source, value)
+        if near is not None and texts:
+            bands.append(minhash.bands(Words.of(texts), near))
         size += int(writer.write(texts, [make_key(text) for text in texts]).sum())
         read += len(batch)
         kept += len(texts)
     writer.close()
+    if near is not None:  # each band lies together, and is read by itself
+        joined = np.concatenate([np.empty((0, near.bands), np.uint64), *bands])
+        np.save(scratch / "read" / name / "bands.npy", np.asfortranarray(joined))
+    (scratch / "samples").mkdir()
+    samples.write(scratch / "samples" / f"{name}.read.jsonl")
     return {"read": read, "kept": kept, "bytes": size, "dropped": dict(sorted(dropped.items()))}
 
 
-def _causes(batch: list[Read], min_bytes: int) -> list[str | None]:
-    """Why each document is dropped, None where it is kept; filters by field and by quality belong here."""
-    return [each.cause or counts.why_too_short(each.text, min_bytes) for each in batch]
+def _judge(batch: list[Read], source: SourceConfig, corpus: Corpus) -> list[_Verdict]:
+    """Say of each document why it is dropped: by its file or its fields, by its length, or by rules of quality."""
+    min_bytes = corpus.data.min_document_bytes
+    verdicts: list[_Verdict] = [(each.cause or counts.why_too_short(each.text, min_bytes), None) for each in batch]
+    if source.quality is not None:
+        left = [i for i, (cause, _) in enumerate(verdicts) if cause is None]
+        for i, breach in zip(left, breaches(source.quality, [batch[i].text for i in left]), strict=True):
+            if breach is not None:
+                verdicts[i] = breach.cause, breach.value
+    return verdicts

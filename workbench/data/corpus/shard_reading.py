@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
+from workbench.data.corpus.field_filters import FieldFilter, compile_filter
 from workbench.data.corpus.shards import Part, Shard, list_own_files
-from workbench.data.hub import read_hub
+from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
-from workbench.data.readers import look_up, parse_line, read_records, read_row_groups, read_texts, text_of
+from workbench.data.readers import look_up, open_parquet, parse_line, read_records, read_row_groups, read_texts, text_of
 from workbench.data.sources import Group, Item, normalise
 from workbench.data.unpack import decode_line, refuse_packed, without_mark
 
@@ -25,15 +26,15 @@ class Read(NamedTuple):
     """A document as it was read."""
 
     text: str
-    """The text, as `normalise` leaves it; empty where it was dropped."""
+    """The text, as `normalise` leaves it; empty where a file was dropped before it was read."""
     cause: str | None = None
-    """Why it was dropped where it was read (see `workbench.data.counts`); None: it was not."""
+    """Why it is dropped, by its file or by the source's `where` (see `workbench.data.counts`); None: it is not."""
     record: Mapping[str, Any] = _NO_FIELDS
     """Its record, where the source has records and fields were asked for; `look_up` finds a field in it."""
 
 
 def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -> Iterator[list[Read]]:
-    """Yield the documents of a shard in batches of some megabytes, in their stored order.
+    """Yield the documents of a shard in batches of some megabytes, in their stored order, also those to drop.
 
     Parameters
     ----------
@@ -47,13 +48,14 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     Raises
     ------
     ValueError
-        An input is missing, damaged, or of another size than when it was planned, or a record has no text; the
-        message names file and place.
+        An input is missing, damaged, or of another size than when it was planned, a record has no text, or a field has a
+        type that the source's `where` is not for; the message names file and place.
     """
     batch: list[Read] = []
     size = 0
+    keep = None if source.where is None else compile_filter(source.where)
     for part in shard.parts:
-        for read in _read_part(part, source, fields):
+        for read in _read_part(part, source, keep, fields):
             batch.append(read)
             size += len(read.text)
             if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
@@ -63,23 +65,28 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
         yield batch
 
 
-def _read_part(part: Part, source: SourceConfig, fields: Sequence[str]) -> Iterator[Read]:
+def _read_part(part: Part, source: SourceConfig, keep: FieldFilter | None, fields: Sequence[str]) -> Iterator[Read]:
     if source.kind.startswith("python_"):
         return _read_own_files(part, source)
     if source.kind == "huggingface":
-        return (Read(normalise(text)) for text in read_hub(source))
+        return (_judge(text, record, keep, where, bool(fields)) for text, record, where in read_hub_records(source))
     path = Path(part.path)
     _refuse_changed(path, part)
     if source.kind == "text":
         return (Read(normalise(text)) for text in read_texts("text", path, source.text_field))
     if source.kind == "parquet":
-        return _read_rows(path, part, source.text_field, fields)
+        return _read_rows(path, part, source.text_field, keep, fields)
     if path.name.lower().endswith((".gz", ".zst", ".json")):
         return (
-            Read(normalise(text_of(record, source.text_field, where)), None, record if fields else _NO_FIELDS)
+            _judge(text_of(record, source.text_field, where), record, keep, where, bool(fields))
             for where, record in read_records("jsonl", path)
         )
-    return _read_lines(path, part, source.text_field, bool(fields))
+    return _read_lines(path, part, source.text_field, keep, bool(fields))
+
+
+def _judge(text: str, record: Mapping[str, Any], keep: FieldFilter | None, where: str, with_record: bool) -> Read:
+    cause = None if keep is None else keep.cause(record, where)
+    return Read(normalise(text), cause, record if with_record else _NO_FIELDS)
 
 
 def _refuse_changed(path: Path, part: Part) -> None:
@@ -101,16 +108,22 @@ def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
             yield Read(found.text, found.cause)
 
 
-def _read_rows(path: Path, part: Part, text_field: str, fields: Sequence[str]) -> Iterator[Read]:
-    for first, records in read_row_groups(path, [text_field, *fields], part.begin, part.end):
+def _read_rows(
+    path: Path, part: Part, text_field: str, keep: FieldFilter | None, fields: Sequence[str]
+) -> Iterator[Read]:
+    columns = [text_field, *fields]
+    if keep is not None:  # a column that is not there is a field that is missing
+        with open_parquet(path) as file:
+            columns += sorted(keep.columns & set(file.schema_arrow.names))
+    for first, records in read_row_groups(path, columns, part.begin, part.end):
         for number, record in enumerate(records, first):
-            text = look_up(record, text_field)
+            text, where = look_up(record, text_field), f"{show(path)}, row {number}"
             if not isinstance(text, str):
-                text = text_of(record, text_field, f"{show(path)}, row {number}")
-            yield Read(normalise(text), None, record if fields else _NO_FIELDS)
+                text = text_of(record, text_field, where)
+            yield _judge(text, record, keep, where, bool(fields))
 
 
-def _read_lines(path: Path, part: Part, text_field: str, with_record: bool) -> Iterator[Read]:
+def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | None, with_record: bool) -> Iterator[Read]:
     """Yield the documents of the lines that begin in a part of a file."""
     empty = True
     with path.open("rb", buffering=0) as file:
@@ -119,9 +132,9 @@ def _read_lines(path: Path, part: Part, text_field: str, with_record: bool) -> I
             if offset == 0:
                 refuse_packed(path, block[:16])
                 block = without_mark(path, block)
-            for text, record in _parse_block(path, offset, block, text_field):
+            for text, record, cause in _parse_block(path, offset, block, text_field, keep):
                 empty = False
-                yield Read(text, None, record if with_record else _NO_FIELDS)
+                yield Read(text, cause, record if with_record else _NO_FIELDS)
     if empty and part.bytes == part.file_bytes:
         raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.bytes else ""))
 
@@ -157,8 +170,10 @@ def _read_blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, by
         rest = [chunk[cut:]]
 
 
-def _parse_block(path: Path, offset: int, block: bytes, text_field: str) -> Iterator[tuple[str, Any]]:
-    """Yield texts and records of a block of lines; the line of an error is counted only where there is one."""
+def _parse_block(
+    path: Path, offset: int, block: bytes, text_field: str, keep: FieldFilter | None
+) -> Iterator[tuple[str, Any, str | None]]:
+    """Yield texts, records and causes of a block of lines; the line of an error is counted only where there is one."""
     try:
         lines = block.decode().split("\n")
     except UnicodeDecodeError as error:
@@ -180,7 +195,15 @@ def _parse_block(path: Path, offset: int, block: bytes, text_field: str) -> Iter
             ended = "\n" if index + 1 < len(lines) else ""
             record = parse_line(path, number, line.removeprefix("\ufeff") + ended)
             text = text_of(record, text_field, f"{show(path)}, line {number}")
-        yield normalise(text), record
+        yield normalise(text), record, None if keep is None else _filter(keep, record, path, offset, index)
+
+
+def _filter(keep: FieldFilter, record: Mapping[str, Any], path: Path, offset: int, index: int) -> str | None:
+    try:
+        return keep.cause(record)
+    except ValueError:
+        keep.cause(record, f"{show(path)}, line {_count_lines(path, offset) + index + 1}")
+        raise
 
 
 def _count_lines(path: Path, end: int) -> int:

@@ -18,8 +18,16 @@ from typing import Any
 from workbench.data.corpus.task_claims import Claims, Owner
 from workbench.study.files import fsync, sha256, write_atomically
 
-STAYS = ("heldout", "tokenizer", "tokens")
-"""Folders that are part of the finished store; all others are work."""
+STAYS = (
+    "heldout",
+    "tokenizer",
+    "tokens",
+    "removed",
+    "near_duplicates.json",
+    "contamination.json",
+    "lengths.json",
+)
+"""Folders and files that are part of the finished store; all others are work."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Step 4 of a corpus, one task: the tokenizer, trained on the first texts of every source or taken from a file."""
+"""Step 5 of a corpus, one task: the tokenizer, trained on the first texts of every source or taken from a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.data import tokenizer as tokenizers
 from workbench.data.carried_tokens import write_named
-from workbench.data.corpus.cleaning import Cut, clean, make_cut, read_leaks
+from workbench.data.corpus.cleaning import Cleaner
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.special_tokens import SpecialTokens, choose, own_template
 
@@ -27,9 +27,9 @@ def make(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     config = corpus.tokenizer
     texts: list[str] = []
     if config.kind == "bpe":
-        cut = make_cut(read_leaks(corpus), corpus.data.overlap_lines)
+        cleaner = Cleaner(corpus)
         quota = config.train_bytes // len(corpus.data.sources)
-        texts = [text for name in sorted(corpus.data.sources) for text in _sample(corpus, name, quota, cut)]
+        texts = [text for name in sorted(corpus.data.sources) for text in _sample(corpus, name, quota, cleaner)]
     trained = tokenizers.make_tokenizer(config, texts)
     facts = tokenizers.save(trained, scratch / "tokenizer", choose(config), own_template(config))
     if config.kind == "file":
@@ -45,11 +45,11 @@ def make(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _sample(corpus: Corpus, source: str, quota: int, cut: Cut) -> Iterator[str]:
+def _sample(corpus: Corpus, source: str, quota: int, cleaner: Cleaner) -> Iterator[str]:
     """Yield the first pieces of a source, until they have `quota` bytes, whatever its cap."""
     taken = 0
     for shard in corpus.shards_of(source):
-        for batch in clean(corpus, shard, cut):
+        for batch in cleaner.clean(shard):
             for piece in (piece for cleaned in batch for piece in cleaned.pieces):
                 if taken >= quota:
                     return

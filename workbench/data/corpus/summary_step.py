@@ -1,0 +1,92 @@
+"""Step 8 of a corpus, one task: what the shards' tasks noted, put together for people to read.
+
+removed/samples.jsonl    samples of what was dropped, by cause (see `workbench.data.corpus.removed_samples`)
+lengths.json             by source, documents by length in bytes and in tokens: those from a power of two up to the next
+contamination.json       where benchmark texts were looked for: which occur, and what was done with training documents
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from workbench.config.schema import to_dict
+from workbench.data.corpus.cleaning import read_heldout
+from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.leak_meter import LeakMeter
+from workbench.data.corpus.removed_samples import RemovedSamples
+from workbench.data.corpus.shard_notes import ContaminationNotes
+
+LENGTHS, CONTAMINATION = "lengths.json", "contamination.json"
+
+
+def summarise(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
+    """Write the files; the held-out text that is left in training text is returned, as far as that was looked at."""
+    samples = RemovedSamples()
+    for path in sorted(corpus.place("samples").iterdir()):
+        samples = samples.merge(RemovedSamples.read(path))
+    (scratch / "removed").mkdir()
+    samples.write(scratch / "removed" / "samples.jsonl")
+    facts = {shard.name: corpus.folder.read_record(f"tokens/{shard.name}").facts for shard in corpus.shards}
+    _write(scratch / LENGTHS, _add_up_lengths(corpus, facts))
+    if corpus.settings.contamination is not None:
+        _write(scratch / CONTAMINATION, _describe_contamination(corpus, facts))
+    return {
+        "overlap_left": _measure_left(corpus),
+        "metered_bytes": sum(each["metered_bytes"] for each in facts.values()),
+    }
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _add_up_lengths(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for source in sorted(corpus.data.sources):
+        told = [facts[shard.name]["lengths"] for shard in corpus.shards_of(source)]
+        total = {unit: sum((Counter(each[unit]) for each in told), Counter[str]()) for unit in ("bytes", "tokens")}
+        result[source] = {unit: dict(sorted(n.items(), key=lambda item: int(item[0]))) for unit, n in total.items()}
+    return result
+
+
+def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
+    hits: set[str] = set()
+    for shard in corpus.shards:
+        hits |= set(json.loads(corpus.place("left", f"{shard.name}.json").read_text()))
+    return LeakMeter(read_heldout(corpus), corpus.settings.overlap_words).report(hits)
+
+
+def _describe_contamination(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    settings = to_dict(corpus.settings.contamination)
+    del settings["texts"]
+    notes = ContaminationNotes()
+    for each in facts.values():
+        notes.merge(each["contamination"])
+    counted = corpus.folder.read_record("common/all").facts
+    overlap = json.loads(corpus.place("common", "overlap.json").read_text(encoding="utf-8"))
+    tasks = {}
+    for task, found in sorted(overlap.items()):
+        checkable = len(found["clean"]) + len(found["dirty"])
+        tasks[task] = {
+            "documents": checkable + len(found["not_checkable"]),
+            "checkable": checkable,
+            "dirty": found["dirty"],
+            "in_passages": found["in_passages"],
+            "not_checkable": found["not_checkable"],
+            "passages": notes.tally.passages[task],
+            "training_documents": dict(sorted(notes.by_task.get(task, {}).items())),
+        }
+    return {
+        "settings": settings,
+        "files": corpus.folder.read_record("benchmarks/all").facts["files"],
+        "documents": counted["documents"],
+        "passages": counted["passages"],
+        "ignored_passages": counted["ignored"],
+        "training_documents": notes.facts()["tally"]["done"],
+        "training_documents_by_tasks": notes.facts()["tally"]["tasks"],
+        "removed_bytes": notes.tally.removed_bytes,
+        "tasks": tasks,
+    }
