@@ -6,7 +6,7 @@ a word of its own (its *mark*), by which it is known again in a finished store. 
 
     exact      copies of a document, some with other white space
     near       copies with changed words and a mark of their own, of a known Jaccard similarity of 5-grams of words
-    tasks      texts of a made benchmark (13 to 60 real words in a row, and some of 8 to 12), written as they are, in
+    tasks      texts of a made benchmark (13 to 60 words of a real text in a row, and some of 8 to 12), written as they are, in
                capitals, wrapped anew, and with other punctuation
     bad        documents that Gopher's rules remove: few words, symbols, one line again and again
     short      documents of fewer than 200 bytes
@@ -42,6 +42,8 @@ ODD = (
     "\U0001d4d0 \U00020000 \U0010fffd \ue000",
     "\x7f \x85 \u2028 \u2029 \u00a0 \u3000 end",
 )
+_PLAIN_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:?!]?|\d+")
+"""Identifiers and markup are left out, so that text is like that of pages."""
 _DOCUMENT_PHRASES = 90
 _LINE_PHRASES = 11
 _KEPT = 400
@@ -137,7 +139,7 @@ def _read_phrases(megabytes: float, seed: int) -> tuple[list[str], list[str]]:
     passages: list[str] = []
     seen: set[tuple[str, ...]] = set()
     for i, text in enumerate(text for batch in read_batches(megabytes * 1e6, 400) for text in batch):
-        words = [word for word in text.split() if word.isprintable() and '"' not in word and "\\" not in word]
+        words = [word for word in text.split() if _PLAIN_WORD.fullmatch(word)]
         if i % 40:
             cuts = np.cumsum(draw.integers(3, 8, len(words) // 3 + 1)).tolist()
             phrases += [" ".join(words[a:b]) for a, b in zip([0, *cuts], cuts, strict=False) if b <= len(words)]
