@@ -38,11 +38,11 @@ ODD = (
     "\u202eright to left\u202c שלום العربية",
     "\u200bzero\u200dwidth\ufeff inside \u00ad soft",
     "東京は日本の首都です。漢字かな交じり文、句読点。",
-    "ﬁ ligature ① ½ Ⅷ ｆｕｌｌ width",
+    "\ufb01 ligature \u2460 \u00bd \u2167 \uff46\uff55\uff4c\uff4c width",
     "\U0001d4d0 \U00020000 \U0010fffd \ue000",
     "\x7f \x85 \u2028 \u2029 \u00a0 \u3000 end",
 )
-_PLAIN_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*[.,;:?!]?|\d+")
+_PLAIN_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*[.,;:?!]?|\d+")
 """Identifiers and markup are left out, so that text is like that of pages."""
 _DOCUMENT_PHRASES = 90
 _LINE_PHRASES = 11
@@ -75,7 +75,7 @@ class Truth:
     seconds: float = 0.0
 
 
-def make(folder: Path, megabytes: float, seed: int, file_megabytes: float = 64, prose_megabytes: float = 12) -> Truth:
+def make(folder: Path, megabytes: float, seed: int, prose_megabytes: float = 12) -> Truth:
     """Write `text/*.jsonl`, `benchmark/made.jsonl`, `damaged/damaged.jsonl`, `keys.npy` and `truth.json` into an empty folder."""
     started = time.monotonic()
     phrases, passages = _read_phrases(prose_megabytes, seed)
@@ -88,6 +88,7 @@ def make(folder: Path, megabytes: float, seed: int, file_megabytes: float = 64, 
     ]
     (folder / "benchmark" / "made.jsonl").write_text("".join(lines), encoding="utf-8")
     number = 0
+    file_bytes = min(64e6, megabytes * 1e6 / 8)
     source = maker.lines(megabytes * 1e6)
     rest = True
     while rest:
@@ -96,7 +97,7 @@ def make(folder: Path, megabytes: float, seed: int, file_megabytes: float = 64, 
             for line in source:
                 file.write(line)
                 written += len(line)
-                if written >= file_megabytes * 1e6:
+                if written >= file_bytes:
                     rest = True
                     break
         number += 1
@@ -183,11 +184,11 @@ class _Maker:
                 elif kind < 0.09 and self._kept:
                     yield self._near_copy()
                 elif kind < 0.10:
-                    yield self._bad_one(body)
+                    yield self._bad_one(self._bodies(1)[0])
                 elif kind < 0.105:
                     yield self._short()
                 elif kind < 0.106:
-                    yield self._odd_one(body)
+                    yield self._odd_one(self._bodies(1)[0])
                 if count % every == 0 and (passage := next(self._passages, None)) is not None:
                     yield self._with_passage(self._bodies(1)[0], passage)
         for _, number, text in sorted((-key, number, text) for key, number, text in self._smallest)[:250]:
