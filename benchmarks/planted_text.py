@@ -171,7 +171,8 @@ class _Maker:
     def lines(self, size: float) -> Iterator[bytes]:
         """Documents as lines of jsonl, until there are so many bytes; pages with leaks are the last."""
         expected = max(1, int(size / 2500))
-        every = max(1, expected // (2 * len(self.truth.benchmark) + 1))
+        every = max(20, expected // (2 * len(self.truth.benchmark) + 1))
+        candidates = min(250, expected // 20)
         count = 0
         while self.truth.bytes < size:
             bodies = self._bodies(2000)
@@ -191,7 +192,7 @@ class _Maker:
                     yield self._odd_one(self._bodies(1)[0])
                 if count % every == 0 and (passage := next(self._passages, None)) is not None:
                     yield self._with_passage(self._bodies(1)[0], passage)
-        for _, number, text in sorted((-key, number, text) for key, number, text in self._smallest)[:250]:
+        for _, number, text in sorted((-key, number, text) for key, number, text in self._smallest)[:candidates]:
             yield from self._leaks(number, text)
 
     def _bodies(self, count: int) -> list[list[str]]:
