@@ -13,6 +13,7 @@ STUDIES = [path.stem for path in sorted((PROJECT_ROOT / "experiments").glob("*.y
 PATHS = {
     ("data", "dolma"): ["data.sources.text.path=dolma"],
     ("data", "jsonl"): ["data.sources.text.path=a.jsonl"],
+    ("data", "jsonl_corpus"): ["data.sources.text.path=a.jsonl"],
     ("tokenizer", "llama2"): ["tokenizer.path=tokenizer.model"],
     ("model", "tinyllama_1b"): ["tokenizer=llama2", "tokenizer.path=tokenizer.model"],
     ("recipe", "continual_headers"): ["data=python_domains"],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from tests.data.corpus.conftest import BENCHMARK
-from tests.data.corpus.test_pipeline import heldout_texts, input_texts, stored_texts
-from workbench.config.schema import DataConfig
+from tests.data.corpus.test_pipeline import input_texts, stored_texts
+from workbench.config.schema import CorpusConfig, DataConfig
+from workbench.config.schema.near_duplicates import NearDuplicates
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import Prepared, prepare, verify
 from workbench.data.store_summary import describe
 from workbench.study.layout import Layout
@@ -32,18 +35,16 @@ def test_all_that_is_planted_is_found_and_counts_add_up(full: Prepared, full_dat
     dropped = found["c"]["dropped"]
     assert dropped["field_filter"] == 6
     assert dropped["gopher_min_words"] == 4
-    held = [text for name in "abc" for text in heldout_texts(full, name)]
     texts = input_texts(full_data, "c")
     originals, near = texts[:5], texts[18:23]
-    held_near = sum(text in held for text in near)
-    assert dropped["near_duplicate"] == 5 - held_near
+    assert dropped["near_duplicate"] == 5
     assert found["a"]["dropped"]["exact_duplicate"] == 10
     assert found["b"]["dropped"]["exact_duplicate"] == 5
-    asked = [text for text in texts if BENCHMARK.upper() in text and text not in held]
-    assert found["c"]["cut"]["benchmark_text"] == len(asked) > 0
+    asked = [text for text in texts if BENCHMARK.upper() in text]
+    assert found["c"]["cut"]["benchmark_text"] == len(asked) == 3
     stored = "\n".join(stored_texts(full, "c"))
     assert BENCHMARK.upper() not in stored
-    assert sum(text in stored for text in originals) == sum(text not in held for text in originals)
+    assert all(text in stored for text in originals)
     assert not any(text in stored for text in near)
 
     report = read_json(full, "contamination.json")
@@ -56,7 +57,7 @@ def test_all_that_is_planted_is_found_and_counts_add_up(full: Prepared, full_dat
         for facts in found.values()
     )
     table = read_json(full, "near_duplicates.json")
-    assert table["dropped"] == sum(facts["dropped"].get("near_duplicate", 0) for facts in found.values()) + held_near
+    assert table["dropped"] == sum(facts["dropped"].get("near_duplicate", 0) for facts in found.values())
     assert {pair["kept"]["source"] for pair in table["examples"]} <= set("abc")
     assert all(0.3 < pair["similarity"] <= 1 for pair in table["examples"])
     lengths = read_json(full, "lengths.json")
@@ -74,6 +75,76 @@ def test_all_that_is_planted_is_found_and_counts_add_up(full: Prepared, full_dat
     assert f"c: benchmark text is cut out of {len(asked)} training documents" in said
     assert "quiz: 1 of 2 documents that can be checked have a passage of 8 words" in said
     assert f"near duplicates: {table['dropped']} documents dropped" in said
+
+
+def test_what_a_cap_leaves_out_is_in_no_count(full_data, small_tokenizer, tmp_path, with_source):
+    layout = Layout(tmp_path / "outputs")
+    texts = input_texts(full_data, "c")
+    for cap in (5_000, 12_000):
+        data = with_source(full_data, "c", max_bytes=cap)
+        store = prepare(data, small_tokenizer, layout, workers=1)
+        facts, report = store.manifest["sources"]["c"], read_json(store, "contamination.json")
+        assert facts["read"] == len(texts) == facts["kept"] + sum(facts["dropped"].values())
+        assert facts["dropped"]["beyond_cap"] > 0
+        done = report["training_documents"]
+        assert done.get("cut", 0) == facts["cut"].get("benchmark_text", 0)
+        assert report["tasks"]["quiz"]["dirty"] == [0]
+
+
+@pytest.mark.parametrize(("action", "cause"), [("remove", "benchmark_text"), ("mark", None)])
+def test_documents_with_benchmark_text_go_or_stay_as_asked(
+    full_data, small_tokenizer, tmp_path, action: str, cause: str | None
+):
+    asked = dataclasses.replace(full_data.corpus.contamination, action=action)
+    data = dataclasses.replace(full_data, corpus=dataclasses.replace(full_data.corpus, contamination=asked))
+    store = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    facts, report = store.manifest["sources"]["c"], read_json(store, "contamination.json")
+    assert report["training_documents"] == {"removed" if cause else "marked": 3}
+    assert facts["dropped"].get("benchmark_text", 0) == (3 if cause else 0)
+    lines = (store.directory / "removed" / "samples.jsonl").read_text().splitlines()
+    shown = [sample for sample in map(json.loads, lines) if sample["cause"] == "benchmark_text"]
+    assert [(sample["value"], sample["source"]) for sample in shown] == [("quiz", "c")] * (3 if cause else 0)
+    assert all(BENCHMARK.upper() in sample["text"] for sample in shown)
+
+
+def test_damaged_benchmark_texts_are_named_before_anything_is_read(full_data, small_tokenizer, tmp_path):
+    (tmp_path / "benchmarks" / "other.jsonl").write_text('{"task": 3}\n')
+    with pytest.raises(ValueError, match=r"other\.jsonl, line 1: `task` and `text` must be text"):
+        prepare(full_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    assert not list((tmp_path / "outputs").rglob("plan.json"))
+
+
+def test_pairs_that_are_not_alike_indeed_stay(full_data, small_tokenizer, tmp_path):
+    near = NearDuplicates(bands=30, rows=1, verify=True, least_similarity=0.6)
+    data = dataclasses.replace(full_data, corpus=dataclasses.replace(full_data.corpus, near_duplicates=near))
+    store = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    table = read_json(store, "near_duplicates.json")
+    assert table["dropped"] == store.manifest["sources"]["c"]["dropped"]["near_duplicate"] == 5
+    assert all(pair["similarity"] >= 0.6 for pair in table["examples"])
+
+
+def test_settings_name_the_data_and_no_held_out_document(full_data, small_tokenizer, tmp_path):
+    corpus = full_data.corpus
+    contamination = corpus.contamination
+    changes = [
+        corpus,
+        dataclasses.replace(corpus, near_duplicates=None),
+        dataclasses.replace(corpus, near_duplicates=NearDuplicates(bands=20)),
+        dataclasses.replace(corpus, contamination=None),
+        dataclasses.replace(corpus, contamination=dataclasses.replace(contamination, ngram=12)),
+        dataclasses.replace(corpus, overlap_words=20),
+    ]
+    kinds = [dataclasses.replace(full_data, corpus=changed) for changed in changes]
+    assert len({data_fingerprint(data, small_tokenizer) for data in kinds}) == len(kinds)
+    assert len({heldout_fingerprint(data) for data in kinds}) == 1
+    before = data_fingerprint(full_data, small_tokenizer)
+    moved = (tmp_path / "benchmarks").rename(tmp_path / "elsewhere")
+    there = dataclasses.replace(corpus, contamination=dataclasses.replace(contamination, texts=str(moved)))
+    assert data_fingerprint(dataclasses.replace(full_data, corpus=there), small_tokenizer) == before
+    (moved / "quiz.jsonl").write_text('{"task": "quiz", "text": "another"}\n')
+    assert data_fingerprint(dataclasses.replace(full_data, corpus=there), small_tokenizer) != before
+    with pytest.raises(ValueError, match=r"overlap_min_words=14 is more than overlap_words=13"):
+        CorpusConfig(overlap_min_words=14)
 
 
 @pytest.mark.parametrize("workers", [2, 4])

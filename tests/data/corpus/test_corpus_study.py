@@ -8,6 +8,9 @@ import pytest
 
 from workbench.cli import main
 from workbench.config.schema import CorpusConfig
+from workbench.config.schema.contamination_config import Contamination
+from workbench.config.schema.near_duplicates import NearDuplicates
+from workbench.config.schema.quality_thresholds import GopherThresholds, QualitySettings
 from workbench.data.store import open_prepared
 
 
@@ -18,12 +21,20 @@ def test_a_corpus_is_asked_for_by_its_settings(compose):
         ("data.corpus={}", CorpusConfig()),
         ("+data.corpus.shard_bytes=64M", CorpusConfig(64_000_000)),
         ("data.corpus={exact_duplicates: false}", CorpusConfig(exact_duplicates=False)),
+        ("data.corpus={near_duplicates: {bands: 9}}", CorpusConfig(near_duplicates=NearDuplicates(bands=9))),
+        ("data.corpus={contamination: {texts: x}}", CorpusConfig(contamination=Contamination("x"))),
     ):
         assert [config.data.corpus for _, config in compose([*chosen, setting])] == [corpus]
     with pytest.raises(ValueError, match="shards_bytes"):
         compose([*chosen, "data.corpus={shards_bytes: 1}"])
     with pytest.raises(ValueError, match=r"data\.corpus\.shard_bytes=0 must be"):
         compose([*chosen, "data.corpus={shard_bytes: 0}"])
+    source = ["data=jsonl_corpus", *chosen[1:], "data.sources.text.path=a.jsonl"]
+    ((_, config),) = compose([*source, "data.sources.text.quality={gopher: {min_words: 20}}"])
+    assert config.data.sources["text"].quality == QualitySettings(gopher=GopherThresholds(min_words=20))
+    assert config.data.corpus == CorpusConfig(near_duplicates=NearDuplicates())
+    with pytest.raises(ValueError, match=r"'=' is no sign"):
+        compose([*source, "data.sources.text.where=\"lang = 'en'\""])
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workbench.config.schema import CorpusConfig, to_dict
+from workbench.config.schema import to_dict
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.store import prepare
@@ -35,9 +36,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(name="start")
-def fixture_start(corpus_data, small_tokenizer, tmp_path: Path):
-    """Start the command that prepares a corpus of many small shards; what is left of it is killed at the end."""
-    data = dataclasses.replace(corpus_data, corpus=CorpusConfig(shard_bytes=6_000))
+def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
+    """Start the command that prepares a corpus of many shards with every step; what is left of it is killed at the end."""
+    corpus = dataclasses.replace(full_data.corpus, shard_bytes=9_000, near_duplicates=NearDuplicates(bands=3, rows=4))
+    data = with_source(dataclasses.replace(full_data, corpus=corpus), "b", max_bytes=20_000)
     started: list[subprocess.Popen] = []
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
@@ -78,7 +80,7 @@ def test_killed_at_random_moments(start, small_tokenizer, tmp_path, hash_store, 
     layout, draw = Layout(tmp_path / "killed"), random.Random(seed)
     directory = layout.data(start.fingerprint)
     root = building_folder(directory)
-    total = 2 * len(json.loads((whole.directory / "plan.json").read_text())["shards"]) + 4
+    total = 3 * len(json.loads((whole.directory / "plan.json").read_text())["shards"]) + 10
     kills = 0
     for moment in sorted(draw.sample(range(total), 5)):
         process = start(layout.root, workers)
