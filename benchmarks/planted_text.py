@@ -175,7 +175,7 @@ class _Maker:
         candidates = min(250, expected // 20)
         count = 0
         while self.truth.bytes < size:
-            bodies = self._bodies(2000)
+            bodies = self._bodies(500)
             kinds = self._draw.random(len(bodies)).tolist()
             for body, kind in zip(bodies, kinds, strict=True):
                 count += 1
