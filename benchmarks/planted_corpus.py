@@ -39,6 +39,7 @@ from workbench.data.tokenizer import load_file, train_bpe
 from workbench.study.layout import Layout
 
 VOCABULARY = 32_000
+DATATROVE_STEPS = ["read_and_filter", "signatures", "buckets", "cluster", "tokens"]
 _MARK_TOKENS = 16
 _BATCH_CHARACTERS = 1_000_000
 
@@ -366,14 +367,14 @@ def run_datatrove(folder: Path, options: argparse.Namespace, truth: Truth, ours:
     command = [str(options.datatrove), str(Path(__file__).with_name("datatrove_corpus.py"))]
     command += ["--folder", str(folder), "--output", str(output), "--tokenizer", str(folder / "tokenizer.json")]
     command += ["--workers", str(options.workers), *(["--no-quality"] if options.no_quality else [])]
-    with watched(lambda: "datatrove") as seen:
+    with watched(lambda: _datatrove_step(output)) as seen:
         result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"datatrove failed: {result.stderr[-2000:]}")
     steps = [json.loads(line) for line in result.stdout.splitlines()]
     for step in steps:
-        say("datatrove", **step)
-    processor = sum(step["processor_seconds"] for step in steps)
+        say("datatrove", **step, processor_seconds=seen.processor[step["step"]])
+    processor = sum(seen.processor.values())
     wall = sum(step["wall_seconds"] for step in steps)
     size = truth.bytes / 1e6
     say(
@@ -386,6 +387,12 @@ def run_datatrove(folder: Path, options: argparse.Namespace, truth: Truth, ours:
         target=2,
     )
     shutil.rmtree(output)
+
+
+def _datatrove_step(output: Path) -> str:
+    """Name the step that was begun last, by the folders of logs."""
+    begun = [path.name for path in output.glob("logs/*")]
+    return max(begun, key=DATATROVE_STEPS.index, default="start")
 
 
 def say(name: str, **facts: Any) -> None:
