@@ -41,7 +41,7 @@ class LeakMeter:
         return result
 
     def _passages_of(self, text: str) -> Iterable[str]:
-        words = [_fold(word) for word in _WORD.findall(text)]
+        words = _WORD.findall(text.lower()) if text.isascii() else [_fold(word) for word in _WORD.findall(text)]
         return (" ".join(words[i : i + self._n]) for i in range(len(words) - self._n + 1))
 
 

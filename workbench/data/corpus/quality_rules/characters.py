@@ -19,11 +19,20 @@ SPACE, LETTER, MARK = 1, 2, 4
 _SYMBOLS = "$+<=>^`|~"
 
 
+_TABLES = (0x80, 0x3100, 0x20000, sys.maxunicode + 1)
+"""Sizes of tables of code points: a table of all takes a second to make, and most text needs few."""
+
+
+def _kinds_up_to(code: int) -> NDArray[np.uint8]:
+    """Kind of every code point up to one, and of some behind it."""
+    return _kinds(next(size for size in _TABLES if code < size))
+
+
 @functools.cache
-def _kinds() -> NDArray[np.uint8]:
-    """Kind of every code point."""
-    kinds = np.zeros(sys.maxunicode + 1, np.uint8)
-    for code in range(sys.maxunicode + 1):
+def _kinds(size: int) -> NDArray[np.uint8]:
+    """Kind of the first code points."""
+    kinds = np.zeros(size, np.uint8)
+    for code in range(size):
         character = chr(code)
         category = unicodedata.category(character)
         if category[0] == "P" or category == "Cc":
@@ -54,7 +63,7 @@ class WordSpans:
         """Find the words of documents."""
         joined = "\n".join([*texts, ""])
         codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        kinds = _kinds()[codes]
+        kinds = _kinds_up_to(int(codes.max(initial=0)))[codes]
         inside = np.zeros(len(kinds) + 2, np.bool_)
         np.equal(kinds & SPACE, 0, out=inside[1:-1])
         edges = np.flatnonzero(inside[1:] != inside[:-1])
