@@ -17,9 +17,6 @@ from typing import IO, Any
 from workbench.study.files import fsync, sha256, write_atomically
 
 MANIFEST = "manifest.json"
-_TOKEN_FILES = "tokens/"
-_seen: set[tuple[str, int, int, int]] = set()
-"""Manifests whose token files this process has seen whole: path, time of modification, inode and size."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,6 @@ def _make(directory: Path, write: Callable[[Path], dict[str, Any]]) -> None:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Read the manifest of a folder that is what its name says and has all its files.
 
-    The sizes of a corpus's token files, which may be tens of thousands, are looked at once a process, in the manifest's
-    order; whoever reads one of them compares its size again (`workbench.data.corpus.token_shards`).
-
     Raises
     ------
     ValueError
@@ -111,17 +105,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if manifest["fingerprint"] != directory.name:
         raise ValueError(f"{directory} holds data {manifest['fingerprint']}: give the folder that name")
-    now = path.stat()
-    seen = (str(path.resolve()), now.st_mtime_ns, now.st_ino, now.st_size)
     for name, facts in manifest["files"].items():
-        if seen in _seen and name.startswith(_TOKEN_FILES):
-            continue
         size = _size(f"{directory}/{name}")
         if size != facts["bytes"]:
             raise ValueError(
                 f"{directory / name} has {size} bytes, not {facts['bytes']}: delete {directory} and prepare again"
             )
-    _seen.add(seen)
     return manifest
 
 

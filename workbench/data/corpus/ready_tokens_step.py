@@ -3,6 +3,7 @@
 Nothing is copied. For the steps that work on texts such a shard is one without documents.
 
 read/<shard>/token_documents.npy     int64 (documents, 3): part of the shard, first token in its file, end
+read/<shard>/bands.npy               where near duplicates are sought: of no document
 read/<shard>/token_keys.npy          uint64 (documents, 2): hash of each document's tokens
 tokens/<source>/<shard>.excluded.npy int64 (held-out documents, 3): number of the file, first token in it, end
 """
@@ -50,6 +51,8 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     shard, source = corpus.by_name[name], corpus.source(corpus.by_name[name])
     folder = scratch / "read" / name
     DocumentWriter(folder).close()
+    if corpus.settings.near_duplicates is not None:
+        np.save(folder / "bands.npy", np.empty((0, corpus.settings.near_duplicates.bands), np.uint64))
     _, bos_id, eos_id = _load_tokenizer(corpus)
     documents, keys = [np.empty((0, 3), np.int64)], [np.empty((0, 2), np.uint64)]
     rules: Counter[str] = Counter()
@@ -124,7 +127,6 @@ def write(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
         "tokens": corpus.folder.read_record(f"read/{name}").facts["tokens"] - held,
         "documents": len(documents) - len(rows),
         "kept": len(documents) - len(rows),
-        "cut": 0,
         "bytes": 0,  # no texts were written
         "left_out_bytes": None,
         "dropped": {counts.HELDOUT_SPLIT: len(rows)} if len(rows) else {},
@@ -156,7 +158,8 @@ def summarize(corpus: Corpus, source: str, records: Mapping[str, Record]) -> dic
     assert read_documents == total["kept"] + held.total(), (source, read_documents, total, held)
     return {
         **total,
-        "cut": 0,
+        "cut": {},
+        "cut_bytes": {},
         "bytes": None,
         "read": read_documents,
         "dropped": dict(held),

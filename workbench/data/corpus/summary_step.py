@@ -1,7 +1,7 @@
 """Step 8 of a corpus, one task: what the shards' tasks noted, put together for people to read.
 
 removed/samples.jsonl    samples of what was dropped, by cause (see `workbench.data.corpus.removed_samples`)
-lengths.json             by source, documents by length in bytes and in tokens: those from a power of two up to the next
+lengths.json             by source of texts, documents by length in bytes and in tokens: those from a power of two up to the next
 contamination.json       where benchmark texts were looked for: which occur, and what was done with training documents
 """
 
@@ -18,25 +18,31 @@ from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.leak_meter import LeakMeter
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes
+from workbench.data.corpus.shards import Shard
 
 LENGTHS, CONTAMINATION = "lengths.json", "contamination.json"
 
 
 def summarise(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write the files; the held-out text that is left in training text is returned, as far as that was looked at."""
-    samples = RemovedSamples()
-    for path in sorted(corpus.place("samples").iterdir()):
+    samples, shards = RemovedSamples(), _text_shards(corpus)
+    for path in sorted(corpus.place("samples").glob("*")):
         samples = samples.merge(RemovedSamples.read(path))
     (scratch / "removed").mkdir()
     samples.write(scratch / "removed" / "samples.jsonl")
-    facts = {shard.name: corpus.folder.read_record(f"tokens/{shard.name}").facts for shard in corpus.shards}
+    facts = {shard.name: corpus.folder.read_record(f"tokens/{shard.name}").facts for shard in shards}
     _write(scratch / LENGTHS, _add_up_lengths(corpus, facts))
     if corpus.settings.contamination is not None:
         _write(scratch / CONTAMINATION, _describe_contamination(corpus, facts))
     return {
-        "overlap_left": _measure_left(corpus),
+        "overlap_left": _measure_left(corpus) if shards else {},
         "metered_bytes": sum(each["metered_bytes"] for each in facts.values()),
     }
+
+
+def _text_shards(corpus: Corpus) -> list[Shard]:
+    """List the shards of texts: nothing of this is measured in token files."""
+    return [shard for shard in corpus.shards if corpus.source(shard).kind != "tokens"]
 
 
 def _write(path: Path, value: Any) -> None:
@@ -45,7 +51,7 @@ def _write(path: Path, value: Any) -> None:
 
 def _add_up_lengths(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for source in sorted(corpus.data.sources):
+    for source in sorted({shard.source for shard in _text_shards(corpus)}):
         told = [facts[shard.name]["lengths"] for shard in corpus.shards_of(source)]
         total = {unit: sum((Counter(each[unit]) for each in told), Counter[str]()) for unit in ("bytes", "tokens")}
         result[source] = {unit: dict(sorted(n.items(), key=lambda item: int(item[0]))) for unit, n in total.items()}
@@ -54,7 +60,7 @@ def _add_up_lengths(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[st
 
 def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
     hits: set[str] = set()
-    for shard in corpus.shards:
+    for shard in _text_shards(corpus):
         hits |= set(json.loads(corpus.place("left", f"{shard.name}.json").read_text()))
     return LeakMeter(read_heldout(corpus), corpus.settings.overlap_words).report(hits)
 
