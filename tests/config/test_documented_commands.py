@@ -13,7 +13,9 @@ README = (PROJECT_ROOT / "README.md").read_text()
 RESULTS = (PROJECT_ROOT / "docs" / "results.md").read_text()
 TEXTS = [README, *(path.read_text() for path in sorted((PROJECT_ROOT / "docs").glob("*.md")))]
 LINES = [
-    line for text in TEXTS for line in re.findall(r"^    (workbench (?:run|plan) .*)$", text.replace("\\\n", " "), re.M)
+    line
+    for text in TEXTS
+    for line in re.findall(r"^    (workbench (?:run|plan|prepare|benchmark-texts) .*)$", text.replace("\\\n", " "), re.M)
 ]
 # Alternatives, names to be filled in, and studies and clusters of the reader's own.
 COMMANDS = [line for line in LINES if not re.search(r"\||<|cluster=mine|experiments=my_study", line)]
@@ -31,10 +33,20 @@ def test_a_command_composes_and_plans(compose, command):
         assert build_chain(config, "f" * 16)
 
 
+def test_the_documented_corpus_composes(compose, tmp_path):
+    text = (PROJECT_ROOT / "docs" / "corpora.md").read_text()
+    [config] = re.findall(r"^```yaml\n# workbench prepare data=mine\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text(config)
+    [(_, composed)] = compose(["data=mine"], tmp_path)
+    assert composed.data.corpus.contamination.texts == "outputs/benchmark_texts"
+    assert composed.data.sources["web"].heldout_bytes == 400_000
+
+
 def verbs(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    return re.findall(r"^    ([a-z]+) {2,}", capsys.readouterr().out, re.M)
+    return re.findall(r"^    ([a-z-]+) {2,}", capsys.readouterr().out, re.M)
 
 
 def test_the_readme_names_every_verb(capsys):

@@ -72,7 +72,7 @@ Next: data.corpus.contamination.texts=outputs/benchmark_texts (docs/corpora.md).
   workbench audit outputs/data/FINGERPRINT
   workbench audit --whole /mnt/copy/FINGERPRINT
 
-Exit status 1: something is wrong (docs/corpora.md).
+Next: where something is wrong, copy or prepare the store again (docs/corpora.md). Exit status 1: something is wrong.
 """,
     "ui": """example:
   workbench ui
