@@ -15,7 +15,9 @@ TEXTS = [README, *(path.read_text() for path in sorted((PROJECT_ROOT / "docs").g
 LINES = [
     line
     for text in TEXTS
-    for line in re.findall(r"^    (workbench (?:run|plan|prepare|benchmark-texts) .*)$", text.replace("\\\n", " "), re.M)
+    for line in re.findall(
+        r"^    (workbench (?:run|plan|prepare|benchmark-texts) .*)$", text.replace("\\\n", " "), re.M
+    )
 ]
 # Alternatives, names to be filled in, and studies and clusters of the reader's own.
 COMMANDS = [line for line in LINES if not re.search(r"\||<|cluster=mine|experiments=my_study", line)]
