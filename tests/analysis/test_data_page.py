@@ -140,7 +140,7 @@ def test_sources_and_causes_are_those_of_the_manifest(corpus):
     assert sources.loc["code", "bytes a token"] == 3.6
     assert sources.loc["code", "read from"] == "jsonl /data/code"
     removed = removed_table(corpus).set_index("source")
-    assert removed.columns.tolist()[:5] == ["read", "kept", "too short", "duplicate", "gopher min words"]
+    assert removed.columns.tolist()[:5] == ["read", "kept", "too short", "duplicate", "near duplicate"]
     counts = removed.drop(columns="cut: held-out text")
     assert (counts["read"] == counts.drop(columns="read").sum(axis=1)).all()
 

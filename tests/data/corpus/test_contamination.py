@@ -183,7 +183,7 @@ def test_common_phrases_are_ignored_however_the_corpus_is_divided(tmp_path: Path
             hit = index.count(corpus[i::shards], counts)
             assert hit.tolist() == [bool(index.find([text])) for text in corpus[i::shards]]
             counts.save(tmp_path / "counts.npz")
-            total.add(Counts.open(tmp_path / "counts.npz"))
+            total.add(Counts.load(tmp_path / "counts.npz"))
         assert total.documents == 33
         assert sorted(set(total.passages.tolist())) == [1, 11]
         results.append(index.treat(corpus, index.ignored(total))[0])
@@ -217,7 +217,7 @@ def test_the_report_names_dirty_and_clean_documents_and_those_that_cannot_be_che
 def test_an_index_is_the_same_when_it_was_saved(tmp_path: Path):
     index = index_of(QUESTION, SHORT)
     index.save(tmp_path)
-    again = BenchmarkIndex.open(tmp_path, index.benchmarks, index.settings)
+    again = BenchmarkIndex.load(tmp_path, index.benchmarks, index.settings)
     batch = [QUESTION, SHORT, "neither of them"]
     assert again.find(batch) == index.find(batch)
     counts = [index.no_counts(), again.no_counts()]

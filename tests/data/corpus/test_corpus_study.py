@@ -71,5 +71,5 @@ def test_prepare_prints_its_tables(base_overrides, tmp_path, capsys, corpus):
     printed = capsys.readouterr()
     assert ended.value.code == 0, printed.err
     assert "reading: " in printed.err
-    assert "held-out text is cut out of 0 training documents" in printed.out
+    assert "passages of 13 words of text's held-out text that are left in" in printed.out
     assert "held-out split" in printed.out

@@ -17,7 +17,7 @@ def test_what_is_in_the_index_is_found_and_nothing_else(size: int, tmp_path: Pat
     asked = np.concatenate([draw.integers(0, 2**64, 70_000, np.uint64), hashes])
     draw.shuffle(asked)
     expected = np.flatnonzero(np.isin(asked, hashes))
-    for index in (made, NgramIndex.open(tmp_path / "index")):
+    for index in (made, NgramIndex.load(tmp_path / "index")):
         places, rows = index.find(asked)
         np.testing.assert_array_equal(places, expected)
         np.testing.assert_array_equal(index.hashes[rows], asked[places])

@@ -40,7 +40,7 @@ def test_all_passages_and_only_those_are_found(seed: int, tmp_path: Path):
             for end in range(begin + 1, len(document) + 1):
                 if tuple(document[begin:end]) in passages:
                     expected.append((begin + words.first[i], end + words.first[i]))
-    for index in (made, PassageIndex.open(tmp_path)):
+    for index in (made, PassageIndex.load(tmp_path)):
         found = index.find(words)
         assert list(zip(found.begin.tolist(), found.end.tolist(), strict=True)) == expected
         places, owners = index.index.owners_of(found.rows)

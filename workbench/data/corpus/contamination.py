@@ -92,9 +92,9 @@ class BenchmarkIndex:
         self.report_passages.save(folder / "report")
 
     @classmethod
-    def open(cls, folder: Path, benchmarks: BenchmarkTexts, settings: Contamination) -> BenchmarkIndex:
+    def load(cls, folder: Path, benchmarks: BenchmarkTexts, settings: Contamination) -> BenchmarkIndex:
         """Open what `save` wrote of the same texts and settings, by memory map."""
-        parts = PassageIndex.open(folder / "passages"), PassageIndex.open(folder / "report")
+        parts = PassageIndex.load(folder / "passages"), PassageIndex.load(folder / "report")
         return cls(settings, benchmarks, *parts)
 
     def no_counts(self) -> Counts:

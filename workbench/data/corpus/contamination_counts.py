@@ -43,7 +43,7 @@ class Counts:
         np.savez_compressed(path, documents=np.array(self.documents), **arrays)  # pyright: ignore[reportArgumentType]
 
     @classmethod
-    def open(cls, path: Path) -> Counts:
+    def load(cls, path: Path) -> Counts:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             counts = cls.none(int(arrays["passages_size"]), int(arrays["report_passages_size"]))

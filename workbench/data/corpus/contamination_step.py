@@ -80,7 +80,7 @@ def add_up(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     index = _open(corpus)
     total = index.no_counts()
     for shard in corpus.shards:
-        total.add(Counts.open(corpus.place("passages", f"{shard.name}.npz")))
+        total.add(Counts.load(corpus.place("passages", f"{shard.name}.npz")))
     folder = scratch / "common"
     folder.mkdir()
     ignored = index.ignored(total)
@@ -101,4 +101,4 @@ def _open(corpus: Corpus) -> BenchmarkIndex:
     settings = corpus.settings.contamination
     assert settings is not None
     benchmarks = read_benchmark_texts(corpus.place("benchmarks", "texts.jsonl"))
-    return BenchmarkIndex.open(corpus.place("benchmarks", "index"), benchmarks, settings)
+    return BenchmarkIndex.load(corpus.place("benchmarks", "index"), benchmarks, settings)

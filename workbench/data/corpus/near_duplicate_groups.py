@@ -51,13 +51,13 @@ def write_pairs(
     return output
 
 
-def similar_texts(read_text: Callable[[int], str], ngram: int, least: float) -> Callable[[int, int], bool]:
+def similar_texts(text_of: Callable[[int], str], ngram: int, least: float) -> Callable[[int, int], bool]:
     """Make a check of the true Jaccard similarity of two documents.
 
     It reads and shingles both texts of a pair, once for every band that has the pair. Pairs are of the first document of a
     band's group and another, so that two similar documents whose first is like neither stay both.
     """
-    return lambda one, other: jaccard(read_text(one), read_text(other), ngram) >= least
+    return lambda one, other: jaccard(text_of(one), text_of(other), ngram) >= least
 
 
 def _read_bucket(
@@ -118,7 +118,7 @@ def join(pair_files: Sequence[Path], documents: Sequence[int], folder: Path, exa
         "groups_by_size": {str(size): int(count) for size, count in zip(sizes, groups, strict=True)},
         "examples": [[int(roots[number]), int(number)] for number in shown],
     }
-    (folder / COMPONENTS_FILE).write_text(json.dumps(table, indent=1) + "\n")
+    (folder / COMPONENTS_FILE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return outputs
 
 

@@ -91,7 +91,7 @@ class NgramIndex:
             np.save(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
-    def open(cls, folder: Path) -> NgramIndex:
+    def load(cls, folder: Path) -> NgramIndex:
         """Open what `save` wrote by memory map: processes of a node share one copy in memory."""
         return cls(*(_open_array(folder / f"{name}.npy") for name in _FILES))
 

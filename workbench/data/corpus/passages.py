@@ -121,13 +121,13 @@ class PassageIndex:
         self.index.save(folder / "ngrams")
         self.heads.save(folder / "heads")
         numbers = {"n": self.n, "min_words": self.min_words, "lengths": self.lengths}
-        (folder / "passages.json").write_text(json.dumps(numbers))
+        (folder / "passages.json").write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Path) -> PassageIndex:
+    def load(cls, folder: Path) -> PassageIndex:
         """Open what `save` wrote, by memory map."""
-        numbers = json.loads((folder / "passages.json").read_text())
-        indices = NgramIndex.open(folder / "ngrams"), NgramIndex.open(folder / "heads")
+        numbers = json.loads((folder / "passages.json").read_text(encoding="utf-8"))
+        indices = NgramIndex.load(folder / "ngrams"), NgramIndex.load(folder / "heads")
         return cls(numbers["n"], numbers["min_words"], *indices, tuple(numbers["lengths"]))
 
 

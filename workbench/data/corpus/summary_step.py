@@ -61,7 +61,7 @@ def _add_up_lengths(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[st
 def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
     hits: set[str] = set()
     for shard in _text_shards(corpus):
-        hits |= set(json.loads(corpus.place("left", f"{shard.name}.json").read_text()))
+        hits |= set(json.loads(corpus.place("left", f"{shard.name}.json").read_text(encoding="utf-8")))
     return LeakMeter(read_heldout(corpus), corpus.settings.overlap_words).report(hits)
 
 

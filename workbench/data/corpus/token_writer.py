@@ -113,7 +113,9 @@ class TokenWriter:
         for folder in ("samples", "left"):
             (self._scratch / folder).mkdir()
         self._samples.write(self._scratch / "samples" / f"{self._shard.name}.tokens.jsonl")
-        (self._scratch / "left" / f"{self._shard.name}.json").write_text(json.dumps(sorted(self._leaks.hits)))
+        (self._scratch / "left" / f"{self._shard.name}.json").write_text(
+            json.dumps(sorted(self._leaks.hits)), encoding="utf-8"
+        )
         lengths = {"bytes": self._lengths, "tokens": histogram(np.diff(offsets))}
         return {
             "tokens": self._tokens,
