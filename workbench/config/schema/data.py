@@ -174,10 +174,11 @@ class DataConfig:
                 f"data.sources.{tokens[0]}.kind='tokens' needs data.corpus, since data that is built in one pass is made of "
                 "texts: set data.corpus={}"
             )
-        if self.corpus is not None and len(tokens) == len(self.sources) and vars(self.corpus).get("near_duplicates"):
-            raise ValueError(
-                "data.corpus.near_duplicates compares texts, and all sources are of kind 'tokens': leave it out"
-            )
+        if self.corpus is None or len(tokens) < len(self.sources):
+            return
+        for step, does in (("near_duplicates", "compares texts"), ("contamination", "looks into texts")):
+            if vars(self.corpus).get(step):
+                raise ValueError(f"data.corpus.{step} {does}, and all sources are of kind 'tokens': leave it out")
 
 
 @dataclass(frozen=True)

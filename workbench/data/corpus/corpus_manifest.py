@@ -52,6 +52,7 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
         "sources": {name: {**facts, **heldout["sources"][name]} for name, facts in sources.items()},
         "heldout_sizes": heldout["sizes"],
         "overlap_left": left["overlap_left"],
+        "overlap_unmeasured_sources": left["unmeasured_sources"],
         "overlap_metered_bytes": left["metered_bytes"],
         "config": {"data": to_dict(corpus.data), "tokenizer": to_dict(corpus.tokenizer)},
         "seconds": round(sum(record.seconds for record in records.values()), 2),
