@@ -19,10 +19,10 @@ def test_stores_made_by_other_rules_have_other_names(tmp_path: Path, monkeypatch
     """What became of a text under rules 3, which took form feeds for newlines, is never opened as today's."""
     (tmp_path / "a.jsonl").write_text('{"text": "a"}')
     data = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
-    now = data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data)
+    now = data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())
     assert fingerprint.RULES > 3
     monkeypatch.setattr(fingerprint, "RULES", 3)
-    assert not {data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data)} & set(now)
+    assert not {data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())} & set(now)
 
 
 def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp_path: Path):
@@ -32,7 +32,7 @@ def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp
     before = "45f0ba95edecb609", "d1b87cda2a0ec864"
     for cut, same in ((1500, True), (1501, False)):
         now = replace(data, heldout_document_bytes=cut)
-        prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now)
+        prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now, TokenizerConfig())
         assert [ours == theirs for ours, theirs in zip(prints, before, strict=True)] == [same] * 2
 
 
@@ -45,8 +45,10 @@ def test_conditions_and_shards_are_in_fingerprints_where_they_are_set(tmp_path: 
     assert "where" not in describe_source(source)
     every = (plain, corpus, replace(plain, corpus=CorpusConfig(1000)), some, other)
     assert len({data_fingerprint(data, TokenizerConfig()) for data in every}) == 5
-    assert heldout_fingerprint(corpus) == heldout_fingerprint(every[2]), "shards move no held-out document"
-    assert len({heldout_fingerprint(data) for data in every}) == 4
+    assert heldout_fingerprint(corpus, TokenizerConfig()) == heldout_fingerprint(every[2], TokenizerConfig()), (
+        "shards move no held-out document"
+    )
+    assert len({heldout_fingerprint(data, TokenizerConfig()) for data in every}) == 4
 
 
 def test_a_condition_needs_a_corpus():

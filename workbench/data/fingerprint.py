@@ -68,8 +68,16 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     )
 
 
-def heldout_fingerprint(data: DataConfig) -> str:
-    """16 hexadecimal digits that name the held-out documents: no caps, no tokenizer, nothing of training alone."""
+def heldout_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
+    """16 hexadecimal digits that name the held-out documents: no caps, nothing of training alone.
+
+    The tokenizer is in it only where documents are held out of token files, whose ends and text it decides.
+
+    Raises
+    ------
+    ValueError
+        An input is missing.
+    """
     sources = {name: describe_source(source) for name, source in data.sources.items()}
     for described in sources.values():
         described.pop("max_bytes")
@@ -82,8 +90,14 @@ def heldout_fingerprint(data: DataConfig) -> str:
             "overlap_lines": data.overlap_lines,
             **_younger(data),
             **_corpus(data, without=_OF_TRAINING),
+            **({"tokenizer": _describe_tokenizer(tokenizer)} if _decodes_heldout(data) else {}),
         }
     )
+
+
+def _decodes_heldout(data: DataConfig) -> bool:
+    """Whether documents are held out of token files."""
+    return any(source.kind == "tokens" and source.heldout_path is None for source in data.sources.values())
 
 
 def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:

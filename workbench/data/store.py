@@ -137,7 +137,7 @@ def prepare(
             raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
         return {
             "format": 2,
-            "heldout_fingerprint": heldout_fingerprint(data),
+            "heldout_fingerprint": heldout_fingerprint(data, tokenizer),
             **facts,
             "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
         }

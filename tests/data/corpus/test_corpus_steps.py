@@ -155,7 +155,7 @@ def test_settings_name_the_data_and_no_held_out_document(full_data, small_tokeni
     ]
     kinds = [dataclasses.replace(full_data, corpus=changed) for changed in changes]
     assert len({data_fingerprint(data, small_tokenizer) for data in kinds}) == len(kinds)
-    assert len({heldout_fingerprint(data) for data in kinds}) == 1
+    assert len({heldout_fingerprint(data, small_tokenizer) for data in kinds}) == 1
     before = data_fingerprint(full_data, small_tokenizer)
     moved = (tmp_path / "benchmarks").rename(tmp_path / "elsewhere")
     there = dataclasses.replace(corpus, contamination=dataclasses.replace(contamination, texts=str(moved)))

@@ -298,7 +298,7 @@ def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):
     settings = [None, CorpusConfig(), CorpusConfig(1000), CorpusConfig(exact_duplicates=False)]
     prints = [data_fingerprint(dataclasses.replace(plain, corpus=each), small_tokenizer) for each in settings]
     assert len(set(prints)) == 4
-    assert heldout_fingerprint(plain) != heldout_fingerprint(corpus_data)
+    assert heldout_fingerprint(plain, small_tokenizer) != heldout_fingerprint(corpus_data, small_tokenizer)
 
 
 @pytest.mark.slow

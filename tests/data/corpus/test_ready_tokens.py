@@ -22,7 +22,7 @@ from workbench.config.schema import (
 from workbench.config.schema.contamination_config import Contamination
 from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.data_record import make_record
-from workbench.data.fingerprint import data_fingerprint
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import open_prepared, prepare, verify
 from workbench.data.store_summary import describe, notes, source_table
 from workbench.data.stream import Stream
@@ -259,3 +259,20 @@ def test_held_out_text_is_said_not_to_be_measured_in_token_files(mixed, encoded,
     alone = prepared_of(data_of(path, **changes))
     assert alone.manifest["overlap_unmeasured_sources"] == ["text"]
     assert "held-out text: not measured in the token files of text" in describe(alone)
+
+
+def test_the_tokenizer_names_what_is_held_out_of_token_files(encoded, llama_tokenizer, write_jsonl, tmp_path):
+    """It says where their documents end and what their text is; of a file with held-out text it says nothing."""
+    ids, texts = encoded
+    path = tmp_path / "end.bin"
+    np.concatenate([[*document[1:], 2] for document in ids]).astype(np.uint16).tofile(path)
+    other = dataclasses.replace(llama_tokenizer, eos="a")
+    data = data_of(path, token_dtype="uint16")
+    stores = [prepare(data, each, Layout(tmp_path / "outputs"), workers=1) for each in (llama_tokenizer, other)]
+    assert heldout_of(stores[0]) != heldout_of(stores[1])
+    assert stores[0].heldout_fingerprint != stores[1].heldout_fingerprint
+    assert stores[1].heldout_fingerprint == heldout_fingerprint(data, other)
+    given = data_of(path, token_dtype="uint16", heldout_path=str(write_jsonl(tmp_path / "given.jsonl", texts)))
+    assert heldout_fingerprint(given, llama_tokenizer) == heldout_fingerprint(given, other)
+    plain = DataConfig("plain", {"b": SourceConfig("jsonl", path=str(tmp_path / "given.jsonl"))}, corpus=CorpusConfig())
+    assert heldout_fingerprint(plain, llama_tokenizer) == heldout_fingerprint(plain, other)

@@ -47,7 +47,7 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
     manifest = {
         "fingerprint": corpus.fingerprint,
         "format": FORMAT,
-        "heldout_fingerprint": heldout_fingerprint(corpus.data),
+        "heldout_fingerprint": heldout_fingerprint(corpus.data, corpus.tokenizer),
         **tokenizer,
         "sources": {name: {**facts, **heldout["sources"][name]} for name, facts in sources.items()},
         "heldout_sizes": heldout["sizes"],
