@@ -110,7 +110,10 @@ def _overlap(record: Record) -> list[str]:
         return [_heading("Overlap with tasks"), text_block("Not checked.", kind="quiet")]
     settings = record["contamination"].get("settings") or {}
     note = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in settings.items() if value is not None)
-    dirty = "Dirty: at least one passage of a task's document stands in the corpus. "
+    dirty = (
+        "Dirty: at least one passage of a task's document stood in the text that was read, before any was cut out and before "
+        "caps; duplicates and held-out documents do not count. "
+    )
     unchecked = record["contamination"].get("unchecked_sources")
     among = f"Not looked for in the token files of {', '.join(unchecked)}. " if unchecked else ""
     return [_table(table, "Overlap with tasks", dirty + among + (f"Settings: {note}." if note else ""))]

@@ -202,6 +202,8 @@ def test_overlap_by_task(corpus):
     text = "".join(blocks_of(corpus)[1])
     assert "training, cut" in text
     assert "Settings: ngram: 13; action: cut." in text
+    assert "stood in the text that was read, before any was cut out and before caps" in text
+    assert "stands in the corpus" not in text, "the store may not have it any more"
 
 
 def test_languages_where_they_were_counted(corpus):

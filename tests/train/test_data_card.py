@@ -56,12 +56,15 @@ def test_overlap_by_task(checkpoint):
     text = data_card(checkpoint, MANIFEST)
     assert "| quiz | 100 | 80 | 2 (2.5%) | 5 cut |" in text
     assert "| short | 1,000 | 0 | not checked | none |" in text
+    assert "| with text in what was read | training documents |" in text
+    assert "before any was cut out and before caps" in text
 
 
 def test_sources_that_were_not_checked_are_named(checkpoint):
     prepare(checkpoint, {"quiz": {"documents": 10, "checkable": 10, "dirty": []}}, unchecked=["web"])
     text = data_card(checkpoint, MANIFEST)
-    assert "| quiz | 10 | 10 | 0 (0.0%) | none |\n\nNot checked in the token files of web.\n" in text
+    assert "| quiz | 10 | 10 | 0 (0.0%) | none |" in text
+    assert "\n\nNot checked in the token files of web.\n" in text
 
 
 def test_without_the_prepared_data_the_checkpoint_alone_is_told(checkpoint, tmp_path):

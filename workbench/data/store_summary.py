@@ -84,7 +84,7 @@ def _describe_corpus(prepared: Prepared) -> list[str]:
         for task, facts in found["tasks"].items():
             lines.append(
                 f"  {task}: {len(facts['dirty']):,} of {facts['checkable']:,} documents that can be checked have a passage of "
-                f"{found['settings']['report_ngram']} words in the corpus as it was read"
+                f"{found['settings']['report_ngram']} words in the text that was read, before cuts and caps"
             )
     return lines
 
