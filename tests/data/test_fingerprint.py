@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data import fingerprint
 from workbench.data.fingerprint import data_fingerprint, describe_source, hash_file, heldout_fingerprint
 
@@ -49,6 +50,23 @@ def test_conditions_and_shards_are_in_fingerprints_where_they_are_set(tmp_path: 
         "shards move no held-out document"
     )
     assert len({heldout_fingerprint(data, TokenizerConfig()) for data in every}) == 4
+
+
+def test_settings_without_effect_name_no_corpus(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    plain = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
+
+    def prints(percent: float, near: NearDuplicates | None, corpus: bool = True) -> tuple[str, str]:
+        settings = CorpusConfig(near_duplicates=near) if corpus else None
+        data = replace(plain, heldout_percent=percent, corpus=settings)
+        return data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())
+
+    assert prints(1, None) == prints(2, None), "a corpus holds out an amount"
+    assert not set(prints(1, None, corpus=False)) & set(prints(2, None, corpus=False))
+    free, other = (NearDuplicates(least_similarity=least) for least in (0.7, 0.8))
+    assert prints(1, free) == prints(1, other), "no similarity is computed"
+    assert prints(1, replace(free, verify=True))[0] != prints(1, replace(other, verify=True))[0]
+    assert len({prints(1, near)[0] for near in (None, free, replace(free, bands=15), replace(free, verify=True))}) == 4
 
 
 def test_a_condition_needs_a_corpus():

@@ -58,7 +58,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
         {
             "rules": RULES,
             "sources": {name: describe_source(source) for name, source in data.sources.items()},
-            "heldout_percent": data.heldout_percent,
+            **_percent(data),
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
@@ -85,7 +85,7 @@ def heldout_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
         {
             "rules": RULES,
             "sources": sources,
-            "heldout_percent": data.heldout_percent,
+            **_percent(data),
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
@@ -105,11 +105,18 @@ def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str
     return _digest({"provisional": [to_dict(data), to_dict(tokenizer)]})
 
 
+def _percent(data: DataConfig) -> dict[str, Any]:
+    """Name the share of files that is held out; a corpus holds out an amount of its documents instead."""
+    return {"heldout_percent": data.heldout_percent} if data.corpus is None else {}
+
+
 def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Name what a corpus is made by; nothing where data are built in one pass."""
     if data.corpus is None:
         return {}
     settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
+    if "near_duplicates" in settings and not settings["near_duplicates"]["verify"]:
+        settings["near_duplicates"].pop("least_similarity")  # read only with `verify`
     if "contamination" in settings:
         from workbench.data.corpus.benchmark_files import benchmark_hashes  # it hashes files as this module does
 

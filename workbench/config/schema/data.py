@@ -111,7 +111,8 @@ class DataConfig:
     sources: dict[str, SourceConfig]
     """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
     heldout_percent: float = 2.0
-    """Held-out files, in percent of all files, chosen by a hash of each file's content."""
+    """Held-out files, in percent of all files, chosen by a hash of each file's content. A corpus holds out an amount instead
+    (`heldout_bytes` of each source): it chooses nothing there and is no part of the fingerprint."""
     min_document_bytes: int = 200
     """Documents shorter than this are dropped."""
     heldout_document_bytes: int = 1500
