@@ -67,7 +67,7 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
         *(figures or [_not_measured("Lengths of documents")]),
         *_overlap(record),
         _table(language_table(record), "Languages"),
-        _table(heldout_table(record), "Held-out text in training text", _heldout_note(record)),
+        *_heldout_left(record),
         *_heldout_examples(record),
         *_removed_examples(record),
     ]
@@ -76,11 +76,13 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
 def _duplicates(record: Record) -> list[str]:
     exact = sum(facts["dropped"].get(cause, 0) for facts in record["sources"].values() for cause in _EXACT)
     words = f"Exact: {exact:,} documents removed." if record.get("exact_duplicates") else "Exact: not looked for."
+    unread = record.get("token_sources")
+    among = f" Not looked for in the token files of {', '.join(unread)}." if unread else ""
     near = record.get("near_duplicates")
     if not near:
-        return [_heading("Duplicates"), text_block(f"{words} Near: not measured.")]
+        return [_heading("Duplicates"), text_block(f"{words} Near: not measured.{among}")]
     counts = f" Near: {near['dropped']:,} of {near['documents']:,} documents removed." if "dropped" in near else ""
-    blocks = [_heading("Duplicates"), text_block(words + counts)]
+    blocks = [_heading("Duplicates"), text_block(words + counts + among)]
     if near.get("probability_by_similarity"):
         row = {
             "similarity (Jaccard)": "probability of being found",
@@ -108,8 +110,25 @@ def _overlap(record: Record) -> list[str]:
         return [_heading("Overlap with tasks"), text_block("Not checked.", kind="quiet")]
     settings = record["contamination"].get("settings") or {}
     note = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in settings.items() if value is not None)
-    dirty = "Dirty: at least one passage of a task's document stands in the corpus. "
-    return [_table(table, "Overlap with tasks", dirty + (f"Settings: {note}." if note else ""))]
+    dirty = (
+        "Dirty: at least one passage of a task's document stood in the text that was read, before any was cut out and before "
+        "caps; duplicates and held-out documents do not count. "
+    )
+    unchecked = record["contamination"].get("unchecked_sources")
+    among = f"Not looked for in the token files of {', '.join(unchecked)}. " if unchecked else ""
+    return [_table(table, "Overlap with tasks", dirty + among + (f"Settings: {note}." if note else ""))]
+
+
+def _heldout_left(record: Record) -> list[str]:
+    title, table = "Held-out text in training text", heldout_table(record)
+    if table is None or table.empty:
+        return [_not_measured(title), *([text_block(_unmeasured(record))] if _unmeasured(record) else [])]
+    return [_table(table, title, _heldout_note(record))]
+
+
+def _unmeasured(record: Record) -> str:
+    sources = record.get("overlap_unmeasured_sources")
+    return f"Not measured in the token files of {', '.join(sources)}." if sources else ""
 
 
 def _heldout_note(record: Record) -> str:
@@ -120,7 +139,8 @@ def _heldout_note(record: Record) -> str:
     )
     if words:
         among = f" {metered:,} bytes of" if metered is not None else ""
-        return f"Share of held-out passages of {words} words that stand in{among} training text, after cutting."
+        share = f"Share of held-out passages of {words} words that stand in{among} training text, after cutting."
+        return f"{share} {_unmeasured(record)}".strip()
     return f"Share of held-out bytes in runs of {lines} lines that training text has too." if lines else ""
 
 

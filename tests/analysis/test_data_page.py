@@ -175,6 +175,20 @@ def test_held_out_passages_of_a_corpus(corpus):
     assert "held-out passages of 13 words that stand in 5,000 bytes of training text" in text
 
 
+def test_sources_of_token_files_are_named_wherever_nobody_looked_into_them(corpus):
+    """What is 0 in the other sources is not 0 in theirs."""
+    left = {"web": {"share": 0.0, "worst_document": 0.0, "documents_above_tenth": 0.0}}
+    overlap = {**corpus["contamination"], "unchecked_sources": ["code"]}
+    unread = {"token_sources": ["code"], "overlap_unmeasured_sources": ["code"], "contamination": overlap}
+    text = "".join(data_blocks({**corpus, **unread, "overlap_left": left, "overlap_words": 13}, []))
+    assert "documents removed. Not looked for in the token files of code." in text
+    assert "Not looked for in the token files of code. Settings: ngram: 13" in text
+    assert "after cutting. Not measured in the token files of code." in text
+    alone = "".join(data_blocks({**corpus, **unread, "overlap_left": {}}, []))
+    assert "Not measured.</p><p>Not measured in the token files of code.</p>" in alone
+    assert "token files" not in "".join(data_blocks({**corpus, "overlap_left": left, "overlap_words": 13}, []))
+
+
 def test_a_source_of_which_bytes_are_not_known(corpus):
     corpus["sources"]["web"] |= {"bytes": None}
     assert source_table(corpus)["bytes a token"].isna().tolist() == [True, False]
@@ -188,6 +202,8 @@ def test_overlap_by_task(corpus):
     text = "".join(blocks_of(corpus)[1])
     assert "training, cut" in text
     assert "Settings: ngram: 13; action: cut." in text
+    assert "stood in the text that was read, before any was cut out and before caps" in text
+    assert "stands in the corpus" not in text, "the store may not have it any more"
 
 
 def test_languages_where_they_were_counted(corpus):

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data import fingerprint
 from workbench.data.fingerprint import data_fingerprint, describe_source, hash_file, heldout_fingerprint
 
@@ -19,10 +20,10 @@ def test_stores_made_by_other_rules_have_other_names(tmp_path: Path, monkeypatch
     """What became of a text under rules 3, which took form feeds for newlines, is never opened as today's."""
     (tmp_path / "a.jsonl").write_text('{"text": "a"}')
     data = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
-    now = data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data)
+    now = data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())
     assert fingerprint.RULES > 3
     monkeypatch.setattr(fingerprint, "RULES", 3)
-    assert not {data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data)} & set(now)
+    assert not {data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())} & set(now)
 
 
 def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp_path: Path):
@@ -32,7 +33,7 @@ def test_fingerprints_are_those_of_before_held_out_documents_could_be_longer(tmp
     before = "45f0ba95edecb609", "d1b87cda2a0ec864"
     for cut, same in ((1500, True), (1501, False)):
         now = replace(data, heldout_document_bytes=cut)
-        prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now)
+        prints = data_fingerprint(now, TokenizerConfig()), heldout_fingerprint(now, TokenizerConfig())
         assert [ours == theirs for ours, theirs in zip(prints, before, strict=True)] == [same] * 2
 
 
@@ -45,8 +46,27 @@ def test_conditions_and_shards_are_in_fingerprints_where_they_are_set(tmp_path: 
     assert "where" not in describe_source(source)
     every = (plain, corpus, replace(plain, corpus=CorpusConfig(1000)), some, other)
     assert len({data_fingerprint(data, TokenizerConfig()) for data in every}) == 5
-    assert heldout_fingerprint(corpus) == heldout_fingerprint(every[2]), "shards move no held-out document"
-    assert len({heldout_fingerprint(data) for data in every}) == 4
+    assert heldout_fingerprint(corpus, TokenizerConfig()) == heldout_fingerprint(every[2], TokenizerConfig()), (
+        "shards move no held-out document"
+    )
+    assert len({heldout_fingerprint(data, TokenizerConfig()) for data in every}) == 4
+
+
+def test_settings_without_effect_name_no_corpus(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    plain = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
+
+    def prints(percent: float, near: NearDuplicates | None, corpus: bool = True) -> tuple[str, str]:
+        settings = CorpusConfig(near_duplicates=near) if corpus else None
+        data = replace(plain, heldout_percent=percent, corpus=settings)
+        return data_fingerprint(data, TokenizerConfig()), heldout_fingerprint(data, TokenizerConfig())
+
+    assert prints(1, None) == prints(2, None), "a corpus holds out an amount"
+    assert not set(prints(1, None, corpus=False)) & set(prints(2, None, corpus=False))
+    free, other = (NearDuplicates(least_similarity=least) for least in (0.7, 0.8))
+    assert prints(1, free) == prints(1, other), "no similarity is computed"
+    assert prints(1, replace(free, verify=True))[0] != prints(1, replace(other, verify=True))[0]
+    assert len({prints(1, near)[0] for near in (None, free, replace(free, bands=15), replace(free, verify=True))}) == 4
 
 
 def test_a_condition_needs_a_corpus():

@@ -65,14 +65,14 @@ def test_a_commit_needs_no_hub(api):
 
 def test_changed_data_have_another_fingerprint_and_the_same_commit_the_same(api):
     data, tokenizer = DataConfig("x", {"s": SET}), TokenizerConfig()
-    first = data_fingerprint(data, tokenizer), heldout_fingerprint(data)
+    first = data_fingerprint(data, tokenizer), heldout_fingerprint(data, tokenizer)
     pinned = hub.pin_revisions(data)
     assert pinned.sources["s"].revision == "a" * 40
     api.commits[None] = "d" * 40
     hub.resolve_revision.cache_clear()
     assert data_fingerprint(data, tokenizer) != first[0]
-    assert heldout_fingerprint(data) != first[1]
-    assert (data_fingerprint(pinned, tokenizer), heldout_fingerprint(pinned)) == first
+    assert heldout_fingerprint(data, tokenizer) != first[1]
+    assert (data_fingerprint(pinned, tokenizer), heldout_fingerprint(pinned, tokenizer)) == first
 
 
 def test_without_the_hub_its_last_answer_counts_and_is_named(api, caplog):

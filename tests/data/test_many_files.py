@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from workbench.data.chat_store import open_chat
 from workbench.data.store import open_prepared
 
 SHARDS = 6
@@ -50,6 +51,29 @@ def test_damage_is_named_later_too(store: Path):
     open_prepared(store)
     (store / "tokens" / "text" / "000004.bin").write_bytes(b"12")
     with pytest.raises(ValueError, match=r"000004.bin has 2 bytes, not 28: delete"):
+        open_prepared(store)
+
+
+@pytest.mark.parametrize("number", [1, 4, None, "3"])
+def test_a_store_of_another_format_is_refused_by_its_number(store: Path, number):
+    """A later one may lie otherwise: its files are not looked for as if it were of today's formats."""
+    manifest = json.loads((store / "manifest.json").read_text()) | {"format": number}
+    del manifest["files"]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"^[^\n]* is of format {number!r}, and formats 2, 3 are read: [^\n]*$"):
+        open_prepared(store)
+
+
+def test_conversations_are_no_documents(store: Path):
+    manifest = json.loads((store / "manifest.json").read_text()) | {"format": 1, "kind": "chat"}
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="holds conversations, not prepared documents"):
+        open_prepared(store)
+    (store / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(ValueError, match="is of format 2, and formats 1 are read"):
+        open_chat(store)
+    (store / "manifest.json").write_text(json.dumps(manifest | {"kind": "images"}))
+    with pytest.raises(ValueError, match="is of kind 'images', and documents and kind 'chat' are read"):
         open_prepared(store)
 
 

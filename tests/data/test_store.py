@@ -447,7 +447,7 @@ def test_short_documents_are_dropped(two_sources, small_tokenizer, tmp_path, mak
 
 def test_names_of_stores_follow_what_is_in_them(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
     def name(data=two_sources, tokenizer=small_tokenizer):
-        return store.data_fingerprint(data, tokenizer), store.heldout_fingerprint(data)
+        return store.data_fingerprint(data, tokenizer), store.heldout_fingerprint(data, tokenizer)
 
     first, held = name()
     same = replace_source(two_sources, "a", weight=5.0, unique_tokens=100, max_epochs=None)

@@ -20,7 +20,7 @@ def checkpoint(tmp_path):
     return folder
 
 
-def prepare(checkpoint, contamination=None, **source):
+def prepare(checkpoint, contamination=None, unchecked=(), **source):
     """Write the facts of a store beside a checkpoint."""
     store = checkpoint.parents[3] / "data" / "0123456789abcdef"
     store.mkdir(parents=True)
@@ -30,7 +30,8 @@ def prepare(checkpoint, contamination=None, **source):
     manifest["config"] = {"data": {"name": "made", "sources": {"web": config}, "overlap_lines": 5}}
     (store / "manifest.json").write_text(json.dumps(manifest))
     if contamination is not None:
-        (store / "contamination.json").write_text(json.dumps({"settings": {}, "tasks": contamination}))
+        found = {"settings": {}, "unchecked_sources": list(unchecked), "tasks": contamination}
+        (store / "contamination.json").write_text(json.dumps(found))
 
 
 def test_sources_and_tokens(checkpoint):
@@ -55,6 +56,15 @@ def test_overlap_by_task(checkpoint):
     text = data_card(checkpoint, MANIFEST)
     assert "| quiz | 100 | 80 | 2 (2.5%) | 5 cut |" in text
     assert "| short | 1,000 | 0 | not checked | none |" in text
+    assert "| with text in what was read | training documents |" in text
+    assert "before any was cut out and before caps" in text
+
+
+def test_sources_that_were_not_checked_are_named(checkpoint):
+    prepare(checkpoint, {"quiz": {"documents": 10, "checkable": 10, "dirty": []}}, unchecked=["web"])
+    text = data_card(checkpoint, MANIFEST)
+    assert "| quiz | 10 | 10 | 0 (0.0%) | none |" in text
+    assert "\n\nNot checked in the token files of web.\n" in text
 
 
 def test_without_the_prepared_data_the_checkpoint_alone_is_told(checkpoint, tmp_path):

@@ -26,9 +26,11 @@ def make_record(directory: Path) -> dict[str, Any]:
     -------
     dict
         `fingerprint`, `format`, `vocab_size`, `sources` (counts of each, with what its config names), `labels` of the causes
-        for which documents were dropped, `exact_duplicates` (whether they were looked for), `overlap_lines`, of corpora `overlap_words`
-        and `overlap_metered_bytes`, `overlap_before` and `overlap_left`; `lengths`, `near_duplicates` and `contamination` as their files in the store have them; some
-        `removed` documents and the beginnings of some `heldout` ones.
+        for which documents were dropped, `token_sources` (those of token files, whose texts no step compares),
+        `exact_duplicates` (whether they were looked for, in the other sources), `overlap_lines`, of corpora `overlap_words`
+        and `overlap_metered_bytes`, `overlap_unmeasured_sources` (those in which held-out text was not looked for),
+        `overlap_before` and `overlap_left`; `lengths`, `near_duplicates` and `contamination` as their files in the store have
+        them; some `removed` documents and the beginnings of some `heldout` ones.
 
     Raises
     ------
@@ -40,6 +42,7 @@ def make_record(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{directory} holds no prepared documents")
     data = manifest["config"]["data"]
     corpus = data.get("corpus")
+    tokens = sorted(name for name, source in data["sources"].items() if source.get("kind") == "tokens")
     causes = {cause for facts in manifest["sources"].values() for cause in facts["dropped"]}
     return {
         "fingerprint": manifest["fingerprint"],
@@ -56,10 +59,13 @@ def make_record(directory: Path) -> dict[str, Any]:
         "labels": {
             cause: LABELS.get(cause, cause.replace("_", " ")) for cause in [*LABELS, *sorted(causes)] if cause in causes
         },
-        "exact_duplicates": corpus is None or bool(corpus.get("exact_duplicates")),
+        "token_sources": tokens,
+        "exact_duplicates": corpus is None
+        or (bool(corpus.get("exact_duplicates")) and len(tokens) < len(data["sources"])),
         "overlap_lines": data.get("overlap_lines"),
         "overlap_words": (corpus or {}).get("overlap_words"),
         "overlap_metered_bytes": manifest.get("overlap_metered_bytes"),
+        "overlap_unmeasured_sources": manifest.get("overlap_unmeasured_sources") or [],
         "overlap_before": manifest.get("overlap_before"),
         "overlap_left": manifest.get("overlap_left"),
         "lengths": _read(directory, "lengths.json"),

@@ -58,7 +58,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
         {
             "rules": RULES,
             "sources": {name: describe_source(source) for name, source in data.sources.items()},
-            "heldout_percent": data.heldout_percent,
+            **_percent(data),
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
@@ -68,8 +68,16 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     )
 
 
-def heldout_fingerprint(data: DataConfig) -> str:
-    """16 hexadecimal digits that name the held-out documents: no caps, no tokenizer, nothing of training alone."""
+def heldout_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
+    """16 hexadecimal digits that name the held-out documents: no caps, nothing of training alone.
+
+    The tokenizer is in it only where documents are held out of token files, whose ends and text it decides.
+
+    Raises
+    ------
+    ValueError
+        An input is missing.
+    """
     sources = {name: describe_source(source) for name, source in data.sources.items()}
     for described in sources.values():
         described.pop("max_bytes")
@@ -77,13 +85,19 @@ def heldout_fingerprint(data: DataConfig) -> str:
         {
             "rules": RULES,
             "sources": sources,
-            "heldout_percent": data.heldout_percent,
+            **_percent(data),
             "min_document_bytes": data.min_document_bytes,
             "overlap_lines": data.overlap_lines,
             **_younger(data),
             **_corpus(data, without=_OF_TRAINING),
+            **({"tokenizer": _describe_tokenizer(tokenizer)} if _decodes_heldout(data) else {}),
         }
     )
+
+
+def _decodes_heldout(data: DataConfig) -> bool:
+    """Whether documents are held out of token files."""
+    return any(source.kind == "tokens" and source.heldout_path is None for source in data.sources.values())
 
 
 def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
@@ -91,11 +105,18 @@ def provisional_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str
     return _digest({"provisional": [to_dict(data), to_dict(tokenizer)]})
 
 
+def _percent(data: DataConfig) -> dict[str, Any]:
+    """Name the share of files that is held out; a corpus holds out an amount of its documents instead."""
+    return {"heldout_percent": data.heldout_percent} if data.corpus is None else {}
+
+
 def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     """Name what a corpus is made by; nothing where data are built in one pass."""
     if data.corpus is None:
         return {}
     settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
+    if "near_duplicates" in settings and not settings["near_duplicates"]["verify"]:
+        settings["near_duplicates"].pop("least_similarity")  # read only with `verify`
     if "contamination" in settings:
         from workbench.data.corpus.benchmark_files import benchmark_hashes  # it hashes files as this module does
 

@@ -17,6 +17,8 @@ from typing import IO, Any
 from workbench.study.files import fsync, sha256, write_atomically
 
 MANIFEST = "manifest.json"
+FORMATS: dict[str | None, tuple[int, ...]] = {None: (2, 3), "chat": (1,)}
+"""Formats that are read, by the `kind` in the manifest; that of documents, made in one pass (2) or as a corpus (3), has none."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        There is none, it is another than its folder's name says, or a file is missing or of another size than was
-        written.
+        There is none, it is of an unknown format, it is another than its folder's name says, or a file is missing or of
+        another size than was written.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise ValueError(f"{directory} holds no prepared data: run `workbench prepare`")
     manifest = json.loads(path.read_text(encoding="utf-8"))
+    _refuse_unknown(path, manifest.get("kind"), manifest.get("format"))
     if manifest["fingerprint"] != directory.name:
         raise ValueError(f"{directory} holds data {manifest['fingerprint']}: give the folder that name")
     for name, facts in manifest["files"].items():
@@ -112,6 +115,19 @@ def read_manifest(directory: Path) -> dict[str, Any]:
                 f"{directory / name} has {size} bytes, not {facts['bytes']}: delete {directory} and prepare again"
             )
     return manifest
+
+
+def _refuse_unknown(path: Path, kind: str | None, number: int | None) -> None:
+    if kind not in FORMATS:
+        found, known = f"kind {kind!r}", "documents and kind 'chat'"
+    elif number not in FORMATS[kind]:
+        found, known = f"format {number!r}", f"formats {', '.join(map(str, FORMATS[kind]))}"
+    else:
+        return
+    raise ValueError(
+        f"{path} is of {found}, and {known} are read: open it with the version of the workbench that made it, or prepare again "
+        "in other outputs"
+    )
 
 
 def _size(path: str) -> int | None:

@@ -137,7 +137,7 @@ def prepare(
             raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
         return {
             "format": 2,
-            "heldout_fingerprint": heldout_fingerprint(data),
+            "heldout_fingerprint": heldout_fingerprint(data, tokenizer),
             **facts,
             "config": {"data": to_dict(data), "tokenizer": to_dict(tokenizer)},
         }
@@ -152,10 +152,12 @@ def open_prepared(directory: Path) -> Prepared:
     Raises
     ------
     ValueError
-        There is none, it is another than its folder's name says, a file is missing or of another size than was
-        written, or a token file that it refers to is missing or has changed.
+        There is none, it is of an unknown format or holds conversations, it is another than its folder's name says, a file
+        is missing or of another size than was written, or a token file that it refers to is missing or has changed.
     """
     manifest = read_manifest(directory)
+    if manifest.get("kind") is not None:
+        raise ValueError(f"{directory} holds conversations, not prepared documents")
     refuse_changed(directory, manifest)
     return Prepared(directory, manifest)
 

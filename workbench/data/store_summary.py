@@ -67,6 +67,8 @@ def _describe_corpus(prepared: Prepared) -> list[str]:
         f"{left['share']:.2%} (worst document {left['worst_document']:.1%})"
         for name, left in manifest["overlap_left"].items()
     ]
+    if unmeasured := manifest.get("overlap_unmeasured_sources"):
+        lines.append(f"  held-out text: not measured in the token files of {', '.join(unmeasured)}")
     near = _read(prepared, "near_duplicates.json")
     if near is not None:
         lines.append(
@@ -77,10 +79,12 @@ def _describe_corpus(prepared: Prepared) -> list[str]:
     if found is not None:
         done = ", ".join(f"{count:,} {what}" for what, count in found["training_documents"].items())
         lines.append(f"  training documents with benchmark text: {done or 'none'}")
+        if unchecked := found.get("unchecked_sources"):
+            lines.append(f"  benchmark text: not looked for in the token files of {', '.join(unchecked)}")
         for task, facts in found["tasks"].items():
             lines.append(
                 f"  {task}: {len(facts['dirty']):,} of {facts['checkable']:,} documents that can be checked have a passage of "
-                f"{found['settings']['report_ngram']} words in the corpus as it was read"
+                f"{found['settings']['report_ngram']} words in the text that was read, before cuts and caps"
             )
     return lines
 

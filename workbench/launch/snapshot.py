@@ -220,4 +220,4 @@ def _heldout(layout: Layout, fingerprint: str, config: Config) -> str:
     """Fingerprint of the held-out documents: the store's own, where there is one."""
     if (layout.data(fingerprint) / "manifest.json").exists():
         return open_prepared(layout.data(fingerprint)).heldout_fingerprint
-    return heldout_fingerprint(config.data)
+    return heldout_fingerprint(config.data, config.tokenizer)

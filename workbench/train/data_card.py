@@ -114,7 +114,10 @@ def _overlap(record: Mapping[str, Any] | None) -> list[str]:
         share = f"{len(dirty):,} ({len(dirty) / checkable:.1%})" if checkable and dirty is not None else NOT_CHECKED
         done = ", ".join(f"{n:,} {what}" for what, n in (facts.get("training_documents") or {}).items()) or "none"
         rows.append([task, _number(facts.get("documents")), _number(checkable), share, done])
-    return _table(["task", "documents", "checkable", "with text in the corpus", "training documents"], rows)
+    lines = _table(["task", "documents", "checkable", "with text in what was read", "training documents"], rows)
+    lines += ["", "What was read is the text before any was cut out and before caps, without duplicates."]
+    unchecked = found.get("unchecked_sources")
+    return [*lines, "", f"Not checked in the token files of {', '.join(unchecked)}."] if unchecked else lines
 
 
 def _number(number: int | None) -> str:

@@ -96,4 +96,4 @@ def test_filters_name_the_data(tmp_path: Path, small_tokenizer):
     write(tmp_path / "a.jsonl", make_rows())
     kinds = [make_data(tmp_path / "a.jsonl", **c) for c in ({}, {"where": WHERE}, {"quality": QUALITY})]
     assert len({data_fingerprint(data, small_tokenizer) for data in kinds}) == 3
-    assert len({heldout_fingerprint(data) for data in kinds}) == 3
+    assert len({heldout_fingerprint(data, small_tokenizer) for data in kinds}) == 3

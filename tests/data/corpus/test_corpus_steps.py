@@ -73,7 +73,8 @@ def test_all_that_is_planted_is_found_and_counts_add_up(full: Prepared, full_dat
     assert full.manifest["overlap_metered_bytes"] > 20_000
     said = describe(full)
     assert f"c: benchmark text is cut out of {len(asked)} training documents" in said
-    assert "quiz: 1 of 2 documents that can be checked have a passage of 8 words" in said
+    dirty = "quiz: 1 of 2 documents that can be checked have a passage of 8 words in the text that was read, before cuts and caps"
+    assert dirty in said
     assert f"near duplicates: {table['dropped']} documents dropped" in said
 
 
@@ -155,7 +156,7 @@ def test_settings_name_the_data_and_no_held_out_document(full_data, small_tokeni
     ]
     kinds = [dataclasses.replace(full_data, corpus=changed) for changed in changes]
     assert len({data_fingerprint(data, small_tokenizer) for data in kinds}) == len(kinds)
-    assert len({heldout_fingerprint(data) for data in kinds}) == 1
+    assert len({heldout_fingerprint(data, small_tokenizer) for data in kinds}) == 1
     before = data_fingerprint(full_data, small_tokenizer)
     moved = (tmp_path / "benchmarks").rename(tmp_path / "elsewhere")
     there = dataclasses.replace(corpus, contamination=dataclasses.replace(contamination, texts=str(moved)))

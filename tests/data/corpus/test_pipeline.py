@@ -118,6 +118,18 @@ def test_the_number_of_workers_changes_nothing(store, corpus_data, small_tokeniz
     assert hash_store(other.directory) == hash_store(store.directory)
 
 
+def test_the_manifest_has_the_config_of_the_plan_whoever_finishes(
+    store, corpus_data, small_tokenizer, tmp_path, hash_store, with_source, monkeypatch
+):
+    """A command that was given relative paths writes what a job writes, which knows the plan alone."""
+    monkeypatch.chdir(tmp_path)
+    relative = with_source(with_source(corpus_data, "a", path="a"), "b", path="b.jsonl")
+    other = prepare(relative, small_tokenizer, Layout(tmp_path / "other"), workers=1)
+    assert other.manifest["config"] == json.loads((other.directory / "plan.json").read_text())["config"]
+    assert other.manifest["config"]["data"]["sources"]["b"]["path"] == str(tmp_path / "b.jsonl")
+    assert hash_store(other.directory) == hash_store(store.directory)
+
+
 def test_the_size_of_shards_changes_no_token(store, corpus_data, small_tokenizer, tmp_path):
     whole = dataclasses.replace(corpus_data, corpus=CorpusConfig())
     other = prepare(whole, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
@@ -298,7 +310,7 @@ def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):
     settings = [None, CorpusConfig(), CorpusConfig(1000), CorpusConfig(exact_duplicates=False)]
     prints = [data_fingerprint(dataclasses.replace(plain, corpus=each), small_tokenizer) for each in settings]
     assert len(set(prints)) == 4
-    assert heldout_fingerprint(plain) != heldout_fingerprint(corpus_data)
+    assert heldout_fingerprint(plain, small_tokenizer) != heldout_fingerprint(corpus_data, small_tokenizer)
 
 
 @pytest.mark.slow

@@ -19,8 +19,10 @@ from workbench.config.schema import (
     StreamSource,
     TokenizerConfig,
 )
+from workbench.config.schema.contamination_config import Contamination
 from workbench.data.corpus.referenced_tokens import refuse_mask
-from workbench.data.fingerprint import data_fingerprint
+from workbench.data.data_record import make_record
+from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import open_prepared, prepare, verify
 from workbench.data.store_summary import describe, notes, source_table
 from workbench.data.stream import Stream
@@ -208,3 +210,69 @@ def test_a_tokenizer_that_is_trained_here_is_refused(write_tokens, tmp_path):
     path, changes = write_tokens("npy")
     with pytest.raises(ValueError, match=r"need tokenizer.kind=file and tokenizer.path, not 'bpe'"):
         prepare(data_of(path, **changes), TokenizerConfig("bpe", 300), Layout(tmp_path / "x"), workers=1)
+
+
+@pytest.fixture(name="mixed")
+def fixture_mixed(write_tokens, encoded, llama_tokenizer, write_jsonl, make_documents, tmp_path):
+    """Token files that hold the benchmark's documents and some of the other source's text, beside a source of texts."""
+    path, changes = write_tokens("npy")
+    quiz = write_jsonl(tmp_path / "quiz.jsonl", [])
+    quiz.write_text("".join(json.dumps({"task": "quiz", "text": text}) + "\n" for text in encoded[1][:10]))
+    texts = write_jsonl(tmp_path / "b.jsonl", [*encoded[1][10:], *make_documents(40, seed=8)])
+    data = data_of(path, **changes)
+    sources = {**data.sources, "b": SourceConfig("jsonl", path=str(texts), heldout_bytes=9_000)}
+    corpus = dataclasses.replace(data.corpus, contamination=Contamination(str(quiz)))
+    data = dataclasses.replace(data, sources=sources, corpus=corpus)
+    return prepare(data, llama_tokenizer, Layout(tmp_path / "mixed"), workers=1)
+
+
+def test_token_files_are_not_said_to_be_free_of_benchmark_text(mixed, write_tokens, tmp_path):
+    """No text of theirs is looked at, so that documents of which none is found are those of the other sources."""
+    found = json.loads((mixed.directory / "contamination.json").read_text())
+    assert found["unchecked_sources"] == ["text"]
+    assert "benchmark text: not looked for in the token files of text" in describe(mixed)
+    path, changes = write_tokens("npy")
+    data = data_of(path, **changes)
+    asked = dataclasses.replace(data.corpus, contamination=Contamination(str(tmp_path / "quiz.jsonl")))
+    with pytest.raises(ValueError, match=r"^data\.corpus\.contamination looks into texts, and all [^\n]*leave it out$"):
+        dataclasses.replace(data, corpus=asked)
+
+
+def test_duplicates_of_token_files_are_not_said_to_be_looked_for(mixed, write_tokens, prepared_of):
+    path, changes = write_tokens("npy")
+    alone = make_record(prepared_of(data_of(path, **changes)).directory)
+    assert (alone["exact_duplicates"], alone["token_sources"]) == (False, ["text"])
+    record = make_record(mixed.directory)
+    assert (record["exact_duplicates"], record["token_sources"]) == (True, ["text"])
+
+
+def test_held_out_text_is_said_not_to_be_measured_in_token_files(mixed, encoded, write_tokens, prepared_of):
+    ids, texts = encoded
+    with mixed.heldout_path("b").open() as lines:
+        held = {json.loads(line)["text"] for line in lines} & set(texts)
+    begins = {sum(map(len, ids[: texts.index(text)])) for text in held}
+    assert begins - {begin for begin, _ in mixed.sources["text"].excluded.tolist()}, "held out of b, and trained on"
+    assert mixed.manifest["overlap_unmeasured_sources"] == ["text"]
+    assert make_record(mixed.directory)["overlap_unmeasured_sources"] == ["text"]
+    assert "held-out text: not measured in the token files of text" in describe(mixed)
+    path, changes = write_tokens("npy")
+    alone = prepared_of(data_of(path, **changes))
+    assert alone.manifest["overlap_unmeasured_sources"] == ["text"]
+    assert "held-out text: not measured in the token files of text" in describe(alone)
+
+
+def test_the_tokenizer_names_what_is_held_out_of_token_files(encoded, llama_tokenizer, write_jsonl, tmp_path):
+    """It says where their documents end and what their text is; of a file with held-out text it says nothing."""
+    ids, texts = encoded
+    path = tmp_path / "end.bin"
+    np.concatenate([[*document[1:], 2] for document in ids]).astype(np.uint16).tofile(path)
+    other = dataclasses.replace(llama_tokenizer, eos="a")
+    data = data_of(path, token_dtype="uint16")
+    stores = [prepare(data, each, Layout(tmp_path / "outputs"), workers=1) for each in (llama_tokenizer, other)]
+    assert heldout_of(stores[0]) != heldout_of(stores[1])
+    assert stores[0].heldout_fingerprint != stores[1].heldout_fingerprint
+    assert stores[1].heldout_fingerprint == heldout_fingerprint(data, other)
+    given = data_of(path, token_dtype="uint16", heldout_path=str(write_jsonl(tmp_path / "given.jsonl", texts)))
+    assert heldout_fingerprint(given, llama_tokenizer) == heldout_fingerprint(given, other)
+    plain = DataConfig("plain", {"b": SourceConfig("jsonl", path=str(tmp_path / "given.jsonl"))}, corpus=CorpusConfig())
+    assert heldout_fingerprint(plain, llama_tokenizer) == heldout_fingerprint(plain, other)

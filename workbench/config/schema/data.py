@@ -111,7 +111,8 @@ class DataConfig:
     sources: dict[str, SourceConfig]
     """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
     heldout_percent: float = 2.0
-    """Held-out files, in percent of all files, chosen by a hash of each file's content."""
+    """Held-out files, in percent of all files, chosen by a hash of each file's content. A corpus holds out an amount instead
+    (`heldout_bytes` of each source): it chooses nothing there and is no part of the fingerprint."""
     min_document_bytes: int = 200
     """Documents shorter than this are dropped."""
     heldout_document_bytes: int = 1500
@@ -174,10 +175,11 @@ class DataConfig:
                 f"data.sources.{tokens[0]}.kind='tokens' needs data.corpus, since data that is built in one pass is made of "
                 "texts: set data.corpus={}"
             )
-        if self.corpus is not None and len(tokens) == len(self.sources) and vars(self.corpus).get("near_duplicates"):
-            raise ValueError(
-                "data.corpus.near_duplicates compares texts, and all sources are of kind 'tokens': leave it out"
-            )
+        if self.corpus is None or len(tokens) < len(self.sources):
+            return
+        for step, does in (("near_duplicates", "compares texts"), ("contamination", "looks into texts")):
+            if vars(self.corpus).get(step):
+                raise ValueError(f"data.corpus.{step} {does}, and all sources are of kind 'tokens': leave it out")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class TaskOverlap:
     """The documents of one task, by number: each is in exactly one of the first three lists, which ascend."""
 
     clean: list[int]
-    """No passage of the report's length occurs in the corpus."""
+    """No passage of the report's length occurs in the documents that were counted."""
     dirty: list[int]
     """At least one does."""
     not_checkable: list[int]

@@ -6,7 +6,7 @@ tokens are written (`workbench.data.corpus.cleaning`), since it depends on the c
     benchmarks/texts.jsonl, index/    the benchmark texts as they were found, and their passages
     passages/<shard>.npz              in how many of the shard's documents each passage occurs
     common/ignored.npy                bool (H,): passages that are common phrases
-    common/overlap.json               by task, the numbers of its documents by whether they occur in the corpus
+    common/overlap.json               by task, the numbers of its documents by whether they occur in what was counted
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from typing import Any
 
-from workbench.config.schema import to_dict
 from workbench.data import counts
 from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import PLAN, Corpus
@@ -47,13 +46,14 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
     manifest = {
         "fingerprint": corpus.fingerprint,
         "format": FORMAT,
-        "heldout_fingerprint": heldout_fingerprint(corpus.data),
+        "heldout_fingerprint": heldout_fingerprint(corpus.data, corpus.tokenizer),
         **tokenizer,
         "sources": {name: {**facts, **heldout["sources"][name]} for name, facts in sources.items()},
         "heldout_sizes": heldout["sizes"],
         "overlap_left": left["overlap_left"],
+        "overlap_unmeasured_sources": left["unmeasured_sources"],
         "overlap_metered_bytes": left["metered_bytes"],
-        "config": {"data": to_dict(corpus.data), "tokenizer": to_dict(corpus.tokenizer)},
+        "config": json.loads(plan.read_text(encoding="utf-8"))["config"],  # whoever finishes, and wherever they started
         "seconds": round(sum(record.seconds for record in records.values()), 2),
         "files": dict(sorted(files.items())),
     }

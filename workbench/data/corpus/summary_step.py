@@ -2,7 +2,8 @@
 
 removed/samples.jsonl    samples of what was dropped, by cause (see `workbench.data.corpus.removed_samples`)
 lengths.json             by source of texts, documents by length in bytes and in tokens: those from a power of two up to the next
-contamination.json       where benchmark texts were looked for: which occur, and what was done with training documents
+contamination.json       where benchmark texts were looked for: which occur in the texts that were read, the sources of token files,
+                         into which nobody looked, and what was done with training documents
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def summarise(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
         _write(scratch / CONTAMINATION, _describe_contamination(corpus, facts))
     return {
         "overlap_left": _measure_left(corpus) if shards else {},
+        "unmeasured_sources": unread_sources(corpus),
         "metered_bytes": sum(each["metered_bytes"] for each in facts.values()),
     }
 
@@ -43,6 +45,11 @@ def summarise(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
 def _text_shards(corpus: Corpus) -> list[Shard]:
     """List the shards of texts: nothing of this is measured in token files."""
     return [shard for shard in corpus.shards if corpus.source(shard).kind != "tokens"]
+
+
+def unread_sources(corpus: Corpus) -> list[str]:
+    """Name the sources of which no text is looked at: neither benchmark texts nor held-out ones are sought in token files."""
+    return sorted(name for name, source in corpus.data.sources.items() if source.kind == "tokens")
 
 
 def _write(path: Path, value: Any) -> None:
@@ -88,6 +95,7 @@ def _describe_contamination(corpus: Corpus, facts: dict[str, dict[str, Any]]) ->
     return {
         "settings": settings,
         "files": corpus.folder.read_record("benchmarks/all").facts["files"],
+        "unchecked_sources": unread_sources(corpus),
         "documents": counted["documents"],
         "passages": counted["passages"],
         "ignored_passages": counted["ignored"],
