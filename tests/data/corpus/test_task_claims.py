@@ -111,11 +111,12 @@ def test_of_another_host_only_time_tells(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_claim_is_touched_while_its_task_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(task_claims, "TOUCH_SECONDS", 0.01)
     claims = Claims(tmp_path)
-    claims.take("read/1")
+    owner = claims.take("read/1")
+    assert owner is not None
     path = tmp_path / "read@1"
     os.utime(path, ns=(1, 1))
     touched = threading.Event()
-    with claims.kept("read/1"):
+    with claims.kept("read/1", owner):
         for _ in range(500):
             if path.stat().st_mtime_ns > 1:
                 touched.set()

@@ -11,7 +11,7 @@ from pathlib import Path
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import Phase
-from workbench.data.corpus.task_claims import Claims, Owner
+from workbench.data.corpus.task_claims import Claims, LostClaimError, Owner
 
 _WAIT_SECONDS = 0.1
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -69,8 +69,15 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
         # A corpus that another process has just finished has no records any more.
         if corpus.folder.is_done(task) or corpus.has_ended():
             return False
-        with claims.kept(task), interruptions.allowed():
+        with claims.kept(task, owner), interruptions.allowed():
             _do(corpus, phase, task, owner)
+    except LostClaimError:
+        return False
+    except Exception:
+        # Whoever takes a task from a sleeper deletes the files that it writes, which fails in many ways.
+        if claims.owner(task) == owner:
+            raise
+        return False
     finally:
         corpus.folder.discard(owner)
         claims.release(task, owner)
@@ -87,7 +94,7 @@ def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
     scratch.mkdir(parents=True)
     try:
         facts = phase.do(corpus, name, scratch)
-        corpus.folder.finish(task, scratch, facts, time.monotonic() - started)
+        corpus.folder.finish(task, owner, facts, time.monotonic() - started)
     except OSError as error:
         if _is_full(error) or (error.errno is None and free_bytes(corpus.folder.root) < needed):
             raise _no_space(corpus, task, needed) from error
