@@ -85,11 +85,20 @@ def _answers(pid: int) -> bool:
 
 
 def _read(path: Path) -> Owner | None:
-    """Read whose claim a file is; None where there is none."""
+    """Read whose claim a file is; None where there is none.
+
+    A claim is not brought to the disk at once, so the crash of a machine may leave an empty one, or a file of zeros.
+    """
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        return _UNKNOWN
+
+
+_UNKNOWN = Owner("unknown", -1, "", "unknown")
+"""Owner of a claim that cannot be read: of no host, so that only time tells whether it lives."""
 
 
 @dataclass
@@ -137,7 +146,7 @@ class Claims:
             self._path(task).unlink(missing_ok=True)
 
     def owner(self, task: str) -> Owner | None:
-        """Who has a task; None if nobody."""
+        """Who has a task; None if nobody. Who made a claim that cannot be read is unknown, and has no host."""
         return _read(self._path(task))
 
     def take_away(self, task: str) -> Owner | None:
