@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
@@ -235,6 +237,39 @@ def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp
     tokens = {f"tokens/{shard.name}" for shard in open_corpus(full.directory).shards}
     assert set(again) == {*tokens, "summary/all"} - done
     assert hash_store(full.directory) == hash_store(store.directory)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("workbench.data.corpus.task_claims.Claims.take", "heldout/all"),
+        ("pathlib.Path.mkdir", "heldout/all"),
+        ("workbench.data.corpus.pipeline.write_manifest", "the manifest"),
+    ],
+)
+def test_a_disk_that_is_full_between_tasks_is_said(
+    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch, name: str, what: str, number: int
+):
+    layout = Layout(tmp_path / "full")
+    root = building_folder(layout.data(store.fingerprint))
+    whole = pkgutil.resolve_name(name)
+
+    def fill(*arguments, **named):
+        is_meant = name != "pathlib.Path.mkdir" or arguments[0].parent.name == "scratch"
+        if is_meant and (what == "the manifest" or len(list((root / "records").glob("read/*.json"))) == len(shards)):
+            raise OSError(number, os.strerror(number), "a file")
+        return whole(*arguments, **named)
+
+    shards = open_corpus(store.directory).shards
+    with monkeypatch.context() as patched:
+        patched.setattr(name, fill)
+        with pytest.raises(
+            NoSpaceError, match=rf"no room for {what} of data \w+: .* MB are free in .*building .* goes on"
+        ):
+            prepare(corpus_data, small_tokenizer, layout, workers=1)
+    assert not list((root / "claims").iterdir())
+    assert hash_store(prepare(corpus_data, small_tokenizer, layout, workers=1).directory) == hash_store(store.directory)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")

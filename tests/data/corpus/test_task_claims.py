@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -124,6 +125,17 @@ def test_a_claim_is_touched_while_its_task_is_done(tmp_path: Path, monkeypatch: 
                 break
             threading.Event().wait(0.01)
     assert touched.is_set()
+
+
+def test_a_claim_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch):
+    def fill(path: Path, *arguments, **named) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match="No space left"):
+        Claims(tmp_path).take("read/1")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_gone_gives_no_claim(tmp_path: Path):

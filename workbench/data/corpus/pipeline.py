@@ -28,7 +28,7 @@ from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.task_counts import count_tasks
 from workbench.data.corpus.task_folder import STAYS
-from workbench.data.corpus.task_loop import do_tasks
+from workbench.data.corpus.task_loop import do_tasks, naming_full_disk
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
 from workbench.study.files import fsync
@@ -125,7 +125,8 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
             raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
         if not (root / MANIFEST).exists():
             corpus = replace(corpus, data=data, tokenizer=tokenizer)
-            write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
+            with naming_full_disk(corpus, "the manifest"):
+                write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
         for place in sorted(root.iterdir()):
             if place.name not in (*STAYS, PLAN, MANIFEST):
                 shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)

@@ -120,13 +120,13 @@ class Claims:
         """
         owner = Owner(_place(), os.getpid(), _started(os.getpid()) or "", uuid.uuid4().hex)
         new = self.folder / f".{owner.token}"
-        new.write_text(json.dumps(vars(owner)), encoding="utf-8")
         try:
+            new.write_text(json.dumps(vars(owner)), encoding="utf-8")
             os.link(new, self._path(task))  # with its content, or not at all
         except FileExistsError:
             return None
         finally:
-            new.unlink()
+            new.unlink(missing_ok=True)
         return owner
 
     def check(self, task: str, owner: Owner) -> None:

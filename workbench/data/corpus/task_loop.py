@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.data.corpus.corpus_plan import Corpus
@@ -56,13 +57,8 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
     interruptions.check()
     if corpus.folder.is_done(task):
         return False
-    owner = claims.take(task)
-    if owner is None:
-        dead = claims.take_away(task)
-        if dead is None:
-            return False
-        corpus.folder.discard(dead)
-        owner = claims.take(task)
+    with naming_full_disk(corpus, task):
+        owner = _claim(corpus, claims, task)
     if owner is None:
         return False
     try:
@@ -84,20 +80,56 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
     return True
 
 
+def _claim(corpus: Corpus, claims: Claims, task: str) -> Owner | None:
+    """Claim a task, also one whose owner is dead; None where another process has it."""
+    owner = claims.take(task)
+    if owner is None:
+        dead = claims.take_away(task)
+        if dead is None:
+            return None
+        corpus.folder.discard(dead)
+        owner = claims.take(task)
+    return owner
+
+
 def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
     started = time.monotonic()
     name = task.partition("/")[2]
     needed = phase.needs(corpus, name)
     if free_bytes(corpus.folder.root) < needed:
         raise _no_space(corpus, task, needed)
-    scratch = corpus.folder.scratch(owner)
-    scratch.mkdir(parents=True)
-    try:
+    with naming_full_disk(corpus, task, needed):
+        scratch = corpus.folder.scratch(owner)
+        scratch.mkdir(parents=True)
         facts = phase.do(corpus, name, scratch)
         corpus.folder.finish(task, owner, facts, time.monotonic() - started)
+
+
+@contextmanager
+def naming_full_disk(corpus: Corpus, what: str, needed: int = 0) -> Iterator[None]:
+    """Do what writes into a corpus's folder, and say it where the disk is full.
+
+    Parameters
+    ----------
+    corpus
+        The corpus.
+    what
+        What is written: a task, or a file.
+    needed
+        Bytes that it takes; 0 where it is small.
+
+    Raises
+    ------
+    NoSpaceError
+        The disk or a quota is full.
+    """
+    try:
+        yield
     except OSError as error:
+        if isinstance(error, NoSpaceError):
+            raise
         if _is_full(error) or (error.errno is None and free_bytes(corpus.folder.root) < needed):
-            raise _no_space(corpus, task, needed) from error
+            raise _no_space(corpus, what, needed) from error
         raise
 
 
@@ -111,10 +143,10 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _no_space(corpus: Corpus, task: str, needed: int) -> NoSpaceError:
+def _no_space(corpus: Corpus, what: str, needed: int) -> NoSpaceError:
     free = free_bytes(corpus.folder.root)
+    needs = f"it needs about {needed / 1e6:,.1f} MB, and " if needed else ""
     return NoSpaceError(
-        f"no room for {task} of data {corpus.fingerprint}: it needs about {needed / 1e6:,.1f} MB, and "
-        f"{free / 1e6:,.1f} MB are free in {corpus.folder.root} (or a quota is used up); what is done is kept: make "
+        f"no room for {what} of data {corpus.fingerprint}: {needs}{free / 1e6:,.1f} MB are free in {corpus.folder.root} (or a quota is used up); what is done is kept: make "
         "room, and the same command goes on"
     )
