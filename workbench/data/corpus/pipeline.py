@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.corpus.corpus_manifest import write_manifest
@@ -26,6 +27,7 @@ from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.shards import list_planned_files
 from workbench.data.corpus.task_counts import count_tasks
 from workbench.data.corpus.task_folder import STAYS
 from workbench.data.corpus.task_loop import do_tasks, naming_full_disk
@@ -121,8 +123,7 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
             return
         root = corpus.folder.root
         if data_fingerprint(data, tokenizer) != directory.name:
-            shutil.rmtree(root)
-            raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
+            _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():
             corpus = replace(corpus, data=data, tokenizer=tokenizer)
             with naming_full_disk(corpus, "the manifest"):
@@ -133,6 +134,29 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
         fsync(root)
         root.replace(directory)
         fsync(directory.parent)
+
+
+def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
+    """Say that the inputs are not what they were; nothing is deleted.
+
+    A host with other packages cannot finish what others made, but another one can. What was made of files that changed is
+    of no use, and gets a name by which no command goes on with it.
+    """
+    root = corpus.folder.root
+    for shard in corpus.shards:
+        kind = corpus.source(shard).kind
+        if kind.startswith("python_"):
+            try:
+                list_planned_files(kind, shard.parts[0])
+            except ValueError as error:
+                raise ValueError(f"{error}; what is done is kept in {root}") from None
+    text = f"the inputs of data {corpus.data.name!r} changed while they were read: prepare again"
+    if not root.exists():  # another command found the same
+        raise ValueError(text)
+    names = (f"{directory.name}.changed{number}" for number in ("", *range(2, 1000)))
+    place = next(place for name in names if not (place := directory.with_name(name)).exists())
+    root.replace(place)
+    raise ValueError(f"{text}; what was made of them as they were is of no use, and lies in {place}: delete it")
 
 
 def _describe_stop(corpus: Corpus) -> str:

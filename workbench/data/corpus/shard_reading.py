@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
 from workbench.data.corpus.field_filters import FieldFilter, compile_filter
-from workbench.data.corpus.shards import Part, Shard, list_own_files
+from workbench.data.corpus.shards import Part, Shard, list_planned_files
 from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
 from workbench.data.readers import look_up, open_parquet, parse_line, read_records, read_row_groups, read_texts, text_of
@@ -48,8 +48,8 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     Raises
     ------
     ValueError
-        An input is missing, damaged, or of another size than when it was planned, a record has no text, or a field has a
-        type that the source's `where` is not for; the message names file and place.
+        An input is missing, damaged, or of another size than when it was planned, other packages are installed, a record
+        has no text, or a field has a type that the source's `where` is not for; the message names file and place.
     """
     batch: list[Read] = []
     size = 0
@@ -103,7 +103,7 @@ def _refuse_changed(path: Path, part: Part) -> None:
 
 def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
     group = Group((source.kind,), (source,))
-    for key, path in list_own_files(source.kind)[part.begin : part.end]:
+    for key, path in list_planned_files(source.kind, part):
         for found in group.documents(Item(key, path), (source.kind,)):
             yield Read(found.text, found.cause)
 
