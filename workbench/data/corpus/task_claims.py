@@ -145,6 +145,10 @@ class Claims:
         if self.owner(task) == owner:
             self._path(task).unlink(missing_ok=True)
 
+    def is_held(self, task: str) -> bool:
+        """Whether somebody has a task, dead or alive."""
+        return self._path(task).exists()
+
     def owner(self, task: str) -> Owner | None:
         """Who has a task; None if nobody. Who made a claim that cannot be read is unknown, and has no host."""
         return _read(self._path(task))

@@ -15,6 +15,8 @@ from workbench.data.corpus.phases import Phase
 from workbench.data.corpus.task_claims import Claims, LostClaimError, Owner
 
 _WAIT_SECONDS = 0.1
+"""First wait for the tasks of others; each further one is half as long again."""
+_LONGEST_WAIT_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -36,6 +38,7 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptio
     """
     claims = corpus.folder.claims
     for phase in phases:
+        wait = _WAIT_SECONDS
         while not corpus.has_ended():
             done = corpus.folder.done_in(phase.name)
             left = [task for task in phase.tasks(corpus) if task not in done]
@@ -47,9 +50,12 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptio
                 if not corpus.has_ended():
                     raise
                 return
-            if not any(worked):
-                with interruptions.allowed():
-                    time.sleep(_WAIT_SECONDS)
+            if any(worked):
+                wait = _WAIT_SECONDS
+                continue
+            with interruptions.allowed():
+                time.sleep(wait)
+            wait = min(1.5 * wait, _LONGEST_WAIT_SECONDS)
 
 
 def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interruptions: Interruptions) -> bool:
@@ -82,14 +88,12 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
 
 def _claim(corpus: Corpus, claims: Claims, task: str) -> Owner | None:
     """Claim a task, also one whose owner is dead; None where another process has it."""
-    owner = claims.take(task)
-    if owner is None:
+    if claims.is_held(task):  # looking writes nothing: those who wait look at every task that is left
         dead = claims.take_away(task)
         if dead is None:
             return None
         corpus.folder.discard(dead)
-        owner = claims.take(task)
-    return owner
+    return claims.take(task)
 
 
 def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
