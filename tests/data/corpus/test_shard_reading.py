@@ -111,6 +111,20 @@ def test_what_is_empty_or_cut_short_is_said(tmp_path: Path):
             read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))}, 10**6))
 
 
+@pytest.mark.parametrize("shard_bytes", [1, 7, 100, 10**6])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_of_blank_lines_is_refused_whatever_the_cuts(tmp_path: Path, monkeypatch, shard_bytes: int, mark: str):
+    monkeypatch.setattr(shard_reading, "_BLOCK_BYTES", 5)
+    blank = f"{mark}\n \n\t\n" + "\n\u3000 \r\n" * 10
+    (tmp_path / "a.jsonl").write_bytes(blank.encode())
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl is empty: it has no record"):
+        read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path))}, shard_bytes))
+    (tmp_path / "a.jsonl").write_bytes(f'{blank}{{"text": "b"}}\n\n'.encode())
+    found = read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path))}, shard_bytes))
+    assert [read.text for read in found["a"]] == ["b", "a"]
+
+
 def test_a_file_that_grew_since_it_was_planned_is_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n')

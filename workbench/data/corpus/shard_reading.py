@@ -124,7 +124,7 @@ def _read_rows(
 
 
 def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | None, with_record: bool) -> Iterator[Read]:
-    """Yield the documents of the lines that begin in a part of a file."""
+    """Yield the documents of the lines that begin in a part of a file; the first part refuses a file without any."""
     empty = True
     with path.open("rb", buffering=0) as file:
         begin, end = (_find_line(file, place, part.file_bytes) for place in (part.begin, part.end))
@@ -135,8 +135,14 @@ def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | Non
             for text, record, cause in _parse_block(path, offset, block, text_field, keep):
                 empty = False
                 yield Read(text, cause, record if with_record else _NO_FIELDS)
-    if empty and part.bytes == part.file_bytes:
-        raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.bytes else ""))
+        if empty and part.begin == 0 and _is_blank(file, end, part.file_bytes):
+            raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.file_bytes else ""))
+
+
+def _is_blank(file: BinaryIO, begin: int, size: int) -> bool:
+    """Whether all lines from the beginning of one on are blank; read until one is not."""
+    blocks = (block.decode(errors="replace") for _, block in _read_blocks(file, begin, size))
+    return all(not block or block.isspace() for block in blocks)
 
 
 def _find_line(file: BinaryIO, place: int, size: int) -> int:
