@@ -7,6 +7,7 @@ data/<fingerprint>.building/      while it is built; its tasks are in `workbench
   heldout/  tokenizer/  tokens/   the store, with what `workbench.data.corpus.task_folder` names beside them
   manifest.json                   written when all tasks are done
 data/<fingerprint>/               the same folder under its final name, without the work
+data/<fingerprint>.changed/       the same folder where its inputs changed while they were read: nothing goes on with it
 """
 
 from __future__ import annotations
@@ -117,7 +118,13 @@ def begin_corpus(directory: Path, data: DataConfig, tokenizer: TokenizerConfig) 
 
 
 def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig) -> None:
-    """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done."""
+    """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done.
+
+    Raises
+    ------
+    ValueError
+        The inputs are not, or not on this host, what they were when the corpus was begun.
+    """
     with locked(directory.with_name(f"{directory.name}.lock")):
         if (directory / MANIFEST).is_file():
             return
