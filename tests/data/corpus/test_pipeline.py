@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from workbench.config.schema import (
 from workbench.data import python_texts
 from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_plan import open_corpus
-from workbench.data.corpus.pipeline import building_folder
+from workbench.data.corpus.pipeline import build_corpus, building_folder
 from workbench.data.corpus.task_loop import NoSpaceError
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import Prepared, open_prepared, prepare, verify
@@ -249,6 +251,39 @@ def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp
     assert hash_store(full.directory) == hash_store(store.directory)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("workbench.data.corpus.task_claims.Claims.take", "heldout/all"),
+        ("pathlib.Path.mkdir", "heldout/all"),
+        ("workbench.data.corpus.pipeline.write_manifest", "the manifest"),
+    ],
+)
+def test_a_disk_that_is_full_between_tasks_is_said(
+    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch, name: str, what: str, number: int
+):
+    layout = Layout(tmp_path / "full")
+    root = building_folder(layout.data(store.fingerprint))
+    whole = pkgutil.resolve_name(name)
+
+    def fill(*arguments, **named):
+        is_meant = name != "pathlib.Path.mkdir" or arguments[0].parent.name == "scratch"
+        if is_meant and (what == "the manifest" or len(list((root / "records").glob("read/*.json"))) == len(shards)):
+            raise OSError(number, os.strerror(number), "a file")
+        return whole(*arguments, **named)
+
+    shards = open_corpus(store.directory).shards
+    with monkeypatch.context() as patched:
+        patched.setattr(name, fill)
+        with pytest.raises(
+            NoSpaceError, match=rf"no room for {what} of data \w+: .* MB are free in .*building .* goes on"
+        ):
+            prepare(corpus_data, small_tokenizer, layout, workers=1)
+    assert not list((root / "claims").iterdir())
+    assert hash_store(prepare(corpus_data, small_tokenizer, layout, workers=1).directory) == hash_store(store.directory)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_a_disk_that_is_full_while_it_is_written(
     corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch
@@ -280,9 +315,55 @@ def test_inputs_that_change_while_they_are_read_are_refused(corpus_data, small_t
         path.write_bytes(path.read_bytes().replace(b"token", b"taken"))
 
     layout = Layout(tmp_path / "outputs")
-    with pytest.raises(ValueError, match="changed while they were read: prepare again"):
+    with pytest.raises(ValueError, match=r"changed while they were read: prepare again; .* in .*\.changed: delete it"):
         prepare(corpus_data, small_tokenizer, layout, workers=1, progress=change)
-    assert not list((tmp_path / "outputs" / "data").iterdir())
+    (left,) = (tmp_path / "outputs" / "data").iterdir()  # under a name by which no command goes on with it
+    assert left.name.endswith(".changed")
+    assert list((left / "records").rglob("*.json"))
+
+
+def test_inputs_that_change_twice_leave_two_folders(corpus_data, small_tokenizer, tmp_path):
+    path = Path(corpus_data.sources["b"].path)
+    whole = path.read_bytes()
+    for _ in range(2):
+        path.write_bytes(whole)
+        with pytest.raises(ValueError, match="changed while they were read"):
+            prepare(
+                corpus_data,
+                small_tokenizer,
+                Layout(tmp_path / "outputs"),
+                workers=1,
+                progress=lambda *_: path.write_bytes(whole.replace(b"token", b"taken")) and None,
+            )
+    assert {place.suffix for place in (tmp_path / "outputs" / "data").iterdir()} == {".changed", ".changed2"}
+
+
+def test_a_host_with_other_packages_neither_finishes_nor_deletes(small_tokenizer, tmp_path, monkeypatch):
+    files = python_texts.list_files()[::200]
+    monkeypatch.setattr(python_texts, "list_files", lambda: files)
+    sources = {"code": SourceConfig("python_code", heldout_bytes=3000)}
+    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=500_000))
+    layout = Layout(tmp_path)
+    directory = layout.data(data_fingerprint(data, small_tokenizer))
+    root = building_folder(directory)
+
+    def build(on_done) -> None:
+        build_corpus(directory, data, small_tokenizer, 1, lambda *_: None, on_done)
+
+    with monkeypatch.context() as patched:
+
+        def leave(corpus) -> None:
+            """Go to another host when all is done but the end."""
+            patched.setattr(python_texts, "list_files", lambda: files[1:])
+            patched.setattr(python_texts, "describe_corpus", lambda: [["python", "other"]])
+
+        with pytest.raises(
+            ValueError, match=r"packages .* on host .* are not those .* what is done is kept in .*building"
+        ):
+            build(leave)
+    assert list((root / "records").rglob("*.json"))
+    build(None)
+    assert (directory / "manifest.json").is_file()
 
 
 def test_a_command_in_another_folder_goes_on(corpus_data, small_tokenizer, tmp_path, monkeypatch, with_source, store):

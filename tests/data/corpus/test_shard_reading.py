@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig
+from workbench.data import header_texts, python_texts
 from workbench.data.corpus import shard_reading
 from workbench.data.corpus.shard_reading import read_shard
-from workbench.data.corpus.shards import plan_shards
+from workbench.data.corpus.shards import digest_own_files, plan_shards
 from workbench.data.sources import read_items
 
 
@@ -110,6 +111,20 @@ def test_what_is_empty_or_cut_short_is_said(tmp_path: Path):
             read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))}, 10**6))
 
 
+@pytest.mark.parametrize("shard_bytes", [1, 7, 100, 10**6])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_of_blank_lines_is_refused_whatever_the_cuts(tmp_path: Path, monkeypatch, shard_bytes: int, mark: str):
+    monkeypatch.setattr(shard_reading, "_BLOCK_BYTES", 5)
+    blank = f"{mark}\n \n\t\n" + "\n\u3000 \r\n" * 10
+    (tmp_path / "a.jsonl").write_bytes(blank.encode())
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl is empty: it has no record"):
+        read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path))}, shard_bytes))
+    (tmp_path / "a.jsonl").write_bytes(f'{blank}{{"text": "b"}}\n\n'.encode())
+    found = read_all(make_corpus({"a": SourceConfig("jsonl", path=str(tmp_path))}, shard_bytes))
+    assert [read.text for read in found["a"]] == ["b", "a"]
+
+
 def test_a_file_that_grew_since_it_was_planned_is_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n')
@@ -118,3 +133,23 @@ def test_a_file_that_grew_since_it_was_planned_is_refused(tmp_path: Path):
     path.write_text('{"text": "a"}\n' * 2)
     with pytest.raises(ValueError, match="has 28 bytes and had 14 when it was planned"):
         list(read_shard(shard, data.sources["a"]))
+
+
+@pytest.mark.parametrize(("kind", "module"), [("python_code", python_texts), ("python_headers", header_texts)])
+def test_a_host_with_other_packages_reads_nothing(monkeypatch, kind: str, module):
+    name = "list_files" if kind == "python_code" else "list_headers"
+    files = getattr(module, name)()[:40]
+    monkeypatch.setattr(module, name, lambda: files)
+    data = make_corpus({"a": SourceConfig(kind)}, 20_000)
+    first, *_ = plan_shards(data)
+    assert list(read_shard(first, data.sources["a"]))
+    elsewhere = [(digest, f"/elsewhere/{Path(path).name}") for digest, path in files]
+    for others, are_the_same in ((elsewhere, True), (files[1:], False), ([*files, ("f" * 64, "/a.py")], False)):
+        monkeypatch.setattr(module, name, lambda others=others: others)
+        if are_the_same:  # only their place is another
+            assert digest_own_files(others) == first.parts[0].files
+        else:
+            with pytest.raises(
+                ValueError, match=f"source of kind '{kind}' .* on host .* are not those .* planned with"
+            ):
+                list(read_shard(first, data.sources["a"]))

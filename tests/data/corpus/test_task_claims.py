@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from workbench.data.corpus import task_claims
 from workbench.data.corpus.task_claims import Claims, Owner
+from workbench.data.corpus.task_folder import TaskFolder
 
 
 def rewrite(claims: Claims, task: str, **changes) -> Owner:
@@ -111,11 +113,12 @@ def test_of_another_host_only_time_tells(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_claim_is_touched_while_its_task_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(task_claims, "TOUCH_SECONDS", 0.01)
     claims = Claims(tmp_path)
-    claims.take("read/1")
+    owner = claims.take("read/1")
+    assert owner is not None
     path = tmp_path / "read@1"
     os.utime(path, ns=(1, 1))
     touched = threading.Event()
-    with claims.kept("read/1"):
+    with claims.kept("read/1", owner):
         for _ in range(500):
             if path.stat().st_mtime_ns > 1:
                 touched.set()
@@ -124,6 +127,45 @@ def test_a_claim_is_touched_while_its_task_is_done(tmp_path: Path, monkeypatch: 
     assert touched.is_set()
 
 
+def test_a_claim_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch):
+    def fill(path: Path, *arguments, **named) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OSError, match="No space left"):
+        Claims(tmp_path).take("read/1")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_gone_gives_no_claim(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         Claims(tmp_path / "gone").take("read/1")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"place": "x"}', b"[1]", b"\xff\xfe"])
+def test_of_a_claim_that_a_crash_left_unreadable_only_time_tells(tmp_path: Path, monkeypatch, content: bytes):
+    clock = [1000.0]
+    monkeypatch.setattr(task_claims.time, "monotonic", lambda: clock[0])
+    claims = Claims(tmp_path)
+    (tmp_path / "read@1").write_bytes(content)
+    assert [owner.is_gone() for owner in claims.all().values()] == [False]
+    assert claims.take("read/1") is None
+    assert claims.take_away("read/1") is None
+    clock[0] += task_claims.STALE_SECONDS + 1
+    assert claims.take_away("read/1") is not None
+    assert claims.take("read/1") is not None
+
+
+def test_an_unknown_owner_has_no_folder_that_is_deleted(tmp_path: Path, monkeypatch):
+    folder = TaskFolder(tmp_path)
+    folder.claims.folder.mkdir()
+    living = folder.claims.take("read/2")
+    assert living is not None
+    folder.scratch(living).mkdir(parents=True)
+    (folder.claims.folder / "read@1").touch()
+    monkeypatch.setattr(task_claims, "STALE_SECONDS", -1.0)
+    unknown = folder.claims.take_away("read/1")
+    assert unknown is not None
+    folder.discard(unknown)
+    assert folder.scratch(living).is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,11 +33,19 @@ class ProgressWatch:
     _next: float = 0.0
 
     def look(self) -> None:
-        """Look at the phase that is being done, unless that was a moment ago, and say what has changed."""
+        """Look at the phase that is being done, unless that was a moment ago, and say what has changed.
+
+        Of a corpus that has ended nothing is said: another command may be deleting its records.
+        """
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _LOOK_SECONDS
+        with contextlib.suppress(FileNotFoundError):
+            if not self.corpus.has_ended():
+                self._look()
+
+    def _look(self) -> None:
         while self._phase < len(PHASES):
             phase = PHASES[self._phase]
             tasks = phase.tasks(self.corpus)

@@ -7,6 +7,7 @@ data/<fingerprint>.building/      while it is built; its tasks are in `workbench
   heldout/  tokenizer/  tokens/   the store, with what `workbench.data.corpus.task_folder` names beside them
   manifest.json                   written when all tasks are done
 data/<fingerprint>/               the same folder under its final name, without the work
+data/<fingerprint>.changed/       the same folder where its inputs changed while they were read: nothing goes on with it
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.corpus.corpus_manifest import write_manifest
@@ -26,9 +28,10 @@ from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.shards import list_planned_files
 from workbench.data.corpus.task_counts import count_tasks
 from workbench.data.corpus.task_folder import STAYS
-from workbench.data.corpus.task_loop import do_tasks
+from workbench.data.corpus.task_loop import do_tasks, naming_full_disk
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
 from workbench.study.files import fsync
@@ -115,23 +118,52 @@ def begin_corpus(directory: Path, data: DataConfig, tokenizer: TokenizerConfig) 
 
 
 def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig) -> None:
-    """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done."""
+    """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done.
+
+    Raises
+    ------
+    ValueError
+        The inputs are not, or not on this host, what they were when the corpus was begun.
+    """
     with locked(directory.with_name(f"{directory.name}.lock")):
         if (directory / MANIFEST).is_file():
             return
         root = corpus.folder.root
         if data_fingerprint(data, tokenizer) != directory.name:
-            shutil.rmtree(root)
-            raise ValueError(f"the inputs of data {data.name!r} changed while they were read: prepare again")
+            _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():
             corpus = replace(corpus, data=data, tokenizer=tokenizer)
-            write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
+            with naming_full_disk(corpus, "the manifest"):
+                write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
         for place in sorted(root.iterdir()):
             if place.name not in (*STAYS, PLAN, MANIFEST):
                 shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         fsync(root)
         root.replace(directory)
         fsync(directory.parent)
+
+
+def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
+    """Say that the inputs are not what they were; nothing is deleted.
+
+    A host with other packages cannot finish what others made, but another one can. What was made of files that changed is
+    of no use, and gets a name by which no command goes on with it.
+    """
+    root = corpus.folder.root
+    for shard in corpus.shards:
+        kind = corpus.source(shard).kind
+        if kind.startswith("python_"):
+            try:
+                list_planned_files(kind, shard.parts[0])
+            except ValueError as error:
+                raise ValueError(f"{error}; what is done is kept in {root}") from None
+    text = f"the inputs of data {corpus.data.name!r} changed while they were read: prepare again"
+    if not root.exists():  # another command found the same
+        raise ValueError(text)
+    names = (f"{directory.name}.changed{number}" for number in ("", *range(2, 1000)))
+    place = next(place for name in names if not (place := directory.with_name(name)).exists())
+    root.replace(place)
+    raise ValueError(f"{text}; what was made of them as they were is of no use, and lies in {place}: delete it")
 
 
 def _describe_stop(corpus: Corpus) -> str:

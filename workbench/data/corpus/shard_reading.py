@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
 from workbench.data.corpus.field_filters import FieldFilter, compile_filter
-from workbench.data.corpus.shards import Part, Shard, list_own_files
+from workbench.data.corpus.shards import Part, Shard, list_planned_files
 from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
 from workbench.data.readers import look_up, open_parquet, parse_line, read_records, read_row_groups, read_texts, text_of
@@ -48,8 +48,8 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     Raises
     ------
     ValueError
-        An input is missing, damaged, or of another size than when it was planned, a record has no text, or a field has a
-        type that the source's `where` is not for; the message names file and place.
+        An input is missing, damaged, or of another size than when it was planned, other packages are installed, a record
+        has no text, or a field has a type that the source's `where` is not for; the message names file and place.
     """
     batch: list[Read] = []
     size = 0
@@ -103,7 +103,7 @@ def _refuse_changed(path: Path, part: Part) -> None:
 
 def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
     group = Group((source.kind,), (source,))
-    for key, path in list_own_files(source.kind)[part.begin : part.end]:
+    for key, path in list_planned_files(source.kind, part):
         for found in group.documents(Item(key, path), (source.kind,)):
             yield Read(found.text, found.cause)
 
@@ -124,7 +124,7 @@ def _read_rows(
 
 
 def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | None, with_record: bool) -> Iterator[Read]:
-    """Yield the documents of the lines that begin in a part of a file."""
+    """Yield the documents of the lines that begin in a part of a file; the first part refuses a file without any."""
     empty = True
     with path.open("rb", buffering=0) as file:
         begin, end = (_find_line(file, place, part.file_bytes) for place in (part.begin, part.end))
@@ -135,8 +135,14 @@ def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | Non
             for text, record, cause in _parse_block(path, offset, block, text_field, keep):
                 empty = False
                 yield Read(text, cause, record if with_record else _NO_FIELDS)
-    if empty and part.bytes == part.file_bytes:
-        raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.bytes else ""))
+        if empty and part.begin == 0 and _is_blank(file, end, part.file_bytes):
+            raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.file_bytes else ""))
+
+
+def _is_blank(file: BinaryIO, begin: int, size: int) -> bool:
+    """Whether all lines from the beginning of one on are blank; read until one is not."""
+    blocks = (block.decode(errors="replace") for _, block in _read_blocks(file, begin, size))
+    return all(not block or block.isspace() for block in blocks)
 
 
 def _find_line(file: BinaryIO, place: int, size: int) -> int:

@@ -7,6 +7,8 @@ and `max_bytes` is a prefix of it.
 
 from __future__ import annotations
 
+import hashlib
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ class Part:
     """Input in it, as it lies on disk."""
     file_bytes: int
     """Size that the whole file had when it was planned."""
+    files: str = ""
+    """Of a `python_*` kind, `digest_own_files` as it was when it was planned: positions mean nothing in another list."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +115,42 @@ def _of_own_files(kind: str, most: int) -> Iterator[Part]:
     """Cut the list of this environment's files."""
     begin = size = 0
     files = list_own_files(kind)
+    digest = digest_own_files(files)
     for i, (_, path) in enumerate(files):
         bytes_here = Path(path).stat().st_size
         if size and size + bytes_here > most:
-            yield Part("", begin, i, size, 0)
+            yield Part("", begin, i, size, 0, digest)
             begin, size = i, 0
         size += bytes_here
-    yield Part("", begin, len(files), size, 0)
+    yield Part("", begin, len(files), size, 0, digest)
 
 
 def list_own_files(kind: str) -> list[tuple[str, str]]:
     """(SHA-256, path) of the files that a `python_*` kind reads, in its order."""
     return header_texts.list_headers() if kind == "python_headers" else python_texts.list_files()
+
+
+def digest_own_files(files: list[tuple[str, str]]) -> str:
+    """16 hexadecimal digits of the contents and endings in a list of `list_own_files`, wherever the files lie."""
+    names = (f"{key} {Path(path).suffix}\n" for key, path in files)
+    return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+
+
+def list_planned_files(kind: str, part: Part) -> list[tuple[str, str]]:
+    """(SHA-256, path) of the files of a part of a `python_*` kind.
+
+    Raises
+    ------
+    ValueError
+        Other packages or another Python are installed here than where it was planned.
+    """
+    files = list_own_files(kind)
+    if digest_own_files(files) != part.files:
+        raise ValueError(
+            f"the packages that a source of kind {kind!r} reads on host {socket.gethostname()} are not those that it was "
+            "planned with: start the command where they are installed as they were"
+        )
+    return files[part.begin : part.end]
 
 
 def _of_file(kind: str, path: Path, most: int) -> Iterator[Part]:

@@ -1,9 +1,10 @@
 """Who does which task: claims, files that are made by one process alone, and taken over where their owner is dead.
 
 Any number of processes on any number of hosts may work in one folder. A claim names its owner and is touched every few
-seconds. Its owner is dead if its process is gone, which only its own host can tell, or if the claim was not touched
-for a while by the clock of whoever waits: clocks of hosts are never compared. Should a claim be taken from a process
-that was only asleep, its task is done twice, with the same outputs.
+seconds. On its own host an owner is dead if its process is gone, however long it sleeps. On another host, which cannot
+tell, it is dead if the claim was not touched for a while by the clock of whoever waits: clocks of hosts are never
+compared. A process that was only asleep, or whose file server was, finds that its claim is not its own any more and
+gives the task up (`Claims.check`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ STALE_SECONDS = 60.0
 keeps attributes for 60 s at most, 3 s for a file that changes)."""
 
 
+class LostClaimError(Exception):
+    """A claim was taken over while its owner slept."""
+
+
 @dataclass(frozen=True)
 class Owner:
     """Who made a claim."""
@@ -40,9 +45,13 @@ class Owner:
     token: str
     """Names the claim, and the folder that its task writes in."""
 
+    def is_of_here(self) -> bool:
+        """Whether this process can tell if the owner lives."""
+        return self.place == _place()
+
     def is_gone(self) -> bool:
         """Whether the process is known to have ended; False where that cannot be told."""
-        return self.place == _place() and _started(self.pid) != self.started
+        return self.is_of_here() and _started(self.pid) != self.started
 
 
 def _place() -> str:
@@ -75,6 +84,23 @@ def _answers(pid: int) -> bool:
     return True
 
 
+def _read(path: Path) -> Owner | None:
+    """Read whose claim a file is; None where there is none.
+
+    A claim is not brought to the disk at once, so the crash of a machine may leave an empty one, or a file of zeros.
+    """
+    try:
+        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        return _UNKNOWN
+
+
+_UNKNOWN = Owner("unknown", -1, "", "unknown")
+"""Owner of a claim that cannot be read: of no host, so that only time tells whether it lives."""
+
+
 @dataclass
 class Claims:
     """The claims in a folder, as one process sees them."""
@@ -94,39 +120,57 @@ class Claims:
         """
         owner = Owner(_place(), os.getpid(), _started(os.getpid()) or "", uuid.uuid4().hex)
         new = self.folder / f".{owner.token}"
-        new.write_text(json.dumps(vars(owner)), encoding="utf-8")
         try:
+            new.write_text(json.dumps(vars(owner)), encoding="utf-8")
             os.link(new, self._path(task))  # with its content, or not at all
         except FileExistsError:
             return None
         finally:
-            new.unlink()
+            new.unlink(missing_ok=True)
         return owner
+
+    def check(self, task: str, owner: Owner) -> None:
+        """Refuse to go on with a task that is somebody else's by now.
+
+        Raises
+        ------
+        LostClaimError
+            The claim is not the owner's any more.
+        """
+        if self.owner(task) != owner:
+            raise LostClaimError(task)
 
     def release(self, task: str, owner: Owner) -> None:
         """Give a claim up, as long as it is ours."""
         if self.owner(task) == owner:
             self._path(task).unlink(missing_ok=True)
 
+    def is_held(self, task: str) -> bool:
+        """Whether somebody has a task, dead or alive."""
+        return self._path(task).exists()
+
     def owner(self, task: str) -> Owner | None:
-        """Who has a task; None if nobody."""
-        try:
-            return Owner(**json.loads(self._path(task).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
+        """Who has a task; None if nobody. Who made a claim that cannot be read is unknown, and has no host."""
+        return _read(self._path(task))
 
     def take_away(self, task: str) -> Owner | None:
         """Remove the claim of an owner who is dead, and say who that was; None where there is none, or it lives."""
         path = self._path(task)
         owner = self.owner(task)
-        if owner is None or not (owner.is_gone() or self._is_stale(task)):
+        if owner is None or not (owner.is_gone() if owner.is_of_here() else self._is_stale(task)):
             return None
         away = self.folder / f".{uuid.uuid4().hex}"
         try:
             path.rename(away)  # one of several that see it succeeds
         except FileNotFoundError:
             return None
-        away.unlink(missing_ok=True)
+        try:
+            if _read(away) != owner:  # another process was faster, and this is its new claim
+                with contextlib.suppress(FileExistsError):
+                    os.link(away, path)
+                return None
+        finally:
+            away.unlink(missing_ok=True)
         self._seen.pop(task, None)
         return owner
 
@@ -143,14 +187,14 @@ class Claims:
         return now - since > STALE_SECONDS
 
     @contextmanager
-    def kept(self, task: str) -> Iterator[None]:
+    def kept(self, task: str, owner: Owner) -> Iterator[None]:
         """Touch a claim as long as its task is done."""
         ended = threading.Event()
 
         def touch() -> None:
             while not ended.wait(TOUCH_SECONDS):
                 with contextlib.suppress(OSError):
-                    os.utime(self._path(task))
+                    self.touch(task, owner)
 
         thread = threading.Thread(target=touch, daemon=True)
         thread.start()
@@ -159,6 +203,11 @@ class Claims:
         finally:
             ended.set()
             thread.join()
+
+    def touch(self, task: str, owner: Owner) -> None:
+        """Say that the owner of a claim lives, as long as it is the owner's."""
+        if self.owner(task) == owner:
+            os.utime(self._path(task))
 
     def all(self) -> dict[str, Owner]:
         """Owners by task."""

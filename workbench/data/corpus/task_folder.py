@@ -2,12 +2,14 @@
 
 A task writes into a folder of its own, at the paths that its files shall have. When it ends they are brought to the
 disk and moved to their places, and its record is written last: a task with a record is done, and one without has left
-nothing that counts. What a task writes depends on inputs and config alone, so a task that is done twice, or again
-after it was killed between two files, puts the same bytes in the same places.
+nothing that counts. What a task writes depends on inputs and config alone, so a task that is done again after it was
+killed between two files puts the same bytes in the same places. A process that lost its task to another one while it
+slept, and with it the folder that it wrote in, moves no files and writes no record.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -76,20 +78,28 @@ class TaskFolder:
         """Read the record of a task that is done."""
         return Record(**json.loads(self.path_of_record(task).read_text(encoding="utf-8")))
 
-    def finish(self, task: str, scratch: Path, facts: Mapping[str, Any], seconds: float) -> None:
+    def finish(self, task: str, owner: Owner, facts: Mapping[str, Any], seconds: float) -> None:
         """Move a task's files to their places and write its record.
 
         Parameters
         ----------
         task
             Its name.
-        scratch
-            The folder that it wrote in.
+        owner
+            Who did it, in the folder that is named by the claim.
         facts
             What it found, as JSON.
         seconds
             How long it took.
+
+        Raises
+        ------
+        workbench.data.corpus.task_claims.LostClaimError
+            The task is somebody else's by now, who may have deleted what was written.
+        FileNotFoundError
+            What was written is gone all the same.
         """
+        claims, scratch = self.claims, self.scratch(owner)
         files = sorted(path for path in scratch.rglob("*") if path.is_file())
         names = {path: path.relative_to(scratch).as_posix() for path in files}
         described: dict[str, dict[str, Any]] = {}
@@ -97,6 +107,9 @@ class TaskFolder:
             fsync(path)
             if name.split("/")[0] in STAYS:
                 described[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+        claims.check(task, owner)  # it was while the files were listed, so that none is missing
+        if not scratch.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "what a task wrote is gone", str(scratch))
         folders: set[Path] = set()
         for path, name in names.items():
             place = self.root / name
@@ -105,6 +118,7 @@ class TaskFolder:
             folders.add(place.parent)
         for folder in sorted(folders):
             fsync(folder)
+        claims.check(task, owner)
         record = self.path_of_record(task)
         record.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(record, json.dumps(vars(Record(dict(facts), described, round(seconds, 3))), sort_keys=True))
