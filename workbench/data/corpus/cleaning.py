@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workbench.data import counts
@@ -14,6 +14,7 @@ from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_batches
 from workbench.data.corpus.dropped_rows import known_causes
 from workbench.data.corpus.heldout_leaks import HeldoutLeaks, LeakSettings
+from workbench.data.corpus.leak_meter import LeakMeter
 from workbench.data.corpus.shards import Shard
 
 
@@ -103,10 +104,10 @@ def _read_leaks(corpus: Corpus) -> list[str]:
         return [json.loads(line) for line in lines]
 
 
-def read_heldout(corpus: Corpus) -> Mapping[str, list[str]]:
-    """Read the held-out texts by source."""
+def leak_meter(corpus: Corpus) -> LeakMeter:
+    """Make what measures how much of the held-out texts is left in training text."""
     found = {}
     for name in sorted(corpus.data.sources):
         with corpus.place("heldout", f"{name}.jsonl").open(encoding="utf-8") as lines:
             found[name] = [json.loads(line)["text"] for line in lines]
-    return found
+    return LeakMeter(found, corpus.settings.overlap_words, corpus.settings.overlap_min_words)

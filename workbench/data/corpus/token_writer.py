@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
-from workbench.data.corpus.cleaning import Cleaned, read_heldout
+from workbench.data.corpus.cleaning import Cleaned, leak_meter
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes, LeftLeaks, histogram
@@ -53,7 +53,7 @@ class TokenWriter:
         self._lengths: Counter[int] = Counter()
         self._samples, self._contamination = RemovedSamples(), ContaminationNotes()
         size = corpus.folder.read_record(f"read/{shard.name}").facts["bytes"]
-        self._leaks = LeftLeaks(read_heldout(corpus), corpus.settings.overlap_words, size)
+        self._leaks = LeftLeaks(leak_meter(corpus), size)
 
     def add(self, cleaned: Cleaned) -> None:
         """Take a document, or count why not."""
