@@ -1,9 +1,9 @@
-"""Step 3 of a corpus: the rows of every shard that repeat a document of an earlier row, or nearly repeat one.
+"""Step 3 of a corpus: the rows of every shard that repeat an earlier document, or nearly repeat one.
 
 A task a bucket of hashes finds exact duplicates, a task a band of MinHash values pairs of near ones, and one task joins them.
 
-    exact/<bucket>.npy               int64 (dropped, 2) of (shard, row)
-    near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents
+    exact/<bucket>.npy               int64 (dropped, 2) of (place of the shard in `ranked`, row)
+    near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents, in the order of `ranked`
     duplicates/<shard>.npy           int64 (rows,), ascending: exact duplicates
     duplicates/<shard>.near.npy      the same: near duplicates that are neither exact ones nor held out
     near_duplicates.json             settings, groups by size, and pairs to read
@@ -28,6 +28,7 @@ from workbench.data.corpus.dropped_rows import heldout_rows
 from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, rows_to_drop
 from workbench.data.corpus.minhash import jaccard, probability
 from workbench.data.corpus.removed_samples import cut
+from workbench.data.corpus.shards import Shard
 from workbench.study.files import write_atomically
 
 TABLE = "near_duplicates.json"
@@ -36,6 +37,15 @@ _BUDGET_BYTES = 1 << 29
 _SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _SHOWN_BYTES = 1000
 """Of each text of a pair to read."""
+
+
+def ranked(corpus: Corpus) -> list[Shard]:
+    """List the shards in the order in which documents are first: those of sources without a cap, then the others.
+
+    A document that is kept may lie beyond the cap of its source, and its text would be lost with it where another source
+    had room. Whatever the caps, the order is the same, so that a smaller cap is a prefix of a larger.
+    """
+    return sorted(corpus.shards, key=lambda shard: corpus.source(shard).max_bytes is not None)
 
 
 def name_buckets(corpus: Corpus) -> list[str]:
@@ -61,7 +71,7 @@ def name_bands(corpus: Corpus) -> list[str]:
 
 def find_exact(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write one bucket's exact duplicates; their number is returned."""
-    hashes = [corpus.place("read", shard.name, "hashes.npy") for shard in corpus.shards]
+    hashes = [corpus.place("read", shard.name, "hashes.npy") for shard in ranked(corpus)]
     (scratch / "exact").mkdir()
     output = scratch / "exact" / f"{name}.npy"
     drop_in_bucket(int(name), _count_buckets(corpus), hashes, output)
@@ -72,7 +82,7 @@ def find_near(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write one band's pairs of near duplicates; their number is returned."""
     near = corpus.settings.near_duplicates
     assert near is not None
-    files = [corpus.place("read", shard.name, "bands.npy") for shard in corpus.shards]
+    files = [corpus.place("read", shard.name, "bands.npy") for shard in ranked(corpus)]
     similar = None
     if near.verify:
         similar = groups.similar_texts(lru_cache(1000)(_text_reader(corpus)), near.ngram, near.least_similarity)
@@ -87,8 +97,8 @@ def join(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     folder = scratch / "duplicates"
     folder.mkdir()
     buckets = [corpus.place("exact", f"{bucket}.npy") for bucket in name_buckets(corpus)]
-    exact = [rows_to_drop(shard, buckets) for shard in range(len(corpus.shards))]
-    for shard, rows in zip(corpus.shards, exact, strict=True):
+    exact = [rows_to_drop(shard, buckets) for shard in range(len(ranked(corpus)))]
+    for shard, rows in zip(ranked(corpus), exact, strict=True):
         np.save(folder / f"{shard.name}.npy", rows)
     facts = {"exact": sum(map(len, exact)), "near": 0}
     if corpus.settings.near_duplicates is not None:
@@ -104,7 +114,7 @@ def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> 
     work.mkdir()
     outputs = groups.join(pairs, _documents_of(corpus), work)
     left = 0
-    for shard, output, known in zip(corpus.shards, outputs, exact, strict=True):
+    for shard, output, known in zip(ranked(corpus), outputs, exact, strict=True):
         gone = np.concatenate([known, np.array(heldout_rows(corpus, shard), np.int64)])
         rows = np.setdiff1d(np.load(output), gone)
         np.save(folder / f"{shard.name}.near.npy", rows)
@@ -120,11 +130,11 @@ def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> 
 def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any]:
     settings = corpus.settings.near_duplicates
     assert settings is not None
-    read, place = _text_reader(corpus), _placer(corpus)
+    read, place, shards = _text_reader(corpus), _placer(corpus), ranked(corpus)
     examples = []
     for kept, dropped in table["examples"]:
         texts = read(kept), read(dropped)
-        sources = [corpus.shards[place(number)[0]].source for number in (kept, dropped)]
+        sources = [shards[place(number)[0]].source for number in (kept, dropped)]
         shown = [{"source": s, "text": cut(text, _SHOWN_BYTES)} for s, text in zip(sources, texts, strict=True)]
         examples.append(
             {"kept": shown[0], "dropped": shown[1], "similarity": round(jaccard(*texts, settings.ngram), 4)}
@@ -141,7 +151,7 @@ def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any
 
 
 def _documents_of(corpus: Corpus) -> list[int]:
-    return [corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in corpus.shards]
+    return [corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in ranked(corpus)]
 
 
 def _placer(corpus: Corpus) -> Callable[[int], tuple[int, int]]:
@@ -157,10 +167,10 @@ def _placer(corpus: Corpus) -> Callable[[int], tuple[int, int]]:
 
 def _text_reader(corpus: Corpus) -> Callable[[int], str]:
     """Make what reads a document by its number over all shards."""
-    place = _placer(corpus)
+    place, shards = _placer(corpus), ranked(corpus)
 
     def read(number: int) -> str:
         shard, row = place(number)
-        return read_rows(corpus.place("read", corpus.shards[shard].name), [row])[row][1]
+        return read_rows(corpus.place("read", shards[shard].name), [row])[row][1]
 
     return read
