@@ -167,6 +167,28 @@ def test_no_text_is_lost_beyond_the_cap_of_another_source(corpus_data, small_tok
     assert not left & {fold(text) for text in stored_texts(made, "a")}
 
 
+@pytest.mark.parametrize("near", [None, NearDuplicates()])
+def test_copies_of_what_lies_beyond_a_cap_are_counted(corpus_data, small_tokenizer, tmp_path, with_source, near):
+    lines = (tmp_path / "b.jsonl").read_text()
+    (tmp_path / "b.jsonl").write_text(lines + "".join(path.read_text() for path in sorted((tmp_path / "a").iterdir())))
+    data = with_source(corpus_data, "a", max_bytes=2000, heldout_bytes=0)
+    data = with_source(data, "b", max_bytes=10**9)
+    corpus = dataclasses.replace(data.corpus, near_duplicates=near, exact_duplicates=near is None)
+    data = dataclasses.replace(data, corpus=corpus)
+    made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    copies = Counter(fold(text) for name in "ab" for text in input_texts(data, name))
+    gone = {fold(text) for text in input_texts(data, "a")} - {fold(text) for text in stored_texts(made, "a")}
+    gone -= {fold(text) for text in heldout_texts(made, "b")}
+    lost = sum(copies[text] - 1 for text in gone)
+    assert lost > len(gone) > 100
+    sources = made.manifest["sources"]
+    assert (sources["a"]["lost_copies"], sources["b"]["lost_copies"]) == ({"beyond_cap": lost}, {})
+    assert (
+        f"source 'a': {lost:,} documents were dropped as duplicates of some that went later on (beyond max_bytes): "
+        "their text is nowhere in the corpus" in notes(made)
+    )
+
+
 def test_text_of_held_out_documents_is_cut_out(corpus_data, small_tokenizer, tmp_path, store):
     held = heldout_texts(store, "a")[0].split("\n")
     before = input_texts(corpus_data, "b")[1].split("\n")

@@ -2,10 +2,11 @@
 
 A task a bucket of hashes finds exact duplicates, a task a band of MinHash values pairs of near ones, and one task joins them.
 
-    exact/<bucket>.npy               int64 (dropped, 2) of (place of the shard in `ranked`, row)
+    exact/<bucket>.npy               int64 (dropped, 4): place of the shard in `ranked` and row, and those of what stays
     near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents, in the order of `ranked`
     duplicates/<shard>.npy           int64 (rows,), ascending: exact duplicates
     duplicates/<shard>.near.npy      the same: near duplicates that are neither exact ones nor held out
+    duplicates/<shard>.copies.npy    int64 (rows, 3), ascending: rows that stay, the exact and the near duplicates of each
     near_duplicates.json             settings, groups by size, and pairs to read
 """
 
@@ -25,7 +26,7 @@ from workbench.data.corpus import near_duplicate_groups as groups
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_rows
 from workbench.data.corpus.dropped_rows import heldout_rows
-from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, rows_to_drop
+from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, kept_numbers, rows_to_drop
 from workbench.data.corpus.minhash import jaccard, probability
 from workbench.data.corpus.removed_samples import cut
 from workbench.data.corpus.shards import Shard
@@ -100,31 +101,51 @@ def join(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     exact = [rows_to_drop(shard, buckets) for shard in range(len(ranked(corpus)))]
     for shard, rows in zip(ranked(corpus), exact, strict=True):
         np.save(folder / f"{shard.name}.npy", rows)
-    facts = {"exact": sum(map(len, exact)), "near": 0}
+    near = [np.empty(0, np.int64)]
     if corpus.settings.near_duplicates is not None:
-        facts["near"] = _join_near(corpus, exact, folder)
+        near = _join_near(corpus, exact, folder)
         (folder / groups.COMPONENTS_FILE).unlink()
-    return facts
+    _write_copies(corpus, buckets, np.concatenate(near), folder)
+    return {"exact": sum(map(len, exact)), "near": sum(map(len, near))}
 
 
-def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> int:
-    """Write near duplicates that are neither exact ones nor held out, with their table, and count them."""
+def _write_copies(corpus: Corpus, buckets: list[Path], near: NDArray[np.int64], folder: Path) -> None:
+    """Write which rows stay for others; `near` has the number of the document that stays for each near duplicate."""
+    begins = np.concatenate([[0], np.cumsum(_documents_of(corpus), dtype=np.int64)])
+    exact, near = kept_numbers(begins, buckets), np.sort(near)
+    cuts = [np.searchsorted(numbers, begins) for numbers in (exact, near)]
+    for i, shard in enumerate(ranked(corpus)):
+        found = [numbers[cut[i] : cut[i + 1]] - begins[i] for numbers, cut in zip((exact, near), cuts, strict=True)]
+        rows = np.unique(np.concatenate(found))
+        copies = [np.bincount(np.searchsorted(rows, each), minlength=len(rows)) for each in found]
+        np.save(folder / f"{shard.name}.copies.npy", np.column_stack([rows, *copies]).astype(np.int64))
+
+
+def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> list[NDArray[np.int64]]:
+    """Write near duplicates that are neither exact ones nor held out, with their table.
+
+    By shard, the numbers of the documents that stay for them are returned.
+    """
     pairs = [corpus.place("near", f"{band}.pairs") for band in name_bands(corpus)]
     work = folder.parent / "joined"
     work.mkdir()
     outputs = groups.join(pairs, _documents_of(corpus), work)
-    left = 0
+    firsts = []
     for shard, output, known in zip(ranked(corpus), outputs, exact, strict=True):
         gone = np.concatenate([known, np.array(heldout_rows(corpus, shard), np.int64)])
-        rows = np.setdiff1d(np.load(output), gone)
-        np.save(folder / f"{shard.name}.near.npy", rows)
+        rows, first = np.load(output), np.load(groups.first_file(output))
+        is_left = ~np.isin(rows, gone)
+        np.save(folder / f"{shard.name}.near.npy", rows[is_left])
+        firsts.append(first[is_left])
         output.unlink()
-        left += len(rows)
+        groups.first_file(output).unlink()
     (work / groups.COMPONENTS_FILE).replace(folder / groups.COMPONENTS_FILE)
     work.rmdir()
     table = json.loads((folder / groups.COMPONENTS_FILE).read_text(encoding="utf-8"))
-    write_atomically(folder.parent / TABLE, json.dumps(_describe(corpus, table, left), indent=1) + "\n")
-    return left
+    write_atomically(
+        folder.parent / TABLE, json.dumps(_describe(corpus, table, sum(map(len, firsts))), indent=1) + "\n"
+    )
+    return firsts
 
 
 def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any]:
