@@ -23,6 +23,7 @@ FIELD_FILTER = "field_filter"
 MISSING_FIELD = "missing_field"
 BEYOND_CAP = "beyond_cap"
 FILE_IS_USED = "file_is_used"
+FEW_WORDS = "few_words"
 SHARED_LINES = "shared_lines"
 NO_ROOM = "no_room"
 NO_ASSISTANT = "no_assistant"
@@ -51,6 +52,7 @@ LABELS = {
     NEAR_DUPLICATE: "near duplicate",
     BEYOND_CAP: "beyond max_bytes",
     FILE_IS_USED: "file used twice",
+    FEW_WORDS: "too few words",
     SHARED_LINES: "shared lines",
     NO_ROOM: "no room left",
     UNKNOWN_ROLE: "unknown role",
@@ -64,8 +66,8 @@ LABELS = {
 
 `held-out split`: kept out of training because the split sets it apart, chosen to be held out or not (for the
 `python_*` kinds: files). `held-out text`: all of it stands in held-out documents. `file used twice` to `no room left`
-are why a document of the split was not chosen: two were taken from its file, it shares lines with one that was chosen,
-or it is longer than what `heldout_bytes` has left. What follows is for conversations alone. A document of a corpus may
+are why a document of the split was not chosen: two were taken from its file, it has too few words to be found
+in training text (in a corpus), shares lines with one that was chosen, or is longer than what `heldout_bytes` has left. What follows is for conversations alone. A document of a corpus may
 also go by a threshold of a rule of quality, whose name is then its cause (`workbench.data.corpus.quality_rules`).
 """
 

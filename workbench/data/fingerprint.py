@@ -21,7 +21,7 @@ from workbench.study.files import sha256
 RULES = 4
 """Version of the rules that make documents and tokens of the inputs; raise it with every change of them."""
 
-CORPUS_RULES = 2
+CORPUS_RULES = 3
 """The same for corpora, whose documents are held out, counted and cut by rules of their own."""
 
 _OF_TRAINING = (
@@ -30,7 +30,6 @@ _OF_TRAINING = (
     "near_duplicates",
     "contamination",
     "overlap_words",
-    "overlap_min_words",
 )
 """Settings of a corpus that move no held-out document."""
 

@@ -149,6 +149,7 @@ def notes(prepared: Prepared) -> list[str]:
             found.append(f"source {name!r}: {skipped['count']:,} files there are not read as {kind}: {names}")
         found += _note_on_cap(name, source)
         found += _note_on_ids(name, source)
+        found += _note_on_copies(name, source)
     return [*found, *heldout_notes(prepared)]
 
 
@@ -177,6 +178,16 @@ def _note_on_ids(name: str, source: dict[str, Any]) -> list[str]:
     return [
         f"source {name!r}: of {held:,} held-out documents of its token files, the text of {source['same_ids']:,} is encoded as the "
         "ids that it was decoded from: were the files made with this tokenizer?"
+    ]
+
+
+def _note_on_copies(name: str, source: dict[str, Any]) -> list[str]:
+    lost = {cause: n for cause, n in source.get("lost_copies", {}).items() if n}
+    if not lost:
+        return []
+    return [
+        f"source {name!r}: {sum(lost.values()):,} documents were dropped as duplicates of some that went later on "
+        f"({', '.join(label(cause) for cause in in_order(lost))}): their text is nowhere in the corpus"
     ]
 
 

@@ -108,6 +108,21 @@ def test_documents_with_benchmark_text_go_or_stay_as_asked(
     assert all(BENCHMARK.upper() in sample["text"] for sample in shown)
 
 
+def test_near_duplicates_of_what_goes_for_benchmark_text_are_counted(full_data, small_tokenizer, tmp_path):
+    asked = max((text for text in input_texts(full_data, "c") if BENCHMARK.upper() in text), key=len)
+    with (tmp_path / "c.jsonl").open("a") as file:
+        clean = asked.replace(BENCHMARK.upper(), "")
+        file.write(json.dumps({"text": clean, "meta": {"set": "Books"}}) + "\n")
+    lost = {}
+    for action in ("remove", "cut"):
+        settings = dataclasses.replace(full_data.corpus.contamination, action=action)
+        data = dataclasses.replace(full_data, corpus=dataclasses.replace(full_data.corpus, contamination=settings))
+        store = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+        lost[action] = store.manifest["sources"]["c"]["lost_copies"]
+        assert clean not in stored_texts(store, "c")
+    assert lost == {"remove": {"benchmark_text": 1}, "cut": {}}
+
+
 def test_what_nearly_repeats_held_out_text_does_not_leak(full, full_data, small_tokenizer, tmp_path):
     held = heldout_texts(full, "a")
     files = sorted((tmp_path / "a").iterdir())

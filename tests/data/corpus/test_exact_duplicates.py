@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, hash_texts, rows_to_drop
+from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, hash_texts, kept_numbers, rows_to_drop
 
 
 @pytest.fixture
@@ -22,6 +22,19 @@ def _drop(shards, buckets, folder):
         for bucket in reversed(range(buckets))
     ]
     return [rows_to_drop(shard, found).tolist() for shard in range(len(shards))]
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_every_copy_names_the_one_that_stays(shards, buckets, tmp_path):
+    _drop(shards, buckets, tmp_path)
+    begins = np.cumsum([0, *map(len, shards)])
+    texts = [text for each in shards for text in each]
+    expected = sorted(texts.index(text) for i, text in enumerate(texts) if texts.index(text) < i)
+    found = [tmp_path / f"{buckets}-{bucket}.npy" for bucket in range(buckets)]
+    assert kept_numbers(begins, found).tolist() == expected
+    for file in found:
+        for shard, row, kept, kept_row in np.load(file).tolist():
+            assert shards[shard][row] == shards[kept][kept_row]
 
 
 @pytest.mark.parametrize("buckets", [1, 2, 64])

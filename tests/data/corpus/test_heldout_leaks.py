@@ -104,6 +104,16 @@ def test_the_meter_finds_what_is_planted():
     assert meter.report(meter.hits(held))["web"]["share"] == 1
 
 
+def test_the_meter_looks_for_documents_shorter_than_a_passage_as_a_whole():
+    meter = LeakMeter({"web": ["one two three four", "five six seven", "eight nine"]}, 13, 3)
+    assert meter.hits(["x One, two three four.", "five six eight nine"]) == {"one two three four"}
+    assert meter.report({"one two three four"})["web"] == {
+        "share": 0.5,
+        "worst_document": 1,
+        "documents_above_tenth": 0.5,
+    }
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="min_words=8 is more than words=7"):
         LeakSettings(words=7)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 from workbench.data.corpus import heldout_step
 from workbench.data.corpus.document_files import make_key
 from workbench.data.store import prepare
+from workbench.data.store_summary import describe_heldout
 from workbench.study.layout import Layout
 
 
@@ -32,3 +36,39 @@ def test_no_source_moves_another_ones_documents(corpus_data, small_tokenizer, tm
     path.write_text("".join(path.read_text().splitlines(keepends=True)[::-1][:40]))
     fewer = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
     assert fewer.heldout_path("a").read_bytes() == prepared.heldout_path("a").read_bytes()
+
+
+def _links(count: int, words: int) -> list[str]:
+    """Documents of few and long words."""
+    return [" ".join(f"{make_key(f'{i} {k}').hex()}" for k in range(words)) for i in range(count)]
+
+
+def _write(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def test_what_has_too_few_words_to_be_found_elsewhere_is_not_held_out(
+    corpus_data, small_tokenizer, tmp_path: Path, with_source
+):
+    few, enough = _links(40, 7), _links(40, 9)
+    data = with_source(corpus_data, "b", path=_write(tmp_path / "links.jsonl", few + enough))
+    prepared = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    chosen = [json.loads(line)["text"] for line in prepared.heldout_path("b").read_text().splitlines()]
+    ordered = sorted(few + enough, key=make_key)
+    assert chosen == [text for text in ordered if text in enough][: len(chosen)]
+    (last, *_) = [text for text in ordered[ordered.index(chosen[-1]) + 1 :] if text in enough]
+    passed = sum(text in few for text in ordered[: ordered.index(last)])
+    assert passed
+    assert prepared.manifest["sources"]["b"]["heldout_passed_over"] == {"few_words": passed, "no_room": 1}
+    assert f"  b: of the held-out split not chosen are {passed} too few words, 1 no room left" in describe_heldout(
+        prepared
+    )
+    assert prepared.manifest["overlap_left"]["b"]["share"] == 0, "documents of fewer words than a passage are measured"
+
+
+def test_a_source_of_few_words_has_nothing_to_hold_out(corpus_data, small_tokenizer, tmp_path: Path, with_source):
+    data = with_source(corpus_data, "b", path=_write(tmp_path / "links.jsonl", _links(40, 7)))
+    expected = "those looked at are 40 too few words: lower data.corpus.overlap_min_words=8, raise data.sources.b."
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)

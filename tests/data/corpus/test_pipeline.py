@@ -22,6 +22,7 @@ from workbench.config.schema import (
     StreamSource,
     TokenizerConfig,
 )
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data import python_texts
 from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_plan import open_corpus
@@ -143,7 +144,11 @@ def test_the_size_of_shards_changes_no_token(store, corpus_data, small_tokenizer
 
 
 def test_a_smaller_cap_is_a_prefix_of_a_larger(store, corpus_data, small_tokenizer, tmp_path, with_source):
-    whole = stored_texts(store, "a")
+    largest = prepare(
+        with_source(corpus_data, "a", max_bytes=2 * 10**9), small_tokenizer, Layout(tmp_path / "outputs"), workers=1
+    )
+    whole = stored_texts(largest, "a")
+    assert len(whole) == len(stored_texts(store, "a")) - 5, "source b, which has no cap, keeps what both have"
     for cap in (30_000, 45_000, 10**9):
         capped = with_source(corpus_data, "a", max_bytes=cap)
         small = prepare(capped, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
@@ -155,11 +160,47 @@ def test_a_smaller_cap_is_a_prefix_of_a_larger(store, corpus_data, small_tokeniz
         if len(texts) < len(whole):
             assert facts["bytes"] + facts["left_out_bytes"] > cap
             assert facts["left_out_bytes"] == len(whole[len(texts)].encode())
-        assert stored_texts(small, "b") == stored_texts(store, "b")
+        assert stored_texts(small, "b") == stored_texts(largest, "b")
         assert small.heldout_fingerprint == store.heldout_fingerprint
         assert heldout_texts(small, "a") == heldout_texts(store, "a")
     with pytest.raises(ValueError, match="max_bytes=100 has no room for the first document, which has"):
         prepare(with_source(corpus_data, "a", max_bytes=100), small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+
+
+@pytest.mark.parametrize("near", [None, NearDuplicates()])
+def test_no_text_is_lost_beyond_the_cap_of_another_source(corpus_data, small_tokenizer, tmp_path, with_source, near):
+    first = (tmp_path / "a" / "0.jsonl").read_text()
+    (tmp_path / "b.jsonl").write_text(first)  # all of it is in source a, beyond its cap but for some
+    data = with_source(corpus_data, "a", max_bytes=2000, heldout_bytes=0)
+    corpus = dataclasses.replace(data.corpus, near_duplicates=near, exact_duplicates=near is None)
+    data = dataclasses.replace(data, corpus=corpus)
+    made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    different = {fold(json.loads(line)["text"]) for line in first.splitlines()}
+    left = different - {fold(text) for text in heldout_texts(made, "b")}
+    assert {fold(text) for text in stored_texts(made, "b")} == left
+    assert not left & {fold(text) for text in stored_texts(made, "a")}
+
+
+@pytest.mark.parametrize("near", [None, NearDuplicates()])
+def test_copies_of_what_lies_beyond_a_cap_are_counted(corpus_data, small_tokenizer, tmp_path, with_source, near):
+    lines = (tmp_path / "b.jsonl").read_text()
+    (tmp_path / "b.jsonl").write_text(lines + "".join(path.read_text() for path in sorted((tmp_path / "a").iterdir())))
+    data = with_source(corpus_data, "a", max_bytes=2000, heldout_bytes=0)
+    data = with_source(data, "b", max_bytes=10**9)
+    corpus = dataclasses.replace(data.corpus, near_duplicates=near, exact_duplicates=near is None)
+    data = dataclasses.replace(data, corpus=corpus)
+    made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
+    copies = Counter(fold(text) for name in "ab" for text in input_texts(data, name))
+    gone = {fold(text) for text in input_texts(data, "a")} - {fold(text) for text in stored_texts(made, "a")}
+    gone -= {fold(text) for text in heldout_texts(made, "b")}
+    lost = sum(copies[text] - 1 for text in gone)
+    assert lost > len(gone) > 100
+    sources = made.manifest["sources"]
+    assert (sources["a"]["lost_copies"], sources["b"]["lost_copies"]) == ({"beyond_cap": lost}, {})
+    assert (
+        f"source 'a': {lost:,} documents were dropped as duplicates of some that went later on (beyond max_bytes): "
+        "their text is nowhere in the corpus" in notes(made)
+    )
 
 
 def test_text_of_held_out_documents_is_cut_out(corpus_data, small_tokenizer, tmp_path, store):

@@ -1,6 +1,8 @@
 """Words and their n-grams: what a plain reading of the rules gives, and where they stand."""
 
+import itertools
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +57,48 @@ def test_words_are_those_of_a_plain_reading(texts: list[str]):
         raw = text.encode()
         found = [raw[b:e].decode() for b, e in zip(words.begin[mine], words.end[mine], strict=True)]
         assert found == _plain_words(text), repr(text)
+
+
+def _growth(c: str) -> int:
+    """Bytes by which lower case is longer."""
+    return len(c.lower().encode()) - len(c.encode())
+
+
+_CODES = [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]
+"""All characters."""
+_MOVING = [c for c in map(chr, _CODES) if _growth(c)]
+"""Those whose lower case takes another number of bytes."""
+
+
+def _words_and_hashes(text: str) -> list[tuple[str, int]]:
+    words, raw = Words.of([text]), text.encode()
+    borders = zip(words.begin.tolist(), words.end.tolist(), words.hashes.tolist(), strict=True)
+    return [(raw[b:e].decode(), value) for b, e, value in borders]
+
+
+def test_words_stand_where_they_are_though_lower_cases_are_longer_and_shorter():
+    longer, shorter = [c for c in _MOVING if _growth(c) > 0], [c for c in _MOVING if _growth(c) < 0]
+    mixed = []
+    for up, down in itertools.product(longer, shorter):
+        ups, downs = up * -_growth(down), down * _growth(up)
+        mixed += [f"{a} word {b}" for a, b in ((ups, downs), (downs, ups))]
+        mixed += [f"WORD{ups}.word word{downs}", f"{downs}日word{ups} Word"]
+    assert all(len(text.encode()) == len(text.lower().encode()) for text in mixed)
+    draw = random.Random(0)
+    mixed += [" ".join(draw.choices([*_MOVING, "word", "Ж日"], k=9)) for _ in range(2000)]
+    (_, expected), *_ = _words_and_hashes("word")
+    for text in mixed:
+        found = _words_and_hashes(text)
+        assert [word for word, _ in found] == _plain_words(text), repr(text)
+        assert all(value == expected for word, value in found if word == "word"), repr(text)
+
+
+def test_upper_case_is_folded_where_it_has_as_many_bytes_and_nowhere_else():
+    alone = dict(_words_and_hashes(" ".join(map(chr, _CODES))))
+    folded = {"\u03c2": "\u03c3"} | {c: c.lower() for c in alone if not _growth(c) and c != "\u03c2"}
+    for c, value in alone.items():
+        assert value == alone[folded.get(c, c)], repr(c)
+    assert len(set(alone.values())) == len({folded.get(c, c) for c in alone})
 
 
 def test_a_word_has_one_hash_wherever_it_stands(texts: list[str]):

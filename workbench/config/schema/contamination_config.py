@@ -38,7 +38,7 @@ class Contamination:
     """`cut`: a document that would be split into more pieces is dropped."""
     ignore_above: int | None = 10
     """Passages that occur in more training documents than this are common phrases and no contamination; None takes all. The
-    report ignores none. Duplicates count as documents."""
+    report ignores none. Dropped duplicates and held-out documents do not count: a passage on fifty equal pages counts once."""
 
     def __post_init__(self) -> None:
         """Refuse settings that can find nothing, or find what cannot be."""

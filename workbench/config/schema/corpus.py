@@ -27,7 +27,8 @@ class CorpusConfig:
     """Every passage of this many words that occurs in a held-out document is removed from training text, after the runs of
     `data.overlap_lines` lines (what it costs: docs/corpora.md)."""
     overlap_min_words: int = 8
-    """Held-out documents of fewer than `overlap_words` words, but this many, are looked for as a whole."""
+    """Held-out documents of fewer than `overlap_words` words, but this many, are looked for as a whole. Those of fewer
+    are not chosen: they could not be found in training text."""
 
     def __post_init__(self) -> None:
         """Refuse shards of nothing, and passages that are none."""

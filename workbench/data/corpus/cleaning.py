@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from workbench.data import counts
@@ -12,8 +12,9 @@ from workbench.data.corpus.contamination_counts import Tally
 from workbench.data.corpus.contamination_step import open_benchmarks
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_batches
-from workbench.data.corpus.dropped_rows import known_causes
+from workbench.data.corpus.dropped_rows import known_causes, read_copies
 from workbench.data.corpus.heldout_leaks import HeldoutLeaks, LeakSettings
+from workbench.data.corpus.leak_meter import LeakMeter
 from workbench.data.corpus.shards import Shard
 
 
@@ -32,10 +33,25 @@ class Cleaned:
     tally: Tally | None = None
     """What was done with it for the benchmark text that it holds; None: it holds none."""
 
+    copies: tuple[int, int] = (0, 0)
+    """Exact and near duplicates that were dropped since this one was to stay."""
+
     @property
     def bytes(self) -> int:
         """UTF-8 bytes of the pieces."""
         return _size(self.pieces)
+
+
+def lost_copies(cleaned: Cleaned, cause: str) -> int:
+    """Count the duplicates whose text is lost since the document that was to stay goes in the end.
+
+    Held-out documents are meant to take their copies along. For benchmark or held-out text in it a document goes as its
+    exact duplicates would; of its near duplicates this is not known.
+    """
+    exact, near = cleaned.copies
+    if cause == counts.BEYOND_CAP:
+        return exact + near
+    return near if cause in (counts.BENCHMARK_TEXT, counts.HELDOUT_TEXT) else 0
 
 
 class Cleaner:
@@ -51,9 +67,12 @@ class Cleaner:
 
     def clean(self, shard: Shard) -> Iterator[list[Cleaned]]:
         """Yield what each document of a shard came to, in batches, in order."""
-        causes = known_causes(self._corpus, shard)
+        causes, copies = known_causes(self._corpus, shard), read_copies(self._corpus, shard)
         for first, texts in read_batches(self._corpus.place("read", shard.name)):
-            here = [Cleaned(text, [text], causes[first + i]) for i, text in enumerate(texts)]
+            here = [
+                Cleaned(text, [text], causes[first + i], copies=copies.get(first + i, (0, 0)))
+                for i, text in enumerate(texts)
+            ]
             for each in here:
                 if each.cause is not None:
                     each.pieces = []
@@ -103,10 +122,10 @@ def _read_leaks(corpus: Corpus) -> list[str]:
         return [json.loads(line) for line in lines]
 
 
-def read_heldout(corpus: Corpus) -> Mapping[str, list[str]]:
-    """Read the held-out texts by source."""
+def leak_meter(corpus: Corpus) -> LeakMeter:
+    """Make what measures how much of the held-out texts is left in training text."""
     found = {}
     for name in sorted(corpus.data.sources):
         with corpus.place("heldout", f"{name}.jsonl").open(encoding="utf-8") as lines:
             found[name] = [json.loads(line)["text"] for line in lines]
-    return found
+    return LeakMeter(found, corpus.settings.overlap_words, corpus.settings.overlap_min_words)

@@ -80,7 +80,10 @@ def _describe(corpus: Corpus, source: str, records: dict[str, Record]) -> dict[s
     tokens = [records[f"tokens/{shard.name}"].facts for shard in shards]
     dropped = sum((Counter(facts["dropped"]) for facts in (*reads, *tokens)), Counter[str]())
     total = {key: sum(facts[key] for facts in tokens) for key in ("tokens", "documents", "kept", "bytes")}
-    cut = {key: dict(sum((Counter(facts[key]) for facts in tokens), Counter[str]())) for key in ("cut", "cut_bytes")}
+    cut = {
+        key: dict(sum((Counter(facts[key]) for facts in tokens), Counter[str]()))
+        for key in ("cut", "cut_bytes", "lost_copies")
+    }
     read = sum(facts["read"] for facts in reads)
     assert read == total["kept"] + dropped.total(), (source, read, total, dropped)
     left_out = next((f["left_out_bytes"] for f in tokens if f["left_out_bytes"] is not None), None)

@@ -23,6 +23,12 @@ def known_causes(corpus: Corpus, shard: Shard) -> list[str | None]:
     return causes
 
 
+def read_copies(corpus: Corpus, shard: Shard) -> dict[int, tuple[int, int]]:
+    """Rows of a shard that stay for others, with the number of exact and of near duplicates that were dropped for them."""
+    copies = np.load(corpus.place("duplicates", f"{shard.name}.copies.npy")).tolist()
+    return {row: (exact, near) for row, exact, near in copies}
+
+
 def heldout_rows(corpus: Corpus, shard: Shard) -> list[int]:
     """Rows of a shard that are held out or repeat a held-out document."""
     hashes = np.load(corpus.place("read", shard.name, "hashes.npy"))

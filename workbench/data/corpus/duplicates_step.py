@@ -1,11 +1,12 @@
-"""Step 3 of a corpus: the rows of every shard that repeat a document of an earlier row, or nearly repeat one.
+"""Step 3 of a corpus: the rows of every shard that repeat an earlier document, or nearly repeat one.
 
 A task a bucket of hashes finds exact duplicates, a task a band of MinHash values pairs of near ones, and one task joins them.
 
-    exact/<bucket>.npy               int64 (dropped, 2) of (shard, row)
-    near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents
+    exact/<bucket>.npy               int64 (dropped, 4): place of the shard in `ranked` and row, and those of what stays
+    near/<band>.pairs                raw int64 (pairs, 2) of numbers of documents, in the order of `ranked`
     duplicates/<shard>.npy           int64 (rows,), ascending: exact duplicates
     duplicates/<shard>.near.npy      the same: near duplicates that are neither exact ones nor held out
+    duplicates/<shard>.copies.npy    int64 (rows, 3), ascending: rows that stay, the exact and the near duplicates of each
     near_duplicates.json             settings, groups by size, and pairs to read
 """
 
@@ -25,9 +26,10 @@ from workbench.data.corpus import near_duplicate_groups as groups
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_rows
 from workbench.data.corpus.dropped_rows import heldout_rows
-from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, rows_to_drop
+from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, kept_numbers, rows_to_drop
 from workbench.data.corpus.minhash import jaccard, probability
 from workbench.data.corpus.removed_samples import cut
+from workbench.data.corpus.shards import Shard
 from workbench.study.files import write_atomically
 
 TABLE = "near_duplicates.json"
@@ -36,6 +38,15 @@ _BUDGET_BYTES = 1 << 29
 _SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 _SHOWN_BYTES = 1000
 """Of each text of a pair to read."""
+
+
+def ranked(corpus: Corpus) -> list[Shard]:
+    """List the shards in the order in which documents are first: those of sources without a cap, then the others.
+
+    A document that is kept may lie beyond the cap of its source, and its text would be lost with it where another source
+    had room. Whatever the caps, the order is the same, so that a smaller cap is a prefix of a larger.
+    """
+    return sorted(corpus.shards, key=lambda shard: corpus.source(shard).max_bytes is not None)
 
 
 def name_buckets(corpus: Corpus) -> list[str]:
@@ -61,7 +72,7 @@ def name_bands(corpus: Corpus) -> list[str]:
 
 def find_exact(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write one bucket's exact duplicates; their number is returned."""
-    hashes = [corpus.place("read", shard.name, "hashes.npy") for shard in corpus.shards]
+    hashes = [corpus.place("read", shard.name, "hashes.npy") for shard in ranked(corpus)]
     (scratch / "exact").mkdir()
     output = scratch / "exact" / f"{name}.npy"
     drop_in_bucket(int(name), _count_buckets(corpus), hashes, output)
@@ -72,7 +83,7 @@ def find_near(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Write one band's pairs of near duplicates; their number is returned."""
     near = corpus.settings.near_duplicates
     assert near is not None
-    files = [corpus.place("read", shard.name, "bands.npy") for shard in corpus.shards]
+    files = [corpus.place("read", shard.name, "bands.npy") for shard in ranked(corpus)]
     similar = None
     if near.verify:
         similar = groups.similar_texts(lru_cache(1000)(_text_reader(corpus)), near.ngram, near.least_similarity)
@@ -87,44 +98,64 @@ def join(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     folder = scratch / "duplicates"
     folder.mkdir()
     buckets = [corpus.place("exact", f"{bucket}.npy") for bucket in name_buckets(corpus)]
-    exact = [rows_to_drop(shard, buckets) for shard in range(len(corpus.shards))]
-    for shard, rows in zip(corpus.shards, exact, strict=True):
+    exact = [rows_to_drop(shard, buckets) for shard in range(len(ranked(corpus)))]
+    for shard, rows in zip(ranked(corpus), exact, strict=True):
         np.save(folder / f"{shard.name}.npy", rows)
-    facts = {"exact": sum(map(len, exact)), "near": 0}
+    near = [np.empty(0, np.int64)]
     if corpus.settings.near_duplicates is not None:
-        facts["near"] = _join_near(corpus, exact, folder)
+        near = _join_near(corpus, exact, folder)
         (folder / groups.COMPONENTS_FILE).unlink()
-    return facts
+    _write_copies(corpus, buckets, np.concatenate(near), folder)
+    return {"exact": sum(map(len, exact)), "near": sum(map(len, near))}
 
 
-def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> int:
-    """Write near duplicates that are neither exact ones nor held out, with their table, and count them."""
+def _write_copies(corpus: Corpus, buckets: list[Path], near: NDArray[np.int64], folder: Path) -> None:
+    """Write which rows stay for others; `near` has the number of the document that stays for each near duplicate."""
+    begins = np.concatenate([[0], np.cumsum(_documents_of(corpus), dtype=np.int64)])
+    exact, near = kept_numbers(begins, buckets), np.sort(near)
+    cuts = [np.searchsorted(numbers, begins) for numbers in (exact, near)]
+    for i, shard in enumerate(ranked(corpus)):
+        found = [numbers[cut[i] : cut[i + 1]] - begins[i] for numbers, cut in zip((exact, near), cuts, strict=True)]
+        rows = np.unique(np.concatenate(found))
+        copies = [np.bincount(np.searchsorted(rows, each), minlength=len(rows)) for each in found]
+        np.save(folder / f"{shard.name}.copies.npy", np.column_stack([rows, *copies]).astype(np.int64))
+
+
+def _join_near(corpus: Corpus, exact: list[NDArray[np.int64]], folder: Path) -> list[NDArray[np.int64]]:
+    """Write near duplicates that are neither exact ones nor held out, with their table.
+
+    By shard, the numbers of the documents that stay for them are returned.
+    """
     pairs = [corpus.place("near", f"{band}.pairs") for band in name_bands(corpus)]
     work = folder.parent / "joined"
     work.mkdir()
     outputs = groups.join(pairs, _documents_of(corpus), work)
-    left = 0
-    for shard, output, known in zip(corpus.shards, outputs, exact, strict=True):
+    firsts = []
+    for shard, output, known in zip(ranked(corpus), outputs, exact, strict=True):
         gone = np.concatenate([known, np.array(heldout_rows(corpus, shard), np.int64)])
-        rows = np.setdiff1d(np.load(output), gone)
-        np.save(folder / f"{shard.name}.near.npy", rows)
+        rows, first = np.load(output), np.load(groups.first_file(output))
+        is_left = ~np.isin(rows, gone)
+        np.save(folder / f"{shard.name}.near.npy", rows[is_left])
+        firsts.append(first[is_left])
         output.unlink()
-        left += len(rows)
+        groups.first_file(output).unlink()
     (work / groups.COMPONENTS_FILE).replace(folder / groups.COMPONENTS_FILE)
     work.rmdir()
     table = json.loads((folder / groups.COMPONENTS_FILE).read_text(encoding="utf-8"))
-    write_atomically(folder.parent / TABLE, json.dumps(_describe(corpus, table, left), indent=1) + "\n")
-    return left
+    write_atomically(
+        folder.parent / TABLE, json.dumps(_describe(corpus, table, sum(map(len, firsts))), indent=1) + "\n"
+    )
+    return firsts
 
 
 def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any]:
     settings = corpus.settings.near_duplicates
     assert settings is not None
-    read, place = _text_reader(corpus), _placer(corpus)
+    read, place, shards = _text_reader(corpus), _placer(corpus), ranked(corpus)
     examples = []
     for kept, dropped in table["examples"]:
         texts = read(kept), read(dropped)
-        sources = [corpus.shards[place(number)[0]].source for number in (kept, dropped)]
+        sources = [shards[place(number)[0]].source for number in (kept, dropped)]
         shown = [{"source": s, "text": cut(text, _SHOWN_BYTES)} for s, text in zip(sources, texts, strict=True)]
         examples.append(
             {"kept": shown[0], "dropped": shown[1], "similarity": round(jaccard(*texts, settings.ngram), 4)}
@@ -141,7 +172,7 @@ def _describe(corpus: Corpus, table: dict[str, Any], near: int) -> dict[str, Any
 
 
 def _documents_of(corpus: Corpus) -> list[int]:
-    return [corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in corpus.shards]
+    return [corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in ranked(corpus)]
 
 
 def _placer(corpus: Corpus) -> Callable[[int], tuple[int, int]]:
@@ -157,10 +188,10 @@ def _placer(corpus: Corpus) -> Callable[[int], tuple[int, int]]:
 
 def _text_reader(corpus: Corpus) -> Callable[[int], str]:
     """Make what reads a document by its number over all shards."""
-    place = _placer(corpus)
+    place, shards = _placer(corpus), ranked(corpus)
 
     def read(number: int) -> str:
         shard, row = place(number)
-        return read_rows(corpus.place("read", corpus.shards[shard].name), [row])[row][1]
+        return read_rows(corpus.place("read", shards[shard].name), [row])[row][1]
 
     return read

@@ -51,7 +51,7 @@ def in_bucket(hashes: NDArray[np.uint64], bucket: int, buckets: int) -> NDArray[
 
 
 def drop_in_bucket(bucket: int, buckets: int, hash_files: Sequence[Path], output: Path) -> Path:
-    """Write one bucket's documents to drop: int64 (dropped, 2) of (shard, row), sorted.
+    """Write one bucket's documents to drop: int64 (dropped, 4) of (shard, row, and those of the one that stays), sorted.
 
     Parameters
     ----------
@@ -69,19 +69,32 @@ def drop_in_bucket(bucket: int, buckets: int, hash_files: Sequence[Path], output
             hashes.append(chunk[found])
             rows.append(found + start)
             shards.append(np.full(len(found), shard))
-    drop = np.empty((0, 2), np.int64)
+    drop = np.empty((0, 4), np.int64)
     if hashes:
-        drop = _repeated(np.concatenate(hashes), np.column_stack([np.concatenate(shards), np.concatenate(rows)]))
+        joined = np.concatenate(hashes)
+        hashes.clear()
+        places = np.column_stack([np.concatenate(shards), np.concatenate(rows)])
+        shards.clear()
+        rows.clear()
+        drop = _repeated(joined, places)
     np.save(output, drop)
     return output
 
 
 def _repeated(hashes: NDArray[np.uint64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of all documents but the first of each hash."""
+    """Places of all documents but the first of each hash, and of that one: (dropped, 4)."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal hashes stay in (shard, row) order
     ordered = hashes[order]
-    again = np.flatnonzero((ordered[1:] == ordered[:-1]).all(1)) + 1
-    return places[np.sort(order[again])]
+    is_first = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(1)])
+    del ordered
+    again, firsts = np.flatnonzero(~is_first), np.flatnonzero(is_first)
+    kept = order[firsts[np.searchsorted(firsts, again) - 1]]
+    dropped = order[again]
+    by_place = np.argsort(dropped)
+    result = np.empty((len(dropped), 4), np.int64)
+    result[:, :2] = places[dropped[by_place]]
+    result[:, 2:] = places[kept[by_place]]
+    return result
 
 
 def rows_to_drop(shard: int, bucket_files: Sequence[Path]) -> NDArray[np.int64]:
@@ -92,3 +105,23 @@ def rows_to_drop(shard: int, bucket_files: Sequence[Path]) -> NDArray[np.int64]:
         begin, end = np.searchsorted(drop[:, 0], [shard, shard + 1])
         rows.append(np.asarray(drop[begin:end, 1]))
     return np.sort(np.concatenate(rows))
+
+
+def kept_numbers(first: NDArray[np.int64], bucket_files: Sequence[Path]) -> NDArray[np.int64]:
+    """Gather the documents that stay of several equal ones from the files of all buckets, once for each copy.
+
+    Parameters
+    ----------
+    first
+        Number of each shard's first document, over all shards.
+
+    Returns
+    -------
+    numbers
+        int64 (dropped,), ascending.
+    """
+    numbers = [np.empty(0, np.int64)]
+    for file in bucket_files:
+        drop = np.load(file, mmap_mode="r")
+        numbers.append(first[drop[:, 2]] + drop[:, 3])
+    return np.sort(np.concatenate(numbers))

@@ -25,6 +25,7 @@ from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import Hashes, hashes_of, read_rows
 from workbench.data.corpus.shards import Shard
+from workbench.data.corpus.words import Words
 from workbench.data.heldout import compressed_sizes, excerpt
 from workbench.data.overlap import HeldoutRuns
 
@@ -103,10 +104,16 @@ def _choose(corpus: Corpus, name: str, source: SourceConfig, runs: HeldoutRuns) 
     if source.heldout_bytes and not choice.texts:
         raise ValueError(
             f"source {name!r} has no document that could be held out"
-            f"{counts.name_counts(choice.passed_over, ': those looked at are ')}: raise data.sources.{name}.heldout_bytes="
-            f"{source.heldout_bytes}, or go without (data.sources.{name}.heldout_bytes=0 evaluation=none)"
+            f"{counts.name_counts(choice.passed_over, ': those looked at are ')}: "
+            f"{_advise(corpus, choice)}raise data.sources.{name}.heldout_bytes={source.heldout_bytes}, or go without "
+            f"(data.sources.{name}.heldout_bytes=0 evaluation=none)"
         )
     return choice
+
+
+def _advise(corpus: Corpus, choice: _Choice) -> str:
+    few = choice.passed_over[counts.FEW_WORDS]
+    return f"lower data.corpus.overlap_min_words={corpus.settings.overlap_min_words}, " if few else ""
 
 
 def _refuse_empty(corpus: Corpus, name: str, shards: list[Shard]) -> None:
@@ -162,6 +169,8 @@ def _take(choice: _Choice, runs: HeldoutRuns, key: bytes, text: str, corpus: Cor
     size = len(chosen.encode())
     if size < corpus.data.min_document_bytes:
         choice.passed_over[counts.TOO_SHORT] += 1
+    elif len(Words.of([chosen]).hashes) < corpus.settings.overlap_min_words:  # it could not be found in training text
+        choice.passed_over[counts.FEW_WORDS] += 1
     elif size > choice.room:
         choice.passed_over[counts.NO_ROOM] += 1
         choice.is_full = True

@@ -14,12 +14,20 @@ _WORD = re.compile(r"[\u3040-\udfff]|[0-9A-Za-z\u00c0-\u1fff\u2080-\u2fff\ue000-
 
 
 class LeakMeter:
-    """Passages of n words of held-out documents, and how many of them occur in training texts."""
+    """Passages of n words of held-out documents, shorter documents as a whole, and how many occur in training texts."""
 
-    def __init__(self, heldout: Mapping[str, Sequence[str]], n: int) -> None:
-        """Index held-out documents by source; those of fewer than n words have no passage."""
-        self._n = n
-        self._passages = {name: [list(self._passages_of(text)) for text in texts] for name, texts in heldout.items()}
+    def __init__(self, heldout: Mapping[str, Sequence[str]], n: int, min_words: int | None = None) -> None:
+        """Index held-out documents by source.
+
+        Those of fewer than n words are a passage as a whole if they have `min_words` or more, and have none otherwise; None
+        is n.
+        """
+        words = {name: [_words_of(text) for text in texts] for name, texts in heldout.items()}
+        least = n if min_words is None else min_words
+        shorter = {len(each) for documents in words.values() for each in documents if least <= len(each) < n}
+        self._lengths = [*sorted(shorter), n]
+        """Words of the passages to look for."""
+        self._passages = {name: [self._own(each, n) for each in documents] for name, documents in words.items()}
         self._known = {p for documents in self._passages.values() for passages in documents for p in passages}
 
     def hits(self, training: Iterable[str]) -> set[str]:
@@ -40,9 +48,22 @@ class LeakMeter:
                 }
         return result
 
+    def _own(self, words: list[str], n: int) -> list[str]:
+        """Passages of a held-out document."""
+        length = min(n, len(words))
+        return list(_passages(words, length)) if length in self._lengths else []
+
     def _passages_of(self, text: str) -> Iterable[str]:
-        words = _WORD.findall(text.lower()) if text.isascii() else [_fold(word) for word in _WORD.findall(text)]
-        return (" ".join(words[i : i + self._n]) for i in range(len(words) - self._n + 1))
+        words = _words_of(text)
+        return (passage for length in self._lengths for passage in _passages(words, length))
+
+
+def _passages(words: list[str], length: int) -> Iterable[str]:
+    return (" ".join(words[i : i + length]) for i in range(len(words) - length + 1))
+
+
+def _words_of(text: str) -> list[str]:
+    return _WORD.findall(text.lower()) if text.isascii() else [_fold(word) for word in _WORD.findall(text)]
 
 
 def _fold(word: str) -> str:

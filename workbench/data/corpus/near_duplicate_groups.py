@@ -97,7 +97,8 @@ def join(pair_files: Sequence[Path], documents: Sequence[int], folder: Path, exa
     documents
         Number of documents of each shard.
     folder
-        Where a file (.npy) of sorted int64 rows a shard is written, and `COMPONENTS_FILE`: documents, dropped, groups by
+        Where a file (.npy) of sorted int64 rows a shard is written, beside each (.first.npy) the numbers of the first
+        documents of these rows' groups, and `COMPONENTS_FILE`: documents, dropped, groups by
         size, and some pairs (first of the group, dropped) by number, for reading.
     """
     first = np.concatenate([[0], np.cumsum(documents, dtype=np.int64)])
@@ -109,7 +110,9 @@ def join(pair_files: Sequence[Path], documents: Sequence[int], folder: Path, exa
     outputs = [folder / f"{shard:06d}.npy" for shard in range(len(documents))]
     cuts = np.searchsorted(dropped, first)
     for shard, output in enumerate(outputs):
-        np.save(output, dropped[cuts[shard] : cuts[shard + 1]] - first[shard])
+        mine = dropped[cuts[shard] : cuts[shard + 1]]
+        np.save(output, mine - first[shard])
+        np.save(first_file(output), roots[mine].astype(np.int64))
     sizes, groups = np.unique(np.unique(roots[dropped], return_counts=True)[1] + 1, return_counts=True)
     shown = np.sort(dropped[np.argsort(mix(dropped.astype(np.uint64)), kind="stable")[:examples]])
     table = {
@@ -120,6 +123,11 @@ def join(pair_files: Sequence[Path], documents: Sequence[int], folder: Path, exa
     }
     (folder / COMPONENTS_FILE).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     return outputs
+
+
+def first_file(output: Path) -> Path:
+    """Path of the numbers of the first documents, beside a file of rows."""
+    return output.with_suffix(".first.npy")
 
 
 def _moved(roots: NDArray, start: int) -> NDArray[np.bool_]:

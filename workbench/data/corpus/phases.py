@@ -73,7 +73,7 @@ def _needs_to_read(corpus: Corpus, name: str) -> int:
 
 
 def _needs_to_sort(corpus: Corpus, name: str) -> int:
-    return 16 * _documents(corpus) // len(duplicates_step.name_buckets(corpus)) + _SMALL_BYTES  # a shard and a row
+    return 32 * _documents(corpus) // len(duplicates_step.name_buckets(corpus)) + _SMALL_BYTES  # two shards and rows
 
 
 def _needs_to_pair(corpus: Corpus, name: str) -> int:
@@ -81,7 +81,7 @@ def _needs_to_pair(corpus: Corpus, name: str) -> int:
 
 
 def _needs_to_join(corpus: Corpus, name: str) -> int:
-    return 16 * _documents(corpus) + _SMALL_BYTES  # a row in each of the two lists
+    return 48 * _documents(corpus) + _SMALL_BYTES  # a row in each of two lists, the first of its group, and copies
 
 
 def _needs_to_index(corpus: Corpus, name: str) -> int:

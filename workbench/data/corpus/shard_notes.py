@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,9 +55,9 @@ class ContaminationNotes:
 class LeftLeaks:
     """Passages of held-out documents that are left in a part of a shard's training text."""
 
-    def __init__(self, heldout: Mapping[str, Sequence[str]], words: int, shard_bytes: int) -> None:
-        """Look for passages of some words; a shard has about so many bytes of text."""
-        self._meter = LeakMeter(heldout, words)
+    def __init__(self, meter: LeakMeter, shard_bytes: int) -> None:
+        """Look for what a meter does; a shard has about so many bytes of text."""
+        self._meter = meter
         self._every = max(1, shard_bytes // _METERED_BYTES)
         self._seen = 0
         self._left = {True: _METERED_BYTES, False: _METERED_BYTES}

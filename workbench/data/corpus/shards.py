@@ -1,8 +1,8 @@
 """The plan of a corpus: which part of which file belongs to which shard, a function of the inputs and the shards' size.
 
 Shards are numbered over all sources, which come in the order of their names; a source's files come in the order in
-which they are found. Rows of documents are ordered by (shard, row): of equal documents the first in this order stays,
-and `max_bytes` is a prefix of it.
+which they are found. Rows of documents are ordered by (shard, row), and `max_bytes` is a prefix of this order. Of equal documents the
+first one stays, sources without `max_bytes` before the others.
 """
 
 from __future__ import annotations

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import to_dict
-from workbench.data.corpus.cleaning import read_heldout
+from workbench.data.corpus.cleaning import leak_meter
 from workbench.data.corpus.corpus_plan import Corpus
-from workbench.data.corpus.leak_meter import LeakMeter
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes
 from workbench.data.corpus.shards import Shard
@@ -69,7 +68,7 @@ def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
     hits: set[str] = set()
     for shard in _text_shards(corpus):
         hits |= set(json.loads(corpus.place("left", f"{shard.name}.json").read_text(encoding="utf-8")))
-    return LeakMeter(read_heldout(corpus), corpus.settings.overlap_words).report(hits)
+    return leak_meter(corpus).report(hits)
 
 
 def _describe_contamination(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -7,25 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from workbench.data.corpus import ready_tokens_step
-from workbench.data.corpus.cleaning import Cleaner
+from workbench.data.corpus.cleaning import Cleaner, lost_copies
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.shard_notes import ContaminationNotes
 from workbench.data.corpus.token_writer import TokenWriter
+from workbench.data.counts import BEYOND_CAP
 
 
 def measure(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     """Count what a shard of a source with a cap would give without it."""
-    kept = size = 0
+    kept = size = copies = 0
     dropped: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
     notes = ContaminationNotes()
     for batch in Cleaner(corpus).clean(corpus.by_name[name]):
         kept += sum(cleaned.cause is None for cleaned in batch)
         size += sum(cleaned.bytes for cleaned in batch)
+        copies += sum(lost_copies(cleaned, BEYOND_CAP) for cleaned in batch if cleaned.cause is None)
         for cleaned in (each for each in batch if each.cause is not None):
             dropped[str(cleaned.cause)] += 1
+            lost[str(cleaned.cause)] += lost_copies(cleaned, str(cleaned.cause))
             if cleaned.tally is not None:
                 notes.add(cleaned.tally)
-    return {"kept": kept, "bytes": size, "dropped": dict(sorted(dropped.items())), "contamination": notes.facts()}
+    return {
+        "kept": kept,
+        "bytes": size,
+        "dropped": dict(sorted(dropped.items())),
+        "copies": copies,
+        "lost_copies": dict(sorted((+lost).items())),
+        "contamination": notes.facts(),
+    }
 
 
 def divide(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:

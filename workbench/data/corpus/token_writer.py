@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
-from workbench.data.corpus.cleaning import Cleaned, read_heldout
+from workbench.data.corpus.cleaning import Cleaned, leak_meter, lost_copies
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes, LeftLeaks, histogram
@@ -48,12 +48,13 @@ class TokenWriter:
         self._offsets: list[Any] = []
         self._left_out: int | None = None
         self._dropped: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
         self._cut: Counter[str] = Counter()
         self._cut_bytes: Counter[str] = Counter()
         self._lengths: Counter[int] = Counter()
         self._samples, self._contamination = RemovedSamples(), ContaminationNotes()
         size = corpus.folder.read_record(f"read/{shard.name}").facts["bytes"]
-        self._leaks = LeftLeaks(read_heldout(corpus), corpus.settings.overlap_words, size)
+        self._leaks = LeftLeaks(leak_meter(corpus), size)
 
     def add(self, cleaned: Cleaned) -> None:
         """Take a document, or count why not."""
@@ -63,6 +64,7 @@ class TokenWriter:
             self._contamination.add(cleaned.tally)
         if cause is not None:
             self._dropped[cause] += 1
+            self._lost[cause] += lost_copies(cleaned, cause)
             if cause not in _NOT_SHOWN:
                 tasks = (
                     " + ".join(sorted(cleaned.tally.passages))
@@ -94,6 +96,8 @@ class TokenWriter:
         self._contamination.merge(measured["contamination"])
         if measured["kept"]:
             self._dropped[counts.BEYOND_CAP] += measured["kept"]
+        self._lost.update(measured["lost_copies"])
+        self._lost[counts.BEYOND_CAP] += measured["copies"]
 
     def _encode(self) -> None:
         tokens = tokenizers.encode_documents(self._tokenizer, self._texts, self._facts, self._dtype)
@@ -124,6 +128,7 @@ class TokenWriter:
             "bytes": self._bytes,
             "left_out_bytes": self._left_out,
             "dropped": dict(sorted(self._dropped.items())),
+            "lost_copies": dict(sorted((+self._lost).items())),
             "cut": dict(sorted(self._cut.items())),
             "cut_bytes": dict(sorted(self._cut_bytes.items())),
             "contamination": self._contamination.facts(),

@@ -13,8 +13,10 @@ Shapes: D documents, W words, G n-grams.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,18 +100,20 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _lower(text: str) -> str:
     """Fold upper case without moving a byte."""
-    lower = text.lower()
     if text.isascii():
-        return lower
-    lower = lower.replace("\u03c2", "\u03c3")  # whether a sigma is a final one depends on what is around it
-    if len(lower) == len(text) and len(lower.encode()) == len(text.encode()):
-        return lower
-    return "".join(_lower_one(c) for c in text)
+        return text.lower()
+    parts = _moving().split(text)  # every second one is such a character
+    lower = "".join(part if i % 2 else part.lower() for i, part in enumerate(parts))
+    return lower.replace("\u03c2", "\u03c3")  # whether a sigma is a final one depends on what is around it
 
 
-def _lower_one(c: str) -> str:
-    lower = c.lower().replace("\u03c2", "\u03c3")
-    return lower if len(lower.encode()) == len(c.encode()) else c
+@cache
+def _moving() -> re.Pattern[str]:
+    """Match the characters whose lower case takes another number of bytes; planes above the second have no case."""
+    moving = [
+        c for c in map(chr, range(0x80, 0x20000)) if c != c.lower() and len(c.encode()) != len(c.lower().encode())
+    ]
+    return re.compile(f"([{''.join(moving)}])")
 
 
 _KINDS = np.array([chr(byte).isalnum() or byte >= 128 for byte in range(256)], np.uint8)
