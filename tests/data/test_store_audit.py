@@ -218,6 +218,20 @@ def test_held_out_text_in_training_text_is_named(copy, number):
     assert "held-out documents of" in found["held-out documents"]
 
 
+def test_held_out_text_of_few_words_is_looked_for_whole(copy):
+    """Of 8 to 12 words, as a corpus holds out and protects."""
+    store = copy(3)
+    tokenizer, ids = load_saved(store / "tokenizer"), np.fromfile(store / first_file(store, 3), "<u2")
+    bos = json.loads((store / "manifest.json").read_text())["tokenizer"]["bos_id"]
+    text = tokenizer.decode(ids[1 : np.flatnonzero(ids == bos)[1]].tolist())
+    words = [word for word in text.split() if word.isalnum()]
+    place = next(i for i in range(len(words)) if " ".join(words[i : i + 9]) in " ".join(text.split()))
+    path = store / "heldout" / "a.jsonl"
+    path.write_text(path.read_text() + json.dumps({"id": "x", "text": " ".join(words[place : place + 9])}) + "\n")
+    agree(store, "heldout/a.jsonl")
+    assert "a: a held-out document has 100% of its passages in training text" in wrong(store)["held-out text"]
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_a_document_that_is_there_twice_is_named(copy, number):
     store = copy(number)

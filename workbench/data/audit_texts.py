@@ -75,7 +75,8 @@ class TextAudit:
         corpus = manifest["config"]["data"].get("corpus") or {}
         self._cut_words = corpus.get("overlap_words")
         self._words = int(self._cut_words or _PASSAGE)
-        self._runs, self._passages = OverlapMeter(heldout, self._lines), LeakMeter(heldout, self._words)
+        self._runs = OverlapMeter(heldout, self._lines)
+        self._passages = LeakMeter(heldout, self._words, corpus.get("overlap_min_words"))
         self._heldout = heldout
         self._found_runs, self._found_passages, self._hashes = set[str](), set[str](), HashSet()
         self._documents = self._tokens = self._bytes = self._unlike = 0
