@@ -17,7 +17,8 @@ import numpy as np
 
 from tests.data.corpus.made_duplicates import edit, make_words
 from workbench.config.schema.near_duplicates import NearDuplicates
-from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, hash_texts, rows_to_drop
+from workbench.data.corpus.document_files import hashes_of, make_key
+from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, rows_to_drop
 from workbench.data.corpus.minhash import bands, jaccard, probability
 from workbench.data.corpus.near_duplicate_groups import join, write_pairs
 from workbench.data.corpus.words import Words
@@ -83,8 +84,8 @@ def find_exact(shards: list[list[str]], folder: Path, seconds: dict[str, float])
     start = time.process_time()
     files = [folder / f"{shard}.hashes.npy" for shard in range(len(shards))]
     for file, texts in zip(files, shards, strict=True):
-        np.save(file, hash_texts(texts))
-    seconds["hash_texts"] = time.process_time() - start
+        np.save(file, hashes_of([make_key(text) for text in texts]))
+    seconds["hash"] = time.process_time() - start
     start = time.process_time()
     buckets = bucket_count(sum(map(len, shards)), BUDGET_BYTES)
     found = [drop_in_bucket(bucket, buckets, files, folder / f"{bucket}.drop.npy") for bucket in range(buckets)]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, hash_texts, kept_numbers, rows_to_drop
+from workbench.data.corpus.document_files import hashes_of, make_key
+from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, kept_numbers, rows_to_drop
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def _drop(shards, buckets, folder):
     files = []
     for shard, texts in enumerate(shards):
         files.append(folder / f"{shard}.npy")
-        np.save(files[-1], hash_texts(texts))
+        np.save(files[-1], hashes_of([make_key(text) for text in texts]))
     found = [
         drop_in_bucket(bucket, buckets, files, folder / f"{buckets}-{bucket}.npy")
         for bucket in reversed(range(buckets))
@@ -57,7 +58,7 @@ def test_hashes_that_share_one_half_are_different(tmp_path):
 
 
 def test_space_is_no_difference_and_no_other_is_forgiven():
-    one, same, other = hash_texts(["a  b\n", " a b", "a B"])
+    one, same, other = hashes_of([make_key(text) for text in ("a  b\n", " a b", "a B")])
     assert (one == same).all()
     assert (one != other).any()
 

@@ -7,7 +7,6 @@ the order in which they end. Of equal documents, the first in (shard, row) order
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,15 +17,6 @@ BYTES_IN_MEMORY = 96
 """Of a document in a bucket while it is sorted: hash, place and order with their copies, and room for uneven buckets."""
 _CHUNK = 1 << 18
 """Documents read at a time."""
-
-
-def hash_texts(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """Hash texts without regard to how their words are spaced: uint64 (documents, 2), the same on every machine.
-
-    Of n different texts, two have the same hash with a probability of about n^2 / 2^129.
-    """
-    digests = (hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest() for text in texts)
-    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2).astype(np.uint64)
 
 
 def bucket_count(total: int, budget_bytes: int) -> int:
@@ -56,7 +46,7 @@ def drop_in_bucket(bucket: int, buckets: int, hash_files: Sequence[Path], output
     Parameters
     ----------
     hash_files
-        A file for each shard in order: uint64 (documents, 2), as of `hash_texts`.
+        A file for each shard in order: uint64 (documents, 2), as of `workbench.data.corpus.document_files.hashes_of`.
     output
         File (.npy) to write.
     """

@@ -17,7 +17,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -132,7 +131,6 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
         if data_fingerprint(data, tokenizer) != directory.name:
             _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():
-            corpus = replace(corpus, data=data, tokenizer=tokenizer)
             with naming_full_disk(corpus, "the manifest"):
                 write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
         for place in sorted(root.iterdir()):
