@@ -1,6 +1,6 @@
 """Duplicates in made text: what is found of those planted, how fast, and in how much memory.
 
-    OMP_NUM_THREADS=1 python benchmarks/duplicates.py --folder /scratch/empty --megabytes 50
+    OMP_NUM_THREADS=1 python -m benchmarks.duplicates --folder /scratch/empty --megabytes 50
 
 The text is of made words; copies follow that are equal (similarity 1) or edited to a Jaccard similarity of their 5-grams.
 Prints lines of JSON: recall of every similarity beside the formula's, precision (dropped documents that were planted),

@@ -1,7 +1,7 @@
 """A corpus with things planted in it: what each step finds, how fast, in how much memory; datatrove beside it.
 
-    OMP_NUM_THREADS=1 python benchmarks/planted_corpus.py --folder /scratch/empty --megabytes 200
-    OMP_NUM_THREADS=1 python benchmarks/planted_corpus.py --folder /scratch/empty --megabytes 20 --datatrove /venv/bin/python
+    OMP_NUM_THREADS=1 python -m benchmarks.planted_corpus --folder /scratch/empty --megabytes 200
+    OMP_NUM_THREADS=1 python -m benchmarks.planted_corpus --folder /scratch/empty --megabytes 20 --datatrove /venv/bin/python
 
 The text is `planted_text.py`'s. The pipeline runs as `workbench prepare` runs it. Prints lines of JSON: recall and precision of every step
 against what was planted, what is said of damaged lines, seconds and MB/s per core of every step (of wall time, and of the
