@@ -76,7 +76,7 @@ def test_each_study_has_its_question_in_the_readme_and_its_finding_in_the_result
 
 @pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
 def test_benchmarks_that_import_from_the_project_root_are_started_as_modules(path):
-    """`python benchmarks/x.py` has the folder of benchmarks on its path, and not the project's."""
+    """`python FILE` of a benchmark has the folder of benchmarks on its path, and not the project's."""
     if not re.search(r"^from (?:benchmarks|tests)\b", path.read_text(), re.M):
         return
     asked = [text for text in (*TEXTS, path.read_text()) if f"python benchmarks/{path.name}" in text]
