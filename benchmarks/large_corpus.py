@@ -1,4 +1,4 @@
-"""A made store of 2T tokens: opening it, the first batch, the next ones, the mixture and its ramp, memory.
+"""A made store of 2T tokens: opening it, the first batch, the next ones, the mixture and its ramp, packing, memory.
 
     python benchmarks/large_corpus.py
     python benchmarks/large_corpus.py --tokens 100_000_000_000 --reading positioned
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ import numpy as np
 from workbench.config.schema import MixtureSegment, StreamConfig, StreamSource
 from workbench.data.corpus.token_shards import READINGS, TokenShards
 from workbench.data.mixture import Mixture
+from workbench.data.packed_index import make_packing, pack_block
 from workbench.data.permutation import Permutation
 from workbench.data.read_ahead import ReadAhead
+from workbench.data.store import Prepared
 from workbench.data.stream import Stream
 
 CONTEXT = 2048
@@ -100,6 +103,7 @@ def measure(arguments: argparse.Namespace) -> None:
     timed("counts", lambda: stream.counts(PHASE - 1))
     timed("max_epochs_check", lambda: stream.check(PHASE // 2))
     mixtures(places)
+    packed_documents(middle, arguments.batches, needed)
     permutation = Permutation(int(arguments.tokens * 0.7) // CONTEXT, "key")
     positions = np.arange(1_000_000)
     timed("permutation_of_a_million_positions", lambda: permutation(positions), per=1_000_000)
@@ -114,6 +118,38 @@ def open_stream(folder: Path, reading: str) -> Stream:
     }
     limits = {name: StreamSource(None, None) for name in SHARES}
     return Stream(Store(sources), StreamConfig(Store.fingerprint, CONTEXT, 0, limits, [MixtureSegment(0, SHARES)]))
+
+
+def packed_documents(place: int, batches: int, needed: float) -> None:
+    """Measure packing by best fit, by block and in all, and drawing what was packed.
+
+    Lengths are log-normal with a median of 500 tokens and a mean of 910, of which a tenth is longer than the context.
+    """
+    random = np.random.default_rng(0)
+    for exponent in (14, 16, 18, 20):
+        lengths = np.maximum(1, random.lognormal(np.log(500), 1.1, 1 << exponent)).astype(np.int64)
+        ends = np.cumsum(lengths)
+        documents = np.stack([ends - lengths, ends], 1)
+        block = timed(f"pack_2^{exponent}_documents", lambda documents=documents: pack_block(documents, CONTEXT))
+        sequences = len(block.starts) - 1
+        say("padding", documents=len(lengths), padded_share=1 - ends[-1] / (sequences * CONTEXT))
+    lengths = np.maximum(1, random.lognormal(np.log(500), 1.1, 1 << 18)).astype(np.int64)
+    ends = np.cumsum(lengths)
+    tokens = np.zeros(ends[-1], np.uint16)
+    tokens[ends - lengths] = 1
+    manifest = {"fingerprint": "f", "format": 2, "dtype": "<u2", "tokenizer": {"bos_id": 1}, "sources": {"text": {}}}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Prepared(Path(folder) / "data" / "f", manifest)
+        store.directory.mkdir(parents=True)
+        tokens.tofile(store.directory / "tokens_text.bin")
+        wall = time.perf_counter()
+        make_packing(store, CONTEXT)
+        wall = time.perf_counter() - wall
+        say("make_packing", documents_per_second=len(lengths) / wall, tokens_per_second=ends[-1] / wall)
+        config = StreamConfig("f", CONTEXT, 0, {"text": StreamSource(None, None)}, [MixtureSegment(0, {"text": 1})])
+        for packing in ("concatenate", "best_fit"):
+            stream = Stream(store, replace(config, packing=packing))
+            draw(f"batches_of_documents_{packing}", stream.draw, place, batches, needed)
 
 
 def mixtures(places: list[int]) -> None:

@@ -194,12 +194,14 @@ class Stream:
         # Sorted, so that a config read back from YAML or JSON with its keys in another order is the same stream.
         self.source_names = tuple(sorted(config.sources))
         self._mixture = Mixture(config.mixture, self.source_names)
-        if config.packing == BEST_FIT and packing is None:
-            assert isinstance(prepared, Prepared), "what is packed lies beside a prepared store"
-            packing = open_packing(prepared, config.context_tokens)
-        packed = packing or {}
+        packed: dict[str, PackedSource | None] = dict.fromkeys(self.source_names)
+        if config.packing == BEST_FIT:
+            if packing is None:
+                assert isinstance(prepared, Prepared), "what is packed lies beside a prepared store"
+                packing = open_packing(prepared, config.context_tokens)
+            packed |= {name: packing[name] for name in self.source_names}
         self._sources = [
-            _Source(n, prepared.sources[n], config.sources[n], config, packed.get(n)) for n in self.source_names
+            _Source(n, prepared.sources[n], config.sources[n], config, packed[n]) for n in self.source_names
         ]
 
     def draw(self, start: int, count: int) -> StreamBatch:
