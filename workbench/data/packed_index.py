@@ -124,15 +124,19 @@ def open_packing(prepared: Prepared, context_tokens: int) -> dict[str, PackedSou
     folder = packing_folder(prepared, context_tokens)
     return {
         name: PackedSource(
-            np.memmap(folder / f"{name}.begins.bin", "<i8", "r"),
-            np.memmap(folder / f"{name}.sizes.bin", "<i4", "r"),
-            np.memmap(folder / f"{name}.starts.bin", "<i8", "r"),
+            _map(folder / f"{name}.begins.bin", "<i8"),
+            _map(folder / f"{name}.sizes.bin", "<i4"),
+            _map(folder / f"{name}.starts.bin", "<i8"),
             prepared.bos_id,
             begin_with_bos(prepared.manifest, name),
             padded_share(facts, context_tokens),
         )
         for name, facts in read_packing(prepared, context_tokens).items()
     }
+
+
+def _map(path: Path, dtype: str) -> NDArray[Any]:
+    return np.asarray(np.memmap(path, dtype, "r"))  # a plain array over the map: its slices take a fraction of the time
 
 
 def padded_share(facts: dict[str, Any], context_tokens: int) -> float:

@@ -134,6 +134,7 @@ class _Source:
                 laid_out = lay_out_pieces(self.packed, self.tokens, sequence, self.context)
                 into[row] = laid_out.tokens
                 for whole, part in zip(batch[2:], laid_out[1:], strict=True):
+                    assert whole is not None
                     whole[row] = part
             return
         if isinstance(self.tokens, TokenShards):
