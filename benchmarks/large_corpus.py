@@ -103,11 +103,11 @@ def measure(arguments: argparse.Namespace) -> None:
     timed("counts", lambda: stream.counts(PHASE - 1))
     timed("max_epochs_check", lambda: stream.check(PHASE // 2))
     mixtures(places)
-    packed_documents(middle, arguments.batches, needed)
     permutation = Permutation(int(arguments.tokens * 0.7) // CONTEXT, "key")
     positions = np.arange(1_000_000)
     timed("permutation_of_a_million_positions", lambda: permutation(positions), per=1_000_000)
     say("memory", peak_rss_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    packed_documents(middle, arguments.batches, needed)
 
 
 def open_stream(folder: Path, reading: str) -> Stream:
@@ -142,10 +142,8 @@ def packed_documents(place: int, batches: int, needed: float) -> None:
         store = Prepared(Path(folder) / "data" / "f", manifest)
         store.directory.mkdir(parents=True)
         tokens.tofile(store.directory / "tokens_text.bin")
-        wall = time.perf_counter()
-        make_packing(store, CONTEXT)
-        wall = time.perf_counter() - wall
-        say("make_packing", documents_per_second=len(lengths) / wall, tokens_per_second=ends[-1] / wall)
+        facts = {"documents": len(lengths), "tokens": int(ends[-1])}
+        timed("find_and_pack_a_store", lambda: make_packing(store, CONTEXT), **facts)
         config = StreamConfig("f", CONTEXT, 0, {"text": StreamSource(None, None)}, [MixtureSegment(0, {"text": 1})])
         for packing in ("concatenate", "best_fit"):
             stream = Stream(store, replace(config, packing=packing))
