@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.config.schema import MixtureSegment, StreamConfig, StreamSource
 from workbench.data.corpus.token_shards import READINGS, TokenShards
@@ -121,33 +122,43 @@ def open_stream(folder: Path, reading: str) -> Stream:
 
 
 def packed_documents(place: int, batches: int, needed: float) -> None:
-    """Measure packing by best fit, by block and in all, and drawing what was packed.
-
-    Lengths are log-normal with a median of 500 tokens and a mean of 910, of which a tenth is longer than the context.
-    """
-    random = np.random.default_rng(0)
-    for exponent in (14, 16, 18, 20):
-        lengths = np.maximum(1, random.lognormal(np.log(500), 1.1, 1 << exponent)).astype(np.int64)
-        ends = np.cumsum(lengths)
-        documents = np.stack([ends - lengths, ends], 1)
-        block = timed(f"pack_2^{exponent}_documents", lambda documents=documents: pack_block(documents, CONTEXT))
-        sequences = len(block.starts) - 1
-        say("padding", documents=len(lengths), padded_share=1 - ends[-1] / (sequences * CONTEXT))
-    lengths = np.maximum(1, random.lognormal(np.log(500), 1.1, 1 << 18)).astype(np.int64)
-    ends = np.cumsum(lengths)
-    tokens = np.zeros(ends[-1], np.uint16)
-    tokens[ends - lengths] = 1
+    """Measure packing by best fit, by block and in all, and drawing what was packed."""
+    for context in (CONTEXT, 16 * CONTEXT):
+        for exponent in (12, 14, 16, 18, 20):
+            pack_blocks(1 << exponent, context)
+    documents = made_documents(1 << 18, 3)
+    tokens = np.zeros(documents[-1, 1], np.uint16)
+    tokens[documents[:, 0]] = 1
     manifest = {"fingerprint": "f", "format": 2, "dtype": "<u2", "tokenizer": {"bos_id": 1}, "sources": {"text": {}}}
     with tempfile.TemporaryDirectory() as folder:
         store = Prepared(Path(folder) / "data" / "f", manifest)
         store.directory.mkdir(parents=True)
         tokens.tofile(store.directory / "tokens_text.bin")
-        facts = {"documents": len(lengths), "tokens": int(ends[-1])}
-        timed("find_and_pack_a_store", lambda: make_packing(store, CONTEXT), **facts)
+        timed("find_and_pack_a_store", lambda: make_packing(store, CONTEXT), documents=1 << 18, tokens=len(tokens))
         config = StreamConfig("f", CONTEXT, 0, {"text": StreamSource(None, None)}, [MixtureSegment(0, {"text": 1})])
         for packing in ("concatenate", "best_fit"):
             stream = Stream(store, replace(config, packing=packing))
             draw(f"batches_of_documents_{packing}", stream.draw, place, batches, needed)
+
+
+def pack_blocks(count: int, context: int) -> None:
+    """Measure three blocks of documents of other seeds: documents a second, and the middle one's padding."""
+    seconds, padded = 0.0, list[float]()
+    for seed in range(3):
+        documents = made_documents(count, seed)
+        began = time.process_time()
+        block = pack_block(documents, context)
+        seconds += time.process_time() - began
+        padded.append(1 - float(documents[-1, 1]) / ((len(block.starts) - 1) * context))
+    rate = 3 * count / seconds
+    say("pack_a_block", documents=count, context=context, per_processor_second=rate, padded_share=sorted(padded)[1])
+
+
+def made_documents(count: int, seed: int) -> NDArray[np.int64]:
+    """First token and end of documents (count, 2): lengths log-normal, with a median of 500 tokens and a mean of 910."""
+    lengths = np.maximum(1, np.random.default_rng(seed).lognormal(np.log(500), 1.1, count)).astype(np.int64)
+    ends = np.cumsum(lengths)
+    return np.stack([ends - lengths, ends], 1)
 
 
 def mixtures(places: list[int]) -> None:

@@ -29,8 +29,8 @@ from workbench.data.stored_documents import begin_with_bos, find_documents
 
 BEST_FIT = "best_fit"
 PIECES_A_BLOCK = 1 << 18
-"""Of 2^14 pieces the padding is some times that of 2^18 (docs/performance.md), of more it is nearly the same. The order of
-training depends on it: another number is another `kind` of folder and another `data.packing`."""
+"""With 2^14 there is three times the padding and more, with 2^20 hardly less (docs/performance.md). What is trained on
+depends on it, as ids of stages do not: it stays as it is."""
 
 
 @dataclass(frozen=True)
