@@ -25,6 +25,7 @@ from workbench.data.packed_index import (
 )
 from workbench.data.packed_rows import lay_out_pieces
 from workbench.data.packing import pack
+from workbench.data.store import open_prepared
 from workbench.data.stored_documents import find_documents
 from workbench.data.stream import Stream, is_packed_for
 
@@ -270,6 +271,8 @@ def test_a_store_made_in_one_pass(prepared):
     assert len(said) == before
     check_store(prepared, 256, said)  # another context beside it
     assert Stream(prepared, config).batch(0, 3)[0].shape == (3, 129)
+    with pytest.raises(ValueError, match="holds places of packed documents, not prepared documents"):
+        open_prepared(folder)
     (folder / "a.sizes.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"a.sizes.bin has 0 bytes, not"):
         open_packing(prepared, 128)
