@@ -113,6 +113,24 @@ def overlap_table(record: Record) -> pd.DataFrame | None:
     return pd.DataFrame(rows)
 
 
+def packing_table(record: Record) -> pd.DataFrame | None:
+    """Tabulate the sequences that documents were packed into, by context and source; None: no documents were packed."""
+    rows = [
+        {
+            "context": packing["context_tokens"],
+            "source": name,
+            "documents": facts["documents"],
+            "packed sequences": facts["sequences"],
+            "padding": f"{facts['padded'] / (facts['padded'] + facts['tokens']):.3%}",
+            "documents cut": f"{facts['cut'] / facts['documents']:.2%}",
+            "cut if concatenated": f"{facts['cut_in_windows'] / facts['documents']:.2%}",
+        }
+        for packing in record.get("packing") or ()
+        for name, facts in packing["sources"].items()
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
 def heldout_table(record: Record) -> pd.DataFrame | None:
     """Tabulate the held-out bytes that stand in training text, by source; None: not measured."""
     left, before = record.get("overlap_left"), record.get("overlap_before") or {}

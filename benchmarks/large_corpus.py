@@ -1,4 +1,4 @@
-"""A made store of 2T tokens: opening it, the first batch, the next ones, the mixture and its ramp, memory.
+"""A made store of 2T tokens: opening it, the first batch, the next ones, the mixture and its ramp, packing, memory.
 
     python benchmarks/large_corpus.py
     python benchmarks/large_corpus.py --tokens 100_000_000_000 --reading positioned
@@ -17,16 +17,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.config.schema import MixtureSegment, StreamConfig, StreamSource
 from workbench.data.corpus.token_shards import READINGS, TokenShards
 from workbench.data.mixture import Mixture
+from workbench.data.packed_index import make_packing, pack_block
 from workbench.data.permutation import Permutation
 from workbench.data.read_ahead import ReadAhead
+from workbench.data.store import Prepared
 from workbench.data.stream import Stream
 
 CONTEXT = 2048
@@ -104,6 +108,7 @@ def measure(arguments: argparse.Namespace) -> None:
     positions = np.arange(1_000_000)
     timed("permutation_of_a_million_positions", lambda: permutation(positions), per=1_000_000)
     say("memory", peak_rss_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    packed_documents(middle, arguments.batches, needed)
 
 
 def open_stream(folder: Path, reading: str) -> Stream:
@@ -114,6 +119,46 @@ def open_stream(folder: Path, reading: str) -> Stream:
     }
     limits = {name: StreamSource(None, None) for name in SHARES}
     return Stream(Store(sources), StreamConfig(Store.fingerprint, CONTEXT, 0, limits, [MixtureSegment(0, SHARES)]))
+
+
+def packed_documents(place: int, batches: int, needed: float) -> None:
+    """Measure packing by best fit, by block and in all, and drawing what was packed."""
+    for context in (CONTEXT, 16 * CONTEXT):
+        for exponent in (12, 14, 16, 18, 20):
+            pack_blocks(1 << exponent, context)
+    documents = made_documents(1 << 18, 3)
+    tokens = np.zeros(documents[-1, 1], np.uint16)
+    tokens[documents[:, 0]] = 1
+    manifest = {"fingerprint": "f", "format": 2, "dtype": "<u2", "tokenizer": {"bos_id": 1}, "sources": {"text": {}}}
+    with tempfile.TemporaryDirectory() as folder:
+        store = Prepared(Path(folder) / "data" / "f", manifest)
+        store.directory.mkdir(parents=True)
+        tokens.tofile(store.directory / "tokens_text.bin")
+        timed("find_and_pack_a_store", lambda: make_packing(store, CONTEXT), documents=1 << 18, tokens=len(tokens))
+        config = StreamConfig("f", CONTEXT, 0, {"text": StreamSource(None, None)}, [MixtureSegment(0, {"text": 1})])
+        for packing in ("concatenate", "best_fit"):
+            stream = Stream(store, replace(config, packing=packing))
+            draw(f"batches_of_documents_{packing}", stream.draw, place, batches, needed)
+
+
+def pack_blocks(count: int, context: int) -> None:
+    """Measure three blocks of documents of other seeds: documents a second, and the middle one's padding."""
+    seconds, padded = 0.0, list[float]()
+    for seed in range(3):
+        documents = made_documents(count, seed)
+        began = time.process_time()
+        block = pack_block(documents, context)
+        seconds += time.process_time() - began
+        padded.append(1 - float(documents[-1, 1]) / ((len(block.starts) - 1) * context))
+    rate = 3 * count / seconds
+    say("pack_a_block", documents=count, context=context, per_processor_second=rate, padded_share=sorted(padded)[1])
+
+
+def made_documents(count: int, seed: int) -> NDArray[np.int64]:
+    """First token and end of documents (count, 2): lengths log-normal, with a median of 500 tokens and a mean of 910."""
+    lengths = np.maximum(1, np.random.default_rng(seed).lognormal(np.log(500), 1.1, count)).astype(np.int64)
+    ends = np.cumsum(lengths)
+    return np.stack([ends - lengths, ends], 1)
 
 
 def mixtures(places: list[int]) -> None:

@@ -16,6 +16,7 @@ from analysis.data_records import (
     heldout_table,
     language_table,
     overlap_table,
+    packing_table,
     removed_table,
     source_table,
 )
@@ -65,6 +66,7 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
         _table(removed_table(record), "Documents read, kept, and removed by cause"),
         *_duplicates(record),
         *(figures or [_not_measured("Lengths of documents")]),
+        *_packing(record),
         *_overlap(record),
         _table(language_table(record), "Languages"),
         *_heldout_left(record),
@@ -102,6 +104,17 @@ def _duplicates(record: Record) -> list[str]:
         for pair in near.get("examples") or ()
     ]
     return [*blocks, *(_details(f"Pair {number}", pair) for number, pair in enumerate(pairs[:_PAIRS], 1))]
+
+
+def _packing(record: Record) -> list[str]:
+    table = packing_table(record)
+    if table is None:
+        return []
+    note = (
+        "Padding: share of the positions trained on that have no loss. Cut: documents that are in more than one sequence, "
+        "packed by best fit (only those longer than the context), and as windows of the same documents one behind the other."
+    )
+    return [_table(table, "Packing", note)]
 
 
 def _overlap(record: Record) -> list[str]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from analysis.data_records import overlap_table, removed_table, source_table
+from analysis.data_records import overlap_table, packing_table, removed_table, source_table
 from analysis.figures.lengths import lengths_figure
 from analysis.report.data_page import add_data, data_blocks
 from analysis.report.page import Section, build_page
@@ -231,6 +231,25 @@ def test_the_figure_of_lengths_has_a_mark_a_power_of_two(corpus):
     assert len(figure.axes) == 2
     with pytest.raises(ValueError, match="the lengths of the documents of 0123456789abcdef were not measured"):
         lengths_figure(corpus | {"lengths": None})
+
+
+def test_packed_documents_have_a_table_by_context(corpus, tmp_path):
+    assert corpus["packing"] == []
+    assert "Packing" not in "".join(blocks_of(corpus)[1])
+    facts = {"documents": 1200, "sequences": 200, "tokens": 399_000, "padded": 1000, "cut": 30, "cut_in_windows": 300}
+    for context in (2000, 16, 500):
+        folder = tmp_path / "packed" / f"corpus-{context}"
+        folder.mkdir(parents=True)
+        manifest = {"context_tokens": context, "sources": {"web": facts}, "files": {}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    record = make_record(tmp_path / "corpus")
+    table = packing_table(record)
+    assert table["context"].tolist() == [16, 500, 2000]
+    row = table.iloc[0].to_dict()
+    assert (row["padding"], row["documents cut"], row["cut if concatenated"]) == ("0.250%", "2.50%", "25.00%")
+    page = "".join(blocks_of(record)[1])
+    assert "Packing" in page
+    assert "cut if concatenated" in page
 
 
 def test_the_record_is_saved_with_the_report_and_removed_with_it(corpus, tmp_path):

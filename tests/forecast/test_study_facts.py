@@ -8,10 +8,11 @@ import pytest
 
 from workbench.cli.plan_verb import print_plan
 from workbench.config.schema import BudgetConfig
+from workbench.data.data_record import make_record
 from workbench.forecast.cluster_cost import check_cluster_budget, cluster_work
 from workbench.forecast.estimate import longest_chain
 from workbench.forecast.plan_notes import leaving_points_note
-from workbench.forecast.study_facts import make_facts, prepare_data
+from workbench.forecast.study_facts import make_facts, packed_contexts, prepare_data
 from workbench.launch.before_start import check_before_start
 
 # Ten tokens a second: a stage of 8,192 tokens takes 819.2 s, and one of 2,048 a quarter of that.
@@ -141,6 +142,37 @@ def test_a_sources_own_distinct_tokens_are_the_most_and_plan_says_so(facts_of, p
     [note] = json.loads(plan(most, json=True))["notes"]
     assert note.startswith("source 'prose'")
     assert json.loads(plan("data.sources.prose.unique_tokens=3200", json=True))["notes"] == []
+
+
+def test_a_plan_of_packed_documents_says_the_padding_once_they_are_packed(plan, facts_of):
+    packed = ("model.context_tokens=48", "data.packing=best_fit")
+    values = json.loads(plan(*packed, json=True))
+    assert values["notes"] == ["packing into 48 tokens: padding is known once `workbench prepare` has packed the data"]
+    assert values["points"][0]["padded_share"] is values["points"][0]["unique_tokens"] is None
+    said = []
+    prepare_data(facts_of(*packed), said.append)
+    values = json.loads(plan(*packed, json=True))
+    assert values["notes"] == [f"packing into 48 tokens: {line}" for line in said if line.startswith("source ")]
+    assert len(values["notes"]) == 2
+    assert "documents cut" in plan(*packed)
+    assert 0 < values["points"][0]["padded_share"] < 0.05
+    assert values["points"][0]["unique_tokens"] == values["points"][0]["tokens"]
+    assert json.loads(plan(json=True))["points"][0]["padded_share"] == 0
+
+
+def test_a_longer_context_has_packed_sequences_of_its_own(make_study, experiments):
+    longer = ["recipe=cosine", "tokens=2048", "then=extend", "then.extend.context_tokens=128"]
+    longer += ["then.extend.tokens=2048", "then.extend.learning_rate=0.01", "data.packing=best_fit"]
+    facts, said = make_study(*longer), []
+    assert [context for _, context in packed_contexts(facts.plan)] == [32, 128]
+    prepare_data(facts, said.append)
+    [store] = {fingerprint for fingerprint, _ in packed_contexts(facts.plan)}
+    record = make_record(facts.layout.data(store))
+    assert [one["context_tokens"] for one in record["packing"] if one["context_tokens"] != 48] == [32, 128]
+    short, long = (one["sources"]["prose"] for one in record["packing"] if one["context_tokens"] != 48)
+    assert short["documents"] == long["documents"]
+    assert short["cut"] > long["cut"]
+    assert long["cut"] < long["cut_in_windows"]
 
 
 def test_a_plan_says_what_a_run_will_refuse_for_want_of_data(plan, facts_of):

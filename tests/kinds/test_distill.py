@@ -130,7 +130,14 @@ def test_it_comes_closer_to_its_teacher(fresh):
     assert found[-1][spool.TRAIN_LOSS] < found[0][spool.TRAIN_LOSS] - 0.3  # the text's own, though alpha is 1
 
 
-@pytest.mark.parametrize("more", [["precision=bf16"], ["data.document_mask=true", "then.distill.temperature=2"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["precision=bf16"],
+        ["data.document_mask=true", "then.distill.temperature=2"],
+        ["data.packing=best_fit", "data.document_mask=true"],
+    ],
+)
 def test_stopped_and_killed_it_ends_the_same(fresh, more):
     untouched, stopped = finish(fresh("untouched", *more)), fresh("stopped", *more)
     trunk = distilled(stopped)[0].id

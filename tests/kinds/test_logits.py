@@ -189,7 +189,14 @@ def student_stream(facts):
     return Stream(open_prepared(facts.layout.data(stage.data_fingerprint)), stage.stream)
 
 
-@pytest.mark.parametrize("more", [["precision=bf16"], ["data.document_mask=true", "checkpoint.interval_seconds=1e-6"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["precision=bf16"],
+        ["data.document_mask=true", "checkpoint.interval_seconds=1e-6"],
+        ["data.packing=best_fit", "data.document_mask=true"],
+    ],
+)
 def test_stopped_and_killed_it_ends_the_same(taught, more):
     untouched, stopped = finish(taught("untouched", *more)), taught("stopped", *more)
     [logits] = of_kind(stopped, "logits")

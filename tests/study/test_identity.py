@@ -65,6 +65,7 @@ INSIDE = {
     "stream.sources": {"prose": StreamSource(unique_tokens=1000), "code": StreamSource()},
     "stream.mixture": [MixtureSegment(0, {"prose": 1, "code": 1})],
     "stream.document_mask": True,
+    "stream.packing": "best_fit",
     "batch_sequences": 64,
     "schedule.peak": 0.123,
     "schedule.warmup_tokens": 1,

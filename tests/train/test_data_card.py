@@ -42,6 +42,14 @@ def test_sources_and_tokens(checkpoint):
     assert text.endswith("Overlap with evaluation tasks:\n\nNot checked.\n")
 
 
+def test_the_padding_of_packed_documents(checkpoint):
+    prepare(checkpoint)
+    assert "Padding" not in data_card(checkpoint, MANIFEST)
+    web = {**MANIFEST["counts"]["web"], "padded_share": 0.01234}
+    card = data_card(checkpoint, {**MANIFEST, "counts": {"web": web, "plain": {**web, "padded_share": 0.0}}})
+    assert "Padding without loss, counted among the tokens drawn: 1.234% of web.\n" in card
+
+
 def test_a_data_set_of_the_hub_is_named_with_its_commit(checkpoint):
     prepare(checkpoint, kind="huggingface", path="some/set", revision="abc")
     assert "| web | some/set at abc |" in data_card(checkpoint, MANIFEST)

@@ -145,6 +145,19 @@ def test_losses_are_those_of_one_process(fresh, parallel):
         assert (several.last() / "optimizer").is_dir() == (parallel == "shard")
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_packed_documents_on_several_processes(fresh, size):
+    """Each counts its share of the targets; whichever process is first packs the documents, and the others wait for it."""
+    settings = ("data.packing=best_fit", f"model.context_tokens={32 + size}")
+    several = fresh("several", *settings).finish(size)
+    alone = fresh("alone", *settings).finish(1)
+    for name, apart in ((spool.TRAIN_LOSS, 1e-5), (spool.TRAIN_GRADIENT_NORM, 1e-4)):
+        assert several.column(name) == pytest.approx(alone.column(name), abs=apart)
+    counts = ckpt.read_manifest(several.last())["counts"]
+    assert counts == ckpt.read_manifest(alone.last())["counts"]
+    assert all(0 < count["padded_share"] < 0.05 for count in counts.values())
+
+
 @pytest.mark.parametrize(("parallel", "precision"), [("replicate", "fp32"), ("shard", "fp32"), ("shard", "bf16")])
 def test_stopped_by_one_process_they_end_the_same(fresh, parallel, precision):
     settings = (f"numerics.parallel={parallel}", f"precision={precision}")

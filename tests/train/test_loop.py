@@ -118,6 +118,8 @@ def test_rows_and_checkpoints(make_study):
         ["numerics.activation_checkpointing=true"],
         ["recipe=three_stage", "recipe.warmup_tokens=512", "recipe.batch_sequences=8"],
         ["data.document_mask=true"],
+        ["data.packing=best_fit"],
+        ["data.packing=best_fit", "data.document_mask=true"],
         ["optimizer=muon", "optimizer.learning_rate=0.01", "optimizer.non_finite=skip"],
         [
             "model.parametrisation=complete_p",
@@ -163,14 +165,14 @@ def test_batches_drawn_ahead_change_no_bit_and_no_resume(fresh, monkeypatch):
 
 def test_a_draw_ahead_that_fails_ends_the_stage_with_its_message(make_study, monkeypatch):
     monkeypatch.setattr(loop, "batches_ahead", lambda device: 3)
-    batch = Stream.batch
+    draw = Stream.draw
 
     def failing(self, start, count):
         if start >= 20:
             raise ValueError("000004.bin cannot be read")
-        return batch(self, start, count)
+        return draw(self, start, count)
 
-    monkeypatch.setattr(Stream, "batch", failing)
+    monkeypatch.setattr(Stream, "draw", failing)
     facts = make_study()
     trunk, _ = facts.plan.nodes
     with pytest.raises(ValueError, match=r"000004.bin cannot be read"):

@@ -48,13 +48,14 @@ class SpacedLines:
 def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
     from workbench.data import store_summary
+    from workbench.data.packed_index import make_packing, packing_lines, read_packing
     from workbench.data.store import prepare
-    from workbench.forecast.study_facts import stores
+    from workbench.forecast.study_facts import packed_contexts, stores
 
     facts = make_study_facts(parsed)
     if asked_launcher(parsed).submits and _prepare_on_cluster(facts):
         return 0
-    for config in stores(facts.plan).values():
+    for fingerprint, config in stores(facts.plan).items():
         progress = None if config.data.corpus is None else SpacedLines()
         prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
         print(store_summary.describe(prepared))
@@ -62,6 +63,9 @@ def prepare(parsed: argparse.Namespace) -> int:
             print()
             print_table(head, rows)
         print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
+        for context in [context for packed, context in packed_contexts(facts.plan) if packed == fingerprint]:
+            make_packing(prepared, context)
+            print("\n".join(packing_lines(read_packing(prepared, context))))
     return 0
 
 

@@ -30,7 +30,8 @@ def make_record(directory: Path) -> dict[str, Any]:
         `exact_duplicates` (whether they were looked for, in the other sources), `overlap_lines`, of corpora `overlap_words`
         and `overlap_metered_bytes`, `overlap_unmeasured_sources` (those in which held-out text was not looked for),
         `overlap_before` and `overlap_left`; `lengths`, `near_duplicates` and `contamination` as their files in the store have
-        them; some `removed` documents and the beginnings of some `heldout` ones.
+        them; `packing` (by context, counts of the sequences that documents were packed into); some `removed` documents and the
+        beginnings of some `heldout` ones.
 
     Raises
     ------
@@ -71,9 +72,20 @@ def make_record(directory: Path) -> dict[str, Any]:
         "lengths": _read(directory, "lengths.json"),
         "near_duplicates": _read(directory, "near_duplicates.json"),
         "contamination": _read(directory, "contamination.json"),
+        "packing": _packing(directory),
         "removed": _read_lines(directory, "removed/samples.jsonl"),
         "heldout": {name: _examples(directory, name) for name in manifest["sources"]},
     }
+
+
+def _packing(directory: Path) -> list[dict[str, Any]]:
+    """Give counts of each context into whose sequences the documents were packed, the shortest first."""
+    folders = directory.parent.glob(f"packed/{directory.name}-*")
+    found = [manifest for folder in folders if (manifest := _read(folder, MANIFEST)) is not None]
+    return sorted(
+        ({"context_tokens": one["context_tokens"], "sources": one["sources"]} for one in found),
+        key=lambda one: one["context_tokens"],
+    )
 
 
 def _examples(directory: Path, source: str) -> list[str]:

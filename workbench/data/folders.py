@@ -17,7 +17,7 @@ from typing import IO, Any
 from workbench.study.files import fsync, sha256, write_atomically
 
 MANIFEST = "manifest.json"
-FORMATS: dict[str | None, tuple[int, ...]] = {None: (2, 3), "chat": (1,)}
+FORMATS: dict[str | None, tuple[int, ...]] = {None: (2, 3), "chat": (1,), "packed": (1,)}
 """Formats that are read, by the `kind` in the manifest; that of documents, made in one pass (2) or as a corpus (3), has none."""
 
 

@@ -157,7 +157,8 @@ def open_prepared(directory: Path) -> Prepared:
     """
     manifest = read_manifest(directory)
     if manifest.get("kind") is not None:
-        raise ValueError(f"{directory} holds conversations, not prepared documents")
+        held = {"chat": "conversations", "packed": "places of packed documents"}[manifest["kind"]]
+        raise ValueError(f"{directory} holds {held}, not prepared documents")
     refuse_changed(directory, manifest)
     return Prepared(directory, manifest)
 

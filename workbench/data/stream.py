@@ -7,6 +7,9 @@ of the store: a smaller unique-token budget is the beginning of a larger one. Wi
 [p x context, p x context + context + 1) of the source's store; windows that touch a token that is held out (token
 files made elsewhere) are left out, and the others counted. There is no state: to resume is to
 ask for the next index, and R ranks that take rows r, r + R, ... of a batch see one global order.
+
+With `packing: best_fit` the sequences packed of documents (`workbench.data.packed_index`) take the place of windows; base,
+epochs and budgets are the same. What a batch then has besides its tokens, `workbench.data.packed_rows` lays out.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +25,10 @@ from numpy.typing import NDArray
 from workbench.config.schema import StreamConfig, StreamSource
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.mixture import Mixture
+from workbench.data.packed_index import BEST_FIT, PackedSource, is_packed, open_packing
+from workbench.data.packed_rows import lay_out_pieces
 from workbench.data.permutation import Permutation
+from workbench.data.store import Prepared
 
 
 class TokenStore(Protocol):
@@ -39,29 +45,52 @@ class TokenStore(Protocol):
         ...
 
 
+class StreamBatch(NamedTuple):
+    """Sequences of a stream, as `workbench.model.batch.Batch` has them; B sequences, T predicted tokens."""
+
+    tokens: NDArray[np.int64]
+    """Token ids, (B, T+1)."""
+    sources: NDArray[np.int64]
+    """Index of each sequence's source into `source_names`, (B,)."""
+    weights: NDArray[np.float32] | None = None
+    """1 where a target is one, and 0 in the padding, (B, T); None where documents are concatenated, and all are."""
+    positions: NDArray[np.int64] | None = None
+    """Position of each input in its piece of a document, (B, T); None where documents are concatenated."""
+    documents: NDArray[np.int64] | None = None
+    """Number of each input's piece in its sequence, (B, T); None where documents are concatenated."""
+
+
 @dataclass(frozen=True)
 class SourceCounts:
-    """What a stretch of a stream drew from one source."""
+    """What a stretch of a stream drew from one source; the padding of packed sequences counts as tokens do."""
 
     drawn_tokens: int
-    """Predicted tokens drawn, repetitions included."""
+    """Positions drawn, repetitions included."""
     distinct_tokens: int
     """Different ones among them."""
     epochs: float
     """Drawn over available."""
     max_repeats: int
-    """How often the most repeated window was drawn."""
+    """How often the most repeated sequence was drawn."""
+    padded_share: float = 0.0
+    """Padding among the positions of all sequences of the source, of which a whole epoch has just this share."""
 
 
 class _Source:
-    """Windows of one source in their shuffled order."""
+    """Windows or packed sequences of one source in their shuffled order."""
 
     def __init__(
-        self, name: str, tokens: NDArray[np.unsignedinteger] | TokenShards, config: StreamSource, stream: StreamConfig
+        self,
+        name: str,
+        tokens: NDArray[np.unsignedinteger] | TokenShards,
+        config: StreamSource,
+        stream: StreamConfig,
+        packed: PackedSource | None,
     ) -> None:
         context = stream.context_tokens
-        self._left_out = _touched(tokens, context)
-        stored = (len(tokens) - 1) // context - len(self._left_out)
+        self.packed = packed
+        self._left_out = np.empty(0, np.int64) if packed else _touched(tokens, context)
+        stored = packed.sequences if packed else (len(tokens) - 1) // context - len(self._left_out)
         if stored < 1:
             beside = f" and {len(self._left_out)} sequences with held-out ones" if len(self._left_out) else ""
             raise ValueError(
@@ -97,9 +126,17 @@ class _Source:
         before = self._left_out - np.arange(len(self._left_out))  # windows left before each that is left out
         return ranks + np.searchsorted(before, ranks, "right")
 
-    def read(self, windows: NDArray[np.int64], into: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Put the tokens of `windows` (n,) into `rows` (n,) of `into` (B, context + 1)."""
-        starts, length = windows * self.context, self.context + 1
+    def read(self, windows: NDArray[np.int64], batch: StreamBatch, rows: NDArray[np.int64]) -> None:
+        """Put `windows` (n,), or packed sequences, into `rows` (n,) of a batch."""
+        starts, length, into = windows * self.context, self.context + 1, batch.tokens
+        if self.packed is not None:
+            for row, sequence in zip(rows.tolist(), windows.tolist(), strict=True):
+                laid_out = lay_out_pieces(self.packed, self.tokens, sequence, self.context)
+                into[row] = laid_out.tokens
+                for whole, part in zip(batch[2:], laid_out[1:], strict=True):
+                    assert whole is not None
+                    whole[row] = part
+            return
         if isinstance(self.tokens, TokenShards):
             into[rows] = self.tokens.windows(starts, length)
             return
@@ -123,17 +160,31 @@ def _touched(tokens: NDArray[np.unsignedinteger] | TokenShards, context: int) ->
     return touched[touched < windows]
 
 
+def is_packed_for(prepared: Prepared, config: StreamConfig) -> bool:
+    """Whether a stream's sequences are there to be drawn: packed, where documents are to be packed."""
+    return config.packing != BEST_FIT or is_packed(prepared, config.context_tokens)
+
+
 class Stream:
     """Training sequences by index."""
 
-    def __init__(self, prepared: TokenStore, config: StreamConfig) -> None:
+    def __init__(
+        self, prepared: TokenStore, config: StreamConfig, packing: Mapping[str, PackedSource] | None = None
+    ) -> None:
         """Open the stream over a prepared store.
+
+        Parameters
+        ----------
+        prepared, config
+            The store, and what of it is drawn.
+        packing
+            Packed sequences by source, for `packing: best_fit`; None opens those beside the store.
 
         Raises
         ------
         ValueError
-            The store is another than the config names, lacks a source, or holds less than one
-            window of it.
+            The store is another than the config names, lacks a source, holds less than one window of it, or its documents
+            are to be packed and are not yet.
         """
         if config.data_fingerprint != prepared.fingerprint:
             raise ValueError(f"the stream is of data {config.data_fingerprint}, the store is {prepared.fingerprint}")
@@ -144,28 +195,41 @@ class Stream:
         # Sorted, so that a config read back from YAML or JSON with its keys in another order is the same stream.
         self.source_names = tuple(sorted(config.sources))
         self._mixture = Mixture(config.mixture, self.source_names)
-        self._sources = [_Source(n, prepared.sources[n], config.sources[n], config) for n in self.source_names]
+        packed: dict[str, PackedSource | None] = dict.fromkeys(self.source_names)
+        if config.packing == BEST_FIT:
+            if packing is None:
+                assert isinstance(prepared, Prepared), "what is packed lies beside a prepared store"
+                packing = open_packing(prepared, config.context_tokens)
+            packed |= {name: packing[name] for name in self.source_names}
+        self._sources = [
+            _Source(n, prepared.sources[n], config.sources[n], config, packed[n]) for n in self.source_names
+        ]
 
-    def batch(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sequences [start, start + count).
-
-        Returns
-        -------
-        tokens
-            int64 (count, context + 1).
-        source_index
-            int64 (count,), into `source_names`.
-        """
+    def draw(self, start: int, count: int) -> StreamBatch:
+        """Sequences [start, start + count), with what is beside the tokens where they are packed."""
         index, windows = self.windows(start, count)
-        tokens = np.empty((count, self.config.context_tokens + 1), np.int64)
+        T = self.config.context_tokens
+        batch = StreamBatch(np.empty((count, T + 1), np.int64), index)
+        if self.config.packing == BEST_FIT:
+            shape = (count, T)
+            batch = batch._replace(
+                weights=np.empty(shape, np.float32),
+                positions=np.empty(shape, np.int64),
+                documents=np.empty(shape, np.int64),
+            )
         for k, source in enumerate(self._sources):
             rows = np.flatnonzero(index == k)
             if len(rows):
-                source.read(windows[rows], tokens, rows)
-        return tokens, index
+                source.read(windows[rows], batch, rows)
+        return batch
+
+    def batch(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens int64 (count, context + 1) of sequences [start, start + count), and the source index (count,) of each."""
+        drawn = self.draw(start, count)
+        return drawn.tokens, drawn.sources
 
     def windows(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Source index (count,) and window (count,) of sequences [start, start + count): where batches come from."""
+        """Source index (count,) and window or packed sequence (count,) of sequences [start, start + count)."""
         index, ordinals = self._mixture.assign(start, count)
         windows = np.empty(count, np.int64)
         for k, source in enumerate(self._sources):
@@ -188,6 +252,7 @@ class Stream:
                 distinct_tokens=min(drawn, source.windows) * context,
                 epochs=drawn / source.windows,
                 max_repeats=-(-drawn // source.windows),
+                padded_share=source.packed.padded_share if source.packed else 0.0,
             )
             for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True)
         }

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import DataConfig
 from workbench.data.inputs import some_names
+from workbench.data.packed_index import is_packed, packing_lines, read_packing
 from workbench.data.store import open_prepared
+from workbench.data.stream import SourceCounts
 from workbench.data.tokenizer import load_saved
 from workbench.forecast.estimate import Estimate
-from workbench.forecast.study_facts import Facts, check_streams, point_counts, point_stream, pretraining, stores
+from workbench.forecast.study_facts import (
+    Facts,
+    check_streams,
+    packed_contexts,
+    point_counts,
+    point_stream,
+    pretraining,
+    stores,
+)
 from workbench.study.kind_plan import check_here, flops_per_token
 from workbench.study.study_plan import Node, Point
 from workbench.study.study_record import read_record
@@ -30,6 +41,21 @@ def unique_token_notes(facts: Facts) -> list[str]:
         for stream in streams
         for name, (wanted, stored) in stream.shortages().items()
     ]
+    return list(dict.fromkeys(notes))
+
+
+def packing_notes(facts: Facts) -> list[str]:
+    """Lines on packed documents: the padding among the positions that are trained on, and the documents that are cut."""
+    notes: list[str] = []
+    for fingerprint, context in packed_contexts(facts.plan):
+        folder = facts.layout.data(fingerprint)
+        if not (folder / "manifest.json").exists() or not is_packed(prepared := open_prepared(folder), context):
+            notes.append(
+                f"packing into {context:,} tokens: padding is known once `workbench prepare` has packed the data"
+            )
+            continue
+        lines = packing_lines(read_packing(prepared, context))
+        notes += [f"packing into {context:,} tokens: {line}" for line in lines]
     return list(dict.fromkeys(notes))
 
 
@@ -199,12 +225,19 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
             *published_cost_note(facts),
             *facts.data_notes,
             *unique_token_notes(facts),
+            *packing_notes(facts),
             *trained_again_notes(facts),
             *short_heldout_notes(facts),
             *leaving_points_note(facts),
             *refusal_note(facts),
         ],
     }
+
+
+def _padded_share(counts: Mapping[str, SourceCounts]) -> float:
+    """Share of padding among the positions that a point draws, where each source has its mean."""
+    drawn = sum(count.drawn_tokens for count in counts.values())
+    return sum(count.padded_share * count.drawn_tokens for count in counts.values()) / drawn if drawn else 0.0
 
 
 def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
@@ -217,6 +250,7 @@ def _point_json(facts: Facts, point: Point) -> dict[str, Any]:
         "tokens": point.tokens,
         "unique_tokens": None if counts is None else sum(c.distinct_tokens for c in counts.values()),
         "epochs": None if counts is None else {name: c.epochs for name, c in counts.items()},
+        "padded_share": None if counts is None else _padded_share(counts),
         "flops": point.flops,
         "flops_6nd": point.flops_6nd,
         "learning_rate": None if (stage := pretraining(facts.plan, point)) is None else stage.schedule.peak,

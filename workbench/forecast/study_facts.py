@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from workbench.config.schema import Config, TrainingStage
 from workbench.data.fingerprint import data_fingerprint, provisional_fingerprint
 from workbench.data.hub import pin_revisions
+from workbench.data.packed_index import BEST_FIT
 from workbench.data.special_tokens import choose
 from workbench.data.store import open_prepared, prepare
 from workbench.data.store_summary import notes
-from workbench.data.stream import SourceCounts, Stream
+from workbench.data.stream import SourceCounts, Stream, is_packed_for
 from workbench.evaluate.reconcile import pending
 from workbench.forecast.unknown_inputs import unknown_inputs
 from workbench.study.kind_plan import check as check_inputs
@@ -209,6 +210,13 @@ def stores(plan: Plan) -> dict[str, Config]:
     return {point.data_fingerprint: point.config for point in plan.points}
 
 
+def packed_contexts(plan: Plan) -> list[tuple[str, int]]:
+    """Fingerprints and contexts of the stores whose documents a plan packs into sequences."""
+    streams = [node.stage.stream for node in plan.nodes.values() if isinstance(node.stage, TrainingStage)]
+    asked = [(stream.data_fingerprint, stream.context_tokens) for stream in streams if stream.packing == BEST_FIT]
+    return list(dict.fromkeys(asked))
+
+
 def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:
     """Count what a point draws from each source, exactly; None while its data is not prepared.
 
@@ -228,8 +236,9 @@ def pretraining(plan: Plan, point: Point) -> TrainingStage | None:
 
 
 def point_stream(facts: Facts, point: Point) -> Stream | None:
-    """Stream of a point's whole recipe; None while its data is not prepared, or where it trains on none."""
+    """Stream of a point's whole recipe; None while its data is not prepared (and packed), or where it trains on none."""
     stage = pretraining(facts.plan, point)
     if stage is None or not (facts.layout.data(stage.data_fingerprint) / "manifest.json").exists():
         return None
-    return Stream(open_prepared(facts.layout.data(stage.data_fingerprint)), stage.stream)
+    prepared = open_prepared(facts.layout.data(stage.data_fingerprint))
+    return Stream(prepared, stage.stream) if is_packed_for(prepared, stage.stream) else None

@@ -129,6 +129,7 @@ def _stream_identity(stream: StreamConfig) -> dict[str, Any]:
         "mixture": [_segment_identity(segment) for segment in stream.mixture],
         # Absent from ids that are older than the choice.
         **({"document_mask": True} if stream.document_mask else {}),
+        **({"packing": stream.packing} if stream.packing != "concatenate" else {}),
     }
 
 

@@ -51,6 +51,7 @@ def _describe(checkpoint: Path, fingerprint: str, counts: Mapping[str, Mapping[s
         "",
         *table,
         "",
+        *_padding(counts),
         "Overlap with evaluation tasks:",
         "",
         *_overlap(record),
@@ -93,6 +94,13 @@ def _rows(counts: Mapping[str, Mapping[str, Any]], record: Mapping[str, Any] | N
         numbers = (drawn.get("drawn_tokens"), drawn.get("distinct_tokens"), facts.get("tokens"), facts.get("documents"))
         rows.append([name, _origin(facts.get("config")), *("unknown" if n is None else f"{n:,}" for n in numbers)])
     return rows
+
+
+def _padding(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines on the padding among the tokens drawn, where documents were packed."""
+    padded = {name: drawn["padded_share"] for name, drawn in sorted(counts.items()) if drawn.get("padded_share")}
+    shares = ", ".join(f"{share:.3%} of {name}" for name, share in padded.items())
+    return [f"Padding without loss, counted among the tokens drawn: {shares}.", ""] if padded else []
 
 
 def _origin(config: Mapping[str, Any] | None) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.config.schema import Stage
+from workbench.config.schema import Stage, TrainingStage
 from workbench.data.carried_tokens import Carried, read_carried, write_carried
+from workbench.data.packed_index import BEST_FIT, make_packing
 from workbench.data.store import Prepared, open_prepared
 from workbench.study.files import exclusive
 from workbench.study.flops import count_parameters
@@ -49,12 +50,12 @@ class StageJob:
     """`commit`, `dirty` and `copy` of the code that runs."""
 
     def open_data(self) -> Prepared:
-        """Open the stage's prepared data.
+        """Open the stage's prepared data; documents that it packs into sequences are packed here, unless they are.
 
         Raises
         ------
         ValueError
-            Its tokenizer has more ids than the model.
+            Its tokenizer has more ids than the model, or nothing tells documents apart that are to be packed.
         """
         prepared = open_prepared(self.layout.data(self.stage.data_fingerprint))
         if prepared.vocab_size > self.stage.model.vocab_size:
@@ -62,6 +63,9 @@ class StageJob:
                 f"model.vocab_size={self.stage.model.vocab_size}, but the tokenizer of {prepared.fingerprint} has "
                 f"{prepared.vocab_size} ids"
             )
+        stream = self.stage.stream if isinstance(self.stage, TrainingStage) else None
+        if stream is not None and stream.packing == BEST_FIT:
+            make_packing(prepared, stream.context_tokens, self.hooks.log)
         return prepared
 
     def checkpoint_of(self, stage: str, tokens: int, *, resumable: bool = False) -> Path:

@@ -39,6 +39,7 @@ from workbench.train.attempt_status import write_status
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
+from workbench.train.drawn_batch import make_batch
 from workbench.train.freed_memory import keep_freed_memory
 from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
@@ -85,7 +86,7 @@ class StageRun:
         end = stage.sequences(max(self.goals))
         self.stream.check(end)
         ahead = batches_ahead(self.device.type)
-        self.batches = ReadAhead(lambda *batch: self.stream.batch(*batch), stage.batch_sequences, ahead, end)
+        self.batches = ReadAhead(lambda *batch: self.stream.draw(*batch), stage.batch_sequences, ahead, end)
         self.compiled = self._can_compile()
         self.deterministic = is_deterministic(stage.numerics, self.device)
         check_determinism(self.deterministic, self.device)
@@ -100,11 +101,9 @@ class StageRun:
 
     def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
         """Draw sequences of the stream: the batch, and the source of each sequence (B,), on the device."""
-        tokens, sources = self.batches(sequences.start, len(sequences))
-        tokens_BT1 = self.to_device(tokens)
-        masked = self.stage.stream.document_mask
-        batch = Batch.by_document(tokens_BT1, self.prepared.bos_id) if masked else Batch(tokens_BT1)
-        return batch, self.to_device(sources)
+        drawn, masked = self.batches(sequences.start, len(sequences)), self.stage.stream.document_mask
+        batch = make_batch(drawn, self.to_device, self.prepared.bos_id, document_mask=masked)
+        return batch, self.to_device(drawn.sources)
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
         """Give the function that a step takes the gradient of."""

@@ -13,6 +13,7 @@ SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parqu
 TOKENIZER_KINDS = ("bpe", "file")
 _KINDS_WITH_RECORDS = ("jsonl", "parquet", "huggingface")
 TOKEN_DTYPES = ("uint16", "uint32")
+PACKINGS = ("concatenate", "best_fit")
 _TEXT_STEPS = ("max_bytes", "where", "quality")
 """Settings of a source that are about its texts."""
 
@@ -129,6 +130,10 @@ class DataConfig:
     document_mask: bool = False
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
     from each document's beginning. Needs `numerics.attention=sdpa`."""
+    packing: str = "concatenate"
+    """How documents become sequences: `concatenate` puts them one behind the other and cuts every `model.context_tokens`
+    tokens; `best_fit` cuts only documents that are longer, and packs what is left by best fit, with padding that has no
+    loss (docs/corpora.md)."""
     corpus: CorpusConfig | None = None
     """Build the data in shards, by any number of processes (docs/corpora.md); None builds it in one pass."""
 
@@ -138,6 +143,7 @@ class DataConfig:
             raise ValueError("data.sources is empty: name at least one source")
         if not 0 < self.heldout_percent < 100:
             raise ValueError(f"data.heldout_percent={self.heldout_percent!r} must lie between 0 and 100")
+        check_choice("data.packing", self.packing, PACKINGS)
         check_at_least("data.overlap_lines", self.overlap_lines, 1)
         check_at_least("data.min_document_bytes", self.min_document_bytes, 1)
         check_at_least("data.unique_tokens", self.unique_tokens, 1)

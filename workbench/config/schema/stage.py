@@ -100,6 +100,8 @@ class StreamConfig:
     """Weights along the stream; the first segment starts at 0."""
     document_mask: bool = False
     """Whether attention is confined to documents."""
+    packing: str = "concatenate"
+    """How documents become sequences: `concatenate` or `best_fit`."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ def refuse_mask(manifest: Mapping[str, Any], stream: StreamConfig) -> None:
         Of a source in it some documents do not begin with the beginning-of-sequence token.
     """
     sources = set(stream.sources) & {source for source, _ in _referenced(manifest)}
-    for name in sorted(sources) if stream.document_mask else ():
+    masked = stream.document_mask and stream.packing == "concatenate"  # packed sequences know their documents
+    for name in sorted(sources) if masked else ():
         facts = manifest["sources"][name]
         if facts["documents_with_bos"] < facts["read"]:
             raise ValueError(

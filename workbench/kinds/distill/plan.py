@@ -8,12 +8,13 @@ from pathlib import Path
 from workbench.config.schema import Config, InitConfig, ModelConfig, Parent, Stage, TrainingStage
 from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import open_prepared
-from workbench.data.stream import Stream
+from workbench.data.stream import Stream, is_packed_for
 from workbench.kinds.distill.spec import Settings, Spec, TeacherSettings, describe
 from workbench.kinds.imported import plan as imported
 from workbench.kinds.logits.plan import check_vocabulary, kept_for, name_vocabulary
 from workbench.kinds.logits.spec import Spec as LogitsSpec
 from workbench.kinds.pretrain import plan as pretrain
+from workbench.kinds.pretrain.plan import prepare as prepare
 from workbench.study.chain import build_chain, merge_targets
 from workbench.study.flops import forward_flops_per_token, training_flops_per_token
 from workbench.study.identity import stage_id
@@ -212,5 +213,6 @@ def check(stage: Spec, layout: Layout) -> None:
         return
     prepared = open_prepared(folder)
     refuse_mask(prepared.manifest, stage.stream)
-    Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+    if is_packed_for(prepared, stage.stream):
+        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
     check_vocabulary(prepared, stage.vocabulary, stage.teacher.name)

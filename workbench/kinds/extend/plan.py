@@ -14,6 +14,7 @@ from workbench.config.schema import (
 )
 from workbench.kinds.extend.spec import Settings, Spec
 from workbench.kinds.pretrain.plan import check as check
+from workbench.kinds.pretrain.plan import prepare as prepare
 from workbench.kinds.rescale import plan as rescale
 from workbench.study.flops import count_parameters
 from workbench.study.identity import stage_id
@@ -98,4 +99,5 @@ def _stream(settings: Settings, config: Config, before: list[Stage], data_finger
         sources=streams[-1].sources if streams else sources,
         mixture=[MixtureSegment(0, streams[-1].mixture[-1].weights if streams else weights)],
         document_mask=config.data.document_mask,
+        packing=config.data.packing,
     )

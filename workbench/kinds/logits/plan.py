@@ -10,10 +10,11 @@ from pathlib import Path
 from workbench.config.schema import Parent, Stage, TrainingStage
 from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import Prepared, open_prepared
-from workbench.data.stream import Stream
+from workbench.data.stream import Stream, is_packed_for
 from workbench.data.tokenizer import load_file
 from workbench.kinds.logits.kept_logits import bytes_per_token, count_kept, covered
 from workbench.kinds.logits.spec import Spec
+from workbench.kinds.pretrain.plan import prepare as prepare
 from workbench.study.flops import count_parameters, forward_flops_per_token
 from workbench.study.identity import digest, stage_id
 from workbench.study.layout import Layout, StageDir
@@ -130,7 +131,8 @@ def check(stage: Spec, layout: Layout) -> None:
     if (folder / "manifest.json").exists():
         prepared = open_prepared(folder)
         refuse_mask(prepared.manifest, stage.stream)
-        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+        if is_packed_for(prepared, stage.stream):
+            Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
         check_vocabulary(prepared, stage.vocabulary, stage.model.name)
 
 

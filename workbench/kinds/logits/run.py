@@ -46,6 +46,7 @@ from workbench.study.files import exclusive, fsync, write_atomically
 from workbench.study.kind_plan import flops_per_token
 from workbench.train import checkpoint as ckpt
 from workbench.train.determinism import determinism, is_deterministic
+from workbench.train.drawn_batch import make_batch
 from workbench.train.freed_memory import keep_freed_memory
 from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
@@ -65,7 +66,9 @@ class Answer:
     log_q: NDArray[np.float16]
     """Logarithms of their probabilities, (n, T, k)."""
     loss: float
-    """The teacher's own cross-entropy on the text, summed over tokens, in nats."""
+    """The teacher's own cross-entropy on the text, summed over targets, in nats."""
+    targets: float
+    """Targets of the text: positions without padding."""
 
 
 def run(job: StageJob) -> None:
@@ -149,7 +152,7 @@ class LogitsRun:
         """Tell of a batch, the teacher's loss among it; whether to stop."""
         context, goal = self.stage.stream.context_tokens, max(self.job.goals)
         tokens, reached = len(rows) * context, rows.stop * context
-        loss = sum(answer.loss for answer in answers) / tokens
+        loss = sum(answer.loss for answer in answers) / sum(answer.targets for answer in answers)
         start = self.stage.start_tokens
         self.job.hooks.on_progress(Progress(self.job.dir.id, rows.stop, reached, start, goal, loss, tokens / seconds))
         return self.job.hooks.should_stop()
@@ -158,10 +161,12 @@ class LogitsRun:
         """Ask of this process's share of a batch."""
         size, rank = self.world.size, self.world.rank
         mine = rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
-        tokens, _ = self.stream.batch(mine.start, len(mine))
-        return ask(
-            self.teacher, self.stage, torch.from_numpy(tokens).to(self.device), self.prepared.bos_id, self.micro_batch
-        )
+        drawn, masked = self.stream.draw(mine.start, len(mine)), self.stage.stream.document_mask
+        batch = make_batch(drawn, self._to_device, self.prepared.bos_id, document_mask=masked)
+        return ask(self.teacher, self.stage, batch, self.micro_batch)
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _resume(self, first: int, stop: int) -> int:
         """Cut the files to what is known to be on the disk, and give the sequence to go on with."""
@@ -279,34 +284,32 @@ class LogitsRun:
         )
 
 
-def ask(teacher: Transformer, stage: Spec, tokens_BT1: torch.Tensor, bos_id: int, micro_batch: int) -> Answer:
+def ask(teacher: Transformer, stage: Spec, batch: Batch, micro_batch: int) -> Answer:
     """Ask a teacher of sequences, in the stage's precision.
 
     Parameters
     ----------
     teacher
-        In evaluation mode, on the tokens' device.
+        In evaluation mode, on the batch's device.
     stage
-        Precision, mask, and how much is kept.
-    tokens_BT1
-        int64 (B, T + 1).
-    bos_id
-        Begins documents.
+        Precision, and how much is kept.
+    batch
+        B sequences, as students are trained on them.
     micro_batch
         Sequences of one forward pass.
     """
-    batch = Batch.by_document(tokens_BT1, bos_id) if stage.stream.document_mask else Batch(tokens_BT1)
     head, dtype = teacher.head_weight[: stage.vocab_size], ids_dtype(stage.vocab_size)
     shape = (0, stage.stream.context_tokens, stage.top_k)
     ids, log_q, loss = [np.empty(shape, dtype)], [np.empty(shape, LOG_Q_DTYPE)], 0.0
-    with torch.no_grad(), autocast(stage.precision, tokens_BT1.device):
+    with torch.no_grad(), autocast(stage.precision, batch.tokens.device):
         for micro in batch.split(micro_batch):
             h_BTE = teacher.before_head(teacher.hidden(micro.tokens[:, :-1], micro.positions, micro.documents))
             found, values, losses = most_probable(h_BTE, head, micro.tokens[:, 1:], stage.top_k)
             ids.append(found.cpu().numpy().astype(dtype))
             log_q.append(values.cpu().numpy().astype(LOG_Q_DTYPE))
-            loss += losses.double().sum().item()
-    return Answer(np.concatenate(ids), np.concatenate(log_q), loss)
+            weighted = losses if micro.weights is None else losses * micro.weights
+            loss += weighted.double().sum().item()
+    return Answer(np.concatenate(ids), np.concatenate(log_q), loss, float(batch.targets))
 
 
 def _batch(at: int, stop: int, size: int) -> range:
@@ -330,4 +333,5 @@ def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.vocab_size, shape, generator=generator).to(device)
     micro_batch = choose_micro_batch(stage, 1, device)
-    return lambda: ask(teacher, stage, tokens, 0, micro_batch)
+    batch = Batch.by_document(tokens, 0) if stage.stream.document_mask else Batch(tokens)
+    return lambda: ask(teacher, stage, batch, micro_batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from workbench.config.schema import (
     Config,
@@ -18,8 +19,9 @@ from workbench.config.schema import (
     exact_weights,
 )
 from workbench.data.corpus.referenced_tokens import refuse_mask
+from workbench.data.packed_index import BEST_FIT, make_packing
 from workbench.data.store import open_prepared
-from workbench.data.stream import Stream
+from workbench.data.stream import Stream, is_packed_for
 from workbench.study.flops import budget_tokens, count_parameters
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import origin_after
@@ -68,6 +70,19 @@ def expand(recipe: RecipeConfig, config: Config, before: list[Stage], data_finge
     return stages
 
 
+def prepare(stage: TrainingStage, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
+    """Pack the documents of a stage's store into sequences, where its data are packed.
+
+    Raises
+    ------
+    ValueError
+        Nothing tells the documents of a source apart.
+    """
+    folder = layout.data(stage.data_fingerprint)
+    if stage.stream.packing == BEST_FIT and (folder / "manifest.json").exists():
+        make_packing(open_prepared(folder), stage.stream.context_tokens, say)
+
+
 def check(stage: TrainingStage, layout: Layout) -> None:
     """Refuse a stage that draws more than its prepared store has; one that is not prepared yet is not looked at.
 
@@ -81,7 +96,8 @@ def check(stage: TrainingStage, layout: Layout) -> None:
     if (folder / "manifest.json").exists():
         prepared = open_prepared(folder)
         refuse_mask(prepared.manifest, stage.stream)
-        Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
+        if is_packed_for(prepared, stage.stream):
+            Stream(prepared, stage.stream).check(stage.sequences(stage.end_tokens))
 
 
 def _boundaries(config: Config) -> list[int]:
@@ -136,6 +152,7 @@ def _stream(config: Config, data_fingerprint: str, mixture: list[MixtureSegment]
         },
         mixture=mixture,
         document_mask=config.data.document_mask,
+        packing=config.data.packing,
     )
 
 

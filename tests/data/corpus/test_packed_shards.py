@@ -1,0 +1,107 @@
+"""Packed documents of corpora: shards do not change them, and token files that were made elsewhere have them too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from workbench.config.schema import CorpusConfig, DataConfig, MixtureSegment, SourceConfig, StreamConfig, StreamSource
+from workbench.data.corpus.referenced_tokens import refuse_mask
+from workbench.data.packed_index import make_packing, open_packing, packing_folder, read_packing
+from workbench.data.store import prepare
+from workbench.data.stored_documents import find_documents
+from workbench.data.stream import Stream
+from workbench.study.layout import Layout
+
+CONTEXT = 64
+
+
+def covered(prepared, name: str, context: int = CONTEXT) -> np.ndarray:
+    """How often each token of a source is in a packed sequence."""
+    packed = open_packing(prepared, context)[name]
+    seen = np.zeros(len(prepared.sources[name]), np.int64)
+    for begin, size in zip(packed.begins.tolist(), np.abs(packed.sizes).tolist(), strict=True):
+        seen[begin : begin + size] += 1
+    return seen
+
+
+def draw_all(prepared, context: int = CONTEXT, **changes):
+    sources = {name: StreamSource(None, None) for name in prepared.sources}
+    mixture = [MixtureSegment(0, dict.fromkeys(sources, 1))]
+    config = StreamConfig(prepared.fingerprint, context, 0, sources, mixture, packing="best_fit", **changes)
+    return Stream(prepared, config).draw(0, 50)
+
+
+def test_the_size_of_shards_changes_no_packed_sequence(corpus_data: DataConfig, small_tokenizer, tmp_path):
+    found = []
+    for number, shard_bytes in enumerate((5_000, 20_000, 1_000_000)):
+        data = dataclasses.replace(corpus_data, corpus=CorpusConfig(shard_bytes=shard_bytes))
+        prepared = prepare(data, small_tokenizer, Layout(tmp_path / str(number)), workers=1)
+        make_packing(prepared, CONTEXT)
+        facts = read_packing(prepared, CONTEXT)
+        for name, tokens in prepared.sources.items():
+            assert (covered(prepared, name) == 1).all()
+            assert facts[name]["tokens"] == len(tokens)
+            assert facts[name]["documents"] == prepared.manifest["sources"][name]["documents"]
+        files = sorted(packing_folder(prepared, CONTEXT).glob("*.bin"))
+        found.append([facts, [path.read_bytes() for path in files], draw_all(prepared).tokens.tolist()])
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.fixture(name="prepared_of")
+def fixture_prepared_of(llama_tokenizer, tmp_path):
+    def prepared_of(path, name: str, **changes):
+        source = SourceConfig("tokens", path=str(path), heldout_bytes=3_000, **changes)
+        data = DataConfig("ready", {"text": source}, corpus=CorpusConfig(shard_bytes=6_000))
+        return prepare(data, llama_tokenizer, Layout(tmp_path / name), workers=1)
+
+    return prepared_of
+
+
+def test_token_files_of_all_formats_have_the_same_packed_sequences_without_held_out_ones(write_tokens, prepared_of):
+    found = []
+    for form in ("megatron", "npy", "header", "flat"):
+        path, changes = write_tokens(form)
+        prepared = prepared_of(path, form, **changes)
+        make_packing(prepared, CONTEXT)
+        seen = covered(prepared, "text")
+        for begin, end in prepared.sources["text"].excluded.tolist():
+            assert not seen[begin:end].any()
+            seen[begin:end] = 1
+        assert (seen == 1).all()
+        facts = read_packing(prepared, CONTEXT)["text"]
+        assert facts["documents"] == prepared.manifest["sources"]["text"]["documents"]
+        assert open_packing(prepared, CONTEXT)["text"].begins_with_bos
+        found.append(draw_all(prepared).tokens.tolist())
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_documents_that_end_with_a_token_are_packed_and_masked_without_one_that_begins_them(
+    encoded, prepared_of, tmp_path
+):
+    documents = [[*ids[1:], 2] for ids in encoded[0]]
+    np.concatenate(documents).astype(np.uint16).tofile(tmp_path / "end.bin")
+    prepared = prepared_of(tmp_path / "end.bin", "end", token_dtype="uint16")
+    make_packing(prepared, CONTEXT)
+    drawn = draw_all(prepared, document_mask=True)
+    assert not open_packing(prepared, CONTEXT)["text"].begins_with_bos
+    inputs, targets = drawn.tokens[:, :-1], drawn.tokens[:, 1:]
+    assert not drawn.weights[inputs == 2].any()
+    assert not drawn.weights[targets == prepared.bos_id].any()
+    sources = {"text": StreamSource(None, None)}
+    config = StreamConfig(prepared.fingerprint, CONTEXT, 0, sources, [MixtureSegment(0, {"text": 1})], True, "best_fit")
+    refuse_mask(prepared.manifest, config)
+
+
+def test_tokens_without_borders_are_refused(encoded, prepared_of, tmp_path):
+    np.concatenate([ids[1:] for ids in encoded[0]]).astype(np.uint16).tofile(tmp_path / "window.bin")
+    prepared = prepared_of(tmp_path / "window.bin", "window", token_dtype="uint16")
+    with pytest.raises(
+        ValueError, match=r"nothing tells the documents in token files of source 'text' apart, .*concatenate"
+    ):
+        make_packing(prepared, CONTEXT)
+    with pytest.raises(ValueError, match=r"data.packing='best_fit'"):
+        list(find_documents(prepared, "text"))
+    assert not packing_folder(prepared, CONTEXT).exists()
