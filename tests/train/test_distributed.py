@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_processes import start, talk, train, weighted_step, write_again
 
+from workbench.config.schema import COMPILE_UNITS
 from workbench.data.store import open_prepared
 from workbench.model.weights import load_model
 from workbench.tracking import spool
@@ -325,15 +326,22 @@ def test_a_job_keeps_the_numerics_and_the_code_it_was_submitted_with(fresh):
 
 
 @pytest.mark.slow
-def test_compiled_they_end_the_same(fresh):
+@pytest.mark.parametrize("unit", COMPILE_UNITS)
+def test_compiled_they_end_the_same(fresh, unit):
     if missing_for_compile("cpu"):
         pytest.skip(f"torch.compile needs {missing_for_compile('cpu')}")
-    settings = ("numerics.parallel=shard", "numerics.compile=true", "numerics.threads=2")
+    settings = (
+        "numerics.parallel=shard",
+        "numerics.compile=true",
+        "numerics.threads=2",
+        f"numerics.compile_unit={unit}",
+    )
     untouched = fresh("untouched", *settings).finish(2)
     stopped = fresh("stopped", *settings)
     stopped.train(2, stop_after=20)
     assert_same(untouched, stopped.finish(2))
-    assert ckpt.read_manifest(stopped.last())["numerics"]["compile"]
+    numerics = ckpt.read_manifest(stopped.last())["numerics"]
+    assert (numerics["compile"], numerics["compile_unit"]) == (True, unit)
 
 
 @pytest.mark.parametrize("parallel", PARALLELS)

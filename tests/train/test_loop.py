@@ -129,6 +129,7 @@ def test_rows_and_checkpoints(make_study):
         ["optimizer.decay_coupling=independent", "optimizer.weight_decay=1e-3"],
         pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
         pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),
+        pytest.param(["numerics.compile=true", "numerics.compile_unit=block"], marks=pytest.mark.slow),
     ],
 )
 def test_stopped_anywhere_it_ends_the_same(fresh, numerics):
@@ -386,7 +387,7 @@ def test_a_stage_is_compiled_once(fresh, monkeypatch):
     """Also where it goes on from a checkpoint that lies between milestones filled in before and after it."""
     compiled = []
     monkeypatch.setattr(loop, "missing_for_compile", lambda device: None)
-    monkeypatch.setattr(loop, "compile_model", lambda model: compiled.append(model) or model)
+    monkeypatch.setattr(loop, "compile_model", lambda model, unit: compiled.append(model) or model)
     at_once = fresh("at_once", "numerics.compile=true", "recipe.milestones=[2560,5120,7680]")
     train_all(at_once)
     assert len(compiled) == len(at_once.plan.nodes)

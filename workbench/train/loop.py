@@ -28,7 +28,7 @@ from workbench.model.batch import Batch
 from workbench.model.generation_file import read_stop_ids
 from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
-from workbench.model.transformer import summed_loss
+from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters
@@ -152,6 +152,9 @@ class StageRun:
             self.hooks.log(f"training is eager: torch.compile needs {missing}")
         return self.stage.numerics.compile and missing is None
 
+    def _compiled(self, model: Transformer) -> torch.nn.Module:
+        return compile_model(model, self.stage.numerics.compile_unit) if self.compiled else model
+
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
         with determinism(self.deterministic, self.device), closing(self.batches):
@@ -165,7 +168,7 @@ class StageRun:
         start_step = self.world.main_only(self._start_step)
         durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
         state = self._restore(missing[0])
-        model = compile_model(state.model) if self.compiled else state.model
+        model = self._compiled(state.model)
         self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
         with spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext() as writer:
             for target in missing:

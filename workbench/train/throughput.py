@@ -88,7 +88,7 @@ def plain_step(
     state = initial_state(stage, device)
     model = state.model
     if stage.numerics.compile and missing_for_compile(device.type) is None:
-        model = compile_model(model)
+        model = compile_model(model, stage.numerics.compile_unit)
     generator = torch.Generator().manual_seed(0)
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=generator).to(device)

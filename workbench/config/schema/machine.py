@@ -8,7 +8,8 @@ from workbench.config.plain import check_above, check_at_least, check_choice
 
 ATTENTIONS = ("sdpa", "flash_attn")
 DEVICES = ("auto", "cpu", "cuda")
-PARALLELS = ("replicate", "shard")
+COMPILE_UNITS = ("model", "block")
+PARALLELS = ("replicate", "shard", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class NumericsConfig:
     """`sdpa`, or `flash_attn` (package and GPU needed), which has no masks by document: fine-tuning takes `sdpa`."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
+    compile_unit: str = "model"
+    """What is compiled: the whole `model` at once, or one `block`, whose code all blocks share: sooner ready, and less is fused."""
     parallel: str = "replicate"
     """With several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
     activation_checkpointing: bool = False
@@ -36,6 +39,7 @@ class NumericsConfig:
         """Refuse impossible settings."""
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
+        check_choice("numerics.compile_unit", self.compile_unit, COMPILE_UNITS)
         check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)
         check_at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
