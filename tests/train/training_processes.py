@@ -165,8 +165,9 @@ def write_again(
 
 
 def load(world: World, stage: Stage, parallel: str, source: Path | None) -> TrainState:
-    stage = replace(stage, numerics=replace(stage.numerics, parallel=parallel))
-    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    group = 2 if parallel == "hybrid" else None
+    stage = replace(stage, numerics=replace(stage.numerics, parallel=parallel, shard_processes=group))
+    mesh = make_mesh(stage, world) if is_sharded(stage, world) else None
     assert world.device is not None
     if source is None:
         return initial_state(stage, world.device, mesh)
@@ -224,7 +225,7 @@ WEIGHTS[0, :14], WEIGHTS[1, 3], WEIGHTS[3, 5:9] = 1.0, 0.5, 2.0
 
 def weighted_step(world: World, stage: Stage) -> tuple[StepResult, list[Any]]:
     """One step on this rank's share of four sequences whose targets weigh differently: result and first moments."""
-    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    mesh = make_mesh(stage, world) if is_sharded(stage, world) else None
     state = initial_state(stage, torch.device("cpu"), mesh)
     tokens = torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(0))
     mine = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)

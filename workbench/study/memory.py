@@ -146,7 +146,7 @@ def peak_memory(
     precision, activation_checkpointing, attention, parallel
         As the numerics say.
     processes
-        Among which the model is shared out where `parallel` is `shard`.
+        Among which one copy of the model is shared out, unless `parallel` is `replicate`.
     micro_batches
         Forward passes of this process a step; from the second on, gradients stand beside the activations.
     device
@@ -167,7 +167,7 @@ def peak_memory(
         device,
         adapters,
     )
-    shares = processes if parallel == "shard" else 1
+    shares = 1 if parallel == "replicate" else processes
     share = -(-FP32 * count_parameters(model).total // shares)
     last, first = _backward_bytes(shape, activation_checkpointing)
     # Of one block alone where the others' passes are over, or yet to be done again.

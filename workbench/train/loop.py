@@ -67,7 +67,7 @@ class StageRun:
         chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
         self.micro_batch = min(self.world.gather(chosen))
         self.numerics = self._numerics()
-        self.mesh = make_mesh(self.world) if is_sharded(self.stage, self.world) else None
+        self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
 
     def _prepare(self) -> None:
@@ -76,6 +76,7 @@ class StageRun:
         self.device = self.world.device or stage_device(stage)
         self.memory = PeakMemory(self.device)
         self.world.local_range(0, stage.batch_sequences)
+        stage.numerics.sharers(self.world.size)
         check_attention(stage.numerics.attention, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)

@@ -29,7 +29,10 @@ class NumericsConfig:
     compile_unit: str = "model"
     """What is compiled: the whole `model` at once, or one `block`, whose code all blocks share: sooner ready, and less is fused."""
     parallel: str = "replicate"
-    """With several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
+    """With several processes: `replicate` (plain data parallelism), `shard` (FSDP2, `fully_shard`), or `hybrid`: groups of
+    processes hold a copy of the model each and shard it within (HSDP), so that only gradients cross between nodes."""
+    shard_processes: int | None = None
+    """With `hybrid`: processes of a group; None takes those of a node."""
     activation_checkpointing: bool = False
     """Whether to keep only each block's input and recompute the rest in the backward pass."""
     deterministic: bool | None = None
@@ -43,6 +46,29 @@ class NumericsConfig:
         check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)
         check_at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
+        check_at_least("numerics.shard_processes", self.shard_processes, 1)
+        if self.shard_processes is not None and self.parallel != "hybrid":
+            raise ValueError(
+                f"numerics.shard_processes={self.shard_processes} is for numerics.parallel=hybrid, not "
+                f"{self.parallel!r}: set that, or leave it null"
+            )
+
+    def sharers(self, processes: int) -> int:
+        """Count the processes, of so many, that share out one copy of the model; 1 where each has its own.
+
+        Raises
+        ------
+        ValueError
+            They make no whole number of groups.
+        """
+        if self.parallel == "replicate" or processes == 1:
+            return 1
+        sharers = self.shard_processes or processes
+        if processes % sharers:
+            raise ValueError(
+                f"numerics.shard_processes={sharers} does not divide the {processes} processes: set one that does, or null"
+            )
+        return sharers
 
 
 @dataclass(frozen=True)

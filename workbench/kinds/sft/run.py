@@ -77,8 +77,10 @@ class SftRun(StageRun):
         store = find_named(stage.conversations, stage.data_fingerprint, self.layout)
         if store is None:
             raise ValueError(f"conversations {stage.chat.name!r} are not prepared: `workbench run` the study again")
-        if stage.lora is not None and stage.numerics.parallel == "shard" and self.world.size > 1:
-            raise ValueError("adapters cannot be trained with numerics.parallel='shard': use replicate")
+        if stage.lora is not None and stage.numerics.parallel != "replicate" and self.world.size > 1:
+            raise ValueError(
+                f"adapters cannot be trained with numerics.parallel={stage.numerics.parallel!r}: use replicate"
+            )
         if self._four_bit:
             check_four_bit(self.device)
         return Conversations(store, stage.stream.seed, stage.chat.max_epochs, stage.chat.name)
