@@ -88,7 +88,7 @@ class _Shape:
     def plain_attention(self) -> bool:
         """Whether all T scores of a token exist: CPU in bf16, and GPU in fp32 where heads share keys and values."""
         grouped = self.model.num_heads != self.model.num_kv_heads
-        return self.attention == "sdpa" and (
+        return self.attention in ("sdpa", "auto") and (
             self.size != FP32 if self.device == "cpu" else self.size == FP32 and grouped
         )
 

@@ -23,8 +23,8 @@ from workbench.config.schema import Stage, TrainingStage
 from workbench.data.carried_tokens import Carried, write_carried
 from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
-from workbench.model.attention import check_attention
-from workbench.model.batch import Batch
+from workbench.model.attention import check_attention, takes_borders
+from workbench.model.batch import Batch, documents_at_most
 from workbench.model.generation_file import read_stop_ids
 from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
@@ -36,6 +36,7 @@ from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.attempt_status import write_status
+from workbench.train.attention_choice import choose_attention, with_attention
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
@@ -63,9 +64,13 @@ class StageRun:
         self.hooks, self.world = job.hooks, job.world
         self.world.together(self._prepare)
         # One number for all processes: where the model is shared out, each pass is a collective.
-        begun_with = self.world.main_only(self._begun_with)
+        before = self.world.main_only(self._numerics_before)
+        begun_with = before.get("micro_batch_sequences") if before.get("world_size") == self.world.size else None
         chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
         self.micro_batch = min(self.world.gather(chosen))
+        chosen = partial(choose_attention, self.stage, self.micro_batch, self.device, say=self.hooks.log)
+        attention = self.world.main_only(lambda: chosen(begun_with=before.get("attention")))
+        self.stage = with_attention(self.stage, attention)
         self.numerics = self._numerics()
         self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
@@ -103,8 +108,9 @@ class StageRun:
         """Draw sequences of the stream: the batch, and the source of each sequence (B,), on the device."""
         tokens, sources = self.batches(sequences.start, len(sequences))
         tokens_BT1 = self.to_device(tokens)
-        masked = self.stage.stream.document_mask
-        batch = Batch.by_document(tokens_BT1, self.prepared.bos_id) if masked else Batch(tokens_BT1)
+        masked, bos_id = self.stage.stream.document_mask, self.prepared.bos_id
+        most = documents_at_most(tokens, bos_id) if takes_borders(self.stage.numerics.attention) else None
+        batch = Batch.by_document(tokens_BT1, bos_id, at_most=most) if masked else Batch(tokens_BT1)
         return batch, self.to_device(sources)
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
@@ -128,11 +134,10 @@ class StageRun:
 
     # -------------------------------------------------------------------------------
 
-    def _begun_with(self) -> int | None:
-        """Micro-batch of the stage's latest checkpoint; None if it has none, or was trained by more or fewer processes."""
+    def _numerics_before(self) -> dict[str, Any]:
+        """Numerics of the stage's latest checkpoint; empty if it has none."""
         found = ckpt.checkpoints_by_tokens(self.dir)
-        numerics = ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
-        return numerics.get("micro_batch_sequences") if numerics.get("world_size") == self.world.size else None
+        return ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
 
     def _numerics(self) -> dict[str, Any]:
         """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""

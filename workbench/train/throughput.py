@@ -69,6 +69,11 @@ def measure_tokens_per_second(
 
 def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     """Give a function that trains one step as the stage's kind does; most do as pretraining does."""
+    from workbench.train.attention_choice import choose_attention, with_attention
+    from workbench.train.micro_batch import choose_micro_batch
+
+    # What it takes is not remembered: a stage measures for itself.
+    stage = with_attention(stage, choose_attention(stage, choose_micro_batch(stage, 1, device), device))
     return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
 
 

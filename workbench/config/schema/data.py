@@ -128,7 +128,7 @@ class DataConfig:
     removed from training text."""
     document_mask: bool = False
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
-    from each document's beginning. Needs `numerics.attention=sdpa`."""
+    from each document's beginning."""
     corpus: CorpusConfig | None = None
     """Build the data in shards, by any number of processes (docs/corpora.md); None builds it in one pass."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workbench.config.plain import check_above, check_at_least, check_choice
 
-ATTENTIONS = ("sdpa", "flash_attn")
+ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "auto")
 DEVICES = ("auto", "cpu", "cuda")
 COMPILE_UNITS = ("model", "block")
 PARALLELS = ("replicate", "shard", "hybrid")
@@ -23,7 +23,8 @@ class NumericsConfig:
     micro_batch_sequences: int | None = None
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
-    """`sdpa`, or `flash_attn` (package and GPU needed), which has no masks by document: fine-tuning takes `sdpa`."""
+    """`sdpa` (PyTorch's choice), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
+    takes there the one that is fastest on the stage's shapes, which is recorded and kept. Fine-tuning takes `sdpa`."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     compile_unit: str = "model"

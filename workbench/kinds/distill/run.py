@@ -149,6 +149,7 @@ def distillation_loss(
         weights_BT=batch.weights,
         positions_BT=batch.positions,
         documents_BT=batch.documents,
+        documents_at_most=batch.documents_at_most,
         z_loss=stage.optimizer.z_loss,
         lesson=_lesson(teacher, stage, batch),
     )

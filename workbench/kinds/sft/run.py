@@ -89,7 +89,8 @@ class SftRun(StageRun):
         """Draw packed conversations, with loss on the assistant's tokens alone."""
         drawn = self.stream.stream.batch(sequences.start, len(sequences))  # pyright: ignore[reportAttributeAccessIssue]
         sources = torch.zeros(len(sequences), dtype=torch.int64, device=self.device)
-        return Batch(*(self.to_device(part) for part in drawn)), sources
+        tokens, weights, positions, documents = (self.to_device(part) for part in drawn)
+        return Batch(tokens, weights, positions, documents), sources
 
     def begin_from(self, path: Path) -> TrainState:
         """Take the parent's weights, and put adapters on them where those are trained."""
