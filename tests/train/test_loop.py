@@ -291,9 +291,9 @@ def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypa
     steps = []
     original = loop.summed_loss
 
-    def poisoned(model, tokens):
+    def poisoned(model, tokens, **settings):
         steps.append(1)
-        total, losses = original(model, tokens)
+        total, losses = original(model, tokens, **settings)
         factor = float("nan") if len(steps) == 6 else 1.0
         return total * factor, losses * factor
 

@@ -51,11 +51,14 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
 def _check_devices(stages: Iterable[Stage]) -> None:
     """Refuse a device, attention backend or package that is not here; only a stage that is to be trained waits for torch."""
     from workbench.model.attention import check_attention
+    from workbench.model.liger import choose_cross_entropy
     from workbench.train.loop import stage_device
 
     for stage in stages:
         if isinstance(stage, TrainingStage):
-            check_attention(stage.numerics.attention, stage_device(stage))
+            device = stage_device(stage)
+            check_attention(stage.numerics.attention, device)
+            choose_cross_entropy(stage.numerics.cross_entropy, device)
             check_here(stage)
 
 

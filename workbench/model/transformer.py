@@ -289,12 +289,14 @@ class Transformer(nn.Module):
         documents_at_most: int | None = None,
         summed: bool = False,
         z_loss: float = 0.0,
+        cross_entropy: str = "own",
         lesson: Lesson | SparseLesson | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
-        without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). With a teacher's `lesson`, what
+        without weights; `z_loss` adds its part to the sum, and `cross_entropy` names the kernel that makes it
+        (`workbench.model.loss`). With a teacher's `lesson`, what
         `workbench.model.distillation` or `workbench.model.sparse_distillation` gives. Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
@@ -308,7 +310,7 @@ class Transformer(nn.Module):
         if lesson is not None:
             return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
         if summed:
-            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss)
+            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss, cross_entropy)
         return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
 
 
@@ -325,10 +327,13 @@ def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[
     return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
 
 
-def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+def summed_loss(
+    model: nn.Module, batch: Batch, z_loss: float = 0.0, cross_entropy: str = "own"
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
     """Sum of the targets' losses times their weights, which alone has a gradient, and the losses: what a step takes.
 
-    With `z_loss`, the sum has that part too, and the losses do not (`summed_cross_entropy`).
+    With `z_loss`, the sum has that part too, and the losses do not; `cross_entropy` names its kernel
+    (`summed_cross_entropy`).
     """
     return model(
         batch.tokens[:, :-1],
@@ -339,4 +344,5 @@ def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Fl
         documents_at_most=batch.documents_at_most,
         summed=True,
         z_loss=z_loss,
+        cross_entropy=cross_entropy,
     )

@@ -26,6 +26,7 @@ from workbench.data.stream import Stream
 from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch, documents_at_most
 from workbench.model.generation_file import read_stop_ids
+from workbench.model.liger import choose_cross_entropy
 from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
@@ -57,6 +58,9 @@ from workbench.train.targets import clear_superseded, missing_targets
 class StageRun:
     """One process's attempt at a stage that trains; a kind that trains otherwise overrides what differs."""
 
+    has_plain_loss = True
+    """Whether the loss is that of `summed_loss`, whose kernel can be chosen."""
+
     def __init__(self, job: StageJob) -> None:
         assert isinstance(job.stage, TrainingStage)
         self.job, self.stage = job, job.stage
@@ -83,6 +87,8 @@ class StageRun:
         self.world.local_range(0, stage.batch_sequences)
         stage.numerics.sharers(self.world.size)
         check_attention(stage.numerics.attention, self.device)
+        asked = stage.numerics.cross_entropy if self.has_plain_loss else "own"
+        self.cross_entropy = choose_cross_entropy(asked, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
             keep_freed_memory()
@@ -115,8 +121,7 @@ class StageRun:
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
         """Give the function that a step takes the gradient of."""
-        z_loss = self.stage.optimizer.z_loss
-        return partial(summed_loss, model, **({"z_loss": z_loss} if z_loss else {}))
+        return partial(summed_loss, model, z_loss=self.stage.optimizer.z_loss, cross_entropy=self.cross_entropy)
 
     def begin_from(self, path: Path) -> TrainState:
         """Make the state that the stage begins with from its parent's weights, without a training behind them."""
@@ -144,6 +149,7 @@ class StageRun:
         return {
             **asdict(self.stage.numerics),
             "device": self.device.type,
+            "cross_entropy": self.cross_entropy,
             "compile": self.compiled,
             "deterministic": self.deterministic,
             "micro_batch_sequences": self.micro_batch,

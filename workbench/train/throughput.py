@@ -84,6 +84,7 @@ def plain_step(
     import torch
 
     from workbench.model.batch import Batch
+    from workbench.model.liger import choose_cross_entropy
     from workbench.model.transformer import summed_loss
     from workbench.train.compiler import compile_model, missing_for_compile
     from workbench.train.micro_batch import choose_micro_batch
@@ -91,6 +92,7 @@ def plain_step(
     from workbench.train.step import train_step
 
     state = initial_state(stage, device)
+    cross_entropy = choose_cross_entropy(stage.numerics.cross_entropy, device)
     model = state.model
     if stage.numerics.compile and missing_for_compile(device.type) is None:
         model = compile_model(model, stage.numerics.compile_unit)
@@ -101,7 +103,7 @@ def plain_step(
     return partial(
         train_step,
         model,
-        loss_of(model) if loss_of else partial(summed_loss, model),
+        loss_of(model) if loss_of else partial(summed_loss, model, cross_entropy=cross_entropy),
         state.optimizer,
         Batch(tokens),
         sources,

@@ -8,6 +8,7 @@ from workbench.config.plain import check_above, check_at_least, check_choice
 
 ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "auto")
 DEVICES = ("auto", "cpu", "cuda")
+CROSS_ENTROPIES = ("own", "liger", "auto")
 COMPILE_UNITS = ("model", "block")
 PARALLELS = ("replicate", "shard", "hybrid")
 
@@ -25,6 +26,9 @@ class NumericsConfig:
     attention: str = "sdpa"
     """`sdpa` (PyTorch's choice), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
     takes there the one that is fastest on the stage's shapes, which is recorded and kept. Fine-tuning takes `sdpa`."""
+    cross_entropy: str = "own"
+    """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
+    extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     compile_unit: str = "model"
@@ -43,6 +47,7 @@ class NumericsConfig:
         """Refuse impossible settings."""
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
+        check_choice("numerics.cross_entropy", self.cross_entropy, CROSS_ENTROPIES)
         check_choice("numerics.compile_unit", self.compile_unit, COMPILE_UNITS)
         check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)

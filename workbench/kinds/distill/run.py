@@ -40,6 +40,7 @@ class DistillRun(StageRun):
     """A training whose loss asks a teacher; its rows have the divergence from it beside the cross-entropy."""
 
     stage: Spec
+    has_plain_loss = False
 
     def __init__(self, job: StageJob) -> None:
         super().__init__(job)
