@@ -25,6 +25,7 @@ from workbench.model.transformer import summed_loss
 from workbench.study.layout import Layout
 from workbench.train import loop, shard_files
 from workbench.train.distributed import World, join
+from workbench.train.gradient_sums import GradientSums
 from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state
@@ -200,9 +201,8 @@ def talk(world: World) -> dict[str, Any]:
 
 def summed_gradients(world: World) -> list[list[float]]:
     model = torch.nn.Linear(3, 2)
-    for number, parameter in enumerate(model.parameters()):
-        parameter.grad = torch.full_like(parameter, (number + 1) * 10.0**world.rank)
-    world.sum_gradients_(model)
+    with GradientSums(model, world):
+        sum((number + 1) * 10.0**world.rank * each.sum() for number, each in enumerate(model.parameters())).backward()
     return [parameter.grad.flatten().tolist() for parameter in model.parameters() if parameter.grad is not None]
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +61,13 @@ def _shard(model: Transformer, mesh: DeviceMesh, precision: str) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for block in model.blocks:
-        fully_shard([m for m in block.modules() if isinstance(m, Linear)], mesh=mesh, mp_policy=matrices)
+    grouped: list[list[nn.Module]] = [[m for m in block.modules() if isinstance(m, Linear)] for block in model.blocks]
+    for group in grouped:
+        fully_shard(group, mesh=mesh, mp_policy=matrices)
     fully_shard(model, mesh=mesh)
+    # Asked for before a block's own work is handed to the device; on the way back FSDP2 does so by itself.
+    for block, following in pairwise(grouped):
+        cast(FSDPModule, block[0]).set_modules_to_forward_prefetch([cast(FSDPModule, following[0])])
     # Said of outputs that are views, in case they are changed in place; the model changes none.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     for module in model.modules():
