@@ -95,8 +95,7 @@ def test_a_parameter_without_a_part_in_the_last_micro_batch_is_summed_too(events
 def test_a_second_backward_pass_is_refused_and_an_error_sends_nothing_more(events):
     model = layers(events)
     with pytest.raises(AssertionError, match="added to after it was summed"), GradientSums(model, TWO):
-        backward(model)
-        backward(model)
+        [backward(model) for _ in range(2)]
     events.clear()
     with pytest.raises(KeyError), GradientSums(model, TWO):
         raise KeyError

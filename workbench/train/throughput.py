@@ -73,7 +73,8 @@ def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     from workbench.train.micro_batch import choose_micro_batch
 
     # What it takes is not remembered: a stage measures for itself.
-    stage = with_attention(stage, choose_attention(stage, choose_micro_batch(stage, 1, device), device))
+    if stage.numerics.attention == "auto":
+        stage = with_attention(stage, choose_attention(stage, choose_micro_batch(stage, 1, device), device))
     return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
 
 
