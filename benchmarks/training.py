@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile-unit", default="model")
+    parser.add_argument("--cross-entropy", default="own")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
@@ -92,6 +94,8 @@ def make_stage(options: argparse.Namespace) -> TrainingStage:
             threads=options.threads,
             attention=options.attention,
             compile=options.compile,
+            compile_unit=options.compile_unit,
+            cross_entropy=options.cross_entropy,
             activation_checkpointing=options.activation_checkpointing,
             micro_batch_sequences=options.micro_batch,
         ),

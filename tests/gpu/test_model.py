@@ -1,4 +1,4 @@
-"""The model on a GPU. Needs torch and this package alone; skips where there is no CUDA device."""
+"""The model on a GPU; skips where there is no CUDA device."""
 
 import importlib.util
 
@@ -8,7 +8,9 @@ import torch
 from workbench.config.schema import ModelConfig
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
+from workbench.model.liger import choose_cross_entropy
 from workbench.model.transformer import Transformer, loss_per_token, summed_loss
+from workbench.train.compiler import compile_model
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,10 +56,10 @@ def test_gpu_equals_cpu(bf16):
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_compiled_equals_eager(bf16):
-    model = make_model("cuda")
-    compiled = losses_and_gradients(torch.compile(model), bf16)
-    assert_close(compiled, losses_and_gradients(model, bf16), 0.05 if bf16 else 1e-3)
+@pytest.mark.parametrize("unit", ["model", "block"])
+def test_compiled_equals_eager(bf16, unit):
+    compiled = losses_and_gradients(compile_model(make_model("cuda"), unit), bf16)
+    assert_close(compiled, losses_and_gradients(make_model("cuda"), bf16), 0.05 if bf16 else 1e-3)
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -75,6 +77,24 @@ def test_attention_within_documents_equals_the_cpus(bf16, compiled):
         return losses.cpu(), [gradient.cpu() for gradient in gradients]
 
     assert_close(measured("cuda"), measured("cpu"), 0.05 if bf16 else 1e-3)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4])
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_ligers_cross_entropy_is_our_own(bf16, z_loss):
+    try:
+        choose_cross_entropy("liger", torch.device("cuda"))
+    except ValueError as error:
+        pytest.skip(str(error))
+    weights = torch.rand(4, 128, generator=torch.Generator().manual_seed(0)).cuda()
+    found = []
+    for kernel in ("own", "liger"):
+        model = make_model("cuda")
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            total, losses = summed_loss(model, Batch(TOKENS.cuda(), weights), z_loss, kernel)
+        gradients = torch.autograd.grad(total / losses.numel(), list(model.parameters()))
+        found.append((losses.cpu(), [gradient.cpu() for gradient in gradients]))
+    assert_close(*found, 0.05 if bf16 else 1e-3)
 
 
 def test_initial_weights_are_the_cpus():

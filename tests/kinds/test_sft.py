@@ -231,9 +231,10 @@ def test_attention_without_masks_is_that_of_other_stages(tune):
     assert node.id == tuned(tune("sft", "precision=bf16")).id
     with pytest.raises(ValueError, match=r"numerics.attention='flash_attn' .*flash-attn|CUDA"):
         check_before_start(facts)
-    masked = tune("sft", "numerics.attention=flash_attn", "precision=bf16", "data.document_mask=true")
-    with pytest.raises(ValueError, match=r"has no masks by document: use sdpa, or data.document_mask=false"):
-        check_before_start(masked)
+    for attention in ("flash_attn", "flash_attn_3", "cudnn"):
+        wide = tune("sft", f"numerics.attention={attention}", "precision=fp32")
+        with pytest.raises(ValueError, match=f"numerics.attention='{attention}' computes in bf16 alone"):
+            check_before_start(wide)
 
 
 def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):

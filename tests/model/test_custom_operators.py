@@ -60,7 +60,7 @@ def _linear(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
 OPERATORS: dict[str, tuple[Any, Callable[[str, torch.dtype], tuple[Any, ...]]]] = {
     "chunked_cross_entropy": (loss._losses, _cross_entropy),
     "chunked_cross_entropy_backward": (loss._gradients, _cross_entropy_backward),
-    "summed_cross_entropy": (loss._sum, _summed),
+    "summed_cross_entropy": (loss._sum, lambda *shape: (*_summed(*shape), "own")),
     "summed_cross_entropy_backward": (loss.scale_gradients, _scaled),
     "summed_distillation": (distillation._sum, _taught),
     "summed_sparse_distillation": (sparse_distillation._sum, _taught_by_ids),

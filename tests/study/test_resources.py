@@ -8,7 +8,7 @@ from workbench.config.compose import composer
 from workbench.config.schema import ClusterConfig, NumericsConfig, ResourcesConfig
 from workbench.study.chain import build_chain
 from workbench.study.flops import training_flops_per_token
-from workbench.study.resources import USABLE_MEMORY, stage_memory, stage_resources
+from workbench.study.resources import USABLE_MEMORY, shared_within_nodes, stage_memory, stage_resources
 
 GPUS = ClusterConfig(
     "gpus", gpus_per_node=4, gpu_memory_bytes=80_000_000_000, cpus_per_node=64, max_nodes=4, time_limit_minutes=600
@@ -168,3 +168,34 @@ def test_what_no_cluster_grants_is_refused_in_one_line(stage, resources, cluster
 def test_a_gpu_on_a_cluster_without_any_is_refused(stage):
     with pytest.raises(ValueError, match="gpus_per_node=0"):
         stage_resources(replace(stage, numerics=NumericsConfig(device="cuda")), CPUS, TOKENS)
+
+
+def test_a_copy_is_shared_out_within_a_node_unless_asked_otherwise(stage):
+    """So that weights never cross between nodes, and a copy takes the memory of a node's GPUs and not of all."""
+    numerics = replace(stage.numerics, parallel="hybrid")
+    hybrid = replace(stage, numerics=numerics, resources=ResourcesConfig(processes=16))
+    asked = stage_resources(hybrid, GPUS, TOKENS)
+    assert (asked.nodes, asked.processes_per_node) == (4, 4)
+    assert shared_within_nodes(hybrid, 4).numerics.shard_processes == 4
+    shared = stage_memory(replace(stage, batch_sequences=16), 4, 4, "cuda")
+    copied = stage_memory(shared_within_nodes(hybrid, 4), 16, 4, "cuda")
+    assert copied.parameters == shared.parameters
+    assert copied.total == shared.total == asked.peak_memory_bytes
+    by_two = replace(hybrid, numerics=replace(numerics, shard_processes=2))
+    assert shared_within_nodes(by_two, 4) == by_two
+    assert stage_memory(by_two, 16, 4, "cuda").parameters == pytest.approx(2 * shared.parameters, rel=1e-6)
+    assert shared_within_nodes(stage, 4) == stage
+
+
+def test_only_numbers_of_gpus_that_make_whole_groups_are_asked_for(stage):
+    small = replace(GPUS, gpu_memory_bytes=16_000_000_000)
+    numerics = replace(stage.numerics, parallel="hybrid", shard_processes=4)
+    assert stage_resources(replace(stage, numerics=numerics), small, TOKENS).processes == 4
+    odd = replace(stage, numerics=replace(numerics, shard_processes=3), resources=ResourcesConfig(processes=4))
+    with pytest.raises(ValueError, match=r"numerics\.shard_processes=3 does not divide the 4 processes"):
+        stage_resources(odd, small, TOKENS)
+
+
+def test_a_group_of_processes_is_for_hybrid_alone():
+    with pytest.raises(ValueError, match=r"numerics\.shard_processes=2 is for numerics\.parallel=hybrid, not 'shard'"):
+        NumericsConfig(parallel="shard", shard_processes=2)

@@ -1,4 +1,4 @@
-"""What `torch.compile` keeps on disk serves the processor that it was made for, and no other."""
+"""What `torch.compile` makes: the code of one block serves all, and what it keeps on disk one processor alone."""
 
 import json
 import os
@@ -7,8 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch._dynamo.utils import counters
 
-from workbench.train.compiler import missing_for_compile
+from workbench.config.schema import ModelConfig
+from workbench.model.batch import Batch
+from workbench.model.init import init_weights
+from workbench.model.transformer import Transformer, summed_loss
+from workbench.train.compiler import compile_model, missing_for_compile
+from workbench.train.step import autocast
+
+needs_compiler = pytest.mark.skipif(bool(missing_for_compile("cpu")), reason="torch.compile has no C++ compiler here")
+MODEL = ModelConfig(
+    name="test",
+    num_layers=5,
+    width=32,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_width=64,
+    vocab_size=64,
+    context_tokens=16,
+)
+TOKENS = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(0))
 
 LOSSES = """
 import json, torch
@@ -28,7 +48,7 @@ print(json.dumps([head(h, weight, tokens).flatten().tolist(), compile_model(head
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(missing_for_compile("cpu")), reason="torch.compile has no C++ compiler here")
+@needs_compiler
 def test_code_that_is_kept_for_one_instruction_set_is_not_run_under_another(tmp_path: Path):
     """Vectors of 16 numbers where the code steps by 16: with those of 8, half of the targets were never written."""
     for capability in (None, "avx2", "default"):
@@ -42,3 +62,43 @@ def test_code_that_is_kept_for_one_instruction_set_is_not_run_under_another(tmp_
         assert done.returncode == 0, done.stderr[-500:]
         eager, compiled = json.loads(done.stdout)
         assert compiled == pytest.approx(eager, abs=1e-4), f"under {capability or 'native'} instructions"
+
+
+def made(activation_checkpointing: bool = False) -> Transformer:
+    model = Transformer(MODEL, activation_checkpointing=activation_checkpointing)
+    init_weights(model, 0)
+    return model
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize(
+    ("frugal", "by_document", "precision"), [(False, False, "fp32"), (True, True, "fp32"), (False, True, "bf16")]
+)
+def test_the_code_of_one_block_serves_all_of_them_in_every_step(frugal, by_document, precision):
+    batch = Batch.by_document(TOKENS, 3) if by_document else Batch(TOKENS)
+    eager, plain = made(frugal), made(frugal)
+    counters.clear()
+    compiled = compile_model(plain, "block")
+    for _ in range(3):
+        with autocast(precision, torch.device("cpu")):
+            (total, losses), (theirs, expected) = summed_loss(compiled, batch), summed_loss(eager, batch)
+        total.backward()
+        theirs.backward()
+        assert losses == pytest.approx(expected, abs=1e-5 if precision == "fp32" else 3e-2)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["frames"] == {"total": 1, "ok": 1}
+    assert not counters["graph_break"]
+    for mine, its in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert mine.grad is not None
+        assert its.grad is not None
+        apart = (mine.grad - its.grad).norm() / its.grad.norm()
+        assert apart < (1e-5 if precision == "fp32" else 3e-2)
+
+
+@needs_compiler
+def test_blocks_that_are_compiled_keep_their_weights_names():
+    """A checkpoint of them is one of the model."""
+    model = made()
+    assert compile_model(model, "block") is model
+    assert model.state_dict().keys() == made().state_dict().keys()

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_processes import start, talk, train, weighted_step, write_again
 
+from workbench.config.schema import COMPILE_UNITS
 from workbench.data.store import open_prepared
 from workbench.model.weights import load_model
 from workbench.tracking import spool
@@ -22,6 +23,8 @@ from workbench.train.weights_only import is_resumable
 from workbench.train.whole_stage import train_stage
 
 PARALLELS = ("replicate", "shard")
+TWO_BY_TWO = ("numerics.parallel=hybrid", "numerics.shard_processes=2")
+"""Of four processes, two share a copy of the model; of two, all do."""
 STEPS = 52
 MUON_APART = 1e-2
 """Nats: sums in another order reach Muon's iterations in bf16, whose last bits are 2^-8."""
@@ -131,18 +134,19 @@ def test_what_processes_tell_each_other():
     assert first["gradients"] == second["gradients"] == [[11.0] * 6, [22.0] * 2]
 
 
-@pytest.mark.parametrize("parallel", PARALLELS)
+@pytest.mark.parametrize("parallel", [*PARALLELS, "hybrid"])
 def test_losses_are_those_of_one_process(fresh, parallel):
     """Over 50 steps in fp32; so are the gradients' norms, which FSDP2 would average if it were let."""
     alone = fresh("alone").finish(1)
     assert len(alone.rows()) == STEPS
     for size in (2, 4):
-        several = fresh(f"on{size}", f"numerics.parallel={parallel}").finish(size)
+        settings = TWO_BY_TWO if parallel == "hybrid" else (f"numerics.parallel={parallel}",)
+        several = fresh(f"on{size}", *settings).finish(size)
         assert several.column(spool.TRAIN_LOSS) == pytest.approx(alone.column(spool.TRAIN_LOSS), abs=1e-5)
         norms = several.column(spool.TRAIN_GRADIENT_NORM)
         assert norms == pytest.approx(alone.column(spool.TRAIN_GRADIENT_NORM), abs=1e-4)
         assert ckpt.verify(several.last())["numerics"]["world_size"] == size
-        assert (several.last() / "optimizer").is_dir() == (parallel == "shard")
+        assert (several.last() / "optimizer").is_dir() == (parallel != "replicate")
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -228,7 +232,29 @@ def test_any_number_of_processes_goes_on(fresh):
 
 
 def in_parallel(stage, parallel):
-    return replace(stage, numerics=replace(stage.numerics, parallel=parallel))
+    group = 2 if parallel == "hybrid" else None
+    return replace(stage, numerics=replace(stage.numerics, parallel=parallel, shard_processes=group))
+
+
+def test_groups_that_share_a_copy_each_stop_and_go_on_as_others_do(fresh):
+    """Four processes two by two: stopped, they end in the same bits, and from other divisions in the same losses."""
+    alone, untouched = fresh("alone").finish(1), fresh("untouched", *TWO_BY_TWO).finish(4)
+    stopped, changing = fresh("stopped", *TWO_BY_TWO), fresh("changing")
+    stopped.train(4, {2: {"stop_after": 7}})
+    assert_same(untouched, stopped.finish(4))
+    for size, parallel in ((4, "hybrid"), (1, "hybrid"), (4, "shard"), (4, "hybrid"), (2, "replicate"), (4, "hybrid")):
+        ended = changing.train(size, frozen=in_parallel(changing.node.stage, parallel), stop_after=7)
+        assert [each.error for each in ended] == ["StoppedError"] * size, ended[0].text
+    losses = changing.column(spool.TRAIN_LOSS)
+    assert len(losses) == 42
+    assert losses == pytest.approx(alone.column(spool.TRAIN_LOSS)[:42], abs=1e-5)
+
+
+def test_processes_that_make_no_whole_groups_are_refused(fresh):
+    trunk = fresh("trunk", "numerics.parallel=hybrid", "numerics.shard_processes=3")
+    ended = trunk.train(4)
+    assert [each.error for each in ended] == ["ValueError"] * 4
+    assert "numerics.shard_processes=3 does not divide the 4 processes: set one that does, or null" in ended[0].text
 
 
 def test_a_share_is_a_share_and_nothing_is_lost_between_sizes(fresh, tmp_path):
@@ -237,15 +263,16 @@ def test_a_share_is_a_share_and_nothing_is_lost_between_sizes(fresh, tmp_path):
     stage, total = trunk.node.stage, ckpt.read_manifest(trunk.last())["params"]
     tokenizer = open_prepared(trunk.facts.layout.data(stage.stream.data_fingerprint)).tokenizer_dir
     source = trunk.last()
-    for number, (size, parallel) in enumerate(((1, "shard"), (4, "shard"), (2, "replicate"), (3, "shard"))):
+    divisions = ((1, "shard"), (4, "shard"), (4, "hybrid"), (2, "replicate"), (3, "shard"))
+    for number, (size, parallel) in enumerate(divisions):
         target = tmp_path / str(number)
         arguments = {"stage": stage, "parallel": parallel, "source": source, "target": target, "tokenizer": tokenizer}
         shares = [each.result for each in start(size, write_again, file_bytes=100_000, **arguments)]
-        sharded = size > 1 and parallel == "shard"
-        assert sum(shares) == (total if sharded else total * size)
-        assert max(shares) < 1.1 * total / (size if sharded else 1)
-        if sharded:
-            assert len(list((target / "optimizer").iterdir())) > size
+        sharers = {"shard": size, "hybrid": 2, "replicate": 1}[parallel]
+        assert sum(shares) == total * size // sharers
+        assert max(shares) < 1.1 * total / sharers
+        if sharers > 1:
+            assert len(list((target / "optimizer").iterdir())) > sharers
         assert_equal(state_of(target), state_of(trunk.last()))
         source = target
 
@@ -338,24 +365,31 @@ def test_a_job_keeps_the_numerics_and_the_code_it_was_submitted_with(fresh):
 
 
 @pytest.mark.slow
-def test_compiled_they_end_the_same(fresh):
+@pytest.mark.parametrize("unit", COMPILE_UNITS)
+def test_compiled_they_end_the_same(fresh, unit):
     if missing_for_compile("cpu"):
         pytest.skip(f"torch.compile needs {missing_for_compile('cpu')}")
-    settings = ("numerics.parallel=shard", "numerics.compile=true", "numerics.threads=2")
+    settings = (
+        "numerics.parallel=shard",
+        "numerics.compile=true",
+        "numerics.threads=2",
+        f"numerics.compile_unit={unit}",
+    )
     untouched = fresh("untouched", *settings).finish(2)
     stopped = fresh("stopped", *settings)
     stopped.train(2, stop_after=20)
     assert_same(untouched, stopped.finish(2))
-    assert ckpt.read_manifest(stopped.last())["numerics"]["compile"]
+    numerics = ckpt.read_manifest(stopped.last())["numerics"]
+    assert (numerics["compile"], numerics["compile_unit"]) == (True, unit)
 
 
-@pytest.mark.parametrize("parallel", PARALLELS)
+@pytest.mark.parametrize("parallel", [*PARALLELS, "hybrid"])
 @pytest.mark.parametrize("size", [2, 4])
 def test_targets_of_unequal_weights_count_once_on_however_many_processes(make_study, parallel, size):
     """One process has most of them, another none: not the mean of the processes' means."""
     stage = next(iter(make_study().plan.nodes.values())).stage
     model = replace(stage.model, vocab_size=61, context_tokens=16)
-    stage = replace(stage, model=model, numerics=replace(stage.numerics, parallel=parallel))
+    stage = in_parallel(replace(stage, model=model), parallel)
     [(whole, moments)] = (each.result for each in start(1, weighted_step, stage=stage))
     for each in start(size, weighted_step, stage=stage):
         assert (each.exit_code, each.text) == (0, "")

@@ -101,3 +101,12 @@ def test_only_a_mask_has_documents_and_only_packing_has_weights():
     by_token = Batch.by_document(torch.from_numpy(drawn.tokens), BOS)
     assert masked.weights is None
     assert torch.equal(masked.documents, by_token.documents)
+
+
+def test_kernels_are_told_how_many_pieces_a_sequence_has_at_most():
+    drawn = Documents().draw_all()
+    made = make_batch(drawn, torch.from_numpy, BOS, document_mask=True, bounded=True)
+    most = max(len(torch.unique_consecutive(row)) for row in made.documents)
+    assert made.documents_at_most is not None
+    assert most <= made.documents_at_most < 4 * most
+    assert make_batch(drawn, torch.from_numpy, BOS, document_mask=True).documents_at_most is None

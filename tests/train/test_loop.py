@@ -131,6 +131,7 @@ def test_rows_and_checkpoints(make_study):
         ["optimizer.decay_coupling=independent", "optimizer.weight_decay=1e-3"],
         pytest.param(["numerics.compile=true", "numerics.threads=2"], marks=pytest.mark.slow),
         pytest.param(["numerics.compile=true", "precision=bf16"], marks=pytest.mark.slow),
+        pytest.param(["numerics.compile=true", "numerics.compile_unit=block"], marks=pytest.mark.slow),
     ],
 )
 def test_stopped_anywhere_it_ends_the_same(fresh, numerics):
@@ -292,9 +293,9 @@ def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypa
     steps = []
     original = loop.summed_loss
 
-    def poisoned(model, tokens):
+    def poisoned(model, tokens, **settings):
         steps.append(1)
-        total, losses = original(model, tokens)
+        total, losses = original(model, tokens, **settings)
         factor = float("nan") if len(steps) == 6 else 1.0
         return total * factor, losses * factor
 
@@ -388,7 +389,7 @@ def test_a_stage_is_compiled_once(fresh, monkeypatch):
     """Also where it goes on from a checkpoint that lies between milestones filled in before and after it."""
     compiled = []
     monkeypatch.setattr(loop, "missing_for_compile", lambda device: None)
-    monkeypatch.setattr(loop, "compile_model", lambda model: compiled.append(model) or model)
+    monkeypatch.setattr(loop, "compile_model", lambda model, unit: compiled.append(model) or model)
     at_once = fresh("at_once", "numerics.compile=true", "recipe.milestones=[2560,5120,7680]")
     train_all(at_once)
     assert len(compiled) == len(at_once.plan.nodes)

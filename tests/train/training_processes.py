@@ -25,6 +25,7 @@ from workbench.model.transformer import summed_loss
 from workbench.study.layout import Layout
 from workbench.train import loop, shard_files
 from workbench.train.distributed import World, join
+from workbench.train.gradient_sums import GradientSums
 from workbench.train.hooks import Hooks, Progress
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state
@@ -165,8 +166,9 @@ def write_again(
 
 
 def load(world: World, stage: Stage, parallel: str, source: Path | None) -> TrainState:
-    stage = replace(stage, numerics=replace(stage.numerics, parallel=parallel))
-    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    group = 2 if parallel == "hybrid" else None
+    stage = replace(stage, numerics=replace(stage.numerics, parallel=parallel, shard_processes=group))
+    mesh = make_mesh(stage, world) if is_sharded(stage, world) else None
     assert world.device is not None
     if source is None:
         return initial_state(stage, world.device, mesh)
@@ -199,9 +201,8 @@ def talk(world: World) -> dict[str, Any]:
 
 def summed_gradients(world: World) -> list[list[float]]:
     model = torch.nn.Linear(3, 2)
-    for number, parameter in enumerate(model.parameters()):
-        parameter.grad = torch.full_like(parameter, (number + 1) * 10.0**world.rank)
-    world.sum_gradients_(model)
+    with GradientSums(model, world):
+        sum((number + 1) * 10.0**world.rank * each.sum() for number, each in enumerate(model.parameters())).backward()
     return [parameter.grad.flatten().tolist() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -224,7 +225,7 @@ WEIGHTS[0, :14], WEIGHTS[1, 3], WEIGHTS[3, 5:9] = 1.0, 0.5, 2.0
 
 def weighted_step(world: World, stage: Stage) -> tuple[StepResult, list[Any]]:
     """One step on this rank's share of four sequences whose targets weigh differently: result and first moments."""
-    mesh = make_mesh(world) if is_sharded(stage, world) else None
+    mesh = make_mesh(stage, world) if is_sharded(stage, world) else None
     state = initial_state(stage, torch.device("cpu"), mesh)
     tokens = torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(0))
     mine = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)

@@ -81,8 +81,11 @@ class ClusterSpeeds:
     def _key(self, stage: TrainingStage) -> str:
         numerics = stage.numerics
         circumstances = [numerics.threads, numerics.attention, numerics.compile, numerics.activation_checkpointing]
-        if stage.optimizer.kind != "adamw":  # older keys have no such part
+        # Older keys have no such parts.
+        if stage.optimizer.kind != "adamw":
             circumstances.append(stage.optimizer.kind)
+        if numerics.compile and numerics.compile_unit != "model":
+            circumstances.append(numerics.compile_unit)
         return digest(
             [model_identity(stage.model), stage.precision, circumstances, self._cluster, *_own_settings(stage)]
         )

@@ -28,11 +28,10 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
     """
     trainings = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
     for stage in trainings:
-        if stage.numerics.attention == "flash_attn" and stage.precision == "fp32":
-            raise ValueError("numerics.attention='flash_attn' computes in bf16 alone: set precision=bf16, or use sdpa")
-        if stage.numerics.attention == "flash_attn" and stage.stream.document_mask:
+        attention = stage.numerics.attention
+        if attention not in ("sdpa", "auto") and stage.precision == "fp32":
             raise ValueError(
-                "numerics.attention='flash_attn' has no masks by document: use sdpa, or data.document_mask=false"
+                f"numerics.attention={attention!r} computes in bf16 alone: set precision=bf16, or use sdpa"
             )
     missing = facts.missing()
     stages = [node.stage for node in facts.plan.nodes.values() if missing[node.id]]
@@ -52,11 +51,14 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
 def _check_devices(stages: Iterable[Stage]) -> None:
     """Refuse a device, attention backend or package that is not here; only a stage that is to be trained waits for torch."""
     from workbench.model.attention import check_attention
+    from workbench.model.liger import choose_cross_entropy
     from workbench.train.loop import stage_device
 
     for stage in stages:
         if isinstance(stage, TrainingStage):
-            check_attention(stage.numerics.attention, stage_device(stage))
+            device = stage_device(stage)
+            check_attention(stage.numerics.attention, device)
+            choose_cross_entropy(stage.numerics.cross_entropy, device)
             check_here(stage)
 
 

@@ -1,22 +1,39 @@
 """Causal attention with grouped queries, and the backends that compute it.
 
-Shapes: B sequences, T tokens, S tokens that they may see (T, or more where some come before), H query heads, G key-value
-heads (G divides H), K head width.
+Shapes: B sequences, T tokens, N = B T, S tokens that they may see (T, or more where some come before), H query heads, G
+key-value heads (G divides H), K head width, D documents at most.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workbench.config.schema import ATTENTIONS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+_MODULES = {"flash_attn": ("flash_attn", "flash-attn"), "flash_attn_3": ("flash_attn_interface", "flash-attn-3")}
+"""Of the backends that are packages: the module, and what installs it."""
+
+
+class Borders(NamedTuple):
+    """Where the documents of all sequences begin, for kernels that take them end to end and know no other mask."""
+
+    begins: Tensor
+    """Place of each document's first token among all N, then N until the end: int32, (D + 1,)."""
+
+
+def takes_borders(backend: str) -> bool:
+    """Whether a backend confines attention to documents by `Borders` and not by a mask."""
+    return backend in _MODULES
 
 
 def check_attention(backend: str, device: str | torch.device) -> None:
@@ -25,7 +42,8 @@ def check_attention(backend: str, device: str | torch.device) -> None:
     Parameters
     ----------
     backend
-        `sdpa`, or `flash_attn` (the package flash-attn, on a CUDA device).
+        `sdpa`, or one that needs a CUDA device: `cudnn`, `flash_attn` and `flash_attn_3`, the latter also their
+        packages. `auto` chooses among those that are here.
     device
         Where the model will run.
 
@@ -36,12 +54,13 @@ def check_attention(backend: str, device: str | torch.device) -> None:
     """
     if backend not in ATTENTIONS:
         raise ValueError(f"numerics.attention={backend!r} is not one of {', '.join(ATTENTIONS)}")
-    if backend == "sdpa":
+    if backend in ("sdpa", "auto"):
         return
-    if importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("numerics.attention='flash_attn' needs the package flash-attn: install it, or use sdpa")
+    module, package = _MODULES.get(backend, (None, ""))
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise ValueError(f"numerics.attention={backend!r} needs the package {package}: install it, or use sdpa")
     if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-        raise ValueError(f"numerics.attention='flash_attn' needs a CUDA device, not {str(device)!r}: use sdpa")
+        raise ValueError(f"numerics.attention={backend!r} needs a CUDA device, not {str(device)!r}: use sdpa")
 
 
 def attend(
@@ -49,24 +68,28 @@ def attend(
     k_BSGK: Float[Tensor, "B S G K"],
     v_BSGK: Float[Tensor, "B S G K"],
     backend: str,
-    mask_B1TS: Float[Tensor, "B 1 T S"] | None = None,
+    mask_B1TS: Float[Tensor, "B 1 T S"] | Borders | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "B T H K"]:
     """Softmax attention of each token to itself and those before it, scores times `scale`; None is 1/sqrt(K).
 
     Query head h reads key-value head `h // (H/G)`. With `mask_B1TS`, as `document_mask` and `tree_mask` make it, a
-    token attends to those alone of its document, or to those alone that it follows.
+    token attends to those alone of its document, or to those alone that it follows; `Borders` stand for the former.
 
     Raises
     ------
     ValueError
-        `flash_attn` was asked for and the tensors are fp32 (it computes in bf16 and fp16 alone), or with a mask.
+        Another backend than `sdpa` was asked for and the tensors are fp32 (they compute in bf16 and fp16 alone), or one
+        of flash-attn with a mask that is no `Borders`.
     """
     assert mask_B1TS is not None or q_BTHK.shape[1] == k_BSGK.shape[1]
-    if backend == "flash_attn":
-        if mask_B1TS is not None:
-            raise ValueError("numerics.attention='flash_attn' has no masks by document: use sdpa")
-        return _flash_attention(q_BTHK, k_BSGK, v_BSGK, scale)
+    if backend != "sdpa" and q_BTHK.dtype == torch.float32:
+        raise ValueError(f"numerics.attention={backend!r} computes in 16 bits: set precision=bf16, or use sdpa")
+    if takes_borders(backend):
+        if isinstance(mask_B1TS, Tensor):
+            raise ValueError(f"numerics.attention={backend!r} has no masks but those by document: use sdpa")
+        return _flash_attention(backend, q_BTHK, k_BSGK, v_BSGK, mask_B1TS, scale)
+    assert not isinstance(mask_B1TS, Borders)
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return _plain_attention(q, k, v, mask_B1TS, scale).transpose(1, 2)
@@ -76,8 +99,28 @@ def attend(
         # With a mask and grouped heads only the plain kernel is left, which holds all scores.
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
         grouped = False
-    out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped, **mask)  # pyright: ignore
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION) if backend == "cudnn" else nullcontext():
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped, **mask)  # pyright: ignore
     return out.transpose(1, 2)
+
+
+def document_borders(documents_BT: Int[Tensor, "B T"], at_most: int | None = None) -> Borders:
+    """Find where documents begin, without asking the device how many there are.
+
+    Parameters
+    ----------
+    documents_BT
+        Number of each token's document.
+    at_most
+        Documents of a sequence, at most: there are so many borders a sequence, the rest of empty documents, which cost a
+        kernel little each. None is one for each token.
+    """
+    B, T = documents_BT.shape
+    begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    place_N = torch.arange(B * T, device=documents_BT.device)
+    first_N = torch.where(begins_BT.flatten(), place_N, B * T).sort().values
+    return Borders(F.pad(first_N[: B * min(T, at_most or T)], (0, 1), value=B * T).int())
 
 
 def document_mask(documents_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
@@ -127,11 +170,22 @@ def _plain_attention(
     return torch.softmax(scores, dim=-1) @ v_BGTK
 
 
-def _flash_attention(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, scale: float | None) -> Tensor:
-    from flash_attn import flash_attn_func  # pyright: ignore[reportMissingImports]
-
-    if q_BTHK.dtype == torch.float32:
-        raise ValueError("numerics.attention='flash_attn' computes in 16 bits: set precision=bf16, or use sdpa")
+def _flash_attention(
+    backend: str, q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, borders: Borders | None, scale: float | None
+) -> Tensor:
+    # Named as they are, for torch.compile looks into these lines.
+    if backend == "flash_attn":
+        import flash_attn as kernels  # pyright: ignore[reportMissingImports]
+    else:
+        import flash_attn_interface as kernels  # pyright: ignore[reportMissingImports]
     # As PyTorch's own kernels do: its backward pass adds in a fixed order, and more slowly, where that is asked for.
     fixed_order = torch.are_deterministic_algorithms_enabled()
-    return flash_attn_func(q_BTHK, k_BTGK, v_BTGK, softmax_scale=scale, causal=True, deterministic=fixed_order)
+    settings = {"softmax_scale": scale, "causal": True, "deterministic": fixed_order}
+    if borders is None:
+        out = kernels.flash_attn_func(q_BTHK, k_BTGK, v_BTGK, **settings)
+    else:
+        T = q_BTHK.shape[1]
+        rows = [x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK)]
+        out = kernels.flash_attn_varlen_func(*rows, borders.begins, borders.begins, T, T, **settings)
+    # Some versions of the third give the scores' logarithmic sums too.
+    return (out[0] if isinstance(out, tuple) else out).view_as(q_BTHK)

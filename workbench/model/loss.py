@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from workbench.model.liger import cross_entropy_in_place
 from workbench.model.matmul import compute_dtype, correlate, product
 from workbench.study.memory import loss_rows
 
@@ -55,6 +56,7 @@ def summed_cross_entropy(
     targets_BT: Int[Tensor, "B T"],
     weights_BT: Float[Tensor, "B T"] | None = None,
     z_loss: float = 0.0,
+    kernel: str = "own",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
     """Sum of `cross_entropy_per_token` times the tokens' weights, and its terms: for training, at two thirds of the cost.
 
@@ -71,6 +73,8 @@ def summed_cross_entropy(
         How much each target counts; None counts all alike.
     z_loss
         Coefficient of the squared logarithm of Z, which keeps the logits near those of a normalised distribution.
+    kernel
+        What makes losses and gradients of a chunk's logits: `own` (PyTorch's operators) or `liger` (its Triton kernel).
 
     Returns
     -------
@@ -84,7 +88,7 @@ def summed_cross_entropy(
     """
     h_ND = h_BTD.flatten(0, 1)
     g_N = _ones(h_ND) if weights_BT is None else weights_BT.flatten().float()
-    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD), z_loss)
+    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD), z_loss, kernel)
     return total, losses_N.detach().view_as(targets_BT)
 
 
@@ -96,32 +100,48 @@ def _in_chunks(
     dtype: torch.dtype,
     gradients: bool,
     z_loss: float = 0.0,
+    kernel: str = "own",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, log(Z), and the gradients of `sum(g (losses + z_loss log(Z)^2))`; empty ones unless `gradients`.
+    """Losses, z_loss log(Z)^2, and the gradients of `sum(g (losses + z_loss log(Z)^2))`; empty ones unless `gradients`.
 
     With p = softmax(logits): log(Z) = max(logits) - log(max(p)) and loss = log(Z) - logits[target], which neither
     overflows nor rounds to zero. With p times 1 + 2 z_loss log(Z), and p[target] lessened by one after that,
     dh = g p W and dW = sum (g p)^T h.
     """
     rows, weight = loss_rows(len(weight_VD), weight_VD.device.type), weight_VD.to(dtype)
-    losses, log_z = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
+    losses, z_terms = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
-    for h, targets, g, loss, log, out in zip(
-        *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, log_z, gradient_h)), strict=True
+    for h, targets, g, loss, z_term, out in zip(
+        *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, z_terms, gradient_h)), strict=True
     ):
-        logits = product(h.to(dtype), weight.t()).float()
-        p = torch.softmax(logits, dim=-1)
-        log[:] = logits.amax(1) - p.amax(1).log()
-        loss[:] = log - logits.gather(1, targets)[:, 0]
+        logits = product(h.to(dtype), weight.t())
+        if kernel == "liger":
+            loss[:], z_term[:] = cross_entropy_in_place(logits, targets[:, 0], z_loss)
+            p = logits
+        else:
+            p = _softmax_and_losses(logits.float(), targets, loss, z_term, z_loss, gradients)
         if gradients:
-            if z_loss:
-                p.mul_(1 + 2 * z_loss * log[:, None])
-            p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
             torch.mul(product(p.to(dtype), weight), g, out=out)
             gradient_DV += correlate((h * g).to(dtype), p.to(dtype))
     if not gradients:
         gradient_h = gradient_DV = h_ND.new_empty(0, 0)
-    return losses, log_z, gradient_h, gradient_DV.t()
+    return losses, z_terms, gradient_h, gradient_DV.t()
+
+
+def _softmax_and_losses(
+    logits: Tensor, targets: Tensor, loss: Tensor, z_term: Tensor, z_loss: float, gradients: bool
+) -> Tensor:
+    """Fill a chunk's losses, and give the logits' gradient, or what it begins as."""
+    p = torch.softmax(logits, dim=-1)
+    log = logits.amax(1) - p.amax(1).log()
+    loss[:] = log - logits.gather(1, targets)[:, 0]
+    if z_loss:
+        z_term[:] = z_loss * log.square()
+    if gradients:
+        if z_loss:
+            p.mul_(1 + 2 * z_loss * log[:, None])
+        p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
+    return p
 
 
 # Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
@@ -142,11 +162,13 @@ def _gradients(
 
 @torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
 def _sum(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float, kernel: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
-        losses, log_z, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True, z_loss)
-    terms = losses + z_loss * log_z.square() if z_loss else losses
+        losses, z_terms, gradient_h, gradient_weight = _in_chunks(
+            h_ND, weight_VD, targets_N, g_N, dtype, True, z_loss, kernel
+        )
+    terms = losses + z_terms if z_loss else losses
     return (terms * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
 
 
@@ -172,7 +194,7 @@ def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_
 
 @_sum.register_fake
 def _(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float, kernel: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     return losses.new_empty(()), losses, torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
@@ -198,7 +220,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *scale_gradients(*ctx.saved_tensors, g), None, None, None, None
+    return *scale_gradients(*ctx.saved_tensors, g), None, None, None, None, None
 
 
 _losses.register_autograd(_losses_backward, setup_context=_keep_inputs)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from workbench.config.schema import ModelConfig
 from workbench.model import in_place
-from workbench.model.attention import attend, check_attention, document_mask
+from workbench.model.attention import Borders, attend, check_attention, document_borders, document_mask, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.distillation import Lesson, summed_distillation
 from workbench.model.loss import cross_entropy_per_token, summed_cross_entropy
@@ -90,7 +90,9 @@ class Attention(nn.Module):
         self.k_norm = Norm(config, self.K) if config.qk_norm else None
         self.output = Linear(config.width, config.width, config.attention_bias == "all")
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None, past: Past | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | Borders | None, past: Past | None = None
+    ) -> Tensor:
         """Attend; `rope` holds the rotations of these T positions, `mask` is added to the scores if there is one."""
         heads = self.qkv(x_BTD).unflatten(-1, (-1, self.K))
         if rope is not None and self.q_norm is None and 2 * rope.shape[-1] == self.K and in_place.pays(heads):
@@ -154,7 +156,7 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config) if config.mlp == "swiglu" else GELU(config)
 
     def forward(
-        self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | None = None, past: Past | None = None
+        self, x_BTD: Tensor, rope: Tensor | None, mask: Tensor | Borders | None = None, past: Past | None = None
     ) -> Tensor:
         """Apply to the residual stream."""
         if self.parallel:
@@ -175,7 +177,7 @@ class Transformer(nn.Module):
     config
         Shapes and switches.
     attention
-        Backend, `sdpa` or `flash_attn`; it does not change the weights.
+        Backend, as `check_attention` knows it; it does not change the weights.
     activation_checkpointing
         Keep only each block's input for the backward pass, and compute the rest again there.
     """
@@ -217,6 +219,7 @@ class Transformer(nn.Module):
         tokens_BT: Int[Tensor, "B T"],
         positions_BT: Int[Tensor, "B T"] | None = None,
         documents_BT: Int[Tensor, "B T"] | None = None,
+        documents_at_most: int | None = None,
         *,
         mask_B1TS: Float[Tensor, "B 1 T S"] | None = None,
         pasts: Sequence[Past] | None = None,
@@ -231,6 +234,8 @@ class Transformer(nn.Module):
             Each token's position; None counts from 0.
         documents_BT
             Number of each token's document, to which attention is confined; None lets it see all before.
+        documents_at_most
+            Documents of a sequence, at most, which some backends ask; None is one for each token.
         mask_B1TS
             What each token sees, as `tree_mask` makes it, instead of documents. Positions are needed then, and a
             sequence of several branches may have more tokens than the model's context, which bounds their positions.
@@ -251,7 +256,7 @@ class Transformer(nn.Module):
         rope = self.rope
         if rope is not None:
             rope = rope[:, :T] if positions_BT is None else rope[:, positions_BT]
-        mask = mask_B1TS if documents_BT is None else document_mask(documents_BT, compute_dtype(x_BTD))
+        mask = mask_B1TS if documents_BT is None else self._mask(documents_BT, documents_at_most, x_BTD)
         for i, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 # Nothing here draws random numbers, so their state need not be kept.
@@ -259,6 +264,11 @@ class Transformer(nn.Module):
             else:
                 x_BTD = block(x_BTD, rope, mask, None if pasts is None else pasts[i])
         return self.norm(x_BTD)
+
+    def _mask(self, documents_BT: Tensor, at_most: int | None, x_BTD: Tensor) -> Tensor | Borders:
+        if takes_borders(self.backend):
+            return document_borders(documents_BT, at_most)
+        return document_mask(documents_BT, compute_dtype(x_BTD))
 
     def head(self, h: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape V"]:
         """Logits from what `hidden` gave, for all of its tokens or some."""
@@ -276,19 +286,22 @@ class Transformer(nn.Module):
         weights_BT: Float[Tensor, "B T"] | None = None,
         positions_BT: Int[Tensor, "B T"] | None = None,
         documents_BT: Int[Tensor, "B T"] | None = None,
+        documents_at_most: int | None = None,
         summed: bool = False,
         z_loss: float = 0.0,
+        cross_entropy: str = "own",
         lesson: Lesson | SparseLesson | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); with targets, each target's cross-entropy in nats instead, (B, T) in fp32.
 
         With targets and `summed`, their sum, each times its weight, which alone has a gradient, and beside it the terms
-        without weights; `z_loss` adds its part to the sum (`workbench.model.loss`). With a teacher's `lesson`, what
+        without weights; `z_loss` adds its part to the sum, and `cross_entropy` names the kernel that makes it
+        (`workbench.model.loss`). With a teacher's `lesson`, what
         `workbench.model.distillation` or `workbench.model.sparse_distillation` gives. Positions and documents are as in `hidden`.
         The loss is part of `forward` so that it passes through whatever wraps the model (compilation,
         data-parallel and sharding wrappers), and so that the logits never exist all at once.
         """
-        h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT)
+        h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT, documents_at_most)
         if targets_BT is None:
             return self.head(h_BTD)
         h_BTD = self.before_head(h_BTD)
@@ -297,7 +310,7 @@ class Transformer(nn.Module):
         if lesson is not None:
             return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
         if summed:
-            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss)
+            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss, cross_entropy)
         return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
 
 
@@ -314,10 +327,13 @@ def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[
     return model(tokens_BT1[:, :-1], tokens_BT1[:, 1:])
 
 
-def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
+def summed_loss(
+    model: nn.Module, batch: Batch, z_loss: float = 0.0, cross_entropy: str = "own"
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
     """Sum of the targets' losses times their weights, which alone has a gradient, and the losses: what a step takes.
 
-    With `z_loss`, the sum has that part too, and the losses do not (`summed_cross_entropy`).
+    With `z_loss`, the sum has that part too, and the losses do not; `cross_entropy` names its kernel
+    (`summed_cross_entropy`).
     """
     return model(
         batch.tokens[:, :-1],
@@ -325,6 +341,8 @@ def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> tuple[Fl
         weights_BT=batch.weights,
         positions_BT=batch.positions,
         documents_BT=batch.documents,
+        documents_at_most=batch.documents_at_most,
         summed=True,
         z_loss=z_loss,
+        cross_entropy=cross_entropy,
     )

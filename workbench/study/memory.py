@@ -88,7 +88,7 @@ class _Shape:
     def plain_attention(self) -> bool:
         """Whether all T scores of a token exist: CPU in bf16, and GPU in fp32 where heads share keys and values."""
         grouped = self.model.num_heads != self.model.num_kv_heads
-        return self.attention == "sdpa" and (
+        return self.attention in ("sdpa", "auto") and (
             self.size != FP32 if self.device == "cpu" else self.size == FP32 and grouped
         )
 
@@ -146,7 +146,7 @@ def peak_memory(
     precision, activation_checkpointing, attention, parallel
         As the numerics say.
     processes
-        Among which the model is shared out where `parallel` is `shard`.
+        Among which one copy of the model is shared out, unless `parallel` is `replicate`.
     micro_batches
         Forward passes of this process a step; from the second on, gradients stand beside the activations.
     device
@@ -167,7 +167,7 @@ def peak_memory(
         device,
         adapters,
     )
-    shares = processes if parallel == "shard" else 1
+    shares = 1 if parallel == "replicate" else processes
     share = -(-FP32 * count_parameters(model).total // shares)
     last, first = _backward_bytes(shape, activation_checkpointing)
     # Of one block alone where the others' passes are over, or yet to be done again.

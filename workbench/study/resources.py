@@ -180,11 +180,20 @@ def cluster_speed(stage: Stage, cluster: ClusterConfig) -> float | None:
     return None
 
 
-def _options(stage: TrainingStage, cluster: ClusterConfig, tokens: int, speed: float | None) -> list[Option]:
+def shared_within_nodes(stage: TrainingStage, processes_per_node: int) -> TrainingStage:
+    """Have a copy of the model shared out within each node, where it is to be shared out in groups that are left open."""
+    numerics = stage.numerics
+    if numerics.parallel != "hybrid" or numerics.shard_processes is not None:
+        return stage
+    return replace(stage, numerics=replace(numerics, shard_processes=processes_per_node))
+
+
+def _options(asked: TrainingStage, cluster: ClusterConfig, tokens: int, speed: float | None) -> list[Option]:
     """Ways to train the stage that fit, fewest processes first."""
     found: list[Option] = []
     least: int | None = None
-    for nodes, processes in _spreads(stage, cluster):
+    for nodes, processes in _spreads(asked, cluster):
+        stage = shared_within_nodes(asked, processes // nodes)
         for micro_batch in _micro_batches(stage, cluster, processes):
             memory = stage_memory(stage, processes, micro_batch, "cuda" if uses_gpus(stage, cluster) else "cpu")
             least = memory.total if least is None else min(least, memory.total)
@@ -196,7 +205,7 @@ def _options(stage: TrainingStage, cluster: ClusterConfig, tokens: int, speed: f
         assert least is not None
         assert cluster.gpu_memory_bytes is not None
         raise ValueError(
-            f"stage {stage.name!r} of model {stage.model.name!r} needs at least {least / 1e9:.3g} GB per GPU, more "
+            f"stage {asked.name!r} of model {asked.model.name!r} needs at least {least / 1e9:.3g} GB per GPU, more "
             f"than {USABLE_MEMORY:.0%} of cluster.gpu_memory_bytes={cluster.gpu_memory_bytes}: set numerics.parallel="
             "shard, numerics.activation_checkpointing=true or a smaller numerics.micro_batch_sequences"
         )
@@ -221,12 +230,17 @@ def _spreads(stage: TrainingStage, cluster: ClusterConfig) -> list[tuple[int, in
     found = [
         (nodes, processes)
         for nodes, processes in counts
-        if wanted.nodes in (None, nodes) and nodes <= cluster.max_nodes and stage.batch_sequences % processes == 0
+        if wanted.nodes in (None, nodes)
+        and nodes <= cluster.max_nodes
+        and stage.batch_sequences % processes == 0
+        and (processes == 1 or processes % (stage.numerics.shard_processes or 1) == 0)
     ]
     if not found:
+        group = stage.numerics.shard_processes
+        groups = "" if group is None else f" these by numerics.shard_processes={group},"
         raise ValueError(
             f"resources.nodes={wanted.nodes} does not suit stage {stage.name!r}: its batch of {stage.batch_sequences} "
-            f"sequences must divide by the processes, and cluster.max_nodes={cluster.max_nodes}"
+            f"sequences must divide by the processes,{groups} and cluster.max_nodes={cluster.max_nodes}"
         )
     return found
 
@@ -292,7 +306,7 @@ def training_memory(
         activation_checkpointing=stage.numerics.activation_checkpointing,
         attention=stage.numerics.attention,
         parallel=stage.numerics.parallel,
-        processes=processes,
+        processes=stage.numerics.sharers(processes),
         device=device,
         document_mask=stage.stream.document_mask,
         optimizer=stage.optimizer.kind,

@@ -6,11 +6,15 @@ import os
 import platform
 import shutil
 import sysconfig
+import warnings
 from functools import cache
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import nn
+
+from workbench.model.transformer import Block, Transformer
 
 
 @cache
@@ -32,8 +36,11 @@ def missing_for_compile(device_type: str) -> str | None:
     return None
 
 
-def compile_model(model: nn.Module) -> nn.Module:
+def compile_model(model: nn.Module, unit: str = "model") -> nn.Module:
     """Compile for fixed shapes, once a stage; the caller has asked `missing_for_compile` first.
+
+    By `block`, a `Transformer`'s blocks share one piece of code, made at the first of them, and what lies around them
+    stays eager. The model itself is given back then; only its blocks' `forward` is another.
 
     A resumed training repeats its bits only under `determinism`: without it the compiled embedding's backward adds
     its gradients in whatever order the threads come, on the CPU too.
@@ -47,7 +54,16 @@ def compile_model(model: nn.Module) -> nn.Module:
     # Kernels that are chosen by timing them would differ from one start to the next.
     inductor.deterministic = torch.cuda.is_available() and torch.are_deterministic_algorithms_enabled()
     torch.compiler.config.cache_key_tag = _cache_tag(os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", ""))
-    return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
+    if unit == "model":
+        return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
+    assert isinstance(model, Transformer)
+    # Dynamo asks it of the residual stream that a block is given.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+    # Of the class and not of each block: PyTorch keeps compiled code by function, and finds it again for the next block.
+    forward = torch.compile(Block.forward, dynamic=False)
+    for block in model.blocks:
+        block.forward = MethodType(forward, block)
+    return model
 
 
 def _cache_tag(users: str) -> str:

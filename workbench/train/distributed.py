@@ -1,13 +1,13 @@
 """The processes that train one stage together, and what they tell each other.
 
-Every collective of the training loop is here or in FSDP2's hooks. Decisions that depend on files or on
-signals are made by one process or agreed, so that no process waits for a collective that others skip.
+Every collective of the training loop is here, in `workbench.train.gradient_sums` or in FSDP2's hooks. Decisions that
+depend on files or on signals are made by one process or agreed, so that no process waits for a collective that others skip.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,13 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
-
-BUCKET_ELEMENTS = 8 << 20
-"""Gradients summed at once, 32 MB in fp32."""
 
 
 class RemoteError(Exception):
@@ -71,21 +66,6 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
-
-    def sum_gradients_(self, model: nn.Module) -> None:
-        """Sum the gradients over all processes, in place; those of shared-out parameters FSDP2 has summed already.
-
-        They travel in fp32, in buckets cut from the order of the parameters: the same sums in the same
-        order at every start.
-        """
-        if self.size == 1:
-            return
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        for bucket in _buckets([gradient for gradient in gradients if not isinstance(gradient, DTensor)]):
-            flat = torch.cat([gradient.float().flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            for gradient, total in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(total.view_as(gradient))
 
     def any_(self, *flags: bool) -> tuple[bool, ...]:
         """Agree on flags in one collective: each is true where it was so on any process."""
@@ -204,14 +184,3 @@ def join(
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
-
-
-def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    for gradient in gradients:
-        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > BUCKET_ELEMENTS:
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket

@@ -23,12 +23,13 @@ from workbench.config.schema import Stage, TrainingStage
 from workbench.data.carried_tokens import Carried, write_carried
 from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
-from workbench.model.attention import check_attention
+from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.generation_file import read_stop_ids
+from workbench.model.liger import choose_cross_entropy
 from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
-from workbench.model.transformer import summed_loss
+from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters
@@ -36,6 +37,7 @@ from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.attempt_status import write_status
+from workbench.train.attention_choice import choose_attention, with_attention
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
@@ -57,6 +59,9 @@ from workbench.train.targets import clear_superseded, missing_targets
 class StageRun:
     """One process's attempt at a stage that trains; a kind that trains otherwise overrides what differs."""
 
+    has_plain_loss = True
+    """Whether the loss is that of `summed_loss`, whose kernel can be chosen."""
+
     def __init__(self, job: StageJob) -> None:
         assert isinstance(job.stage, TrainingStage)
         self.job, self.stage = job, job.stage
@@ -64,11 +69,15 @@ class StageRun:
         self.hooks, self.world = job.hooks, job.world
         self.world.together(self._prepare)
         # One number for all processes: where the model is shared out, each pass is a collective.
-        begun_with = self.world.main_only(self._begun_with)
+        before = self.world.main_only(self._numerics_before)
+        begun_with = before.get("micro_batch_sequences") if before.get("world_size") == self.world.size else None
         chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
         self.micro_batch = min(self.world.gather(chosen))
+        chosen = partial(choose_attention, self.stage, self.micro_batch, self.device, say=self.hooks.log)
+        attention = self.world.main_only(lambda: chosen(begun_with=before.get("attention")))
+        self.stage = with_attention(self.stage, attention)
         self.numerics = self._numerics()
-        self.mesh = make_mesh(self.world) if is_sharded(self.stage, self.world) else None
+        self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
 
     def _prepare(self) -> None:
@@ -77,7 +86,10 @@ class StageRun:
         self.device = self.world.device or stage_device(stage)
         self.memory = PeakMemory(self.device)
         self.world.local_range(0, stage.batch_sequences)
+        stage.numerics.sharers(self.world.size)
         check_attention(stage.numerics.attention, self.device)
+        asked = stage.numerics.cross_entropy if self.has_plain_loss else "own"
+        self.cross_entropy = choose_cross_entropy(asked, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
             keep_freed_memory()
@@ -102,13 +114,13 @@ class StageRun:
     def draw(self, sequences: range) -> tuple[Batch, torch.Tensor]:
         """Draw sequences of the stream: the batch, and the source of each sequence (B,), on the device."""
         drawn, masked = self.batches(sequences.start, len(sequences)), self.stage.stream.document_mask
-        batch = make_batch(drawn, self.to_device, self.prepared.bos_id, document_mask=masked)
+        bounded = takes_borders(self.stage.numerics.attention)
+        batch = make_batch(drawn, self.to_device, self.prepared.bos_id, document_mask=masked, bounded=bounded)
         return batch, self.to_device(drawn.sources)
 
     def loss_of(self, model: torch.nn.Module) -> LossFunction:
         """Give the function that a step takes the gradient of."""
-        z_loss = self.stage.optimizer.z_loss
-        return partial(summed_loss, model, **({"z_loss": z_loss} if z_loss else {}))
+        return partial(summed_loss, model, z_loss=self.stage.optimizer.z_loss, cross_entropy=self.cross_entropy)
 
     def begin_from(self, path: Path) -> TrainState:
         """Make the state that the stage begins with from its parent's weights, without a training behind them."""
@@ -126,17 +138,17 @@ class StageRun:
 
     # -------------------------------------------------------------------------------
 
-    def _begun_with(self) -> int | None:
-        """Micro-batch of the stage's latest checkpoint; None if it has none, or was trained by more or fewer processes."""
+    def _numerics_before(self) -> dict[str, Any]:
+        """Numerics of the stage's latest checkpoint; empty if it has none."""
         found = ckpt.checkpoints_by_tokens(self.dir)
-        numerics = ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
-        return numerics.get("micro_batch_sequences") if numerics.get("world_size") == self.world.size else None
+        return ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
 
     def _numerics(self) -> dict[str, Any]:
         """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
         return {
             **asdict(self.stage.numerics),
             "device": self.device.type,
+            "cross_entropy": self.cross_entropy,
             "compile": self.compiled,
             "deterministic": self.deterministic,
             "micro_batch_sequences": self.micro_batch,
@@ -151,6 +163,9 @@ class StageRun:
             self.hooks.log(f"training is eager: torch.compile needs {missing}")
         return self.stage.numerics.compile and missing is None
 
+    def _compiled(self, model: Transformer) -> torch.nn.Module:
+        return compile_model(model, self.stage.numerics.compile_unit) if self.compiled else model
+
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
         with determinism(self.deterministic, self.device), closing(self.batches):
@@ -164,7 +179,7 @@ class StageRun:
         start_step = self.world.main_only(self._start_step)
         durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
         state = self._restore(missing[0])
-        model = compile_model(state.model) if self.compiled else state.model
+        model = self._compiled(state.model)
         self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
         with spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext() as writer:
             for target in missing:

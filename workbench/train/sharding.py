@@ -1,5 +1,7 @@
 """A model of which every process holds a share: FSDP2, filled tensor by tensor.
 
+On a mesh of two dimensions each row of processes holds a copy, and every process has a share of its row's.
+
 No process ever holds more than its share, one whole tensor, and the matrices of one block (or of the root)
 while they are computed with.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +26,18 @@ from workbench.train.distributed import World
 
 def is_sharded(stage: TrainingStage, world: World) -> bool:
     """Whether the processes share the model out; one alone has nothing to share."""
-    return stage.numerics.parallel == "shard" and world.size > 1
+    return stage.numerics.sharers(world.size) > 1
 
 
-def make_mesh(world: World) -> DeviceMesh:
-    """All processes in a row; a collective, so that errors of what follows can be agreed on."""
+def make_mesh(stage: TrainingStage, world: World) -> DeviceMesh:
+    """All processes in a row, or a row for each group that shares a copy: neighbours by rank, as those of a node are.
+
+    A collective, so that errors of what follows can be agreed on.
+    """
     assert world.device is not None
-    return init_device_mesh(world.device.type, (world.size,))
+    sharers = stage.numerics.sharers(world.size)
+    shape = (sharers,) if sharers == world.size else (world.size // sharers, sharers)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
 
 
 def empty_sharded(stage: TrainingStage, device: torch.device, mesh: DeviceMesh) -> Transformer:
@@ -52,9 +61,13 @@ def _shard(model: Transformer, mesh: DeviceMesh, precision: str) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
-    for block in model.blocks:
-        fully_shard([m for m in block.modules() if isinstance(m, Linear)], mesh=mesh, mp_policy=matrices)
+    grouped: list[list[nn.Module]] = [[m for m in block.modules() if isinstance(m, Linear)] for block in model.blocks]
+    for group in grouped:
+        fully_shard(group, mesh=mesh, mp_policy=matrices)
     fully_shard(model, mesh=mesh)
+    # Asked for before a block's own work is handed to the device; on the way back FSDP2 does so by itself.
+    for block, following in pairwise(grouped):
+        cast(FSDPModule, block[0]).set_modules_to_forward_prefetch([cast(FSDPModule, following[0])])
     # Said of outputs that are views, in case they are changed in place; the model changes none.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     for module in model.modules():

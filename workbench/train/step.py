@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from workbench.model.batch import Batch
 from workbench.train.distributed import World
+from workbench.train.gradient_sums import GradientSums
 from workbench.train.optimizer import set_learning_rate, step_if_
 from workbench.train.sharding import reduce_gradients_after
 
@@ -132,19 +133,20 @@ def train_step(
     targets = mine * world.size if isinstance(mine, int) else world.sum_(mine)
     sums_2S = torch.zeros(2, num_sources, dtype=torch.float64, device=device)
     size = micro_batch_sequences or len(batch.tokens)
+    summed = GradientSums(model, world)  # before a forward pass, in which shares are gathered
     micro_batches = list(zip(batch.split(size), sources_B.split(size), strict=True))
     for number, (micro, micro_sources_M) in enumerate(micro_batches, 1):
         reduce_gradients_after(model, number == len(micro_batches))
         with autocast(precision, device):
             total, loss_MT = loss_function(micro)
-        (total / targets).backward()
+        with summed if number == len(micro_batches) else nullcontext():
+            (total / targets).backward()
         if micro.weights is None:
             counts_M = torch.full_like(micro_sources_M, loss_MT.shape[1]).double()
         else:
             loss_MT, counts_M = loss_MT * micro.weights, micro.weights.double().sum(1)
         sums_2S[0].index_add_(0, micro_sources_M, loss_MT.double().sum(1))
         sums_2S[1].index_add_(0, micro_sources_M, counts_M)
-    world.sum_gradients_(model)
     norm = _clip_gradients(model, clip_norm)
     measured = torch.cat((world.sum_(sums_2S).flatten(), norm.double().view(1)))
     copy = HostCopy(measured)

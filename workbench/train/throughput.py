@@ -69,6 +69,12 @@ def measure_tokens_per_second(
 
 def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     """Give a function that trains one step as the stage's kind does; most do as pretraining does."""
+    from workbench.train.attention_choice import choose_attention, with_attention
+    from workbench.train.micro_batch import choose_micro_batch
+
+    # What it takes is not remembered: a stage measures for itself.
+    if stage.numerics.attention == "auto":
+        stage = with_attention(stage, choose_attention(stage, choose_micro_batch(stage, 1, device), device))
     return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
 
 
@@ -79,6 +85,7 @@ def plain_step(
     import torch
 
     from workbench.model.batch import Batch
+    from workbench.model.liger import choose_cross_entropy
     from workbench.model.transformer import summed_loss
     from workbench.train.compiler import compile_model, missing_for_compile
     from workbench.train.micro_batch import choose_micro_batch
@@ -86,9 +93,10 @@ def plain_step(
     from workbench.train.step import train_step
 
     state = initial_state(stage, device)
+    cross_entropy = choose_cross_entropy(stage.numerics.cross_entropy, device)
     model = state.model
     if stage.numerics.compile and missing_for_compile(device.type) is None:
-        model = compile_model(model)
+        model = compile_model(model, stage.numerics.compile_unit)
     generator = torch.Generator().manual_seed(0)
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=generator).to(device)
@@ -96,7 +104,7 @@ def plain_step(
     return partial(
         train_step,
         model,
-        loss_of(model) if loss_of else partial(summed_loss, model),
+        loss_of(model) if loss_of else partial(summed_loss, model, cross_entropy=cross_entropy),
         state.optimizer,
         Batch(tokens),
         sources,

@@ -19,6 +19,7 @@ from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.data import SOURCE_KINDS, TOKENIZER_KINDS, DataConfig, SourceConfig, TokenizerConfig
 from workbench.config.schema.machine import (
     ATTENTIONS,
+    COMPILE_UNITS,
     DEVICES,
     PARALLELS,
     BudgetConfig,
@@ -68,6 +69,7 @@ __all__ = [
     "ATTENTIONS",
     "CHAT_KINDS",
     "CHAT_TEMPLATES",
+    "COMPILE_UNITS",
     "DECAYS",
     "DEVICES",
     "KV_HEADS",

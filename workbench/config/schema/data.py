@@ -129,7 +129,7 @@ class DataConfig:
     removed from training text."""
     document_mask: bool = False
     """Whether attention in training is confined to documents, several of which share a sequence; positions then count
-    from each document's beginning. Needs `numerics.attention=sdpa`."""
+    from each document's beginning."""
     packing: str = "concatenate"
     """How documents become sequences: `concatenate` puts them one behind the other and cuts every `model.context_tokens`
     tokens; `best_fit` cuts only documents that are longer, and packs what is left by best fit, with padding that has no

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from workbench.config.plain import check_above, check_at_least, check_choice
 
-ATTENTIONS = ("sdpa", "flash_attn")
+ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "auto")
 DEVICES = ("auto", "cpu", "cuda")
-PARALLELS = ("replicate", "shard")
+CROSS_ENTROPIES = ("own", "liger", "auto")
+COMPILE_UNITS = ("model", "block")
+PARALLELS = ("replicate", "shard", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,20 @@ class NumericsConfig:
     micro_batch_sequences: int | None = None
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
-    """`sdpa`, or `flash_attn` (package and GPU needed), which has no masks by document: fine-tuning takes `sdpa`."""
+    """`sdpa` (PyTorch's choice), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
+    takes there the one that is fastest on the stage's shapes, which is recorded and kept. Fine-tuning takes `sdpa`."""
+    cross_entropy: str = "own"
+    """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
+    extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
+    compile_unit: str = "model"
+    """What is compiled: the whole `model` at once, or one `block`, whose code all blocks share: sooner ready, and less is fused."""
     parallel: str = "replicate"
-    """With several processes: `replicate` (plain data parallelism), or `shard` (FSDP2, `fully_shard`)."""
+    """With several processes: `replicate` (plain data parallelism), `shard` (FSDP2, `fully_shard`), or `hybrid`: groups of
+    processes hold a copy of the model each and shard it within (HSDP), so that only gradients cross between nodes."""
+    shard_processes: int | None = None
+    """With `hybrid`: processes of a group; None takes those of a node."""
     activation_checkpointing: bool = False
     """Whether to keep only each block's input and recompute the rest in the backward pass."""
     deterministic: bool | None = None
@@ -36,9 +47,34 @@ class NumericsConfig:
         """Refuse impossible settings."""
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
+        check_choice("numerics.cross_entropy", self.cross_entropy, CROSS_ENTROPIES)
+        check_choice("numerics.compile_unit", self.compile_unit, COMPILE_UNITS)
         check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)
         check_at_least("numerics.micro_batch_sequences", self.micro_batch_sequences, 1)
+        check_at_least("numerics.shard_processes", self.shard_processes, 1)
+        if self.shard_processes is not None and self.parallel != "hybrid":
+            raise ValueError(
+                f"numerics.shard_processes={self.shard_processes} is for numerics.parallel=hybrid, not "
+                f"{self.parallel!r}: set that, or leave it null"
+            )
+
+    def sharers(self, processes: int) -> int:
+        """Count the processes, of so many, that share out one copy of the model; 1 where each has its own.
+
+        Raises
+        ------
+        ValueError
+            They make no whole number of groups.
+        """
+        if self.parallel == "replicate" or processes == 1:
+            return 1
+        sharers = self.shard_processes or processes
+        if processes % sharers:
+            raise ValueError(
+                f"numerics.shard_processes={sharers} does not divide the {processes} processes: set one that does, or null"
+            )
+        return sharers
 
 
 @dataclass(frozen=True)

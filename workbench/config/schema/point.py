@@ -145,9 +145,10 @@ class Config:
                 f"and tokenizer.path, not tokenizer.kind={self.tokenizer.kind!r}"
             )
         self._check_parametrisation()
-        if self.optimizer.kind == "muon" and self.numerics.parallel == "shard":
+        if self.optimizer.kind == "muon" and self.numerics.parallel != "replicate":
             raise ValueError(
-                "optimizer.kind='muon' needs whole matrices, which numerics.parallel='shard' divides among processes: "
+                "optimizer.kind='muon' needs whole matrices, which numerics.parallel="
+                f"{self.numerics.parallel!r} divides among processes: "
                 "set numerics.parallel=replicate, or optimizer.kind=adamw"
             )
         if self.tokens and self.recipe.warmup_tokens >= self.tokens:

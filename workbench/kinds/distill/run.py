@@ -40,6 +40,7 @@ class DistillRun(StageRun):
     """A training whose loss asks a teacher; its rows have the divergence from it beside the cross-entropy."""
 
     stage: Spec
+    has_plain_loss = False
 
     def __init__(self, job: StageJob) -> None:
         super().__init__(job)
@@ -149,6 +150,7 @@ def distillation_loss(
         weights_BT=batch.weights,
         positions_BT=batch.positions,
         documents_BT=batch.documents,
+        documents_at_most=batch.documents_at_most,
         z_loss=stage.optimizer.z_loss,
         lesson=_lesson(teacher, stage, batch),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.config.schema import Parent, Stage, TrainingStage
+from workbench.config.schema import NumericsConfig, Parent, Stage, TrainingStage
 from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.store import Prepared, open_prepared
 from workbench.data.stream import Stream, is_packed_for
@@ -58,10 +58,15 @@ def _of_stream(phases: list[TrainingStage], teacher: Stage, top_k: int, vocabula
         name=f"top {top_k}",
         end_tokens=max(ends),
         read_points=sorted(ends),
-        numerics=first.numerics,
+        numerics=_numerics(first.numerics),
         checkpoint=first.checkpoint,
         resources=first.resources,
     )
+
+
+def _numerics(asked: NumericsConfig) -> NumericsConfig:
+    """Nothing is measured for a stage without a backward pass: what is left open is PyTorch's own attention."""
+    return replace(asked, attention="sdpa") if asked.attention == "auto" else asked
 
 
 def flops_per_token(stage: Spec) -> int:

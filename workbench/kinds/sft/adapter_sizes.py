@@ -28,9 +28,9 @@ def check_adapters(
             f"{where}.lora.targets={lora.targets!r}: a model of model.mlp={model.mlp!r} has no {lacking[0]}: set it to "
             f"some of [{', '.join(there)}]"
         )
-    if numerics.parallel == "shard" and resources.processes != 1:
+    if numerics.parallel != "replicate" and resources.processes != 1:
         raise ValueError(
-            f"{where}.lora: adapters cannot be trained with numerics.parallel='shard': use replicate, or set "
+            f"{where}.lora: adapters cannot be trained with numerics.parallel={numerics.parallel!r}: use replicate, or set "
             "resources.processes=1"
         )
 

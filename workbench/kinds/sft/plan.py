@@ -101,8 +101,8 @@ def expand(settings: Settings, config: Config, before: list[Stage], data_fingerp
 def _numerics(settings: Settings, asked: NumericsConfig) -> NumericsConfig:
     """How the stage is computed, where it cannot be as asked for.
 
-    flash-attn's kernel has no masks by conversation, and torch.compile cannot look into the package that keeps matrices in
-    4 bits.
+    Other kernels of attention ask how many conversations share a sequence, which is not counted here, and torch.compile
+    cannot look into the package that keeps matrices in 4 bits.
     """
     return replace(asked, attention="sdpa", compile=asked.compile and not is_quantised(settings.lora))
 

@@ -77,8 +77,10 @@ class SftRun(StageRun):
         store = find_named(stage.conversations, stage.data_fingerprint, self.layout)
         if store is None:
             raise ValueError(f"conversations {stage.chat.name!r} are not prepared: `workbench run` the study again")
-        if stage.lora is not None and stage.numerics.parallel == "shard" and self.world.size > 1:
-            raise ValueError("adapters cannot be trained with numerics.parallel='shard': use replicate")
+        if stage.lora is not None and stage.numerics.parallel != "replicate" and self.world.size > 1:
+            raise ValueError(
+                f"adapters cannot be trained with numerics.parallel={stage.numerics.parallel!r}: use replicate"
+            )
         if self._four_bit:
             check_four_bit(self.device)
         return Conversations(store, stage.stream.seed, stage.chat.max_epochs, stage.chat.name)
@@ -87,7 +89,8 @@ class SftRun(StageRun):
         """Draw packed conversations, with loss on the assistant's tokens alone."""
         drawn = self.stream.stream.batch(sequences.start, len(sequences))  # pyright: ignore[reportAttributeAccessIssue]
         sources = torch.zeros(len(sequences), dtype=torch.int64, device=self.device)
-        return Batch(*(self.to_device(part) for part in drawn)), sources
+        tokens, weights, positions, documents = (self.to_device(part) for part in drawn)
+        return Batch(tokens, weights, positions, documents), sources
 
     def begin_from(self, path: Path) -> TrainState:
         """Take the parent's weights, and put adapters on them where those are trained."""

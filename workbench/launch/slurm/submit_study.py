@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.config.schema import Stage, to_dict
+from workbench.config.schema import Stage, TrainingStage, to_dict
 from workbench.forecast.cluster_cost import part_tokens
 from workbench.forecast.job_graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.forecast.speeds import ClusterSpeeds
@@ -19,7 +19,7 @@ from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations, write_study
-from workbench.study.resources import Resources, stage_resources, uses_gpus
+from workbench.study.resources import Resources, shared_within_nodes, stage_resources, uses_gpus
 
 
 @dataclass
@@ -265,4 +265,6 @@ class _Launch:
         micro_batch = self.result.resources[part].micro_batch_sequences
         if micro_batch is not None:
             numerics = replace(numerics, micro_batch_sequences=micro_batch)
-        return replace(stage, numerics=numerics)
+        frozen = replace(stage, numerics=numerics)
+        per_node = self.result.resources[part].processes_per_node
+        return shared_within_nodes(frozen, per_node) if isinstance(frozen, TrainingStage) else frozen
