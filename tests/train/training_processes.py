@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -106,15 +107,19 @@ def train(
     fail_after: int | None = None,
     largest_file_bytes: int | None = None,
     poisoned_steps: tuple[int, ...] = (),
+    kill_within: float | None = None,
 ) -> list[str]:
     """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told.
 
+    `kill_within` so many seconds of the first step it dies, whatever it is doing then.
     The losses of `poisoned_steps` are no numbers on this rank.
     """
     steps: list[int] = []
 
     def on_progress(progress: Progress) -> None:
         steps.append(progress.step)
+        if len(steps) == 1 and kill_within is not None:
+            threading.Timer(kill_within, os.kill, (os.getpid(), signal.SIGKILL)).start()
         if len(steps) == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if len(steps) == fail_after:

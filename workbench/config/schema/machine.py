@@ -9,6 +9,7 @@ from workbench.config.plain import check_above, check_at_least, check_choice
 ATTENTIONS = ("sdpa", "flash_attn")
 DEVICES = ("auto", "cpu", "cuda")
 PARALLELS = ("replicate", "shard")
+WRITES = ("auto", "background", "inline")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class CheckpointConfig:
     what the last write took, so that writing takes less than 1% of the time; a minute for small models."""
     keep_last: int = 2
     """Number of checkpoints to keep that are neither milestones nor branch points."""
+    writes: str = "auto"
+    """`background` copies the state and writes it while training goes on, `inline` has training wait; `auto` writes in
+    the background on a GPU, and on a CPU from 100 MB on. The files are the same byte for byte."""
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not resume."""
         check_above("checkpoint.interval_seconds", self.interval_seconds, 0)
         check_at_least("checkpoint.keep_last", self.keep_last, 1)
+        check_choice("checkpoint.writes", self.writes, WRITES)
 
 
 @dataclass(frozen=True)
