@@ -227,10 +227,11 @@ WEIGHTS = torch.zeros(4, 16)
 WEIGHTS[0, :14], WEIGHTS[1, 3], WEIGHTS[3, 5:9] = 1.0, 0.5, 2.0
 
 
-def weighted_step(world: World, stage: Stage) -> tuple[StepResult, list[Any]]:
+def weighted_step(world: World, stage: Stage, padded_to: int = 1) -> tuple[StepResult, list[Any]]:
     """One step on this rank's share of four sequences whose targets weigh differently: result and first moments."""
     mesh = make_mesh(world) if is_sharded(stage, world) else None
     state = initial_state(stage, torch.device("cpu"), mesh)
+    state.model.head_padded_to = padded_to
     tokens = torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(0))
     mine = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)
     result = train_step(

@@ -14,7 +14,7 @@ from workbench.config.schema import ClusterConfig, Stage, TrainingStage
 from workbench.study.checkpoint_copies import copied_bytes
 from workbench.study.flops import training_flops_per_token
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes, process_memory
-from workbench.study.memory import Adapters, Memory, peak_memory
+from workbench.study.memory import Adapters, Memory, head_padded_to, peak_memory
 
 USABLE_MEMORY = 0.9
 """Share of a GPU's memory a plan may fill; the rest is the allocator's fragments and the libraries' own."""
@@ -299,6 +299,7 @@ def training_memory(
         document_mask=stage.stream.document_mask,
         optimizer=stage.optimizer.kind,
         adapters=adapters,
+        pads_head=head_padded_to(stage.numerics, model.vocab_size, device) > 1,
     )
 
 

@@ -30,6 +30,7 @@ from workbench.model.transformer import summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.flops import count_parameters
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
+from workbench.study.memory import HEAD_MULTIPLE, head_padded_to
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.clearing import clear_leftovers
@@ -87,6 +88,7 @@ class StageRun:
         ahead = batches_ahead(self.device.type)
         self.batches = ReadAhead(lambda *batch: self.stream.batch(*batch), stage.batch_sequences, ahead, end)
         self.compiled = self._can_compile()
+        self.padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, self.device.type)
         self.deterministic = is_deterministic(stage.numerics, self.device)
         check_determinism(self.deterministic, self.device)
         self.params, self.flops_per_token = count_parameters(stage.model), flops_per_token(stage)
@@ -139,8 +141,12 @@ class StageRun:
 
     def _numerics(self) -> dict[str, Any]:
         """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
+        numerics = self.stage.numerics
+        said = {key: value for key, value in asdict(numerics).items() if key != "pad_vocabulary"}
+        pads = {"pad_vocabulary": self.padded_to > 1} if self.stage.model.vocab_size % HEAD_MULTIPLE else {}
         return {
-            **asdict(self.stage.numerics),
+            **said,
+            **pads,  # said where it makes a difference
             "device": self.device.type,
             "compile": self.compiled,
             "deterministic": self.deterministic,
@@ -170,6 +176,7 @@ class StageRun:
         durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
         state = self._restore(missing[0])
         self.saver.watch(state)
+        state.model.head_padded_to = self.padded_to
         model = compile_model(state.model) if self.compiled else state.model
         self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
         rows = spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext()

@@ -32,6 +32,9 @@ class NumericsConfig:
     """Whether to keep only each block's input and recompute the rest in the backward pass."""
     deterministic: bool | None = None
     """Compute the same bits every time, at some cost in speed; None does so on the CPU, and not on a GPU."""
+    pad_vocabulary: bool | None = None
+    """Multiply by an output head whose rows are filled up with zeros to a multiple of 64, where the vocabulary is none;
+    the ids beyond it have no probability, and weights and checkpoints stay as they are. None does so on a GPU alone."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""

@@ -26,6 +26,7 @@ from workbench.model.init import init_weights
 from workbench.model.lora import adapter_tensors, add_adapters, merged_state, quantise_frozen
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
+from workbench.study.memory import head_padded_to
 from workbench.train.checkpoint import read_manifest
 from workbench.train.distributed import World
 from workbench.train.job import StageJob
@@ -192,6 +193,7 @@ def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
     if uses_four_bit(stage):
         quantise_frozen(model, device)
     model.to(device)
+    model.head_padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, device.type)
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     weights = (torch.arange(shape[1] - 1, device=device) % 2).float().expand(shape[0], -1)
