@@ -179,7 +179,7 @@ def one_round(
         written.append(time.perf_counter() - began)
         return folder
 
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     step()
     stood = time.perf_counter()
     if way == "inline":
@@ -193,7 +193,8 @@ def one_round(
     late = time.perf_counter()
     writer.settle()
     late = time.perf_counter() - late
-    return {"seconds": time.perf_counter() - began, "stood": stood, "late": late, "write": sum(written)}
+    seconds, processor = time.perf_counter() - began, time.process_time() - used
+    return {"seconds": seconds, "processor": processor, "stood": stood, "late": late, "write": sum(written)}
 
 
 def make_config(

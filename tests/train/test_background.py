@@ -279,19 +279,13 @@ def test_no_room_on_one_process_is_said_by_all(fresh, rank):
 
 def test_where_it_pays_and_what_the_copy_takes(make_study):
     stage = next(iter(make_study().plan.nodes.values())).stage
-    small, whole = stage, checkpoint_bytes(stage, whole=True)
-    large = replace(stage, model=replace(stage.model, vocab_size=1_000_000))
-    assert [writes_beside(each, device) for each in (small, large) for device in ("cpu", "cuda")] == [
-        False,
-        True,
-        True,
-        True,
-    ]
-    asked = replace(small, checkpoint=CheckpointConfig(writes="background"))
-    assert stage_memory(asked, 1, None, "cpu").total - stage_memory(small, 1, None, "cpu").total == whole
-    assert stage_memory(asked, 1, None, "cuda") == stage_memory(small, 1, None, "cuda")
-    refused = replace(large, checkpoint=CheckpointConfig(writes="inline"))
+    whole = checkpoint_bytes(stage, whole=True)
+    assert [writes_beside(stage, device) for device in ("cpu", "cuda")] == [False, True]
+    asked, refused = (replace(stage, checkpoint=CheckpointConfig(writes=way)) for way in ("background", "inline"))
+    assert stage_memory(asked, 1, None, "cpu").total - stage_memory(stage, 1, None, "cpu").total == whole
+    assert stage_memory(asked, 1, None, "cuda") == stage_memory(refused, 1, None, "cuda")
     assert not writes_beside(refused, "cuda")
+    assert copied_bytes(refused, 4, "cuda") == 0
     shared = replace(asked, numerics=replace(asked.numerics, parallel="shard"))
     assert copied_bytes(asked, 4, "cuda") == whole
     assert checkpoint_bytes(stage, whole=False) < copied_bytes(shared, 4, "cuda") < whole

@@ -5,9 +5,6 @@ from __future__ import annotations
 from workbench.config.schema import Stage, TrainingStage
 from workbench.study.kind_plan import checkpoint_bytes
 
-BESIDE_BYTES = 100_000_000
-"""Of a checkpoint from which on a CPU copies it and trains on."""
-
 
 def writes_beside(stage: Stage, device: str) -> bool:
     """Whether the checkpoints of a stage are written by a thread while it trains on.
@@ -15,15 +12,15 @@ def writes_beside(stage: Stage, device: str) -> bool:
     Parameters
     ----------
     stage
-        Its `checkpoint.writes` says so, or leaves it to what pays: always on a GPU, and on a CPU where the copy takes
-        much less time than the write.
+        Its `checkpoint.writes` says so, or leaves it to what pays: on a GPU, beside which the host is idle. On a CPU
+        the writer takes its time from the training, and was measured to save none (docs/performance.md).
     device
         `cuda` or `cpu`.
     """
     asked = stage.checkpoint.writes
     if not isinstance(stage, TrainingStage) or asked == "inline":
         return False
-    return asked == "background" or device == "cuda" or checkpoint_bytes(stage, whole=True) >= BESIDE_BYTES
+    return asked == "background" or device == "cuda"
 
 
 def copied_bytes(stage: Stage, processes: int, device: str) -> int:

@@ -80,7 +80,7 @@ class CheckpointConfig:
     """Number of checkpoints to keep that are neither milestones nor branch points."""
     writes: str = "auto"
     """`background` copies the state and writes it while training goes on, `inline` has training wait; `auto` writes in
-    the background on a GPU, and on a CPU from 100 MB on. The files are the same byte for byte."""
+    the background on a GPU alone. The files are the same byte for byte."""
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not resume."""
