@@ -114,7 +114,7 @@ TOKENS = torch.randint(0, V, (B, T + 1), generator=torch.Generator().manual_seed
 
 
 def gradients_of(model, network=None):
-    total, losses = summed_loss(network or model, Batch(TOKENS))
+    total, losses = summed_loss(model if network is None else network, Batch(TOKENS))
     total.backward()
     return total.detach(), losses, *(parameter.grad.contiguous() for parameter in model.parameters())
 
