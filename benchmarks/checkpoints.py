@@ -6,6 +6,11 @@ The latter once with what was written still in memory, and once without, as wher
 left of it, or the disk is another machine's. They take turns on the same tensors, in one order and then in the other,
 each alone on the disk and synced to it; compare the ratios, since disks are noisy. Both checkpoints' files are compared before. A state of 200M
 parameters takes 2.4 GB of memory, and up to twice that of disk.
+
+    python benchmarks/checkpoints.py --folder /scratch/empty --stalls 6 --layers 4 --width 128 --mlp 432 --context 256
+
+measures how long training stands still for a checkpoint: so many steps without one, with one that is written while
+training waits, and with one written beside it, in turn, each way's checkpoint after the first step of a round.
 """
 
 import argparse
@@ -14,22 +19,39 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 
-from workbench.config.schema import ModelConfig, OptimizerConfig
+from workbench.config.schema import (
+    MixtureSegment,
+    ModelConfig,
+    NumericsConfig,
+    OptimizerConfig,
+    Schedule,
+    StreamConfig,
+    StreamSource,
+    TrainingStage,
+)
 from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
 from workbench.study.files import sha256
 from workbench.study.flops import count_parameters
 from workbench.study.layout import StageDir
 from workbench.study.memory import state_bytes
+from workbench.train.background import CheckpointWriter
 from workbench.train.checkpoint import write_checkpoint
+from workbench.train.distributed import World
+from workbench.train.freed_memory import keep_freed_memory
+from workbench.train.interval import CheckpointClock
 from workbench.train.optimizer import build_optimizer, optimizer_tensors, set_learning_rate
 from workbench.train.state import OPTIMIZER_FILE, TrainState, save_state
+from workbench.train.state_copy import HostCopies, Snapshot
+from workbench.train.throughput import plain_step
 
 
 def main() -> None:
@@ -39,7 +61,16 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stalls", type=int, help="steps of a round; measures the training's stalls alone")
+    parser.add_argument("--mlp", type=int, help="8/3 of the width where nothing is said")
+    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.stalls is not None:
+        print(json.dumps(measure_stalls(options)))
+        return
     state = make_state(options.layers, options.width)
     ways = {
         "as_written": write_as_now,
@@ -96,20 +127,97 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     return found
 
 
-def make_state(layers: int, width: int) -> TrainState:
-    """Draw weights, and moments from one update with random gradients."""
-    torch.manual_seed(0)
-    config = ModelConfig(
+def measure_stalls(options: argparse.Namespace) -> dict[str, Any]:
+    """Time rounds of steps without a checkpoint, and with one; of the last, how long it kept the steps waiting."""
+    config = make_config(options.layers, options.width, options.mlp, options.vocabulary, options.context)
+    stage = TrainingStage(
+        parent=None,
+        model=config,
+        stream=StreamConfig(
+            "none", options.context, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]
+        ),
+        batch_sequences=options.batch,
+        schedule=Schedule(peak=1e-5, warmup_tokens=0),
+        optimizer=OptimizerConfig(),
+        precision="fp32",
+        seed_init=0,
+        numerics=NumericsConfig(threads=options.threads),
+    )
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    step = cast("partial[Any]", plain_step(stage, torch.device("cpu")))
+    state = TrainState(step.args[0], step.args[2], 1, 2048)
+    for _ in range(2):
+        step()
+    copies = HostCopies(torch.device("cpu"))
+    rounds: dict[str, list[dict[str, float]]] = {"none": [], "inline": [], "background": []}
+    for number in range(-1, options.rounds):
+        for way in sorted(rounds, reverse=bool(number % 2)):
+            clear({way: options.folder / way})
+            found = one_round(step, state, None if way == "none" else options.folder / way, copies, way, options.stalls)
+            if number >= 0:  # in the one before, memory for the copy was taken
+                rounds[way].append({name: round(value, 4) for name, value in found.items()})
+    clear({way: options.folder / way for way in rounds})
+    middle = {
+        way: {name: statistics.median(each[name] for each in rounds[way]) for name in rounds[way][0]} for way in rounds
+    }
+    bytes_ = state_bytes(count_parameters(config).total)
+    return {"params": count_parameters(config).total, "bytes": bytes_, "medians": middle, "rounds": rounds}
+
+
+def one_round(
+    step: Callable[[], Any], state: TrainState, folder: Path | None, copies: HostCopies, way: str, steps: int
+) -> dict[str, float]:
+    """Take a step, begin a checkpoint, and take the rest: seconds of all, of standing still, and of the write."""
+    writer = CheckpointWriter(World(), CheckpointClock(None, 0))
+    written: list[float] = []
+
+    def save(snapshot: Snapshot) -> Path:
+        began = time.perf_counter()
+        assert folder is not None
+        write_as_now(snapshot, folder)
+        written.append(time.perf_counter() - began)
+        return folder
+
+    began, used = time.perf_counter(), time.process_time()
+    step()
+    stood = time.perf_counter()
+    if way == "inline":
+        writer.write(lambda _: save(state.snapshot()), lambda _: None)
+    elif way == "background":
+        copied = copies.copy(state.snapshot(), is_main=True)
+        writer.write_beside(lambda _: save(copied), lambda _: None)
+    stood = time.perf_counter() - stood
+    for _ in range(steps - 1):
+        step()
+    late = time.perf_counter()
+    writer.settle()
+    late = time.perf_counter() - late
+    seconds, processor = time.perf_counter() - began, time.process_time() - used
+    return {"seconds": seconds, "processor": processor, "stood": stood, "late": late, "write": sum(written)}
+
+
+def make_config(
+    layers: int, width: int, mlp: int | None = None, vocabulary: int = 32000, context: int = 2048
+) -> ModelConfig:
+    """Shape a Llama of a width that 32 or 64 divides."""
+    heads = width // 64 if width >= 512 else width // 32
+    return ModelConfig(
         name="benchmark",
         num_layers=layers,
         width=width,
-        num_heads=width // 64,
-        num_kv_heads=width // 64,
-        mlp_width=width * 8 // 3 // 32 * 32,
-        vocab_size=32000,
-        context_tokens=2048,
+        num_heads=heads,
+        num_kv_heads=heads,
+        mlp_width=mlp or width * 8 // 3 // 32 * 32,
+        vocab_size=vocabulary,
+        context_tokens=context,
     )
-    model = Transformer(config)
+
+
+def make_state(layers: int, width: int) -> TrainState:
+    """Draw weights, and moments from one update with random gradients."""
+    torch.manual_seed(0)
+    model = Transformer(make_config(layers, width))
     optimizer = build_optimizer(model, OptimizerConfig())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -134,7 +242,7 @@ def write_and_read_again(state: TrainState, folder: Path, *, forget: bool = Fals
         sha256(path)
 
 
-def write_as_now(state: TrainState, folder: Path) -> None:
+def write_as_now(state: TrainState | Snapshot, folder: Path) -> None:
     """Write as the training loop does."""
     write_checkpoint(
         StageDir(folder),
@@ -142,7 +250,7 @@ def write_as_now(state: TrainState, folder: Path) -> None:
         lambda partial: save_state(state, partial, folder, 0, 1),
         {"step": 1, "tokens": 2048},
         keep=True,
-        needed_bytes=state_bytes(count_parameters(state.model.config).total),
+        needed_bytes=0,
     )
 
 

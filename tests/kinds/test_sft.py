@@ -114,6 +114,28 @@ def test_stopped_anywhere_it_ends_the_same(tune, then, after, tmp_path):
 
 
 @pytest.mark.parametrize("then", ["sft", "sft_lora"])
+def test_checkpoints_written_beside_the_training_are_the_same(tune, outputs, tmp_path, then):
+    found = []
+    for way in ("inline", "background"):
+        root = tmp_path / way
+        root.mkdir()
+        (root / "data").symlink_to(outputs / "data")
+        settings = (f"checkpoint.writes={way}", "checkpoint.interval_seconds=1e-9", "checkpoint.keep_last=9")
+        facts, seen = tune(then, f"paths.outputs={root}", *settings), []
+        *before, node = facts.plan.nodes.values()
+        for one in before:
+            train_stage(facts.layout, one.id)
+        with pytest.raises(StoppedError):
+            train_stage(facts.layout, node.id, Hooks(should_stop=lambda: seen.append(1) or len(seen) >= 6))  # noqa: B023
+        checkpoints = facts.layout.stage(node.id).list_checkpoints()
+        found.append({path.name: {name: file.read_bytes() for name, file in files_of(path)} for path in checkpoints})
+    inline, beside = found
+    assert len(inline) == 6
+    assert len(beside) >= 2  # what became due while one was written waits
+    assert {name: inline[name] for name in beside} == beside
+
+
+@pytest.mark.parametrize("then", ["sft", "sft_lora"])
 def test_killed_it_ends_the_same(tune, outputs, tmp_path, then):
     """SIGKILL twice: with no checkpoint of its own yet, and with one; rows and weights are those of a run without."""
     found = []

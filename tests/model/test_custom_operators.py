@@ -25,16 +25,16 @@ def _targets() -> torch.Tensor:
 
 
 def _cross_entropy(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    return _tensor(N, D, order=order), _tensor(V, D, order=order), _targets(), dtype
+    return _tensor(N, D, order=order), _tensor(V, D, order=order), _targets(), dtype, 1
 
 
 def _cross_entropy_backward(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
     h, weight = (_tensor(rows, D, order=order, gradient=False) for rows in (N, V))
-    return h, weight, _targets(), dtype, torch.rand(N)
+    return h, weight, _targets(), dtype, torch.rand(N), 1
 
 
 def _summed(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    return _tensor(N, D, order=order), _tensor(V, D, order=order), _targets(), torch.rand(N), dtype, 1e-4
+    return _tensor(N, D, order=order), _tensor(V, D, order=order), _targets(), torch.rand(N), dtype, 1e-4, 1
 
 
 def _scaled(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -44,12 +44,12 @@ def _scaled(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
 
 def _taught(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
     teacher = (_tensor(rows, E, order=order, gradient=False) for rows in (N, V))
-    return *_summed(order, dtype)[:4], *teacher, 2.0, 0.5, 1e-4, dtype
+    return *_summed(order, dtype)[:4], *teacher, 2.0, 0.5, 1e-4, dtype, 1
 
 
 def _taught_by_ids(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
     ids, log_q = torch.stack([torch.randperm(V)[:K] for _ in range(N)]), torch.randn(N, K).log_softmax(1)
-    return *_summed(order, dtype)[:4], ids, log_q, 2.0, 0.5, 1e-4, dtype
+    return *_summed(order, dtype)[:4], ids, log_q, 2.0, 0.5, 1e-4, dtype, 1
 
 
 def _linear(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -68,6 +68,9 @@ OPERATORS: dict[str, tuple[Any, Callable[[str, torch.dtype], tuple[Any, ...]]]] 
 }
 
 
+_WITHOUT_HEAD = ("onednn_linear", "summed_cross_entropy_backward")
+
+
 def test_every_operator_of_ours_is_among_them():
     assert {f"workbench::{name}" for name in OPERATORS} == {name for name in OPDEFS if name.startswith("workbench::")}
 
@@ -81,3 +84,13 @@ def test_schema_gradients_shapes_and_strides_are_as_declared(name: str, order: s
         pytest.skip("this PyTorch was built without oneDNN")
     torch.manual_seed(0)
     opcheck(operator, arguments(order, dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if name not in _WITHOUT_HEAD])
+def test_so_they_are_of_a_padded_head(name: str):
+    operator, arguments = OPERATORS[name]
+    torch.manual_seed(0)
+    *known, padded_to = arguments("rows", BF16)
+    assert padded_to == 1
+    assert V % 24
+    opcheck(operator, (*known, 24))

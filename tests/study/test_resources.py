@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from workbench.config.compose import composer
-from workbench.config.schema import ClusterConfig, NumericsConfig, ResourcesConfig
+from workbench.config.schema import CheckpointConfig, ClusterConfig, NumericsConfig, ResourcesConfig
 from workbench.study.chain import build_chain
 from workbench.study.flops import training_flops_per_token
 from workbench.study.resources import USABLE_MEMORY, shared_within_nodes, stage_memory, stage_resources
@@ -116,8 +116,8 @@ def test_everything_else_asked_for_by_hand(stage):
 
 
 def test_a_nodes_memory_goes_with_its_share(stage):
-    asked = stage_resources(stage, replace(GPUS, memory_bytes_per_node=400), TOKENS)
-    assert asked.memory_bytes_per_node == 100
+    asked = stage_resources(stage, replace(GPUS, memory_bytes_per_node=400_000_000_000), TOKENS)
+    assert asked.memory_bytes_per_node == 100_000_000_000
     plain = replace(stage, numerics=NumericsConfig(micro_batch_sequences=1))
     room = replace(CPUS, memory_bytes_per_node=8_000_000_000_000)
     assert stage_resources(plain, room, TOKENS).memory_bytes_per_node == 1_000_000_000_000
@@ -199,3 +199,21 @@ def test_only_numbers_of_gpus_that_make_whole_groups_are_asked_for(stage):
 def test_a_group_of_processes_is_for_hybrid_alone():
     with pytest.raises(ValueError, match=r"numerics\.shard_processes=2 is for numerics\.parallel=hybrid, not 'shard'"):
         NumericsConfig(parallel="shard", shard_processes=2)
+
+
+def test_a_node_has_room_for_the_copies_of_checkpoints(stage):
+    """Which lie in the host's memory: of all but weights a share a process, and the weights with one of them."""
+    cluster = replace(GPUS, gpu_memory_bytes=16_000_000_000, memory_bytes_per_node=40_000_000_000)
+    asked, inline = (
+        stage_resources(replace(stage, checkpoint=CheckpointConfig(writes=writes)), cluster, TOKENS)
+        for writes in ("auto", "inline")
+    )
+    assert asked.processes == inline.processes > 1
+    assert inline.memory_bytes_per_node == 40_000_000_000 * asked.processes // 4
+    assert asked.memory_bytes_per_node == inline.memory_bytes_per_node  # a share of the node suffices
+    alone = replace(GPUS, memory_bytes_per_node=50_000_000_000)
+    one = stage_resources(stage, alone, TOKENS)
+    assert one.processes == 1
+    assert one.memory_bytes_per_node == pytest.approx(12 * 1.1e9, rel=0.05)  # more than a quarter of the node
+    with pytest.raises(ValueError, match=r"GB per node for copies of its checkpoints.*=13000000000: set checkpoint"):
+        stage_resources(stage, replace(GPUS, memory_bytes_per_node=13_000_000_000), TOKENS)

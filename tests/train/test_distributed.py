@@ -399,3 +399,19 @@ def test_targets_of_unequal_weights_count_once_on_however_many_processes(make_st
         assert divided.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
         for a, b in zip(moments, theirs, strict=True):
             assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a) + 1e-9
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_padded_head_makes_the_same_step_on_several_processes(make_study, tied):
+    stage = next(iter(make_study().plan.nodes.values())).stage
+    model = replace(stage.model, vocab_size=61, context_tokens=16, tie_embeddings=tied)
+    stage = replace(stage, model=model, numerics=replace(stage.numerics, parallel="shard"))
+    [(whole, moments)] = (each.result for each in start(1, weighted_step, stage=stage))
+    for each in start(2, weighted_step, stage=stage, padded_to=64):
+        assert (each.exit_code, each.text) == (0, "")
+        padded, theirs = each.result
+        assert padded.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert padded.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
+        for a, b in zip(moments, theirs, strict=True):
+            assert a.shape == b.shape
+            assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a) + 1e-9

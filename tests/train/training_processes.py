@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -107,15 +108,19 @@ def train(
     fail_after: int | None = None,
     largest_file_bytes: int | None = None,
     poisoned_steps: tuple[int, ...] = (),
+    kill_within: float | None = None,
 ) -> list[str]:
     """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told.
 
+    `kill_within` so many seconds of the first step it dies, whatever it is doing then.
     The losses of `poisoned_steps` are no numbers on this rank.
     """
     steps: list[int] = []
 
     def on_progress(progress: Progress) -> None:
         steps.append(progress.step)
+        if len(steps) == 1 and kill_within is not None:
+            threading.Timer(kill_within, os.kill, (os.getpid(), signal.SIGKILL)).start()
         if len(steps) == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if len(steps) == fail_after:
@@ -223,10 +228,11 @@ WEIGHTS = torch.zeros(4, 16)
 WEIGHTS[0, :14], WEIGHTS[1, 3], WEIGHTS[3, 5:9] = 1.0, 0.5, 2.0
 
 
-def weighted_step(world: World, stage: Stage) -> tuple[StepResult, list[Any]]:
+def weighted_step(world: World, stage: Stage, padded_to: int = 1) -> tuple[StepResult, list[Any]]:
     """One step on this rank's share of four sequences whose targets weigh differently: result and first moments."""
     mesh = make_mesh(stage, world) if is_sharded(stage, world) else None
     state = initial_state(stage, torch.device("cpu"), mesh)
+    state.model.head_padded_to = padded_to
     tokens = torch.randint(0, 61, (4, 17), generator=torch.Generator().manual_seed(0))
     mine = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)
     result = train_step(

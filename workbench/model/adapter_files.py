@@ -13,6 +13,7 @@ https://huggingface.co/docs/peft/developer_guides/checkpoint
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,11 @@ _WITHOUT_EFFECT = {
 
 
 def save_adapters(
-    directory: Path, model: Transformer, base: str | None = None, revision: str | None = None
+    directory: Path,
+    model: Transformer,
+    base: str | None = None,
+    revision: str | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> FileFacts:
     """Write a model's adapters into an existing directory; neither atomic nor synced.
 
@@ -99,6 +104,8 @@ def save_adapters(
         Path or name of the model that they belong to, for `peft`.
     revision
         Its commit on the hub.
+    tensors
+        Of the adapters, as `adapter_tensors` gave them; None takes them as they are now.
 
     Returns
     -------
@@ -113,7 +120,8 @@ def save_adapters(
     config = adapter_config(model)
     if config is None:
         raise ValueError("the model has no adapters to save")
-    family, targets, tensors = family_of(model.config), list(config.targets), adapter_tensors(model)
+    family, targets = family_of(model.config), list(config.targets)
+    tensors = adapter_tensors(model) if tensors is None else tensors
     if family is GPT_NEOX and set(targets) <= set(_NEOX):
         tensors = {_renamed(name, _OUR_LAYERS, _NEOX_LAYERS): tensor for name, tensor in tensors.items()}
         targets = [_NEOX[name][1].rpartition(".")[2] for name in targets]

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.flop_counter import register_flop_formula
 
-from workbench.model.loss import scale_gradients
+from workbench.model.loss import padded_head, scale_gradients
 from workbench.model.matmul import compute_dtype, correlate, product
 from workbench.study.memory import loss_rows
 
@@ -47,10 +48,12 @@ def summed_distillation(
     lesson: Lesson,
     weights_BT: Float[Tensor, "B T"] | None = None,
     z_loss: float = 0.0,
+    padded_to: int = 1,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Sum of `alpha temperature^2 KL(teacher || student) + (1 - alpha) CE` times the tokens' weights, and its terms.
 
-    CE has the part of `z_loss`, as `summed_cross_entropy` adds it. With `alpha` 0 the sum and its gradient are `summed_cross_entropy`'s, bit for bit.
+    CE has the part of `z_loss`, as `summed_cross_entropy` adds it. With `alpha` 0 the sum and its gradient are
+    `summed_cross_entropy`'s, bit for bit where the head is not padded.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ def summed_distillation(
         As `workbench.model.loss.cross_entropy_per_token` takes them.
     lesson
         What the teacher says; it gets no gradient.
-    weights_BT, z_loss
+    weights_BT, z_loss, padded_to
         As `summed_cross_entropy` takes them.
 
     Returns
@@ -80,6 +83,7 @@ def summed_distillation(
         lesson.alpha,
         z_loss,
         compute_dtype(h_BTD),
+        padded_to,
     )
     return total, losses_N.detach().view_as(targets_BT), divergences_N.detach().view_as(targets_BT)
 
@@ -97,6 +101,7 @@ def _sum(
     alpha: float,
     z_loss: float,
     dtype: torch.dtype,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Make losses and gradients by chunks of tokens.
 
@@ -104,12 +109,15 @@ def _sum(
     (p - q) + (1 - alpha) ((1 + 2 z_loss log(Z)) softmax(logits) - onehot(target)).
     """
     with torch.autocast(h_ND.device.type, enabled=False):
-        teacher = teacher_VE.to(dtype)
+        teacher = padded_head(teacher_VE, dtype, padded_to)
 
     def compare(logits: Tensor, p: Tensor, divergence: Tensor, taught: Tensor) -> Tensor:
-        return _compare(logits, p, product(taught.to(dtype), teacher.t()).float(), temperature, divergence)
+        soft = product(taught.to(dtype), teacher.t())[:, : len(teacher_VE)].float()
+        return _compare(logits, p, soft, temperature, divergence)
 
-    return mixed_sums(h_ND, weight_VD, targets_N, g_N, (teacher_NE,), compare, temperature, alpha, z_loss, dtype)
+    return mixed_sums(
+        h_ND, weight_VD, targets_N, g_N, (teacher_NE,), compare, temperature, alpha, z_loss, dtype, padded_to
+    )
 
 
 def mixed_sums(
@@ -123,6 +131,7 @@ def mixed_sums(
     alpha: float,
     z_loss: float,
     dtype: torch.dtype,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Make losses and gradients by chunks of tokens, whatever is known of the teacher.
 
@@ -134,7 +143,7 @@ def mixed_sums(
         What is known of the teacher, with a row for each target.
     compare
         Called with a chunk's logits, their softmax, where its divergences go, and its rows of `taught`; gives p - q.
-    temperature, alpha, z_loss, dtype
+    temperature, alpha, z_loss, padded_to, dtype
         As `summed_distillation` takes them, and the precision of the products.
 
     Returns
@@ -142,14 +151,16 @@ def mixed_sums(
     tuple
         The sum, losses and divergences (N,) in fp32, and the sum's gradients by `h_ND` and `weight_VD`.
     """
-    rows = loss_rows(len(weight_VD), weight_VD.device.type)
+    vocabulary = len(weight_VD)
+    rows = loss_rows(vocabulary, weight_VD.device.type)
     losses, log_z, divergences = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(3))
     gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
+    padding = (0, -vocabulary % padded_to)
     chunks = (h_ND, targets_N[:, None], g_N[:, None], losses, log_z, divergences, gradient_h, *taught)
     with torch.autocast(h_ND.device.type, enabled=False):
-        weight = weight_VD.to(dtype)
+        weight = padded_head(weight_VD, dtype, padded_to)
         for h, targets, g, loss, log, divergence, out, *known in zip(*(x.split(rows) for x in chunks), strict=True):
-            logits = product(h.to(dtype), weight.t()).float()
+            logits = product(h.to(dtype), weight.t())[:, :vocabulary].float()
             p = torch.softmax(logits, dim=-1)
             log[:] = log_sum(logits, p)
             loss[:] = log - logits.gather(1, targets)[:, 0]
@@ -158,8 +169,9 @@ def mixed_sums(
                 p.mul_(1 + 2 * z_loss * log[:, None])
             p.scatter_add_(1, targets, p.new_full((1, 1), -1.0).expand(len(p), 1))
             slope = p.mul_(1 - alpha).add_(soft_gradient, alpha=alpha * temperature).to(dtype)
+            slope = pad(slope, padding) if padding[1] else slope
             torch.mul(product(slope, weight), g, out=out)
-            gradient_DV += correlate((h * g).to(dtype), slope)
+            gradient_DV += correlate((h * g).to(dtype), slope)[:, :vocabulary]
     hard = losses + z_loss * log_z.square() if z_loss else losses
     total = ((alpha * temperature**2 * divergences + (1 - alpha) * hard) * g_N).sum()
     return total, losses, divergences, gradient_h, gradient_DV.t().contiguous()
@@ -201,8 +213,8 @@ def keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def sums_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    """Scale the saved gradients; nothing but the first two of ten arguments has any."""
-    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 8
+    """Scale the saved gradients; nothing but the first two of eleven arguments has any."""
+    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 9
 
 
 _sum.register_autograd(sums_backward, setup_context=keep_gradients)

@@ -12,6 +12,7 @@ Shapes: B sequences, T tokens, N = B T, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def cross_entropy_per_token(
-    h_BTD: Float[Tensor, "B T D"], weight_VD: Float[Tensor, "V D"], targets_BT: Int[Tensor, "B T"]
+    h_BTD: Float[Tensor, "B T D"],
+    weight_VD: Float[Tensor, "V D"],
+    targets_BT: Int[Tensor, "B T"],
+    padded_to: int = 1,
 ) -> Float[Tensor, "B T"]:
     """Cross-entropy of each target under the logits `h_BTD @ weight_VD.T`.
 
@@ -39,6 +43,8 @@ def cross_entropy_per_token(
         The output head.
     targets_BT
         Token ids.
+    padded_to
+        The head is multiplied with rows of zeros up to a multiple of this, whose logits have no probability.
 
     Returns
     -------
@@ -46,7 +52,7 @@ def cross_entropy_per_token(
         fp32 of shape (B, T), in nats. Under autocast the logits are computed in 16 bits, and the
         cross-entropy from them in fp32.
     """
-    losses_N = _losses(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD))
+    losses_N = _losses(h_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), compute_dtype(h_BTD), padded_to)
     return losses_N.view_as(targets_BT)
 
 
@@ -57,6 +63,7 @@ def summed_cross_entropy(
     weights_BT: Float[Tensor, "B T"] | None = None,
     z_loss: float = 0.0,
     kernel: str = "own",
+    padded_to: int = 1,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"]]:
     """Sum of `cross_entropy_per_token` times the tokens' weights, and its terms: for training, at two thirds of the cost.
 
@@ -67,7 +74,7 @@ def summed_cross_entropy(
 
     Parameters
     ----------
-    h_BTD, weight_VD, targets_BT
+    h_BTD, weight_VD, targets_BT, padded_to
         As `cross_entropy_per_token` takes them.
     weights_BT
         How much each target counts; None counts all alike.
@@ -88,8 +95,21 @@ def summed_cross_entropy(
     """
     h_ND = h_BTD.flatten(0, 1)
     g_N = _ones(h_ND) if weights_BT is None else weights_BT.flatten().float()
-    total, losses_N, _, _ = _sum(h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD), z_loss, kernel)
+    total, losses_N, _, _ = _sum(
+        h_ND, weight_VD, targets_BT.flatten(), g_N, compute_dtype(h_BTD), z_loss, kernel, padded_to
+    )
     return total, losses_N.detach().view_as(targets_BT)
+
+
+def padded_head(weight_VD: Tensor, dtype: torch.dtype, padded_to: int) -> Tensor:
+    """Give a head in the precision of its products, with rows of zeros up to a multiple of `padded_to`."""
+    vocabulary, width = weight_VD.shape
+    missing = -vocabulary % padded_to
+    if not missing:
+        return weight_VD.to(dtype)
+    padded = weight_VD.new_zeros(vocabulary + missing, width, dtype=dtype)
+    padded[:vocabulary] = weight_VD
+    return padded
 
 
 def _in_chunks(
@@ -99,33 +119,38 @@ def _in_chunks(
     g_N: Tensor,
     dtype: torch.dtype,
     gradients: bool,
-    z_loss: float = 0.0,
-    kernel: str = "own",
+    z_loss: float,
+    kernel: str,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses, z_loss log(Z)^2, and the gradients of `sum(g (losses + z_loss log(Z)^2))`; empty ones unless `gradients`.
 
     With p = softmax(logits): log(Z) = max(logits) - log(max(p)) and loss = log(Z) - logits[target], which neither
     overflows nor rounds to zero. With p times 1 + 2 z_loss log(Z), and p[target] lessened by one after that,
-    dh = g p W and dW = sum (g p)^T h.
+    dh = g p W and dW = sum (g p)^T h. Where the head is padded, p is exactly 0 beyond the vocabulary.
     """
-    rows, weight = loss_rows(len(weight_VD), weight_VD.device.type), weight_VD.to(dtype)
+    vocabulary = len(weight_VD)
+    rows, weight = loss_rows(vocabulary, weight_VD.device.type), padded_head(weight_VD, dtype, padded_to)
     losses, z_terms = (h_ND.new_empty(len(h_ND), dtype=torch.float32) for _ in range(2))
-    gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight_VD.t().shape)
+    gradient_h, gradient_DV = torch.empty_like(h_ND), weight_VD.new_zeros(weight.t().shape)
     for h, targets, g, loss, z_term, out in zip(
         *(x.split(rows) for x in (h_ND, targets_N[:, None], g_N[:, None], losses, z_terms, gradient_h)), strict=True
     ):
         logits = product(h.to(dtype), weight.t())
+        logits = logits if kernel == "liger" else logits.float()
+        if len(weight) > vocabulary:
+            logits[:, vocabulary:] = -math.inf
         if kernel == "liger":
             loss[:], z_term[:] = cross_entropy_in_place(logits, targets[:, 0], z_loss)
             p = logits
         else:
-            p = _softmax_and_losses(logits.float(), targets, loss, z_term, z_loss, gradients)
+            p = _softmax_and_losses(logits, targets, loss, z_term, z_loss, gradients)
         if gradients:
             torch.mul(product(p.to(dtype), weight), g, out=out)
             gradient_DV += correlate((h * g).to(dtype), p.to(dtype))
     if not gradients:
         gradient_h = gradient_DV = h_ND.new_empty(0, 0)
-    return losses, z_terms, gradient_h, gradient_DV.t()
+    return losses, z_terms, gradient_h, gradient_DV[:, :vocabulary].t()
 
 
 def _softmax_and_losses(
@@ -146,27 +171,36 @@ def _softmax_and_losses(
 
 # Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
 @torch.library.custom_op("workbench::chunked_cross_entropy", mutates_args=())
-def _losses(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+def _losses(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, padded_to: int) -> Tensor:
     with torch.autocast(h_ND.device.type, enabled=False):
-        return _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, False)[0]
+        return _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, False, 0.0, "own", padded_to)[0]
 
 
 @torch.library.custom_op("workbench::chunked_cross_entropy_backward", mutates_args=())
 def _gradients(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor, padded_to: int
 ) -> tuple[Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
-        _, _, gradient_h, gradient_weight = _in_chunks(h_ND, weight_VD, targets_N, g_N, dtype, True)
+        _, _, gradient_h, gradient_weight = _in_chunks(
+            h_ND, weight_VD, targets_N, g_N, dtype, True, 0.0, "own", padded_to
+        )
     return gradient_h, gradient_weight.contiguous()
 
 
 @torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
 def _sum(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float, kernel: str
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    g_N: Tensor,
+    dtype: torch.dtype,
+    z_loss: float,
+    kernel: str,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(h_ND.device.type, enabled=False):
         losses, z_terms, gradient_h, gradient_weight = _in_chunks(
-            h_ND, weight_VD, targets_N, g_N, dtype, True, z_loss, kernel
+            h_ND, weight_VD, targets_N, g_N, dtype, True, z_loss, kernel, padded_to
         )
     terms = losses + z_terms if z_loss else losses
     return (terms * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
@@ -183,18 +217,27 @@ def _ones(h_ND: Tensor) -> Tensor:
 
 
 @_losses.register_fake
-def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
+def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, padded_to: int) -> Tensor:
     return h_ND.new_empty(targets_N.shape, dtype=torch.float32)
 
 
 @_gradients.register_fake
-def _(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor, padded_to: int
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
 
 
 @_sum.register_fake
 def _(
-    h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, g_N: Tensor, dtype: torch.dtype, z_loss: float, kernel: str
+    h_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    g_N: Tensor,
+    dtype: torch.dtype,
+    z_loss: float,
+    kernel: str,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     losses = h_ND.new_empty(targets_N.shape, dtype=torch.float32)
     return losses.new_empty(()), losses, torch.empty_like(h_ND), weight_VD.new_empty(weight_VD.shape)
@@ -206,12 +249,12 @@ def _(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.dtype = inputs
+    *tensors, ctx.dtype, ctx.padded_to = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _losses_backward(ctx: Any, g_N: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradients(*ctx.saved_tensors, ctx.dtype, g_N), None, None
+    return *_gradients(*ctx.saved_tensors, ctx.dtype, g_N, ctx.padded_to), None, None, None
 
 
 def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -220,7 +263,7 @@ def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _sum_backward(ctx: Any, g: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    return *scale_gradients(*ctx.saved_tensors, g), None, None, None, None, None
+    return *scale_gradients(*ctx.saved_tensors, g), *[None] * 6
 
 
 _losses.register_autograd(_losses_backward, setup_context=_keep_inputs)

@@ -86,12 +86,13 @@ def summed_sparse_distillation(
     lesson: SparseLesson,
     weights_BT: Float[Tensor, "B T"] | None = None,
     z_loss: float = 0.0,
+    padded_to: int = 1,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Sum of `alpha temperature^2 KL(q || p) + (1 - alpha) CE` times the tokens' weights, and its terms.
 
     Parameters
     ----------
-    h_BTD, weight_VD, targets_BT, weights_BT, z_loss
+    h_BTD, weight_VD, targets_BT, weights_BT, z_loss, padded_to
         As `workbench.model.distillation.summed_distillation` takes them.
     lesson
         What the teacher said; it gets no gradient.
@@ -114,6 +115,7 @@ def summed_sparse_distillation(
         lesson.alpha,
         z_loss,
         compute_dtype(h_BTD),
+        padded_to,
     )
     return total, losses_N.detach().view_as(targets_BT), divergences_N.detach().view_as(targets_BT)
 
@@ -131,13 +133,15 @@ def _sum(
     alpha: float,
     z_loss: float,
     dtype: torch.dtype,
+    padded_to: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Make losses and gradients by chunks of tokens; d soft loss / d logits = temperature (p - q)."""
 
     def compare(logits: Tensor, p: Tensor, divergence: Tensor, ids: Tensor, log_q: Tensor) -> Tensor:
         return _compare(logits, p, ids, log_q.float(), temperature, divergence)
 
-    return mixed_sums(h_ND, weight_VD, targets_N, g_N, (ids_Nk, log_q_Nk), compare, temperature, alpha, z_loss, dtype)
+    taught = (ids_Nk, log_q_Nk)
+    return mixed_sums(h_ND, weight_VD, targets_N, g_N, taught, compare, temperature, alpha, z_loss, dtype, padded_to)
 
 
 def _compare(logits: Tensor, p: Tensor, ids: Tensor, log_q: Tensor, temperature: float, divergence: Tensor) -> Tensor:

@@ -191,6 +191,8 @@ class Transformer(nn.Module):
         self.config, self.activation_checkpointing = config, activation_checkpointing
         self.backend = attention
         self.output_multiplier = output_multiplier(config)
+        self.head_padded_to = 1
+        """Rows of the head are a multiple of this where the loss multiplies by it; the weights stay as they are."""
         self.embedding = Embedding(config.vocab_size, config.width)
         self.position = Embedding(config.context_tokens, config.width) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
@@ -304,14 +306,18 @@ class Transformer(nn.Module):
         h_BTD = self.hidden(tokens_BT, positions_BT, documents_BT, documents_at_most)
         if targets_BT is None:
             return self.head(h_BTD)
-        h_BTD = self.before_head(h_BTD)
+        h_BTD, padded_to = self.before_head(h_BTD), self.head_padded_to
         if isinstance(lesson, SparseLesson):
-            return summed_sparse_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
+            return summed_sparse_distillation(
+                h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss, padded_to
+            )
         if lesson is not None:
-            return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss)
+            return summed_distillation(h_BTD, self.head_weight, targets_BT, lesson, weights_BT, z_loss, padded_to)
         if summed:
-            return summed_cross_entropy(h_BTD, self.head_weight, targets_BT, weights_BT, z_loss, cross_entropy)
-        return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT)
+            return summed_cross_entropy(
+                h_BTD, self.head_weight, targets_BT, weights_BT, z_loss, cross_entropy, padded_to
+            )
+        return cross_entropy_per_token(h_BTD, self.head_weight, targets_BT, padded_to)
 
 
 def loss_per_token(model: nn.Module, tokens_BT1: Int[Tensor, "B T+1"]) -> Float[Tensor, "B T"]:

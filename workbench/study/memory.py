@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.config.schema import ModelConfig
+from workbench.config.schema import ModelConfig, NumericsConfig
 from workbench.study.flops import block_matrices, count_parameters
 
 FP32 = 4
@@ -31,6 +31,26 @@ LOSS_BYTES = 4 << 20
 def loss_rows(vocab_size: int, device: str) -> int:
     """Tokens whose logits `workbench.model.loss` makes at once, on a `cpu` or another device."""
     return max(16, LOSS_BYTES // (FP32 * vocab_size)) if device == "cpu" else LOSS_ROWS
+
+
+HEAD_MULTIPLE = 64
+"""Rows of a padded output head: products on a GPU want them to be a multiple of what its tiles and loads take."""
+
+
+def head_padded_to(numerics: NumericsConfig, vocab_size: int, device: str) -> int:
+    """Multiple that the rows of the output head are filled up to where the loss is computed; 1 leaves them.
+
+    Parameters
+    ----------
+    numerics
+        Whose `pad_vocabulary` says so, or leaves it to the device.
+    vocab_size
+        Rows of the head.
+    device
+        `cuda` or `cpu`.
+    """
+    wanted = device == "cuda" if numerics.pad_vocabulary is None else numerics.pad_vocabulary
+    return HEAD_MULTIPLE if wanted and vocab_size % HEAD_MULTIPLE else 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,7 @@ class _Shape:
     attention: str
     device: str
     adapters: Adapters | None = None
+    pads_head: bool = False
 
     @property
     def keeps_all_inputs(self) -> bool:
@@ -132,6 +153,7 @@ def peak_memory(
     document_mask: bool = False,
     optimizer: str = "adamw",
     adapters: Adapters | None = None,
+    pads_head: bool = False,
 ) -> Memory:
     """Estimate the peak memory of one training process.
 
@@ -158,6 +180,8 @@ def peak_memory(
     adapters
         What is trained in place of the weights, on a model that is whole on every process: gradients and moments are
         theirs alone, and the frozen matrices' inputs and norms' outputs need not be kept.
+    pads_head
+        Whether the output head is copied to be filled up with rows of zeros, in fp32 too.
     """
     shape = _Shape(
         model,
@@ -166,6 +190,7 @@ def peak_memory(
         attention,
         device,
         adapters,
+        pads_head,
     )
     shares = 1 if parallel == "replicate" else processes
     share = -(-FP32 * count_parameters(model).total // shares)
@@ -288,7 +313,7 @@ def _loss_bytes(shape: _Shape, checkpointing: bool) -> int:
     wide = 3 if shape.tokens > rows else 2
     chunk = min(rows, shape.tokens) * vocabulary * (wide * FP32 + (2 if shape.size == 2 else 0))
     part = shape.table * shape.size // FP32
-    forward = shape.table + part + (part if shape.size == 2 else 0) + chunk
+    forward = shape.table + part + (part if shape.size == 2 or shape.pads_head else 0) + chunk
     backward = 2 * shape.table + shape.stream
     return _kept_bytes(shape, checkpointing) + 3 * shape.stream + max(forward, backward)
 

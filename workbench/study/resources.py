@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.config.schema import ClusterConfig, Stage, TrainingStage
+from workbench.study.checkpoint_copies import copied_bytes
 from workbench.study.flops import training_flops_per_token
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token, held_bytes, process_memory
-from workbench.study.memory import Adapters, Memory, peak_memory
+from workbench.study.memory import Adapters, Memory, head_padded_to, peak_memory
 
 USABLE_MEMORY = 0.9
 """Share of a GPU's memory a plan may fill; the rest is the allocator's fragments and the libraries' own."""
@@ -133,7 +134,7 @@ def stage_resources(
         processes_per_node=per_node,
         gpus_per_node=per_node if uses_gpus(stage, cluster) else 0,
         cpus_per_process=cpus,
-        memory_bytes_per_node=_node_memory(stage, cluster, per_node, cpus, option.memory),
+        memory_bytes_per_node=_node_memory(stage, cluster, option, cpus),
         minutes=_time_limit(stage, cluster, option.seconds),
         micro_batch_sequences=option.micro_batch_sequences,
         peak_memory_bytes=option.memory.total,
@@ -283,11 +284,12 @@ def stage_memory(stage: TrainingStage, processes: int, micro_batch_sequences: in
     """Estimate the peak of one process of a stage; a micro-batch of None is the numerics' own."""
     share = stage.batch_sequences // processes
     micro_batch = min(share, micro_batch_sequences or stage.numerics.micro_batch_sequences or share)
+    copy = copied_bytes(stage, processes, device) if device == "cpu" else 0  # a GPU's lies in the host's memory
     own = process_memory(stage, processes, micro_batch, device)
     if own is not None:
-        return own
+        return replace(own, total=own.total + copy)
     memory = training_memory(stage, processes, micro_batch, device)
-    return replace(memory, total=memory.total + held_bytes(stage, micro_batch, device))
+    return replace(memory, total=memory.total + held_bytes(stage, micro_batch, device) + copy)
 
 
 def training_memory(
@@ -311,6 +313,7 @@ def training_memory(
         document_mask=stage.stream.document_mask,
         optimizer=stage.optimizer.kind,
         adapters=adapters,
+        pads_head=head_padded_to(stage.numerics, model.vocab_size, device) > 1,
     )
 
 
@@ -329,22 +332,38 @@ def _cpus_per_process(stage: Stage, cluster: ClusterConfig) -> int:
     return stage.numerics.threads
 
 
-def _node_memory(stage: Stage, cluster: ClusterConfig, per_node: int, cpus: int, memory: Memory) -> int | None:
+def _node_memory(stage: Stage, cluster: ClusterConfig, option: Option, cpus: int) -> int | None:
     """Memory as requested; else the node's memory in proportion to the job's GPUs or cores, if that is enough."""
     if stage.resources.memory_bytes is not None:
         return stage.resources.memory_bytes
-    node = cluster.memory_bytes_per_node
+    node, per_node = cluster.memory_bytes_per_node, option.processes // option.nodes
     if node is None:
         return None
     if uses_gpus(stage, cluster):
-        return node * per_node // cluster.gpus_per_node
-    needed = math.ceil(per_node * (memory.total / USABLE_MEMORY + PROCESS_BYTES))
+        return max(node * per_node // cluster.gpus_per_node, _copies(stage, option, node))
+    needed = math.ceil(per_node * (option.memory.total / USABLE_MEMORY + PROCESS_BYTES))
     if needed > node:
         raise ValueError(
             f"stage {stage.name!r} of model {stage.model.name!r} needs {needed / 1e9:.3g} GB per node, more than "
             f"cluster.memory_bytes_per_node={node}: set a smaller numerics.micro_batch_sequences or more nodes"
         )
     return max(needed, node * per_node * cpus // cluster.cpus_per_node)
+
+
+def _copies(stage: Stage, option: Option, node: int) -> int:
+    """Memory of the node that takes most, for its processes and their copies of a checkpoint on the GPUs."""
+    copied = copied_bytes(stage, option.processes, "cuda")
+    if not copied:
+        return 0
+    others = option.processes // option.nodes - 1
+    share = checkpoint_bytes(stage, whole=True) // option.processes if stage.numerics.parallel == "shard" else 0
+    needed = (1 + others) * PROCESS_BYTES + copied + others * share
+    if needed > node:
+        raise ValueError(
+            f"stage {stage.name!r} of model {stage.model.name!r} needs {needed / 1e9:.3g} GB per node for copies of its "
+            f"checkpoints, more than cluster.memory_bytes_per_node={node}: set checkpoint.writes=inline"
+        )
+    return needed
 
 
 def _time_limit(stage: Stage, cluster: ClusterConfig, seconds: float | None) -> int:

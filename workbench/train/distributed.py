@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -33,6 +33,10 @@ class World:
     """All processes."""
     device: torch.device | None = None
     """Where this process computes; None leaves it to the stage's numerics (one process alone)."""
+    timeout_seconds: float | None = None
+    """Of a collective; None takes PyTorch's."""
+    group: dist.ProcessGroup | None = None
+    """What they talk by; None is the group that training uses."""
 
     def __post_init__(self) -> None:
         """Refuse ranks that do not exist."""
@@ -57,6 +61,13 @@ class World:
         share = batch_sequences // self.size
         return range(start + self.rank * share, start + (self.rank + 1) * share)
 
+    def apart(self) -> World:
+        """Give the same processes a channel of their own, from host to host, for another thread; a collective."""
+        if self.size == 1:
+            return self
+        timeout = None if self.timeout_seconds is None else timedelta(seconds=self.timeout_seconds)
+        return replace(self, group=dist.new_group(timeout=timeout, backend="gloo"))
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self.any_()
@@ -64,7 +75,7 @@ class World:
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum a tensor over all processes, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def any_(self, *flags: bool) -> tuple[bool, ...]:
@@ -72,7 +83,7 @@ class World:
         if self.size == 1:
             return tuple(bool(flag) for flag in flags)
         raised = torch.tensor([False, *flags], dtype=torch.int32)
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.group)
         return tuple(bool(flag) for flag in raised.tolist()[1:])
 
     def main_only(self, function: Callable[[], T]) -> T:
@@ -90,7 +101,7 @@ class World:
                 answer[0] = function()
             except BaseException as raised:
                 error, answer[1] = raised, self._portable(raised)
-        dist.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(answer, src=0, group=self.group, device=torch.device("cpu"))
         if error is not None or answer[1] is not None:
             raise error or answer[1]
         return answer[0]
@@ -120,7 +131,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def _portable(self, error: BaseException) -> Exception:
@@ -162,7 +173,7 @@ def join(
     if kind == "cuda":
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    world = World(rank, size, torch.device(device))
+    world = World(rank, size, torch.device(device), timeout_seconds)
     if size == 1:
         yield world
         return

@@ -38,7 +38,9 @@ def make_batch(
     if drawn.weights is None or drawn.positions is None or drawn.documents is None:
         if not document_mask:
             return Batch(tokens_BT1)
-        return Batch.by_document(tokens_BT1, bos_id, at_most=documents_at_most(drawn.tokens, bos_id) if bounded else None)
+        return Batch.by_document(
+            tokens_BT1, bos_id, at_most=documents_at_most(drawn.tokens, bos_id) if bounded else None
+        )
     weights_BT = to_device(drawn.weights)
     if not document_mask:
         return Batch(tokens_BT1, weights_BT)

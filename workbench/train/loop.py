@@ -6,13 +6,12 @@ write a row, and write a checkpoint where one is due. `workbench.train.whole_sta
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
-from functools import cached_property, partial
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import numpy as np
 import torch
 
 from workbench.config.schema import Stage, TrainingStage
-from workbench.data.carried_tokens import Carried, write_carried
 from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention, takes_borders
@@ -31,16 +29,16 @@ from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
-from workbench.study.files import exclusive, read_stage
 from workbench.study.flops import count_parameters
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
+from workbench.study.memory import HEAD_MULTIPLE, head_padded_to
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
-from workbench.train.attempt_status import write_status
 from workbench.train.attention_choice import choose_attention, with_attention
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
+from workbench.train.distributed import World
 from workbench.train.drawn_batch import make_batch
 from workbench.train.freed_memory import keep_freed_memory
 from workbench.train.hooks import Progress, StoppedError
@@ -49,11 +47,13 @@ from workbench.train.job import StageJob
 from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
+from workbench.train.saving import StageSaver
 from workbench.train.schedule import learning_rate
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, fresh_state, initial_state, load_state, save_state
+from workbench.train.state_copy import Snapshot
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
-from workbench.train.targets import clear_superseded, missing_targets
+from workbench.train.targets import missing_targets
 
 
 class StageRun:
@@ -79,6 +79,7 @@ class StageRun:
         self.numerics = self._numerics()
         self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
+        self.saver = StageSaver(self)
 
     def _prepare(self) -> None:
         """Open what training needs, before any process waits for another."""
@@ -100,6 +101,7 @@ class StageRun:
         ahead = batches_ahead(self.device.type)
         self.batches = ReadAhead(lambda *batch: self.stream.draw(*batch), stage.batch_sequences, ahead, end)
         self.compiled = self._can_compile()
+        self.padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, self.device.type)
         self.deterministic = is_deterministic(stage.numerics, self.device)
         check_determinism(self.deterministic, self.device)
         self.params, self.flops_per_token = count_parameters(stage.model), flops_per_token(stage)
@@ -130,11 +132,15 @@ class StageRun:
         """Read the state of a checkpoint of this stage, or of the one whose training it goes on with."""
         return load_state(path, self.stage, self.device, self.mesh)
 
-    def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        """Write all of a checkpoint but its manifest."""
+    def snapshot(self, state: TrainState) -> Snapshot:
+        """Give what a checkpoint holds of a training as it is now, in place; no collectives."""
+        return state.snapshot()
+
+    def save_files(self, snapshot: Snapshot, folder: Path, world: World) -> dict[str, FileFacts]:
+        """Write all of a checkpoint but its manifest; perhaps in a thread, whose processes agree by `world`."""
         prepared = self.prepared
         ids = prepared.bos_id, prepared.eos_id
-        return save_state(state, folder, prepared.tokenizer_dir, *ids, self.world, self.stop_ids)
+        return save_state(snapshot, folder, prepared.tokenizer_dir, *ids, world, self.stop_ids)
 
     # -------------------------------------------------------------------------------
 
@@ -145,8 +151,12 @@ class StageRun:
 
     def _numerics(self) -> dict[str, Any]:
         """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
+        numerics = self.stage.numerics
+        said = {key: value for key, value in asdict(numerics).items() if key != "pad_vocabulary"}
+        pads = {"pad_vocabulary": self.padded_to > 1} if self.stage.model.vocab_size % HEAD_MULTIPLE else {}
         return {
-            **asdict(self.stage.numerics),
+            **said,
+            **pads,  # said where it makes a difference
             "device": self.device.type,
             "cross_entropy": self.cross_entropy,
             "compile": self.compiled,
@@ -179,14 +189,21 @@ class StageRun:
         start_step = self.world.main_only(self._start_step)
         durable = self.world.main_only(lambda: ckpt.durable_step(self.dir, start_step))
         state = self._restore(missing[0])
+        self.saver.watch(state)
+        state.model.head_padded_to = self.padded_to
         model = self._compiled(state.model)
         self.world.main_only(lambda: spool.truncate_after(self.dir.metrics, durable))
-        with spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext() as writer:
+        rows = spool.MetricsWriter(self.dir.metrics) if self.world.is_main else nullcontext()
+        with rows as writer, closing(self.saver):
             for target in missing:
                 nearer = self._nearest(target)
                 if nearer is not None and nearer[0] > state.tokens:
+                    self.saver.settle()  # what is superseded has been cleared away then
+                    nearer = self._nearest(target)
+                if nearer is not None and nearer[0] > state.tokens:
                     state.adopt(self._load(nearer[1]))
-                self._train_to(target, model, state, writer, durable)
+                self._train_to(target, model, state, writer, durable, last=target == missing[-1])
+            self.saver.settle()
 
     def _nearest(self, target: int) -> tuple[int, Path] | None:
         """Last checkpoint to resume from before a target as rank 0 sees it, so that all begin at the same."""
@@ -237,6 +254,8 @@ class StageRun:
         state: TrainState,
         writer: spool.MetricsWriter | None,
         durable: int,
+        *,
+        last: bool,
     ) -> None:
         """Train `state` through `model`, its own or what was compiled from it."""
         while state.tokens < target:
@@ -246,14 +265,15 @@ class StageRun:
             new_row = writer if state.step > durable else None
             stop, overdue = self._agree(partial(self._tell, state, result.loss, row, new_row))
             if stop and state.tokens < target:
-                self._save(state, writer, keep=False)
+                self.saver.save(state, writer, keep=False, last=True)
                 raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
             if state.tokens == target or overdue:
-                self._save(state, writer, keep=state.tokens == target)
+                there = state.tokens == target
+                self.saver.save(state, writer, keep=there, last=last and there)
 
     def _tell(self, state: TrainState, loss: float, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
         if writer is not None:
-            self._write(writer, row)
+            self.saver.write_row(writer, row)
         self.hooks.on_progress(self._progress(state, loss, row[spool.TRAIN_TOKENS_PER_SECOND]))
 
     def _agree(self, tell: Callable[[], None]) -> tuple[bool, bool]:
@@ -264,10 +284,11 @@ class StageRun:
         stop, failure = False, None
         try:
             tell()
+            self.saver.look()
             stop = self.hooks.should_stop()
         except BaseException as error:
             failure = error
-        overdue = self.world.is_main and self.clock.is_due()
+        overdue = self.world.is_main and self.saver.is_due
         stop, overdue, failed = self.world.any_(stop, overdue, failure is not None)
         self.world.raise_any(failed, failure)
         return stop, overdue
@@ -337,56 +358,8 @@ class StageRun:
     def _progress(self, state: TrainState, loss: float, rate: float) -> Progress:
         return Progress(self.dir.id, state.step, state.tokens, self.stage.start_tokens, max(self.goals), loss, rate)
 
-    def _write(self, writer: spool.MetricsWriter, row: dict[str, Any]) -> None:
-        try:
-            writer.write(row)
-        except OSError as error:
-            if not ckpt.is_disk_full(error):
-                raise
-            raise ckpt.DiskFullError(
-                f"no room for a row of {self.dir.metrics}: it needs {len(json.dumps(row)) + 1} bytes; the checkpoints "
-                "are whole, so make room and run the same command again"
-            ) from error
-
-    def _clear_superseded(self) -> None:
-        """Delete what nothing needs; another launch may have added targets since this run began."""
-        with exclusive(self.dir.path / "freeze.lock"):
-            stage = replace(read_stage(self.dir), checkpoint=self.stage.checkpoint)
-            clear_superseded(self.dir, stage, self.goals)
-
-    def _save(self, state: TrainState, writer: spool.MetricsWriter | None, *, keep: bool) -> None:
-        """Rows first, so that whatever a checkpoint stands for is on the disk before it is."""
-        began = time.monotonic()
-        self.world.main_only(lambda: writer and writer.sync())
-        path = ckpt.write_checkpoint(
-            self.dir,
-            state.step,
-            lambda folder: self._save_all(state, folder),
-            self._manifest(state),
-            keep=keep,
-            needed_bytes=checkpoint_bytes(self.stage, whole=True),
-            world=self.world,
-            say=self.hooks.log,
-        )
-        seconds = time.monotonic() - began
-        self.world.main_only(lambda: self._after_save(state, path))
-        self.clock.saved(seconds)
-
-    def _save_all(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        written = self.save_files(state, folder)
-        self.world.main_only(lambda: write_carried(self._carried, folder))
-        return written
-
-    @cached_property
-    def _carried(self) -> Carried:
-        return self.job.find_carried(self.prepared)
-
-    def _after_save(self, state: TrainState, path: Path) -> None:
-        self._clear_superseded()
-        write_status(self.dir, "running", step=state.step, tokens=state.tokens)
-        self.hooks.on_checkpoint(path)
-
-    def _manifest(self, state: TrainState) -> dict[str, Any]:
+    def manifest(self, state: TrainState) -> dict[str, Any]:
+        """Say what a checkpoint of now is of."""
         stage, origin = self.stage, self.stage.origin
         sequences = stage.sequences(state.tokens)
         return self.job.manifest(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,25 @@ from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import ModelConfig
 from workbench.model.tensor_file import FileFacts, HashedFile, header
-from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, hf_keys, hf_rows, hf_shapes, our_rows
 from workbench.train.distributed import World
+from workbench.train.state_copy import Snapshot
 
 FILE_BYTES = 1 << 30
 """Of whole tensors whose shares go into one file of each process: the writer holds twice what it writes at once."""
 
 
-def write_weights(directory: Path, model: Transformer, world: World) -> FileFacts:
+def write_weights(directory: Path, snapshot: Snapshot, world: World) -> FileFacts:
     """Write `model.safetensors` as `write_hf` does, gathering one tensor at a time; a collective.
+
+    Parameters
+    ----------
+    directory
+        Where.
+    snapshot
+        Of a shared-out model: every process's shares, or the whole weights on rank 0 alone.
+    world
+        The processes, for what they agree on; shares are gathered by the model's own mesh.
 
     Returns
     -------
@@ -46,12 +55,12 @@ def write_weights(directory: Path, model: Transformer, world: World) -> FileFact
         On rank 0; `RemoteError` on the others.
     """
     failure: list[OSError] = []
-    file = _open_weights(directory, model, failure) if world.is_main else None
-    for name, parameter in model.named_parameters():
-        assert isinstance(parameter, DTensor)
-        whole = parameter.full_tensor().detach()  # every process takes part, whatever became of the file
+    file = _open_weights(directory, snapshot, failure) if world.is_main else None
+    for name, weight in snapshot.weights.items():
+        # Every process takes part, whatever became of the file.
+        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
         if file is not None and not failure:
-            _append(file, hf_rows(name, whole, model.config), failure)
+            _append(file, hf_rows(name, whole, snapshot.config), failure)
     if file is not None:
         try:
             file.close()
@@ -61,22 +70,22 @@ def write_weights(directory: Path, model: Transformer, world: World) -> FileFact
     return {} if file is None else file.facts
 
 
-def _open_weights(directory: Path, model: Transformer, failure: list[OSError]) -> HashedFile | None:
+def _open_weights(directory: Path, snapshot: Snapshot, failure: list[OSError]) -> HashedFile | None:
     try:
         file = HashedFile(directory / WEIGHTS)
-        file.write(_header(model))
+        file.write(_header(snapshot))
     except OSError as error:
         failure.append(error)
         return None
     return file
 
 
-def _header(model: Transformer) -> bytes:
+def _header(snapshot: Snapshot) -> bytes:
     """Header with the tensors in the order in which they are gathered."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, parameter in model.named_parameters():
-        assert parameter.dtype == torch.float32, name
-        shapes |= hf_shapes(name, tuple(parameter.shape), model.config)
+    for name, weight in snapshot.weights.items():
+        assert weight.dtype == torch.float32, name
+        shapes |= hf_shapes(name, tuple(weight.shape), snapshot.config)
     return header(((key, torch.float32, shape) for key, shape in shapes.items()), {"format": "pt"})
 
 
@@ -124,8 +133,8 @@ class _HashingFileSystem(FileSystem):
         self.facts[Path(path).name] = file.facts
 
 
-def write_shards(directory: Path, tensors: dict[str, Tensor]) -> dict[str, FileFacts]:
-    """Write each process's shares of `tensors` into files of its own; a collective.
+def write_shards(directory: Path, tensors: Mapping[str, Tensor], world: World) -> dict[str, FileFacts]:
+    """Write each process's shares of `tensors` into files of its own; a collective among the processes of `world`.
 
     Returns
     -------
@@ -142,13 +151,13 @@ def write_shards(directory: Path, tensors: dict[str, Tensor]) -> dict[str, FileF
     )
     writer.fs = files = _HashingFileSystem()
     try:
-        save(tensors, storage_writer=writer)
+        save(dict(tensors), storage_writer=writer, process_group=world.group)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
     return files.facts
 
 
-def _file_numbers(tensors: dict[str, Tensor]) -> dict[str, int]:
+def _file_numbers(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Tell which file each tensor goes to, from 1 on."""
     numbers, written = {}, 0
     for name, tensor in tensors.items():

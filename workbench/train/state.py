@@ -17,7 +17,7 @@ from workbench.config.schema import TrainingStage
 from workbench.model.init import init_weights, initial_values
 from workbench.model.tensor_file import FileFacts, write_tensors
 from workbench.model.transformer import Transformer
-from workbench.model.weights import WEIGHTS, load_model, read_config, write_hf, write_hf_config
+from workbench.model.weights import WEIGHTS, load_model, read_config, to_hf, write_hf_config
 from workbench.study.identity import model_identity
 from workbench.train.distributed import World
 from workbench.train.muon import MuonWithAdamW
@@ -29,6 +29,7 @@ from workbench.train.optimizer import (
 )
 from workbench.train.shard_files import WeightsFile, read_shards, write_shards, write_weights
 from workbench.train.sharding import empty_sharded, fill
+from workbench.train.state_copy import Snapshot
 from workbench.train.weights_only import OPTIMIZER_DIR, OPTIMIZER_FILE
 
 RNG_FILE = "rng.safetensors"
@@ -59,6 +60,19 @@ class TrainState:
         self.tokens += tokens
         self.skipped += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def snapshot(self) -> Snapshot:
+        """Give what a checkpoint of now holds, in place: but for the random state it changes with the next step."""
+        shared = isinstance(self.model.norm.weight, DTensor)
+        named = self.model.named_parameters() if shared else self.model.state_dict().items()
+        return Snapshot(
+            config=self.model.config,
+            weights={name: tensor.detach() for name, tensor in named},
+            optimizer=optimizer_tensors(self.model, self.optimizer),
+            rng=_rng_tensors(),
+            counters={name: getattr(self, name) for name in _COUNTERS},
+            shared=shared,
+        )
 
     def adopt(self, other: TrainState) -> None:
         """Take another's values into this one's own tensors, for which a model may have been compiled."""
@@ -103,7 +117,7 @@ def fresh_state(
 
 
 def save_state(
-    state: TrainState,
+    state: TrainState | Snapshot,
     directory: Path,
     tokenizer_dir: Path,
     bos_id: int,
@@ -112,6 +126,17 @@ def save_state(
     stop_ids: Sequence[int] = (),
 ) -> dict[str, FileFacts]:
     """Write a Hugging Face model directory and, beside it, what resuming needs; every process calls this.
+
+    Parameters
+    ----------
+    state
+        What is written: a training as it is, or as it was.
+    directory
+        An existing one.
+    tokenizer_dir, bos_id, eos_id, stop_ids
+        As `workbench.model.weights.write_hf` takes them.
+    world
+        The processes.
 
     Returns
     -------
@@ -123,37 +148,37 @@ def save_state(
     OSError
         On every process, wherever it happened.
     """
-    if not isinstance(state.model.norm.weight, DTensor):
-        written = world.main_only(lambda: _save_whole(state, directory, tokenizer_dir, bos_id, eos_id, stop_ids))
+    snapshot = state.snapshot() if isinstance(state, TrainState) else state
+    if not snapshot.shared:
+        written = world.main_only(lambda: _save_whole(snapshot, directory, tokenizer_dir, bos_id, eos_id, stop_ids))
         return written if world.is_main else {}
-    weights = write_weights(directory, state.model, world)
-    world.main_only(lambda: write_hf_config(directory, state.model.config, tokenizer_dir, bos_id, eos_id, stop_ids))
-    world.main_only(lambda: save_counters(state, directory))
-    shards = write_shards(directory / OPTIMIZER_DIR, optimizer_tensors(state.model, state.optimizer))
+    weights = write_weights(directory, snapshot, world)
+    world.main_only(lambda: write_hf_config(directory, snapshot.config, tokenizer_dir, bos_id, eos_id, stop_ids))
+    world.main_only(lambda: save_counters(snapshot, directory))
+    shards = write_shards(directory / OPTIMIZER_DIR, snapshot.optimizer, world)
     written = {f"{OPTIMIZER_DIR}/{name}": facts for name, facts in shards.items()}
     return written | ({WEIGHTS: weights} if world.is_main else {})
 
 
 def _save_whole(
-    state: TrainState,
+    snapshot: Snapshot,
     directory: Path,
     tokenizer_dir: Path,
     bos_id: int,
     eos_id: int | None,
     stop_ids: Sequence[int],
 ) -> dict[str, FileFacts]:
-    weights = write_hf(directory, state.model, tokenizer_dir, bos_id, eos_id, stop_ids)
-    optimizer = write_tensors(directory / OPTIMIZER_FILE, optimizer_tensors(state.model, state.optimizer))
-    save_counters(state, directory)
+    weights = write_tensors(directory / WEIGHTS, to_hf(snapshot.weights, snapshot.config), {"format": "pt"})
+    write_hf_config(directory, snapshot.config, tokenizer_dir, bos_id, eos_id, stop_ids)
+    optimizer = write_tensors(directory / OPTIMIZER_FILE, snapshot.optimizer)
+    save_counters(snapshot, directory)
     return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer}
 
 
-def save_counters(state: TrainState, directory: Path) -> None:
+def save_counters(snapshot: Snapshot, directory: Path) -> None:
     """Write the counters, and the random state that nothing draws from."""
-    write_tensors(directory / RNG_FILE, _rng_tensors())
-    (directory / STATE_FILE).write_text(
-        json.dumps({name: getattr(state, name) for name in _COUNTERS}), encoding="utf-8"
-    )
+    write_tensors(directory / RNG_FILE, snapshot.rng)
+    (directory / STATE_FILE).write_text(json.dumps(snapshot.counters), encoding="utf-8")
 
 
 def load_state(

@@ -87,6 +87,7 @@ def plain_step(
     from workbench.model.batch import Batch
     from workbench.model.liger import choose_cross_entropy
     from workbench.model.transformer import summed_loss
+    from workbench.study.memory import head_padded_to
     from workbench.train.compiler import compile_model, missing_for_compile
     from workbench.train.micro_batch import choose_micro_batch
     from workbench.train.state import initial_state
@@ -95,6 +96,7 @@ def plain_step(
     state = initial_state(stage, device)
     cross_entropy = choose_cross_entropy(stage.numerics.cross_entropy, device)
     model = state.model
+    model.head_padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, device.type)
     if stage.numerics.compile and missing_for_compile(device.type) is None:
         model = compile_model(model, stage.numerics.compile_unit)
     generator = torch.Generator().manual_seed(0)

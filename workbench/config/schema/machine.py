@@ -11,6 +11,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CROSS_ENTROPIES = ("own", "liger", "auto")
 COMPILE_UNITS = ("model", "block")
 PARALLELS = ("replicate", "shard", "hybrid")
+WRITES = ("auto", "background", "inline")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class NumericsConfig:
     """Whether to keep only each block's input and recompute the rest in the backward pass."""
     deterministic: bool | None = None
     """Compute the same bits every time, at some cost in speed; None does so on the CPU, and not on a GPU."""
+    pad_vocabulary: bool | None = None
+    """Multiply by an output head whose rows are filled up with zeros to a multiple of 64, where the vocabulary is none;
+    the ids beyond it have no probability, and weights and checkpoints stay as they are. None does so on a GPU alone."""
 
     def __post_init__(self) -> None:
         """Refuse impossible settings."""
@@ -110,11 +114,15 @@ class CheckpointConfig:
     what the last write took, so that writing takes less than 1% of the time; a minute for small models."""
     keep_last: int = 2
     """Number of checkpoints to keep that are neither milestones nor branch points."""
+    writes: str = "auto"
+    """`background` copies the state and writes it while training goes on, `inline` has training wait; `auto` writes in
+    the background on a GPU alone. The files are the same byte for byte."""
 
     def __post_init__(self) -> None:
         """Refuse a policy that could not resume."""
         check_above("checkpoint.interval_seconds", self.interval_seconds, 0)
         check_at_least("checkpoint.keep_last", self.keep_last, 1)
+        check_choice("checkpoint.writes", self.writes, WRITES)
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,7 @@ class LogitsRun:
             flops=float(flops_per_token(stage) * (tokens - stage.start_tokens)),
             counts={},
             numerics={
-                **asdict(stage.numerics),
+                **{key: value for key, value in asdict(stage.numerics).items() if key != "pad_vocabulary"},
                 "device": self.device.type,
                 "deterministic": self.deterministic,
                 "micro_batch_sequences": self.micro_batch,

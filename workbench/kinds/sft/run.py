@@ -7,6 +7,7 @@ any other; beside it, in `adapter/`, the adapters in peft's format, from which t
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,15 +23,17 @@ from workbench.model.adapter_files import load_adapters, save_adapters
 from workbench.model.batch import Batch
 from workbench.model.four_bit import check_four_bit
 from workbench.model.init import init_weights
-from workbench.model.lora import add_adapters, merged_state, quantise_frozen
-from workbench.model.tensor_file import FileFacts, write_tensors
+from workbench.model.lora import adapter_tensors, add_adapters, merged_state, quantise_frozen
+from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
-from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
+from workbench.study.memory import head_padded_to
 from workbench.train.checkpoint import read_manifest
+from workbench.train.distributed import World
 from workbench.train.job import StageJob
 from workbench.train.loop import StageRun
-from workbench.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from workbench.train.state import TrainState, load_counters, load_weights, save_counters, save_state
+from workbench.train.optimizer import build_optimizer, restore_optimizer
+from workbench.train.state import TrainState, load_counters, load_weights, save_state
+from workbench.train.state_copy import Snapshot
 from workbench.train.weights_only import OPTIMIZER_FILE
 
 ADAPTER_DIR = "adapter"
@@ -134,16 +137,24 @@ class SftRun(StageRun):
     def _state_of(self, model: Transformer) -> TrainState:
         return TrainState(model, build_optimizer(model, self.stage.optimizer, self.stage.schedule.peak), 0, 0)
 
-    def save_files(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
+    def snapshot(self, state: TrainState) -> Snapshot:
+        """Give what a checkpoint holds: with adapters, these and the weights that they are merged into."""
+        if cast(Spec, self.stage).lora is None:
+            return super().snapshot(state)
+        self._adapted = state.model
+        weights = {name: tensor.detach() for name, tensor in merged_state(state.model).items()}
+        adapters = {name: tensor.detach() for name, tensor in adapter_tensors(state.model).items()}
+        return replace(state.snapshot(), weights=weights, adapters=adapters)
+
+    def save_files(self, snapshot: Snapshot, folder: Path, world: World) -> dict[str, FileFacts]:
         """Write the model, merged where there are adapters, the tokenizer with its template, and what resuming needs."""
         store, prepared = self.conversations, self.prepared
-        if cast(Spec, self.stage).lora is None:
-            ids = prepared.bos_id, prepared.eos_id
-            written = save_state(state, folder, store.tokenizer_dir, *ids, self.world, self._all_stop_ids)
-        else:
-            saved = self.world.main_only(lambda: self._save_adapted(state, folder))
-            written = saved if self.world.is_main else {}
-        self.world.main_only(lambda: write_chat_template(store, folder))
+        ids = prepared.bos_id, prepared.eos_id
+        written = save_state(snapshot, folder, store.tokenizer_dir, *ids, world, self._all_stop_ids)
+        if snapshot.adapters:
+            saved = world.main_only(lambda: self._save_adapters(snapshot, folder))
+            written |= saved if world.is_main else {}
+        world.main_only(lambda: write_chat_template(store, folder))
         return written
 
     @property
@@ -157,15 +168,12 @@ class SftRun(StageRun):
         end = self.conversations.turn_end_id
         return self.stop_ids if end is None else [*self.stop_ids, end]
 
-    def _save_adapted(self, state: TrainState, folder: Path) -> dict[str, FileFacts]:
-        model, ids = state.model, (self.prepared.bos_id, self.prepared.eos_id)
-        weights = write_tensors(folder / WEIGHTS, to_hf(merged_state(model), model.config), {"format": "pt"})
-        write_hf_config(folder, model.config, self.conversations.tokenizer_dir, *ids, self._all_stop_ids)
+    def _save_adapters(self, snapshot: Snapshot, folder: Path) -> dict[str, FileFacts]:
         (folder / ADAPTER_DIR).mkdir()
-        adapter = save_adapters(folder / ADAPTER_DIR, model, *_base_name(self._base))
-        optimizer = write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors(model, state.optimizer))
-        save_counters(state, folder)
-        return {WEIGHTS: weights, OPTIMIZER_FILE: optimizer, f"{ADAPTER_DIR}/adapter_model.safetensors": adapter}
+        adapters = save_adapters(
+            folder / ADAPTER_DIR, self._adapted, *_base_name(self._base), tensors=snapshot.adapters
+        )
+        return {f"{ADAPTER_DIR}/adapter_model.safetensors": adapters}
 
 
 def _base_name(checkpoint: Path) -> tuple[str, str | None]:
@@ -188,6 +196,7 @@ def trial_step(stage: Spec, device: torch.device) -> Callable[[], Any]:
     if uses_four_bit(stage):
         quantise_frozen(model, device)
     model.to(device)
+    model.head_padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, device.type)
     shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
     tokens = torch.randint(stage.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     weights = (torch.arange(shape[1] - 1, device=device) % 2).float().expand(shape[0], -1)
