@@ -45,8 +45,8 @@ def lesson_of(kind):
 
 LOSSES = {
     "per_token": lambda h, w, t, g, to: (cross_entropy_per_token(h, w, t, to) * g).sum(),
-    "summed": lambda h, w, t, g, to: summed_cross_entropy(h, w, t, None, 0.0, to)[0],
-    "weighted": lambda h, w, t, g, to: summed_cross_entropy(h, w, t, g, 1e-2, to)[0],
+    "summed": lambda h, w, t, g, to: summed_cross_entropy(h, w, t, None, 0.0, padded_to=to)[0],
+    "weighted": lambda h, w, t, g, to: summed_cross_entropy(h, w, t, g, 1e-2, padded_to=to)[0],
     "distilled": lambda h, w, t, g, to: summed_distillation(h, w, t, lesson_of("teacher"), g, 1e-2, to)[0],
     "from_kept": lambda h, w, t, g, to: summed_sparse_distillation(h, w, t, lesson_of("kept"), g, 1e-2, to)[0],
 }
@@ -93,10 +93,10 @@ def test_padding_has_no_probability():
     targets = torch.tensor([[0, 2]])
     for losses in (
         cross_entropy_per_token(h, weight, targets, 64),
-        summed_cross_entropy(h, weight, targets, None, 0.0, 64)[1],
+        summed_cross_entropy(h, weight, targets, None, 0.0, padded_to=64)[1],
     ):
         torch.testing.assert_close(losses, torch.full((1, 2), 3.0).log())
-    total, _ = summed_cross_entropy(h, weight, targets, None, 1.0, 64)
+    total, _ = summed_cross_entropy(h, weight, targets, None, 1.0, padded_to=64)
     torch.testing.assert_close(total, 2 * (torch.tensor(3.0).log() + (torch.tensor(3.0).log() - 300) ** 2))
     padded = padded_head(weight, torch.bfloat16, 64)
     assert (padded.shape, padded.dtype, padded[3:].any().item()) == ((64, 1), torch.bfloat16, False)
