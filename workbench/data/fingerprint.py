@@ -30,6 +30,7 @@ _OF_TRAINING = (
     "near_duplicates",
     "contamination",
     "overlap_words",
+    "language_sample",
 )
 """Settings of a corpus that move no held-out document."""
 
@@ -80,6 +81,7 @@ def heldout_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     sources = {name: describe_source(source) for name, source in data.sources.items()}
     for described in sources.values():
         described.pop("max_bytes")
+        described.pop("language", None)
     return _digest(
         {
             "rules": RULES,
@@ -139,7 +141,13 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    for younger in ("where", "quality", "token_dtype", "heldout_path"):  # older fingerprints have no such parts
+    for younger in (
+        "where",
+        "quality",
+        "language",
+        "token_dtype",
+        "heldout_path",
+    ):  # older fingerprints have no such parts
         if described[younger] is None:
             described.pop(younger)
     if source.kind == "python_headers":

@@ -235,7 +235,7 @@ def read_row_groups(
     rows = 0
     try:
         with open_parquet(path) as file:
-            fields = _fields(file.schema_arrow)
+            fields = fields_of(file.schema_arrow)
             for column in columns or []:
                 if look_up(fields, column) is MISSING:
                     text_of(fields, column, show(path))
@@ -289,11 +289,11 @@ def _check_parquet(path: Path, stream: Any) -> None:
         )
 
 
-def _fields(schema: Any) -> dict[str, Any]:
+def fields_of(schema: Any) -> dict[str, Any]:
     """Names in a schema, those inside structs in dictionaries, as a record would hold them."""
     import pyarrow
 
-    return {f.name: _fields(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
+    return {f.name: fields_of(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
 
 
 def _records(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:

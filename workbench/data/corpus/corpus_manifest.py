@@ -39,7 +39,8 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
     heldout, tokenizer = records["heldout/all"].facts, records["tokenizer/all"].facts
     left = records["summary/all"].facts
     _refuse_leak(left["overlap_left"])
-    sources = {name: _describe(corpus, name, records) for name in corpus.data.sources}
+    languages = left.get("languages", {})
+    sources = {name: _describe(corpus, name, records) | languages.get(name, {}) for name in corpus.data.sources}
     plan = corpus.place(PLAN)
     files = {name: facts for record in records.values() for name, facts in record.files.items()}
     files[PLAN] = {"sha256": sha256(plan), "bytes": plan.stat().st_size}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
 from workbench.data.corpus.benchmark_files import read_benchmark_texts
+from workbench.data.corpus.languages import refuse_missing_detector
 from workbench.data.corpus.shards import Part, Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.folders import MANIFEST
@@ -70,6 +71,7 @@ def plan_corpus(root: Path, fingerprint: str, data: DataConfig, tokenizer: Token
         An input is missing, benchmark texts are none, or the folder holds another corpus.
     """
     if not (root / PLAN).exists():
+        refuse_missing_detector(data)
         shards = [asdict(shard) for shard in plan_shards(data)]
         if data.corpus is not None and data.corpus.contamination is not None:  # said now, and not after all is read
             read_benchmark_texts(Path(data.corpus.contamination.texts).expanduser())

@@ -98,5 +98,7 @@ def _key(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     """Name what a speed depends on beside the machine: what is done to the text, and how it is stored."""
     assert data.corpus is not None
     corpus = {name: value for name, value in to_dict(data.corpus).items() if name != "shard_bytes"}
+    if corpus["language_sample"] is None:  # speeds that were kept before it could be set stay known
+        del corpus["language_sample"]
     kinds = sorted({source.kind for source in data.sources.values()})
     return digest([corpus, kinds, data.overlap_lines, tokenizer.kind, tokenizer.vocab_size])
