@@ -104,7 +104,7 @@ def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
         raise _no_space(corpus, task, needed)
     with naming_full_disk(corpus, task, needed):
         scratch = corpus.folder.scratch(owner)
-        scratch.mkdir(parents=True)
+        scratch.mkdir()  # the folder that it is in is gone where another process has finished the corpus
         facts = phase.do(corpus, name, scratch)
         corpus.folder.finish(task, owner, facts, time.monotonic() - started)
 
