@@ -17,9 +17,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
+from workbench.data.corpus.full_disk import NoSpaceError
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import PHASES
-from workbench.data.corpus.task_loop import NoSpaceError, do_tasks
+from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.workers import follow_parent
 
 _POLL_SECONDS = 0.2
