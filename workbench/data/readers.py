@@ -236,6 +236,7 @@ def read_row_groups(
     try:
         with open_parquet(path) as file:
             fields = fields_of(file.schema_arrow)
+            _refuse_two_columns(path, file.schema_arrow.names, columns)
             for column in columns or []:
                 if look_up(fields, column) is MISSING:
                     text_of(fields, column, show(path))
@@ -249,6 +250,16 @@ def read_row_groups(
         raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
     if rows == before and begin == 0 and end is None:
         raise ValueError(f"{show(path)} is empty: it has no row")
+
+
+def _refuse_two_columns(path: Path, names: list[str], columns: list[str] | None) -> None:
+    """Refuse a file in which a column that is read stands twice."""
+    wanted = names if columns is None else {name for column in columns for name in (column, column.partition(".")[0])}
+    twice = next((name for name in wanted if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{show(path)} has {names.count(twice)} columns {twice!r}: which one is meant? Leave the others out"
+        )
 
 
 @contextmanager

@@ -46,6 +46,10 @@ def language_of(record: Any, field: str) -> str:
         return NOT_STATED
     if not isinstance(value, str):
         raise ValueError(f"field {field!r} is {kind_of(value)}, and a language is text: set the source's language")
+    if not value.isprintable():  # nor can it be written as UTF-8, where it holds half a character
+        raise ValueError(
+            f"field {field!r} is {value[:20]!r}, which is no name of a language: set the source's language"
+        )
     if len(value) > _MOST_CHARACTERS:
         raise ValueError(
             f"field {field!r} has {len(value):,} characters ({value[:20]!r} ..), which is no name of a language: set the "

@@ -210,7 +210,13 @@ def _read_blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, by
     file.seek(begin)
     rest: list[bytes] = []
     offset, left = begin, end - begin
-    while left and (chunk := file.read(min(_BLOCK_BYTES, left))):
+    while left:
+        chunk = file.read(min(_BLOCK_BYTES, left))
+        if not chunk:
+            raise ValueError(
+                f"{show(str(file.name))} ends at byte {end - left} and had more when it was planned: leave inputs as they are while "
+                "they are read, or prepare again"
+            )
         left -= len(chunk)
         cut = chunk.rfind(b"\n") + 1 if left else len(chunk)
         if not cut:
