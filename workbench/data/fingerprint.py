@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
+from workbench.config.schema.contamination_config import OF_CUT
 from workbench.data import python_texts
 from workbench.data.cache import recall, remember
 from workbench.data.corpus.token_files import given_heldout, identifying_files
@@ -123,6 +124,8 @@ def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
 
         texts = Path(settings["contamination"]["texts"]).expanduser()
         settings["contamination"] = {**settings["contamination"], "texts": benchmark_hashes(texts)}
+        if settings["contamination"]["action"] != "cut":
+            settings["contamination"] |= OF_CUT
     return {"corpus": {"rules": CORPUS_RULES, **settings}}
 
 

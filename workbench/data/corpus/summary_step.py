@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import to_dict
+from workbench.config.schema.contamination_config import OF_CUT
 from workbench.data.corpus.cleaning import leak_meter
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.languages import add_up
@@ -92,7 +93,8 @@ def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
 
 def _describe_contamination(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     settings = to_dict(corpus.settings.contamination)
-    del settings["texts"]
+    for name in ("texts", *(OF_CUT if settings["action"] != "cut" else ())):  # those have no effect
+        del settings[name]
     notes = ContaminationNotes()
     for each in facts.values():
         notes.merge(each["contamination"])
