@@ -216,6 +216,17 @@ def read_row_groups(
 ) -> Iterator[tuple[int, Iterable[dict[str, Any]]]]:
     """Yield the rows of some row groups, by the number of the first (from 1) and the records of a thousand.
 
+    Parameters and errors are those of `read_row_batches`.
+    """
+    for before, batch in read_row_batches(path, columns, begin, end):
+        yield before + 1, records_of(path, before, batch)
+
+
+def read_row_batches(
+    path: Path, columns: list[str] | None, begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of some row groups, by the number of rows before them and an Arrow table's batch of a thousand.
+
     Parameters
     ----------
     path
@@ -232,7 +243,7 @@ def read_row_groups(
     """
     import pyarrow
 
-    rows = 0
+    rows = before = 0
     try:
         with open_parquet(path) as file:
             fields = fields_of(file.schema_arrow)
@@ -241,10 +252,9 @@ def read_row_groups(
                 if look_up(fields, column) is MISSING:
                     text_of(fields, column, show(path))
             stop = file.num_row_groups if end is None else end
-            rows = sum(file.metadata.row_group(i).num_rows for i in range(begin))
-            before = rows
+            rows = before = sum(file.metadata.row_group(i).num_rows for i in range(begin))
             for batch in file.iter_batches(_ROWS_A_BATCH, row_groups=list(range(begin, stop)), columns=columns):
-                yield rows + 1, _records(path, rows, batch)
+                yield rows, batch
                 rows += batch.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
@@ -307,7 +317,14 @@ def fields_of(schema: Any) -> dict[str, Any]:
     return {f.name: fields_of(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
 
 
-def _records(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:
+def records_of(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:
+    """Give the records of a batch that has `before` rows before it.
+
+    Raises
+    ------
+    ValueError
+        A text is not UTF-8.
+    """
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

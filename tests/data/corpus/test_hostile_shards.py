@@ -200,3 +200,29 @@ def test_links_to_folders_are_followed_once(tmp_path: Path):
     (tmp_path / "again").symlink_to(tmp_path / "some")
     (tmp_path / "some" / "loop").symlink_to(tmp_path)
     assert len(read(tmp_path)) == len(LINES)
+
+
+def test_a_field_that_is_not_utf8_is_named_though_columns_compare_it(tmp_path: Path):
+    raw = pyarrow.array([b"en", b"\xff\xfe"], pyarrow.binary())
+    language = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "lang": language}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet, row 2 is not UTF-8"):
+        read(tmp_path, "parquet", where='lang == "en"')
+
+
+def test_rows_are_judged_by_columns_as_records_are(tmp_path: Path):
+    rows = [{"text": f"text {i}", "n": i % 7, "meta": {"set": "ab"[i % 2], "lang": None}} for i in range(2500)]
+    rows[5]["meta"] = rows[6]["n"] = None
+    write_rows(tmp_path / "a.parquet", rows, row_group_size=700)
+    (tmp_path / "a.jsonl").write_bytes(lines_of(*rows))
+    for where in (
+        'meta.set == "a" and n >= 2',
+        'meta.set matches "^a"',
+        "not has(meta.lang) or n < 3",
+        'n != 3 and text != ""',
+    ):
+        settings = {"where": where, "language": "meta.set"}
+        by_columns = read(tmp_path / "a.parquet", "parquet", 5000, **settings)
+        assert by_columns == read(tmp_path / "a.jsonl", "jsonl", 5000, **settings)
+        assert {each.cause for each in by_columns} >= {None}
+        assert len(by_columns) == 2500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,8 +21,9 @@ from workbench.data.readers import (
     open_parquet,
     parse_line,
     read_records,
-    read_row_groups,
+    read_row_batches,
     read_texts,
+    records_of,
     text_of,
 )
 from workbench.data.sources import Group, Item, normalise
@@ -159,14 +160,37 @@ def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
 
 
 def _read_rows(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
+    """Yield the documents of some row groups; the source's `where` is evaluated by columns as far as it can be."""
     with open_parquet(path) as file:
-        columns = wanted.columns(fields_of(file.schema_arrow))
-    for first, records in read_row_groups(path, columns, part.begin, part.end):
-        for number, record in enumerate(records, first):
-            text = look_up(record, wanted.text_field)
+        there = fields_of(file.schema_arrow)
+    rest = replace(wanted, keep=None)
+    names = {column if column in there else column.partition(".")[0] for column in rest.columns(there)}
+    for before, batch in read_row_batches(path, wanted.columns(there), part.begin, part.end):
+        causes = _causes_of_rows(path, before, batch, wanted.keep)
+        records = records_of(path, before, batch.select([name for name in batch.schema.names if name in names]))
+        for number, (record, cause) in enumerate(zip(records, causes, strict=True), before + 1):
+            text = look_up(record, rest.text_field)
             if not isinstance(text, str):
-                text = text_of(record, wanted.text_field, f"{show(path)}, row {number}")
-            yield wanted.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
+                text = text_of(record, rest.text_field, f"{show(path)}, row {number}")
+            if rest.language is None:
+                yield Read(normalise(text), cause, record if rest.fields else _NO_FIELDS)
+            else:
+                judged = rest.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
+                yield judged if cause is None else judged._replace(cause=cause)
+
+
+def _causes_of_rows(path: Path, before: int, batch: Any, keep: FieldFilter | None) -> Sequence[str | None]:
+    if keep is None:
+        return [None] * batch.num_rows
+    import pyarrow
+
+    columns = batch.select([name for name in batch.schema.names if name in keep.columns])
+    try:
+        columns.validate(full=True)  # conditions on columns do not see whether a text is UTF-8
+    except pyarrow.ArrowInvalid:
+        list(records_of(path, before, columns))
+        raise
+    return keep.causes(columns, show(path), before + 1)
 
 
 def _read_lines(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
@@ -234,6 +258,7 @@ def _parse_block(path: Path, offset: int, block: bytes, wanted: _Wanted) -> Iter
     def number(index: int) -> int:
         return _count_lines(path, offset) + index + 1
 
+    is_plain = wanted.keep is None and wanted.language is None
     try:
         lines = block.decode().split("\n")
     except UnicodeDecodeError as error:
@@ -254,7 +279,10 @@ def _parse_block(path: Path, offset: int, block: bytes, wanted: _Wanted) -> Iter
             ended = "\n" if index + 1 < len(lines) else ""
             record = parse_line(path, number(index), line.removeprefix("\ufeff") + ended)
             text = text_of(record, wanted.text_field, f"{show(path)}, line {number(index)}")
-        yield wanted.judge(text, record, lambda at=index: f"{show(path)}, line {number(at)}")
+        if is_plain:
+            yield Read(normalise(text), None, record if wanted.fields else _NO_FIELDS)
+        else:
+            yield wanted.judge(text, record, lambda at=index: f"{show(path)}, line {number(at)}")
 
 
 def _count_lines(path: Path, end: int) -> int:
