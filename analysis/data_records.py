@@ -149,7 +149,7 @@ def heldout_table(record: Record) -> pd.DataFrame | None:
 
 
 def language_table(record: Record) -> pd.DataFrame | None:
-    """Tabulate documents by language, where a field that says it was counted; None: not measured."""
+    """Tabulate documents by language, by a field that says it or in a sample; None: not counted."""
     counted = {name: facts["languages"] for name, facts in record["sources"].items() if facts.get("languages")}
     if not counted:
         return None

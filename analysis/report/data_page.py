@@ -68,7 +68,7 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
         *(figures or [_not_measured("Lengths of documents")]),
         *_packing(record),
         *_overlap(record),
-        _table(language_table(record), "Languages"),
+        *_languages(record),
         *_heldout_left(record),
         *_heldout_examples(record),
         *_removed_examples(record),
@@ -130,6 +130,27 @@ def _overlap(record: Record) -> list[str]:
     unchecked = record["contamination"].get("unchecked_sources")
     among = f"Not looked for in the token files of {', '.join(unchecked)}. " if unchecked else ""
     return [_table(table, "Overlap with tasks", dirty + among + (f"Settings: {note}." if note else ""))]
+
+
+def _languages(record: Record) -> list[str]:
+    table = language_table(record)
+    if table is None:
+        return [_heading("Languages"), text_block("Not counted.", kind="quiet")]
+    sources: Mapping[str, Mapping[str, Any]] = record["sources"]
+    notes = [_counted_by(name, facts["languages_by"]) for name, facts in sources.items() if facts.get("languages_by")]
+    left = [name for name, facts in sources.items() if not facts.get("languages")]
+    notes += [f"Not counted of {', '.join(left)}."] if left else []
+    return [_table(table, "Languages", " ".join(notes))]
+
+
+def _counted_by(source: str, by: Mapping[str, Any]) -> str:
+    """Say what a source's languages were counted by: a field of all documents that stay, or a detector in some of them."""
+    if by.get("field"):
+        return f"Of {source}: documents that stay, by their field {by['field']}."
+    return (
+        f"Of {source}: {by['documents']:,} of the documents that stay, chosen by hash, as {by.get('detector')} finds them "
+        "(zxx: no language)."
+    )
 
 
 def _heldout_left(record: Record) -> list[str]:

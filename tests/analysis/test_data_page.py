@@ -115,8 +115,9 @@ def test_what_a_store_does_not_have_is_not_measured(old):
     results, blocks = blocks_of(old)
     text = "".join(blocks)
     assert results.drawn == []
-    for title in ("Lengths of documents", "Languages", "Examples of removed text"):
+    for title in ("Lengths of documents", "Examples of removed text"):
         assert f"<h4>{title}</h4><p class=quiet>Not measured.</p>" in text
+    assert "<h4>Languages</h4><p class=quiet>Not counted.</p>" in text
     assert "<h4>Overlap with tasks</h4><p class=quiet>Not checked.</p>" in text
     assert "Exact: 70 documents removed. Near: not measured." in text
     assert "1.25%" in text
@@ -126,7 +127,8 @@ def test_what_a_store_does_not_have_is_not_measured(old):
 def test_a_bare_corpus_says_that_nothing_is_measured(tmp_path):
     text = "".join(blocks_of(make_record(write_store(tmp_path / "bare", 3)))[1])
     assert "<h4>Held-out text in training text</h4><p class=quiet>Not measured.</p>" in text
-    assert text.count("Not measured.") == 4
+    assert text.count("Not measured.") == 3
+    assert text.count("Not counted.") == 1
 
 
 def test_sources_and_causes_are_those_of_the_manifest(corpus):
@@ -207,11 +209,21 @@ def test_overlap_by_task(corpus):
 
 
 def test_languages_where_they_were_counted(corpus):
-    assert "Languages</h4><p class=quiet>Not measured" in "".join(data_blocks(corpus, []))
+    assert "Languages</h4><p class=quiet>Not counted" in "".join(data_blocks(corpus, []))
     corpus["sources"]["web"]["languages"] = {"en": 900, "de": 300}
     text = "".join(data_blocks(corpus, []))
     assert "75.0%" in text
     assert text.index(">en<") < text.index(">de<")
+    assert "Not counted of code." in text
+    corpus["sources"]["web"]["languages_by"] = {"field": "meta.lang", "documents": 1200}
+    corpus["sources"]["code"] |= {
+        "languages": {"zxx": 40},
+        "languages_by": {"detector": "detector 1.0", "documents": 40},
+    }
+    text = "".join(data_blocks(corpus, []))
+    assert "Of web: documents that stay, by their field meta.lang." in text
+    assert "Of code: 40 of the documents that stay, chosen by hash, as detector 1.0 finds them" in text
+    assert "Not counted of" not in text
 
 
 def test_text_of_the_corpus_is_short_and_only_text(corpus):

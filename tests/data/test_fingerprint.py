@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema.contamination_config import Contamination
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data import fingerprint
 from workbench.data.fingerprint import data_fingerprint, describe_source, hash_file, heldout_fingerprint
@@ -67,6 +68,26 @@ def test_settings_without_effect_name_no_corpus(tmp_path: Path):
     assert prints(1, free) == prints(1, other), "no similarity is computed"
     assert prints(1, replace(free, verify=True))[0] != prints(1, replace(other, verify=True))[0]
     assert len({prints(1, near)[0] for near in (None, free, replace(free, bands=15), replace(free, verify=True))}) == 4
+
+
+def test_settings_of_a_cut_name_no_corpus_where_nothing_is_cut(tmp_path: Path):
+    """Corpora that were made with their defaults are found as before: the names are those of then."""
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    texts = tmp_path / "quiz.jsonl"
+    texts.write_text('{"task": "quiz", "text": "what is it"}\n')
+    plain = DataConfig("x", {"a": SourceConfig("jsonl", path=str(tmp_path / "a.jsonl"))})
+
+    def name(**settings) -> str:
+        corpus = CorpusConfig(contamination=Contamination(str(texts), **settings))
+        return data_fingerprint(replace(plain, corpus=corpus), TokenizerConfig())
+
+    before = {"cut": "6dad448008df57f2", "remove": "71a2224fd34cf45c", "mark": "74c6c3bb90e0636b"}
+    others = {"context_characters": 100, "shortest_piece_characters": 50, "most_pieces": 3}
+    for action, known in before.items():
+        assert name(action=action) == known
+        for setting, value in others.items():
+            assert (name(action=action, **{setting: value}) == known) == (action != "cut")
+        assert name(action=action, ignore_above=None) != known
 
 
 def test_a_condition_needs_a_corpus():

@@ -37,6 +37,11 @@ def _summed(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
     return _tensor(N, D, order=order), _tensor(V, D, order=order), _targets(), torch.rand(N), dtype, 1e-4, 1
 
 
+def _whole(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    *known, padded_to = _summed(order, dtype)
+    return *known, "own", padded_to
+
+
 def _scaled(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
     h, weight = (_tensor(rows, D, order=order, gradient=False) for rows in (N, V))
     return h, weight, torch.tensor(0.5)
@@ -60,7 +65,7 @@ def _linear(order: str, dtype: torch.dtype) -> tuple[Any, ...]:
 OPERATORS: dict[str, tuple[Any, Callable[[str, torch.dtype], tuple[Any, ...]]]] = {
     "chunked_cross_entropy": (loss._losses, _cross_entropy),
     "chunked_cross_entropy_backward": (loss._gradients, _cross_entropy_backward),
-    "summed_cross_entropy": (loss._sum, lambda *shape: (*_summed(*shape), "own")),
+    "summed_cross_entropy": (loss._sum, _whole),
     "summed_cross_entropy_backward": (loss.scale_gradients, _scaled),
     "summed_distillation": (distillation._sum, _taught),
     "summed_sparse_distillation": (sparse_distillation._sum, _taught_by_ids),

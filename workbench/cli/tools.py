@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.cli.shared import (
     asked_launcher,
@@ -57,7 +61,8 @@ def prepare(parsed: argparse.Namespace) -> int:
         return 0
     for fingerprint, config in stores(facts.plan).items():
         progress = None if config.data.corpus is None else SpacedLines()
-        prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
+        with _stopped_by_sigterm(goes_on=config.data.corpus is not None):
+            prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
         print(store_summary.describe(prepared))
         for head, rows in (store_summary.source_table(prepared), store_summary.dropped_table(prepared)):
             print()
@@ -67,6 +72,23 @@ def prepare(parsed: argparse.Namespace) -> int:
             make_packing(prepared, context)
             print("\n".join(packing_lines(read_packing(prepared, context))))
     return 0
+
+
+@contextmanager
+def _stopped_by_sigterm(goes_on: bool) -> Iterator[None]:
+    """End as by Ctrl-C, with a line, where the preparation itself does not heed the signal."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt("stopped; the same command " + ("goes on" if goes_on else "begins again"))
+
+    if threading.current_thread() is not threading.main_thread():  # which cannot
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _prepare_on_cluster(facts: Facts) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig, to_dict
+from workbench.config.schema.contamination_config import OF_CUT
 from workbench.data import python_texts
 from workbench.data.cache import recall, remember
 from workbench.data.corpus.token_files import given_heldout, identifying_files
@@ -30,6 +31,7 @@ _OF_TRAINING = (
     "near_duplicates",
     "contamination",
     "overlap_words",
+    "language_sample",
 )
 """Settings of a corpus that move no held-out document."""
 
@@ -80,6 +82,7 @@ def heldout_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     sources = {name: describe_source(source) for name, source in data.sources.items()}
     for described in sources.values():
         described.pop("max_bytes")
+        described.pop("language", None)
     return _digest(
         {
             "rules": RULES,
@@ -121,6 +124,8 @@ def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
 
         texts = Path(settings["contamination"]["texts"]).expanduser()
         settings["contamination"] = {**settings["contamination"], "texts": benchmark_hashes(texts)}
+        if settings["contamination"]["action"] != "cut":
+            settings["contamination"] |= OF_CUT
     return {"corpus": {"rules": CORPUS_RULES, **settings}}
 
 
@@ -139,7 +144,13 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    for younger in ("where", "quality", "token_dtype", "heldout_path"):  # older fingerprints have no such parts
+    for younger in (
+        "where",
+        "quality",
+        "language",
+        "token_dtype",
+        "heldout_path",
+    ):  # older fingerprints have no such parts
         if described[younger] is None:
             described.pop(younger)
     if source.kind == "python_headers":

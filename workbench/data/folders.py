@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,9 @@ from typing import IO, Any
 from workbench.study.files import fsync, sha256, write_atomically
 
 MANIFEST = "manifest.json"
+_ASK_SECONDS = 0.2
+"""Time between two tries to get a lock of which something is told."""
+_TELL_SECONDS = 1.0
 FORMATS: dict[str | None, tuple[int, ...]] = {None: (2, 3), "chat": (1,), "packed": (1,)}
 """Formats that are read, by the `kind` in the manifest; that of documents, made in one pass (2) or as a corpus (3), has none."""
 
@@ -160,18 +165,48 @@ def checksums(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held."""
+def locked(path: Path, purpose: str = "", on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a kernel lock, which ends with the process however that ends; its file is there while it is held.
+
+    Parameters
+    ----------
+    path
+        The file; it names its holder.
+    purpose
+        What it is held for, for those who wait.
+    on_wait
+        Told once, after a second, who holds it and for what; None waits without a word.
+    """
     while True:
-        with path.open("w", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with path.open("a+", encoding="utf-8") as file:
+            _lock(file, on_wait)
             if not _is_still(file, path):  # the one before us removed it
                 continue
+            holder = f"process {os.getpid()} on {socket.gethostname()}" + (f", which {purpose}" if purpose else "")
+            with contextlib.suppress(OSError):  # a full disk
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), holder.encode())
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _lock(file: IO[str], on_wait: Callable[[str], None] | None) -> None:
+    if on_wait is None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    since, told = time.monotonic(), False
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if not told and time.monotonic() - since > _TELL_SECONDS:
+            told = True
+            file.seek(0)
+            on_wait(file.read() or "another command")
+        time.sleep(_ASK_SECONDS)
 
 
 def _is_still(file: IO[str], path: Path) -> bool:

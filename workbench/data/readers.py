@@ -216,6 +216,17 @@ def read_row_groups(
 ) -> Iterator[tuple[int, Iterable[dict[str, Any]]]]:
     """Yield the rows of some row groups, by the number of the first (from 1) and the records of a thousand.
 
+    Parameters and errors are those of `read_row_batches`.
+    """
+    for before, batch in read_row_batches(path, columns, begin, end):
+        yield before + 1, records_of(path, before, batch)
+
+
+def read_row_batches(
+    path: Path, columns: list[str] | None, begin: int = 0, end: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of some row groups, by the number of rows before them and an Arrow table's batch of a thousand.
+
     Parameters
     ----------
     path
@@ -232,23 +243,33 @@ def read_row_groups(
     """
     import pyarrow
 
-    rows = 0
+    rows = before = 0
     try:
         with open_parquet(path) as file:
-            fields = _fields(file.schema_arrow)
+            fields = fields_of(file.schema_arrow)
+            _refuse_two_columns(path, file.schema_arrow.names, columns)
             for column in columns or []:
                 if look_up(fields, column) is MISSING:
                     text_of(fields, column, show(path))
             stop = file.num_row_groups if end is None else end
-            rows = sum(file.metadata.row_group(i).num_rows for i in range(begin))
-            before = rows
+            rows = before = sum(file.metadata.row_group(i).num_rows for i in range(begin))
             for batch in file.iter_batches(_ROWS_A_BATCH, row_groups=list(range(begin, stop)), columns=columns):
-                yield rows + 1, _records(path, rows, batch)
+                yield rows, batch
                 rows += batch.num_rows
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{show(path)} cannot be read after row {rows}: {one_line(error)}") from error
     if rows == before and begin == 0 and end is None:
         raise ValueError(f"{show(path)} is empty: it has no row")
+
+
+def _refuse_two_columns(path: Path, names: list[str], columns: list[str] | None) -> None:
+    """Refuse a file in which a column that is read stands twice."""
+    wanted = names if columns is None else {name for column in columns for name in (column, column.partition(".")[0])}
+    twice = next((name for name in wanted if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{show(path)} has {names.count(twice)} columns {twice!r}: which one is meant? Leave the others out"
+        )
 
 
 @contextmanager
@@ -289,14 +310,21 @@ def _check_parquet(path: Path, stream: Any) -> None:
         )
 
 
-def _fields(schema: Any) -> dict[str, Any]:
+def fields_of(schema: Any) -> dict[str, Any]:
     """Names in a schema, those inside structs in dictionaries, as a record would hold them."""
     import pyarrow
 
-    return {f.name: _fields(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
+    return {f.name: fields_of(f.type) if pyarrow.types.is_struct(f.type) else "" for f in schema}
 
 
-def _records(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:
+def records_of(path: Path, before: int, batch: Any) -> Iterable[dict[str, Any]]:
+    """Give the records of a batch that has `before` rows before it.
+
+    Raises
+    ------
+    ValueError
+        A text is not UTF-8.
+    """
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:

@@ -114,7 +114,7 @@ def prepare(
         not fit.
     RuntimeError
         More than a tenth of some held-out document occurs in the training text all the same.
-    workbench.data.corpus.task_loop.NoSpaceError, workbench.data.corpus.pipeline.Stopped
+    workbench.data.corpus.full_disk.NoSpaceError, workbench.data.corpus.pipeline.Stopped
         See `workbench.data.corpus.pipeline.build_corpus`.
     """
     data = pin_revisions(data)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -31,8 +32,16 @@ from workbench.study.layout import Layout
 if __name__ == "__main__":
     data, tokenizer, outputs, workers = json.loads(sys.argv[1])
     config = from_dict(DataConfig, data), from_dict(TokenizerConfig, tokenizer)
-    prepare(*config, Layout(Path(outputs)), workers=workers)
+    say = lambda text, done, total: print(text, file=sys.stderr, flush=True)
+    prepare(*config, Layout(Path(outputs)), workers=workers, progress=say)
 """
+
+SHORT = """
+from workbench.data.corpus import corpus_progress, local_workers, silent_owners, task_claims
+task_claims.STALE_SECONDS, silent_owners.NOTICE_SECONDS, silent_owners._LOOK_SECONDS = 3.0, 1.0, 0.2
+local_workers._LAST_SECONDS = local_workers._END_SECONDS = 2.0
+"""
+"""The same with less patience."""
 
 
 @pytest.fixture(name="start")
@@ -41,10 +50,10 @@ def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
     corpus = dataclasses.replace(full_data.corpus, shard_bytes=15_000, near_duplicates=NearDuplicates(bands=3, rows=4))
     data = with_source(dataclasses.replace(full_data, corpus=corpus), "b", max_bytes=20_000)
     started: list[subprocess.Popen] = []
-    script = tmp_path / "command.py"
-    script.write_text(COMMAND)
 
-    def start(outputs: Path, workers: int) -> subprocess.Popen:
+    def start(outputs: Path, workers: int, before: str = "") -> subprocess.Popen:
+        script = tmp_path / f"command{len(started)}.py"
+        script.write_text(before + COMMAND)
         values = json.dumps([to_dict(data), to_dict(small_tokenizer), str(outputs), workers])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         started.append(
@@ -147,3 +156,47 @@ def test_a_stopped_command_says_how_to_go_on(start, small_tokenizer, tmp_path, h
     again = start(layout.root, workers)
     assert again.wait(120) == 0, again.stderr.read()
     assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+
+
+@pytest.mark.slow
+def test_the_task_of_a_stopped_worker_is_taken_over(start, small_tokenizer, tmp_path, hash_store):
+    """Its command says who is waited for, does not wait for it in the end, and leaves no process."""
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout = Layout(tmp_path / "stopped")
+    directory = layout.data(start.fingerprint)
+    claims = building_folder(directory) / "claims"
+    process = start(layout.root, 2, SHORT)
+    assert wait_for(claims.parent, 5, process)
+    victim = None
+    while victim is None:
+        for each in workers_of(process):
+            each.suspend()
+            held = [json.loads(path.read_text())["pid"] for path in claims.glob("[!.]*")]
+            if each.pid in held:
+                victim = each
+                break
+            each.resume()
+    assert process.wait(120) == 0, process.stderr.read()
+    said = process.stderr.read()
+    assert re.search(rf"waits for process {victim.pid} on \S+, last heard of at \S+: it is stopped; `kill -CONT", said)
+    assert hash_store(directory) == hash_store(whole.directory)
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]
+    assert not victim.is_running()
+
+
+@pytest.mark.slow
+def test_a_stopped_command_that_wakes_when_another_has_finished_leaves_nothing(
+    start, small_tokenizer, tmp_path, hash_store
+):
+    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+    layout = Layout(tmp_path / "slept")
+    directory = layout.data(start.fingerprint)
+    sleeper = start(layout.root, 1)
+    assert wait_for(building_folder(directory), 5, sleeper)
+    sleeper.send_signal(signal.SIGSTOP)
+    other = start(layout.root, 1, SHORT)
+    assert other.wait(120) == 0, other.stderr.read()
+    sleeper.send_signal(signal.SIGCONT)
+    assert sleeper.wait(120) == 0, sleeper.stderr.read()
+    assert hash_store(directory) == hash_store(whole.directory)
+    assert [path.name for path in directory.parent.iterdir()] == [directory.name]

@@ -122,11 +122,14 @@ def test_an_error_of_a_task_that_is_still_ones_own_is_raised(corpus):
         do_tasks(corpus, [failing], Interruptions())
 
 
-def test_of_one_host_a_living_process_keeps_its_claim_however_long_it_sleeps(corpus, monkeypatch):
+def test_of_one_host_a_process_that_lives_and_is_not_stopped_keeps_its_claim_longer(corpus, monkeypatch):
     monkeypatch.setattr(task_claims, "STALE_SECONDS", -1.0)
     claims = corpus.folder.claims
-    assert claims.take("read/000000") is not None
+    owner = claims.take("read/000000")
+    assert owner is not None
     assert claims.take_away("read/000000") is None
+    monkeypatch.setattr(task_claims, "BUSY_SECONDS", -1.0)
+    assert claims.take_away("read/000000") == owner
 
 
 def test_a_claim_that_was_taken_over_is_not_touched_by_who_lost_it(corpus, on_another_host, monkeypatch):

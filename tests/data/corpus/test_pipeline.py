@@ -1,12 +1,9 @@
-"""Corpora in shards: what is in the store, what it depends on, and what is said where it cannot be made."""
+"""Corpora in shards: what is in the store, and what it depends on."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import pkgutil
 from collections import Counter
 from pathlib import Path
 
@@ -24,10 +21,6 @@ from workbench.config.schema import (
 )
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data import python_texts
-from workbench.data.corpus import task_loop
-from workbench.data.corpus.corpus_plan import open_corpus
-from workbench.data.corpus.pipeline import build_corpus, building_folder
-from workbench.data.corpus.task_loop import NoSpaceError
 from workbench.data.fingerprint import data_fingerprint, heldout_fingerprint
 from workbench.data.store import Prepared, open_prepared, prepare, verify
 from workbench.data.store_summary import describe, dropped_table, notes, source_table
@@ -243,188 +236,6 @@ def test_summaries_are_those_of_any_store(store):
         assert int(row[1].replace(",", "")) == sum(int(cell.replace(",", "")) for cell in row[2:]), counted
     assert any("scores rest on" in note and "heldout_percent" not in note for note in notes(store))
     assert store.fingerprint in describe(store)
-
-
-def test_damaged_input_is_named_and_destroys_nothing(corpus_data, small_tokenizer, tmp_path, store, hash_store):
-    path = Path(corpus_data.sources["b"].path)
-    whole = path.read_bytes()
-    lines = whole.split(b"\n")
-    lines[50] = b"{damaged"
-    path.write_bytes(b"\n".join(lines))
-    for workers in (1, 2):
-        layout = Layout(tmp_path / f"damaged{workers}")
-        with pytest.raises(ValueError, match=r"b\.jsonl, line 51 is not JSON"):
-            prepare(corpus_data, small_tokenizer, layout, workers=workers)
-        root = building_folder(layout.data(data_fingerprint(corpus_data, small_tokenizer)))
-        assert list((root / "records" / "read").iterdir())
-        assert not list((root / "claims").iterdir())
-        assert not list((root / "scratch").iterdir())
-    path.write_bytes(whole)
-    mended = prepare(corpus_data, small_tokenizer, Layout(tmp_path / "damaged1"), workers=1)
-    assert hash_store(mended.directory) == hash_store(store.directory)
-
-
-def test_a_full_disk_is_said_and_loses_nothing(corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch):
-    layout = Layout(tmp_path / "full")
-    root = building_folder(layout.data(store.fingerprint))
-
-    def free_until_half(folder: Path) -> int:
-        records = folder / "records" / "tokens"
-        return 123_000 if records.is_dir() and len(list(records.iterdir())) == 4 else 10**12
-
-    with monkeypatch.context() as patched:
-        patched.setattr(task_loop, "free_bytes", free_until_half)
-        with pytest.raises(
-            NoSpaceError, match=r"no room for tokens/000004 .* needs about 1\.0 MB, and 0\.1 MB are free .* goes on"
-        ):
-            prepare(corpus_data, small_tokenizer, layout, workers=1)
-    assert len(list((root / "records" / "tokens").iterdir())) == 4
-    done = {
-        path.relative_to(root / "records").with_suffix("").as_posix() for path in (root / "records").rglob("*.json")
-    }
-    again: list[str] = []
-    do = task_loop._do
-    monkeypatch.setattr(task_loop, "_do", lambda c, phase, task, owner: again.append(task) or do(c, phase, task, owner))
-    full = prepare(corpus_data, small_tokenizer, layout, workers=1)
-    assert len(done) > 10
-    tokens = {f"tokens/{shard.name}" for shard in open_corpus(full.directory).shards}
-    assert set(again) == {*tokens, "summary/all"} - done
-    assert hash_store(full.directory) == hash_store(store.directory)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("workbench.data.corpus.task_claims.Claims.take", "heldout/all"),
-        ("pathlib.Path.mkdir", "heldout/all"),
-        ("workbench.data.corpus.pipeline.write_manifest", "the manifest"),
-    ],
-)
-def test_a_disk_that_is_full_between_tasks_is_said(
-    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch, name: str, what: str, number: int
-):
-    layout = Layout(tmp_path / "full")
-    root = building_folder(layout.data(store.fingerprint))
-    whole = pkgutil.resolve_name(name)
-
-    def fill(*arguments, **named):
-        is_meant = name != "pathlib.Path.mkdir" or arguments[0].parent.name == "scratch"
-        if is_meant and (what == "the manifest" or len(list((root / "records").glob("read/*.json"))) == len(shards)):
-            raise OSError(number, os.strerror(number), "a file")
-        return whole(*arguments, **named)
-
-    shards = open_corpus(store.directory).shards
-    with monkeypatch.context() as patched:
-        patched.setattr(name, fill)
-        with pytest.raises(
-            NoSpaceError, match=rf"no room for {what} of data \w+: .* MB are free in .*building .* goes on"
-        ):
-            prepare(corpus_data, small_tokenizer, layout, workers=1)
-    assert not list((root / "claims").iterdir())
-    assert hash_store(prepare(corpus_data, small_tokenizer, layout, workers=1).directory) == hash_store(store.directory)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_a_disk_that_is_full_while_it_is_written(
-    corpus_data, small_tokenizer, tmp_path, store, hash_store, monkeypatch
-):
-    place = tmp_path / "small"
-    place.mkdir()
-    if os.system(f"mount -t tmpfs -o size=320k tmpfs {place} 2>/dev/null"):
-        pytest.skip("no file system can be mounted here")
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(task_loop, "free_bytes", lambda folder: 10**12)
-            with pytest.raises(NoSpaceError, match=r"no room for \w+/\w+ .* the same command goes on"):
-                prepare(corpus_data, small_tokenizer, Layout(place / "outputs"), workers=1)
-        root = building_folder(Layout(place / "outputs").data(store.fingerprint))
-        before = len(list((root / "records").rglob("*.json")))
-        assert before
-        assert not list((root / "scratch").iterdir())
-        assert not os.system(f"mount -o remount,size=64m {place}")
-        full = prepare(corpus_data, small_tokenizer, Layout(place / "outputs"), workers=1)
-        assert hash_store(full.directory) == hash_store(store.directory)
-    finally:
-        os.system(f"umount {place}")
-
-
-def test_inputs_that_change_while_they_are_read_are_refused(corpus_data, small_tokenizer, tmp_path):
-    path = Path(corpus_data.sources["b"].path)
-
-    def change(text: str, done: int, total: int | None) -> None:
-        path.write_bytes(path.read_bytes().replace(b"token", b"taken"))
-
-    layout = Layout(tmp_path / "outputs")
-    with pytest.raises(ValueError, match=r"changed while they were read: prepare again; .* in .*\.changed: delete it"):
-        prepare(corpus_data, small_tokenizer, layout, workers=1, progress=change)
-    (left,) = (tmp_path / "outputs" / "data").iterdir()  # under a name by which no command goes on with it
-    assert left.name.endswith(".changed")
-    assert list((left / "records").rglob("*.json"))
-
-
-def test_inputs_that_change_twice_leave_two_folders(corpus_data, small_tokenizer, tmp_path):
-    path = Path(corpus_data.sources["b"].path)
-    whole = path.read_bytes()
-    for _ in range(2):
-        path.write_bytes(whole)
-        with pytest.raises(ValueError, match="changed while they were read"):
-            prepare(
-                corpus_data,
-                small_tokenizer,
-                Layout(tmp_path / "outputs"),
-                workers=1,
-                progress=lambda *_: path.write_bytes(whole.replace(b"token", b"taken")) and None,
-            )
-    assert {place.suffix for place in (tmp_path / "outputs" / "data").iterdir()} == {".changed", ".changed2"}
-
-
-def test_a_host_with_other_packages_neither_finishes_nor_deletes(small_tokenizer, tmp_path, monkeypatch):
-    files = python_texts.list_files()[::200]
-    monkeypatch.setattr(python_texts, "list_files", lambda: files)
-    sources = {"code": SourceConfig("python_code", heldout_bytes=3000)}
-    data = DataConfig("python", sources, corpus=CorpusConfig(shard_bytes=500_000))
-    layout = Layout(tmp_path)
-    directory = layout.data(data_fingerprint(data, small_tokenizer))
-    root = building_folder(directory)
-
-    def build(on_done) -> None:
-        build_corpus(directory, data, small_tokenizer, 1, lambda *_: None, on_done)
-
-    with monkeypatch.context() as patched:
-
-        def leave(corpus) -> None:
-            """Go to another host when all is done but the end."""
-            patched.setattr(python_texts, "list_files", lambda: files[1:])
-            patched.setattr(python_texts, "describe_corpus", lambda: [["python", "other"]])
-
-        with pytest.raises(
-            ValueError, match=r"packages .* on host .* are not those .* what is done is kept in .*building"
-        ):
-            build(leave)
-    assert list((root / "records").rglob("*.json"))
-    build(None)
-    assert (directory / "manifest.json").is_file()
-
-
-def test_a_command_in_another_folder_goes_on(corpus_data, small_tokenizer, tmp_path, monkeypatch, with_source, store):
-    """Paths of a config are relative to where a command starts, those of the plan are not."""
-    monkeypatch.chdir(tmp_path)
-    here = with_source(with_source(corpus_data, "a", path="a"), "b", path="b.jsonl")
-    with monkeypatch.context() as patched:
-        patched.setattr(task_loop, "free_bytes", lambda folder: 0)
-        with pytest.raises(NoSpaceError):
-            prepare(here, small_tokenizer, Layout(tmp_path / "again"), workers=1)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    there = with_source(with_source(corpus_data, "a", path="../a"), "b", path="../b.jsonl")
-    assert prepare(there, small_tokenizer, Layout(tmp_path / "again"), workers=1).fingerprint == store.fingerprint
-
-
-def test_sources_without_text_are_refused(corpus_data, small_tokenizer, tmp_path):
-    Path(corpus_data.sources["b"].path).write_text('{"text": "short"}\n')
-    with pytest.raises(ValueError, match=r"source 'b' has no training text .* dropped are 1 too short"):
-        prepare(corpus_data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
 
 
 def test_the_fingerprint_covers_the_settings(corpus_data, small_tokenizer):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from workbench.data.corpus.megatron_index import MEGATRON_DTYPES, open_documents
 from workbench.data.corpus.token_files import (
-    MEGATRON_DTYPES,
     check_ids,
     describe,
-    document_begins,
     find_token_files,
     open_token_files,
 )
@@ -50,7 +50,9 @@ def test_megatrons_indexed_data_sets(tmp_path, code, modes):
     assert open_token_files(str(tmp_path / "a.bin"))[:].tolist() == [
         token for document in DOCUMENTS for token in document
     ]
-    assert document_begins(tmp_path / "a.bin").tolist() == [0, 3, 4, 9]
+    documents = open_documents(tmp_path / "a.bin")
+    assert documents.begins(0, 4).tolist() == [0, 3, 4, 9]
+    assert [documents.count_before(token) for token in range(11)] == [0, 1, 1, 1, 2, 3, 3, 3, 3, 3, 4]
 
 
 def test_arrays_headers_and_flat_files(tmp_path):
@@ -141,7 +143,36 @@ def test_damaged_indices_of_megatrons_are_refused(tmp_path):
     broken[34 + 12 + 8] += 2  # where the second sequence begins
     path.with_suffix(".idx").write_bytes(broken)
     with pytest.raises(ValueError, match=r"sequences leave gaps or overlap in m.bin"):
-        document_begins(path)
+        open_documents(path)
+
+
+def test_an_index_stays_on_the_disk(tmp_path):
+    """Of 100 million documents it has 2 GB."""
+    count = 1_500_000
+    lengths = np.full(count, 3, "<i4")
+    head = b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, 8, count, count + 1)
+    with (tmp_path / "a.idx").open("wb") as file:
+        file.write(head + lengths.tobytes())
+        np.arange(0, 6 * count, 6, dtype="<i8").tofile(file)
+        np.arange(count + 1, dtype="<i8").tofile(file)
+    tracemalloc.start()
+    try:
+        documents = open_documents(tmp_path / "a.bin")
+        assert documents.count_before(3_000_001) == 1_000_001
+        assert documents.begins(1_000_000, 1_000_002).tolist() == [3_000_000, 3_000_003]
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000 < 8 * count * 2
+    finally:
+        tracemalloc.stop()
+    assert documents.begins(count, count + 1).tolist() == [3 * count]
+
+
+@pytest.mark.parametrize("bounds", [[0, 2, 1, 3], [1, 2, 2, 3], [0, 1, 2, 2]])
+def test_documents_that_do_not_divide_the_sequences_are_refused(tmp_path, bounds):
+    write_megatron(tmp_path / "m.bin", DOCUMENTS)
+    path = tmp_path / "m.idx"
+    path.write_bytes(path.read_bytes()[: -8 * 4] + np.array(bounds, "<i8").tobytes())
+    with pytest.raises(ValueError, match=r"m\.idx: documents do not divide its 3 sequences"):
+        open_documents(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize("whole", [True, False])

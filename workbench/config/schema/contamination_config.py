@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from workbench.config.plain import check_at_least, check_choice
 
 CONTAMINATION_ACTIONS = ("remove", "cut", "mark")
+OF_CUT = {"context_characters": 200, "shortest_piece_characters": 200, "most_pieces": 10}
+"""Settings that have an effect only with the action `cut`, as fingerprints have them where they have none: what their defaults
+were when corpora first had such names. A new default would not change it."""
 
 
 @dataclass(frozen=True)

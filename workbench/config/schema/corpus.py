@@ -30,10 +30,15 @@ class CorpusConfig:
     """Held-out documents of fewer than `overlap_words` words, but this many, are looked for as a whole. Those of fewer
     are not chosen: they could not be found in training text."""
 
+    language_sample: int | None = None
+    """Documents of each source without a `language` field whose language is detected for the report, those with the smallest
+    hashes; None: of none. Needs the library py3langid. It changes no text."""
+
     def __post_init__(self) -> None:
         """Refuse shards of nothing, and passages that are none."""
         check_at_least("data.corpus.shard_bytes", self.shard_bytes, 1)
         check_at_least("data.corpus.overlap_min_words", self.overlap_min_words, 1)
+        check_at_least("data.corpus.language_sample", self.language_sample, 1)
         if self.overlap_min_words > self.overlap_words:
             raise ValueError(
                 f"data.corpus.overlap_min_words={self.overlap_min_words} is more than overlap_words={self.overlap_words}: "

@@ -14,7 +14,7 @@ TOKENIZER_KINDS = ("bpe", "file")
 _KINDS_WITH_RECORDS = ("jsonl", "parquet", "huggingface")
 TOKEN_DTYPES = ("uint16", "uint32")
 PACKINGS = ("concatenate", "best_fit")
-_TEXT_STEPS = ("max_bytes", "where", "quality")
+_TEXT_STEPS = ("max_bytes", "where", "quality", "language")
 """Settings of a source that are about its texts."""
 
 
@@ -58,6 +58,9 @@ class SourceConfig:
     and counted; None keeps all. Needs `data.corpus`, and a kind with records (docs/corpora.md)."""
     quality: QualitySettings | None = None
     """Published rules of quality that documents must meet; None has none. Needs `data.corpus`."""
+    language: str | None = None
+    """Field that names a document's language, such as `meta.lang`: the report says how many documents are in which. None: no
+    field does. Needs `data.corpus`, and a kind with records."""
     token_dtype: str | None = None
     """`tokens`: `uint16` or `uint32`, for flat files, which do not say it themselves; None where they do."""
     heldout_path: str | None = None
@@ -85,6 +88,18 @@ class SourceConfig:
                     f"{', '.join(_KINDS_WITH_RECORDS)}"
                 )
             parse_filter(self.where)
+        self._check_language()
+
+    def _check_language(self) -> None:
+        if self.language is None:
+            return
+        if not self.language.strip():
+            raise ValueError(f"source language={self.language!r} is no field: leave it out, or write null")
+        if self.kind not in _KINDS_WITH_RECORDS:
+            raise ValueError(
+                f"source language={self.language!r}: documents of kind {self.kind!r} have no fields; kinds with fields are "
+                f"{', '.join(_KINDS_WITH_RECORDS)}"
+            )
 
     def _check_tokens(self) -> None:
         """Refuse settings of token files for texts, and of texts for token files."""
@@ -170,6 +185,11 @@ class DataConfig:
                 raise ValueError(
                     f"data.sources.{name}.quality needs data.corpus, since data that is built in one pass is not filtered: set "
                     "data.corpus={}, or leave the rules out"
+                )
+            if source.language is not None and self.corpus is None:
+                raise ValueError(
+                    f"data.sources.{name}.language={source.language!r} needs data.corpus, since data that is built in one pass "
+                    "is not counted by language: set data.corpus={}, or leave it out"
                 )
         self._check_token_sources()
 

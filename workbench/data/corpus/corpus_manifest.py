@@ -9,6 +9,7 @@ from typing import Any
 from workbench.data import counts
 from workbench.data.corpus import ready_tokens_step
 from workbench.data.corpus.corpus_plan import PLAN, Corpus
+from workbench.data.corpus.full_disk import naming_full_disk
 from workbench.data.corpus.task_folder import Record
 from workbench.data.fingerprint import heldout_fingerprint
 from workbench.data.folders import MANIFEST
@@ -39,7 +40,8 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
     heldout, tokenizer = records["heldout/all"].facts, records["tokenizer/all"].facts
     left = records["summary/all"].facts
     _refuse_leak(left["overlap_left"])
-    sources = {name: _describe(corpus, name, records) for name in corpus.data.sources}
+    languages = left.get("languages", {})
+    sources = {name: _describe(corpus, name, records) | languages.get(name, {}) for name in corpus.data.sources}
     plan = corpus.place(PLAN)
     files = {name: facts for record in records.values() for name, facts in record.files.items()}
     files[PLAN] = {"sha256": sha256(plan), "bytes": plan.stat().st_size}
@@ -57,7 +59,9 @@ def write_manifest(corpus: Corpus, tasks: dict[str, list[str]]) -> None:
         "seconds": round(sum(record.seconds for record in records.values()), 2),
         "files": dict(sorted(files.items())),
     }
-    write_atomically(corpus.place(MANIFEST), json.dumps(manifest, indent=1))
+    text = json.dumps(manifest, indent=1)
+    with naming_full_disk(corpus.folder.root, corpus.fingerprint, MANIFEST, len(text)):
+        write_atomically(corpus.place(MANIFEST), text)
     fsync(corpus.folder.root)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
 from workbench.data.corpus.benchmark_files import read_benchmark_texts
+from workbench.data.corpus.full_disk import SMALL_BYTES, naming_full_disk
+from workbench.data.corpus.languages import refuse_missing_detector
 from workbench.data.corpus.shards import Part, Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.folders import MANIFEST
@@ -68,19 +70,24 @@ def plan_corpus(root: Path, fingerprint: str, data: DataConfig, tokenizer: Token
     ------
     ValueError
         An input is missing, benchmark texts are none, or the folder holds another corpus.
+    workbench.data.corpus.full_disk.NoSpaceError
+        The disk is full.
     """
     if not (root / PLAN).exists():
+        refuse_missing_detector(data)
         shards = [asdict(shard) for shard in plan_shards(data)]
         if data.corpus is not None and data.corpus.contamination is not None:  # said now, and not after all is read
             read_benchmark_texts(Path(data.corpus.contamination.texts).expanduser())
-        for name in ("claims", "scratch"):
-            (root / name).mkdir(parents=True, exist_ok=True)
         plan = {
             "fingerprint": fingerprint,
             "config": {"data": to_dict(_absolute(data)), "tokenizer": to_dict(_absolute_tokenizer(tokenizer))},
             "shards": shards,
         }
-        write_atomically(root / PLAN, json.dumps(plan))
+        text = json.dumps(plan)
+        with naming_full_disk(root, fingerprint, PLAN, max(len(text), SMALL_BYTES)):
+            for name in ("claims", "scratch"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            write_atomically(root / PLAN, text)
     corpus = open_corpus(root)
     if corpus.fingerprint != fingerprint:
         raise ValueError(f"{root} holds the beginning of data {corpus.fingerprint}: delete it")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.phases import PHASES, Phase
+from workbench.data.corpus.silent_owners import SilenceWatch
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is done, and how much there is (None: unknown)."""
@@ -31,6 +32,11 @@ class ProgressWatch:
     """Tokens by task of the phase that are done."""
     _said: str = ""
     _next: float = 0.0
+    _silence: SilenceWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin to listen."""
+        self._silence = SilenceWatch(self.corpus.folder.claims)
 
     def look(self) -> None:
         """Look at the phase that is being done, unless that was a moment ago, and say what has changed.
@@ -67,6 +73,8 @@ class ProgressWatch:
         text = phase.doing
         if phase.by_bytes:
             text += f": {len(done)} of {len(tasks)} shards" + self._speed(now, finished, sum(sizes.values()))
+        waits = self._silence.describe()
+        text += f"; {waits}" if waits else ""
         if text != self._said:
             self._said = text
             self.say(text, finished, sum(sizes.values()) if phase.by_bytes else None)

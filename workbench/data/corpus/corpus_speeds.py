@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.config.schema import DataConfig, TokenizerConfig, to_dict
 from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.full_disk import is_full
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.task_folder import STAYS
 from workbench.study.files import exclusive, write_atomically
@@ -67,14 +68,21 @@ def remember(outputs: Path, corpus: Corpus) -> None:
     """Keep how fast this machine made a corpus, in the place of what it needed before for one of the same settings."""
     with contextlib.suppress(FileNotFoundError):
         speed = measure(corpus)
-        if speed is None:
-            return
+        if speed is not None:
+            _keep(outputs, corpus, speed)
+
+
+def _keep(outputs: Path, corpus: Corpus, speed: Speed) -> None:
+    try:
         with exclusive(outputs / f".{_FILE}.lock"):
             known = _read(outputs)
             by_host = known.setdefault(_key(corpus.data, corpus.tokenizer), {})
             by_host.pop(socket.gethostname(), None)  # the last one comes last
             by_host[socket.gethostname()] = asdict(speed)
             write_atomically(outputs / _FILE, json.dumps(known, indent=1))
+    except OSError as error:
+        if not is_full(error):  # a speed is no reason to leave a corpus unfinished
+            raise
 
 
 def recall(outputs: Path, data: DataConfig, tokenizer: TokenizerConfig) -> tuple[Speed, str] | None:
@@ -98,5 +106,7 @@ def _key(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     """Name what a speed depends on beside the machine: what is done to the text, and how it is stored."""
     assert data.corpus is not None
     corpus = {name: value for name, value in to_dict(data.corpus).items() if name != "shard_bytes"}
+    if corpus["language_sample"] is None:  # speeds that were kept before it could be set stay known
+        del corpus["language_sample"]
     kinds = sorted({source.kind for source in data.sources.values()})
     return digest([corpus, kinds, data.overlap_lines, tokenizer.kind, tokenizer.vocab_size])

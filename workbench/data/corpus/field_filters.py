@@ -96,7 +96,7 @@ class FieldFilter:
             return None
         return MISSING if any(_get(record, path) is None for path in self._needed) else FILTERED
 
-    def keeps(self, table: pa.Table | pa.RecordBatch, where: str = "table") -> NDArray[np.bool_]:
+    def keeps(self, table: pa.Table | pa.RecordBatch, where: str = "table", first: int = 0) -> NDArray[np.bool_]:
         """Whether each record of a table stays, by whole columns where Arrow has what is asked.
 
         Parameters
@@ -104,7 +104,9 @@ class FieldFilter:
         table
             N records, with `columns` at least as far as they exist.
         where
-            What names the table in messages; records are named by their rows in it, from 0.
+            What names the table in messages; records are named by their rows in it.
+        first
+            Number of the first row there.
 
         Returns
         -------
@@ -117,12 +119,12 @@ class FieldFilter:
             return _test_table(self.node, table)
         except (Unsupported, _WrongTypeError):  # the record to name is found one by one
             rows = _records(table, self.columns)
-            kept = [self(record, f"{where}, row {row}") for row, record in enumerate(rows)]
+            kept = [self(record, f"{where}, row {row}") for row, record in enumerate(rows, first)]
             return np.array(kept, np.bool_)
 
-    def causes(self, table: pa.Table | pa.RecordBatch, where: str = "table") -> list[str | None]:
-        """`cause` of each record of a table."""
-        kept = self.keeps(table, where)
+    def causes(self, table: pa.Table | pa.RecordBatch, where: str = "table", first: int = 0) -> list[str | None]:
+        """Give the `cause` of each record of a table; parameters and errors are those of `keeps`."""
+        kept = self.keeps(table, where, first)
         missing = np.zeros(len(kept), np.bool_)
         for path in self._needed:
             try:

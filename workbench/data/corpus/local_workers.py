@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +17,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
+from workbench.data.corpus.full_disk import NoSpaceError
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import PHASES
-from workbench.data.corpus.task_loop import NoSpaceError, do_tasks
+from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.workers import follow_parent
 
 _POLL_SECONDS = 0.2
+_END_SECONDS = 10.0
+"""Time that all workers together have to give up their tasks when they are told to; then they are killed, which loses no more."""
+_LAST_SECONDS = 10.0
+"""Time that workers have to end once one of them has found no task left; they look every 5 s at least."""
 _MOST_DEATHS = 2
 """A task whose worker was killed this often is not tried again: it may need more memory than there is."""
 
@@ -51,6 +57,7 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interru
     """
     deaths: Counter[str] = Counter()
     running: dict[BaseProcess, Connection] = {}
+    done_since: float | None = None
     try:
         while len(running) < workers:
             _start(corpus, running)
@@ -61,6 +68,10 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interru
             for process in [p for p in running if p.exitcode is not None]:
                 if _ended(corpus, process, running.pop(process), deaths):
                     _start(corpus, running)
+                elif done_since is None:  # no task is left: nobody is waited for who sleeps or does one again
+                    done_since = time.monotonic()
+            if done_since is not None and time.monotonic() - done_since > _LAST_SECONDS:
+                break
     finally:
         _stop(running)
 
@@ -113,8 +124,9 @@ def _ended(corpus: Corpus, process: BaseProcess, connection: Connection, deaths:
 def _stop(running: dict[BaseProcess, Connection]) -> None:
     for process in running:
         process.terminate()
+    end = time.monotonic() + _END_SECONDS
     for process in running:
-        process.join(10)
+        process.join(max(end - time.monotonic(), 0))
         if process.exitcode is None:
             process.kill()
             process.join()

@@ -24,13 +24,14 @@ from workbench.config.schema import DataConfig, TokenizerConfig
 from workbench.data.corpus.corpus_manifest import write_manifest
 from workbench.data.corpus.corpus_plan import PLAN, Corpus, plan_corpus
 from workbench.data.corpus.corpus_progress import Progress, ProgressWatch
+from workbench.data.corpus.full_disk import naming_full_disk
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.shards import list_planned_files
-from workbench.data.corpus.task_counts import count_tasks
+from workbench.data.corpus.task_counts import count_begun
 from workbench.data.corpus.task_folder import STAYS
-from workbench.data.corpus.task_loop import do_tasks, naming_full_disk
+from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
 from workbench.study.files import fsync
@@ -73,50 +74,85 @@ def build_corpus(
     ------
     ValueError
         An input is missing, damaged, or changed while it was read, or a setting does not fit it.
-    workbench.data.corpus.task_loop.NoSpaceError
+    workbench.data.corpus.full_disk.NoSpaceError
         The disk is full.
     Stopped
         SIGINT or SIGTERM came.
     """
-    corpus = begin_corpus(directory, data, tokenizer)
-    if corpus is None:
-        return
-    watch = ProgressWatch(corpus, progress)
     interruptions = Interruptions()
+    corpus: Corpus | None = None
+
+    def say(text: str) -> None:
+        progress(text, 0, None)
+
     try:
         with interruptions.heeding(signal.SIGINT, signal.SIGTERM):
-            watch.look()
-            if workers == 1:
-                with _watched(watch):
-                    do_tasks(corpus, PHASES, interruptions)
-            else:
-                run_workers(corpus, workers, watch.look, interruptions)
+            with interruptions.allowed():
+                corpus = begin_corpus(directory, data, tokenizer, say)
+            if corpus is None:
+                return
+            _do_all(corpus, workers, ProgressWatch(corpus, progress), interruptions)
+            with interruptions.allowed():
+                if on_done is not None:
+                    on_done(corpus)
+                _finish(directory, corpus, data, tokenizer, say)
     except KeyboardInterrupt:
-        raise Stopped(_describe_stop(corpus)) from None
-    if on_done is not None:
-        on_done(corpus)
-    _finish(directory, corpus, data, tokenizer)
+        if not (directory / MANIFEST).is_file():
+            raise Stopped(_describe_stop(building_folder(directory))) from None
 
 
-def begin_corpus(directory: Path, data: DataConfig, tokenizer: TokenizerConfig) -> Corpus | None:
+def _do_all(corpus: Corpus, workers: int, watch: ProgressWatch, interruptions: Interruptions) -> None:
+    """Do all tasks, here or in worker processes."""
+    watch.look()
+    if workers == 1:
+        with _watched(watch):
+            do_tasks(corpus, PHASES, interruptions)
+    else:
+        run_workers(corpus, workers, watch.look, interruptions)
+
+
+def begin_corpus(
+    directory: Path, data: DataConfig, tokenizer: TokenizerConfig, say: Callable[[str], None] | None = None
+) -> Corpus | None:
     """Cut a corpus into shards, or open one that was begun; None where it is made.
+
+    Parameters
+    ----------
+    directory, data, tokenizer
+        As `build_corpus` takes them.
+    say
+        Told where another command is waited for, which begins or ends the corpus.
 
     Raises
     ------
     ValueError
         An input is missing.
+    workbench.data.corpus.full_disk.NoSpaceError
+        The disk is full.
     """
     if (directory / MANIFEST).is_file():
         return None
     root = building_folder(directory)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with locked(directory.with_name(f"{directory.name}.lock")):
+    with naming_full_disk(root, directory.name, "the folder"):
+        root.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(directory, "divides it into shards", say):
         if (directory / MANIFEST).is_file():
             return None
         return plan_corpus(root, directory.name, data, tokenizer)
 
 
-def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig) -> None:
+@contextmanager
+def _alone(directory: Path, purpose: str, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Begin or end a corpus alone."""
+    lock = directory.with_name(f"{directory.name}.lock")
+    tell = None if say is None else lambda holder: say(f"waiting for {holder}")
+    with naming_full_disk(directory, directory.name, lock.name), locked(lock, purpose, tell):
+        yield
+
+
+def _finish(
+    directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig, say: Callable[[str], None]
+) -> None:
     """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done.
 
     Raises
@@ -124,14 +160,14 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
     ValueError
         The inputs are not, or not on this host, what they were when the corpus was begun.
     """
-    with locked(directory.with_name(f"{directory.name}.lock")):
+    with _alone(directory, "checks its inputs and ends it", say):
         if (directory / MANIFEST).is_file():
             return
         root = corpus.folder.root
         if data_fingerprint(data, tokenizer) != directory.name:
             _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():
-            with naming_full_disk(corpus, "the manifest"):
+            with naming_full_disk(root, corpus.fingerprint, "the manifest"):
                 write_manifest(corpus, {phase.name: phase.tasks(corpus) for phase in PHASES})
         for place in sorted(root.iterdir()):
             if place.name not in (*STAYS, PLAN, MANIFEST):
@@ -164,11 +200,13 @@ def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
     raise ValueError(f"{text}; what was made of them as they were is of no use, and lies in {place}: delete it")
 
 
-def _describe_stop(corpus: Corpus) -> str:
-    counted = count_tasks(corpus)
+def _describe_stop(root: Path) -> str:
+    counted = count_begun(root)
+    if counted is None:  # nothing was read yet, or all is read
+        return f"stopped at the beginning or the end; what is done is kept in {root}, and the same command goes on"
     return (
         f"stopped while {counted.doing} ({counted.done_in_phase} of {counted.tasks_in_phase} tasks are done); what is done is "
-        f"kept in {corpus.folder.root}, and the same command goes on"
+        f"kept in {root}, and the same command goes on"
     )
 
 

@@ -1,6 +1,7 @@
 """Step 1 of a corpus, a task a shard: read, drop what is no document for it, hash, and keep the rest.
 
 read/<shard>/    see `workbench.data.corpus.document_files`
+read/<shard>/languages.npy, languages.json    where a field names languages, see `workbench.data.corpus.languages`
 read/<shard>/bands.npy    where near duplicates are sought: uint64 (documents, bands), as of `workbench.data.corpus.minhash`
 samples/<shard>.read.jsonl    samples of what is dropped (see `workbench.data.corpus.removed_samples`)
 """
@@ -18,6 +19,7 @@ from workbench.data import counts
 from workbench.data.corpus import minhash, ready_tokens_step
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import DocumentWriter, make_key
+from workbench.data.corpus.languages import StatedLanguages
 from workbench.data.corpus.quality_rules import breaches
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_reading import Read, read_shard
@@ -32,7 +34,7 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     shard = corpus.by_name[name]
     if corpus.source(shard).kind == "tokens":
         return ready_tokens_step.read(corpus, name, scratch)
-    writer, samples = DocumentWriter(scratch / "read" / name), RemovedSamples()
+    writer, samples, languages = DocumentWriter(scratch / "read" / name), RemovedSamples(), StatedLanguages()
     near, bands = corpus.settings.near_duplicates, []
     dropped: Counter[str] = Counter()
     read = kept = size = 0
@@ -41,6 +43,7 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
         for each, (cause, value) in zip(batch, _judge(batch, corpus.source(shard), corpus), strict=True):
             if cause is None:
                 texts.append(each.text)
+                languages.add(() if each.language is None else (each.language,))
                 continue
             dropped[cause] += 1
             if each.text:
@@ -54,6 +57,8 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     if near is not None:  # each band lies together, and is read by itself
         joined = np.concatenate([np.empty((0, near.bands), np.uint64), *bands])
         np.save(scratch / "read" / name / "bands.npy", np.asfortranarray(joined))
+    if corpus.source(shard).language is not None:
+        languages.write(scratch / "read" / name)
     (scratch / "samples").mkdir()
     samples.write(scratch / "samples" / f"{name}.read.jsonl")
     return {"read": read, "kept": kept, "bytes": size, "dropped": dict(sorted(dropped.items()))}

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
 from workbench.data.corpus.field_filters import FieldFilter, compile_filter
+from workbench.data.corpus.languages import language_of
 from workbench.data.corpus.shards import Part, Shard, list_planned_files
 from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
-from workbench.data.readers import look_up, open_parquet, parse_line, read_records, read_row_groups, read_texts, text_of
+from workbench.data.readers import (
+    MISSING,
+    fields_of,
+    look_up,
+    open_parquet,
+    parse_line,
+    read_records,
+    read_row_batches,
+    read_texts,
+    records_of,
+    text_of,
+)
 from workbench.data.sources import Group, Item, normalise
 from workbench.data.unpack import decode_line, refuse_packed, without_mark
 
@@ -31,6 +44,8 @@ class Read(NamedTuple):
     """Why it is dropped, by its file or by the source's `where` (see `workbench.data.counts`); None: it is not."""
     record: Mapping[str, Any] = _NO_FIELDS
     """Its record, where the source has records and fields were asked for; `look_up` finds a field in it."""
+    language: str | None = None
+    """What the source's `language` field says (see `workbench.data.corpus.languages`); None: the source has none."""
 
 
 def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -> Iterator[list[Read]]:
@@ -53,9 +68,9 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     """
     batch: list[Read] = []
     size = 0
-    keep = None if source.where is None else compile_filter(source.where)
+    wanted = _Wanted.of(source, fields)
     for part in shard.parts:
-        for read in _read_part(part, source, keep, fields):
+        for read in _read_part(part, source, wanted):
             batch.append(read)
             size += len(read.text)
             if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_DOCUMENTS:
@@ -65,28 +80,64 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
         yield batch
 
 
-def _read_part(part: Part, source: SourceConfig, keep: FieldFilter | None, fields: Sequence[str]) -> Iterator[Read]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of the records of a source."""
+
+    text_field: str
+    keep: FieldFilter | None
+    """The source's `where`."""
+    language: str | None
+    """The source's `language`."""
+    fields: tuple[str, ...]
+    """Fields that are wanted beside the text."""
+
+    @classmethod
+    def of(cls, source: SourceConfig, fields: Sequence[str]) -> _Wanted:
+        keep = None if source.where is None else compile_filter(source.where)
+        return cls(source.text_field, keep, source.language, tuple(fields))
+
+    def columns(self, there: Mapping[str, Any]) -> list[str]:
+        """Columns to read of those in a table; one that is not there is a field that is missing."""
+        columns = [self.text_field, *self.fields]
+        if self.keep is not None:
+            columns += sorted(self.keep.columns & set(there))
+        if self.language is not None and look_up(dict(there), self.language) is not MISSING:
+            columns.append(self.language)
+        return columns
+
+    def judge(self, text: str, record: Mapping[str, Any], where: Callable[[], str]) -> Read:
+        """Give a document; `where` names its record in an error."""
+        try:
+            cause = None if self.keep is None else self.keep.cause(record)
+        except ValueError:
+            assert self.keep is not None
+            self.keep.cause(record, where())
+            raise
+        try:
+            language = None if self.language is None else language_of(record, self.language)
+        except ValueError as error:
+            raise ValueError(f"{where()}: {error}") from None
+        return Read(normalise(text), cause, record if self.fields else _NO_FIELDS, language)
+
+
+def _read_part(part: Part, source: SourceConfig, wanted: _Wanted) -> Iterator[Read]:
     if source.kind.startswith("python_"):
         return _read_own_files(part, source)
     if source.kind == "huggingface":
-        return (_judge(text, record, keep, where, bool(fields)) for text, record, where in read_hub_records(source))
+        return (wanted.judge(text, record, lambda at=where: at) for text, record, where in read_hub_records(source))
     path = Path(part.path)
     _refuse_changed(path, part)
     if source.kind == "text":
         return (Read(normalise(text)) for text in read_texts("text", path, source.text_field))
     if source.kind == "parquet":
-        return _read_rows(path, part, source.text_field, keep, fields)
+        return _read_rows(path, part, wanted)
     if path.name.lower().endswith((".gz", ".zst", ".json")):
         return (
-            _judge(text_of(record, source.text_field, where), record, keep, where, bool(fields))
+            wanted.judge(text_of(record, source.text_field, where), record, lambda at=where: at)
             for where, record in read_records("jsonl", path)
         )
-    return _read_lines(path, part, source.text_field, keep, bool(fields))
-
-
-def _judge(text: str, record: Mapping[str, Any], keep: FieldFilter | None, where: str, with_record: bool) -> Read:
-    cause = None if keep is None else keep.cause(record, where)
-    return Read(normalise(text), cause, record if with_record else _NO_FIELDS)
+    return _read_lines(path, part, wanted)
 
 
 def _refuse_changed(path: Path, part: Part) -> None:
@@ -108,22 +159,41 @@ def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
             yield Read(found.text, found.cause)
 
 
-def _read_rows(
-    path: Path, part: Part, text_field: str, keep: FieldFilter | None, fields: Sequence[str]
-) -> Iterator[Read]:
-    columns = [text_field, *fields]
-    if keep is not None:  # a column that is not there is a field that is missing
-        with open_parquet(path) as file:
-            columns += sorted(keep.columns & set(file.schema_arrow.names))
-    for first, records in read_row_groups(path, columns, part.begin, part.end):
-        for number, record in enumerate(records, first):
-            text, where = look_up(record, text_field), f"{show(path)}, row {number}"
+def _read_rows(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
+    """Yield the documents of some row groups; the source's `where` is evaluated by columns as far as it can be."""
+    with open_parquet(path) as file:
+        there = fields_of(file.schema_arrow)
+    rest = replace(wanted, keep=None)
+    names = {column if column in there else column.partition(".")[0] for column in rest.columns(there)}
+    for before, batch in read_row_batches(path, wanted.columns(there), part.begin, part.end):
+        causes = _causes_of_rows(path, before, batch, wanted.keep)
+        records = records_of(path, before, batch.select([name for name in batch.schema.names if name in names]))
+        for number, (record, cause) in enumerate(zip(records, causes, strict=True), before + 1):
+            text = look_up(record, rest.text_field)
             if not isinstance(text, str):
-                text = text_of(record, text_field, where)
-            yield _judge(text, record, keep, where, bool(fields))
+                text = text_of(record, rest.text_field, f"{show(path)}, row {number}")
+            if rest.language is None:
+                yield Read(normalise(text), cause, record if rest.fields else _NO_FIELDS)
+            else:
+                judged = rest.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
+                yield judged if cause is None else judged._replace(cause=cause)
 
 
-def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | None, with_record: bool) -> Iterator[Read]:
+def _causes_of_rows(path: Path, before: int, batch: Any, keep: FieldFilter | None) -> Sequence[str | None]:
+    if keep is None:
+        return [None] * batch.num_rows
+    import pyarrow
+
+    columns = batch.select([name for name in batch.schema.names if name in keep.columns])
+    try:
+        columns.validate(full=True)  # conditions on columns do not see whether a text is UTF-8
+    except pyarrow.ArrowInvalid:
+        list(records_of(path, before, columns))
+        raise
+    return keep.causes(columns, show(path), before + 1)
+
+
+def _read_lines(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
     """Yield the documents of the lines that begin in a part of a file; the first part refuses a file without any."""
     empty = True
     with path.open("rb", buffering=0) as file:
@@ -132,9 +202,9 @@ def _read_lines(path: Path, part: Part, text_field: str, keep: FieldFilter | Non
             if offset == 0:
                 refuse_packed(path, block[:16])
                 block = without_mark(path, block)
-            for text, record, cause in _parse_block(path, offset, block, text_field, keep):
+            for read in _parse_block(path, offset, block, wanted):
                 empty = False
-                yield Read(text, cause, record if with_record else _NO_FIELDS)
+                yield read
         if empty and part.begin == 0 and _is_blank(file, end, part.file_bytes):
             raise ValueError(f"{show(path)} is empty" + (": it has no record" if part.file_bytes else ""))
 
@@ -164,7 +234,13 @@ def _read_blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, by
     file.seek(begin)
     rest: list[bytes] = []
     offset, left = begin, end - begin
-    while left and (chunk := file.read(min(_BLOCK_BYTES, left))):
+    while left:
+        chunk = file.read(min(_BLOCK_BYTES, left))
+        if not chunk:
+            raise ValueError(
+                f"{show(str(file.name))} ends at byte {end - left} and had more when it was planned: leave inputs as they are while "
+                "they are read, or prepare again"
+            )
         left -= len(chunk)
         cut = chunk.rfind(b"\n") + 1 if left else len(chunk)
         if not cut:
@@ -176,40 +252,37 @@ def _read_blocks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[int, by
         rest = [chunk[cut:]]
 
 
-def _parse_block(
-    path: Path, offset: int, block: bytes, text_field: str, keep: FieldFilter | None
-) -> Iterator[tuple[str, Any, str | None]]:
-    """Yield texts, records and causes of a block of lines; the line of an error is counted only where there is one."""
+def _parse_block(path: Path, offset: int, block: bytes, wanted: _Wanted) -> Iterator[Read]:
+    """Yield the documents of a block of lines; the line of an error is counted only where there is one."""
+
+    def number(index: int) -> int:
+        return _count_lines(path, offset) + index + 1
+
+    is_plain = wanted.keep is None and wanted.language is None
     try:
         lines = block.decode().split("\n")
     except UnicodeDecodeError as error:
         index = block.count(b"\n", 0, error.start)
         raw = block.split(b"\n")[index]
         ended = b"\n" if index < block.count(b"\n") else b""
-        decode_line(path, _count_lines(path, offset) + index + 1, raw + ended)
+        decode_line(path, number(index), raw + ended)
         raise AssertionError("a block that is not UTF-8 has a line that is not") from error
     for index, line in enumerate(lines):
         if not line or line.isspace():
             continue
         try:
             record = json.loads(line)
-            text = look_up(record, text_field)
+            text = look_up(record, wanted.text_field)
             text.encode()
         except (ValueError, RecursionError, AttributeError, TypeError):
             # Damaged records, those without a text, and byte order marks where files were put one behind the other.
-            number = _count_lines(path, offset) + index + 1
             ended = "\n" if index + 1 < len(lines) else ""
-            record = parse_line(path, number, line.removeprefix("\ufeff") + ended)
-            text = text_of(record, text_field, f"{show(path)}, line {number}")
-        yield normalise(text), record, None if keep is None else _filter(keep, record, path, offset, index)
-
-
-def _filter(keep: FieldFilter, record: Mapping[str, Any], path: Path, offset: int, index: int) -> str | None:
-    try:
-        return keep.cause(record)
-    except ValueError:
-        keep.cause(record, f"{show(path)}, line {_count_lines(path, offset) + index + 1}")
-        raise
+            record = parse_line(path, number(index), line.removeprefix("\ufeff") + ended)
+            text = text_of(record, wanted.text_field, f"{show(path)}, line {number(index)}")
+        if is_plain:
+            yield Read(normalise(text), None, record if wanted.fields else _NO_FIELDS)
+        else:
+            yield wanted.judge(text, record, lambda at=index: f"{show(path)}, line {number(at)}")
 
 
 def _count_lines(path: Path, end: int) -> int:

@@ -79,9 +79,29 @@ def plan_shards(data: DataConfig) -> list[Shard]:
     assert data.corpus is not None
     shards: list[Shard] = []
     for name in sorted(data.sources):
+        _refuse_file_twice(name, data.sources[name], data.corpus.exact_duplicates)
         groups = _group(_parts(data.sources[name], data.corpus.shard_bytes), data.corpus.shard_bytes)
         shards += [Shard(len(shards) + i, name, tuple(parts)) for i, parts in enumerate(groups)]
     return shards
+
+
+def _refuse_file_twice(name: str, source: SourceConfig, drops_duplicates: bool) -> None:
+    """Refuse a source that reads one file by two names, where its text would count twice."""
+    if (
+        source.kind.startswith("python_")
+        or source.kind == "huggingface"
+        or (drops_duplicates and source.kind != "tokens")
+    ):
+        return
+    seen: dict[tuple[int, int], Path] = {}
+    for path in find_inputs(source).paths:
+        stat = path.stat()
+        first = seen.setdefault((stat.st_dev, stat.st_ino), path)
+        if first is not path:
+            raise ValueError(
+                f"source {name!r}: {show(path)} is the same file as {show(first)}, by a link, and would count twice: leave one out"
+                + ("" if source.kind == "tokens" else ", or set data.corpus.exact_duplicates=true")
+            )
 
 
 def _group(parts: Iterable[Part], most: int) -> Iterator[list[Part]]:
@@ -178,7 +198,8 @@ def _of_row_groups(path: Path, size: int, most: int) -> Iterator[Part]:
     """Cut a parquet file between row groups, whose share of its bytes is taken as that of their packed columns."""
     with open_parquet(path) as file:
         sizes = [_packed_bytes(file.metadata.row_group(i)) for i in range(file.num_row_groups)]
-    if not sizes:
+        rows = file.metadata.num_rows
+    if not rows:
         raise ValueError(f"{show(path)} is empty: it has no row")
     begin = here = 0
     for i, packed in enumerate(sizes):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config.schema import to_dict
+from workbench.config.schema.contamination_config import OF_CUT
 from workbench.data.corpus.cleaning import leak_meter
 from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.languages import add_up
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes
 from workbench.data.corpus.shards import Shard
@@ -34,7 +36,9 @@ def summarise(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     _write(scratch / LENGTHS, _add_up_lengths(corpus, facts))
     if corpus.settings.contamination is not None:
         _write(scratch / CONTAMINATION, _describe_contamination(corpus, facts))
+    languages = _add_up_languages(corpus)
     return {
+        **({"languages": languages} if languages else {}),
         "overlap_left": _measure_left(corpus) if shards else {},
         "unmeasured_sources": unread_sources(corpus),
         "metered_bytes": sum(each["metered_bytes"] for each in facts.values()),
@@ -64,6 +68,22 @@ def _add_up_lengths(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[st
     return result
 
 
+def _add_up_languages(corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """Count documents by language, and say by what, of each source where they are counted."""
+    result: dict[str, dict[str, Any]] = {}
+    most = corpus.settings.language_sample
+    for source in sorted({shard.source for shard in _text_shards(corpus)}):
+        field = corpus.data.sources[source].language
+        if field is None and most is None:
+            continue
+        paths = (corpus.place("languages", f"{shard.name}.json") for shard in corpus.shards_of(source))
+        found = add_up((json.loads(path.read_text(encoding="utf-8")) for path in paths), most)
+        counts = found.pop("counts")
+        by = found if field is None else {"field": field}
+        result[source] = {"languages": counts, "languages_by": {**by, "documents": sum(counts.values())}}
+    return result
+
+
 def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
     hits: set[str] = set()
     for shard in _text_shards(corpus):
@@ -73,7 +93,8 @@ def _measure_left(corpus: Corpus) -> dict[str, dict[str, float]]:
 
 def _describe_contamination(corpus: Corpus, facts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     settings = to_dict(corpus.settings.contamination)
-    del settings["texts"]
+    for name in ("texts", *(OF_CUT if settings["action"] != "cut" else ())):  # those have no effect
+        del settings[name]
     notes = ContaminationNotes()
     for each in facts.values():
         notes.merge(each["contamination"])

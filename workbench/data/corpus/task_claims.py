@@ -1,10 +1,11 @@
 """Who does which task: claims, files that are made by one process alone, and taken over where their owner is dead.
 
 Any number of processes on any number of hosts may work in one folder. A claim names its owner and is touched every few
-seconds. On its own host an owner is dead if its process is gone, however long it sleeps. On another host, which cannot
-tell, it is dead if the claim was not touched for a while by the clock of whoever waits: clocks of hosts are never
-compared. A process that was only asleep, or whose file server was, finds that its claim is not its own any more and
-gives the task up (`Claims.check`).
+seconds. On its own host an owner whose process is gone is dead at once. Else it is taken for dead if the claim was not
+touched for a while by the clock of whoever waits: clocks of hosts are never compared. The while is longer for a process of this
+host that lives and is not stopped, since it may be busy. A process that was only asleep, or whose file server was, finds
+that its claim is not its own any more and gives the task up (`Claims.check`); what both write is the same, and each writes in a
+folder of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ TOUCH_SECONDS = 5.0
 STALE_SECONDS = 60.0
 """A claim that was not touched for so long belongs to nobody; more than network file systems delay a touch (NFS
 keeps attributes for 60 s at most, 3 s for a file that changes)."""
+BUSY_SECONDS = 600.0
+"""The same for a process of this host that lives and is not stopped: one call of a library may keep it from touching."""
 
 
 class LostClaimError(Exception):
@@ -53,6 +56,19 @@ class Owner:
         """Whether the process is known to have ended; False where that cannot be told."""
         return self.is_of_here() and _started(self.pid) != self.started
 
+    def is_stopped(self) -> bool:
+        """Whether the process is known to be stopped (SIGSTOP, Ctrl-Z, a debugger), and not to have ended."""
+        return self.is_of_here() and (_facts_of(self.pid) or "?")[0] in "Tt"
+
+    def patience_seconds(self) -> float:
+        """How long its claim may stay untouched."""
+        return BUSY_SECONDS if self.is_of_here() and not self.is_stopped() else STALE_SECONDS
+
+    @property
+    def host(self) -> str:
+        """Name of its host."""
+        return self.place.partition(" ")[0]
+
 
 def _place() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
@@ -64,13 +80,18 @@ def _place() -> str:
 
 def _started(pid: int) -> str | None:
     """When a process started, in the kernel's ticks; None if there is none, or it is dead and not yet collected."""
-    try:
-        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except FileNotFoundError:
+    facts = _facts_of(pid)
+    if facts is None:
         return "" if not Path("/proc/self").exists() and _answers(pid) else None
+    return None if facts[0] in "ZX" else facts[19]
+
+
+def _facts_of(pid: int) -> list[str] | None:
+    """State of a process and what the kernel says behind it; None where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if facts[0] in "ZX" else facts[19]
 
 
 def _answers(pid: int) -> bool:
@@ -157,7 +178,7 @@ class Claims:
         """Remove the claim of an owner who is dead, and say who that was; None where there is none, or it lives."""
         path = self._path(task)
         owner = self.owner(task)
-        if owner is None or not (owner.is_gone() if owner.is_of_here() else self._is_stale(task)):
+        if owner is None or not (owner.is_gone() or self._silence(task) > owner.patience_seconds()):
             return None
         away = self.folder / f".{uuid.uuid4().hex}"
         try:
@@ -174,17 +195,24 @@ class Claims:
         self._seen.pop(task, None)
         return owner
 
-    def _is_stale(self, task: str) -> bool:
+    def _silence(self, task: str) -> float:
+        """Seconds for which this process has seen a claim untouched; 0 where there is none."""
         try:
             touched = self._path(task).stat().st_mtime_ns
         except FileNotFoundError:
-            return False
+            return 0.0
         now = time.monotonic()
         last, since = self._seen.setdefault(task, (touched, now))
         if last != touched:
             self._seen[task] = (touched, now)
-            return False
-        return now - since > STALE_SECONDS
+            return 0.0
+        return now - since
+
+    def silent(self, seconds: float) -> dict[str, tuple[Owner, int]]:
+        """Owners whose claims this process has seen untouched for so long, and when they were touched, in ns of the file's clock."""
+        tasks = [task for task in self._tasks() if self._silence(task) >= seconds]
+        owners = ((task, self.owner(task)) for task in tasks)
+        return {task: (owner, self._seen[task][0]) for task, owner in owners if owner is not None}
 
     @contextmanager
     def kept(self, task: str, owner: Owner) -> Iterator[None]:
@@ -209,11 +237,21 @@ class Claims:
         if self.owner(task) == owner:
             os.utime(self._path(task))
 
+    def touched(self, task: str) -> float | None:
+        """When a claim was touched last, in seconds by the clock of the file system; None where there is none."""
+        try:
+            return self._path(task).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def all(self) -> dict[str, Owner]:
         """Owners by task."""
+        owners = {task: self.owner(task) for task in self._tasks()}
+        return {task: owner for task, owner in owners.items() if owner is not None}
+
+    def _tasks(self) -> list[str]:
         names = [place.name.replace("@", "/") for place in self.folder.iterdir()] if self.folder.is_dir() else []
-        owners = {name: self.owner(name) for name in names if not name.startswith(".")}
-        return {name: owner for name, owner in owners.items() if owner is not None}
+        return [name for name in names if not name.startswith(".")]
 
     def _path(self, task: str) -> Path:
         return self.folder / task.replace("/", "@")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
 from workbench.data.corpus.phases import PHASES
+from workbench.data.corpus.silent_owners import describe_silence_now
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TaskCounts:
     """All of that phase."""
     at_once: int
     """Most tasks that may still be done at the same time, in whichever phase: more workers than these have nothing to do."""
+    waits: str = ""
+    """Whose task was not heard of for a while, and what can be done; empty where there is none."""
 
 
 def count_tasks(corpus: Corpus) -> TaskCounts:
@@ -38,6 +41,7 @@ def count_tasks(corpus: Corpus) -> TaskCounts:
         done_in_phase=done,
         tasks_in_phase=tasks,
         at_once=max(each[2] - each[1] for each in counted),
+        waits=describe_silence_now(corpus.folder.claims),
     )
 
 

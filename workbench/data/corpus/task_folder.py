@@ -113,16 +113,24 @@ class TaskFolder:
         folders: set[Path] = set()
         for path, name in names.items():
             place = self.root / name
-            place.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(place.parent)
             path.replace(place)
             folders.add(place.parent)
         for folder in sorted(folders):
             fsync(folder)
         claims.check(task, owner)
         record = self.path_of_record(task)
-        record.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(record.parent)
         write_atomically(record, json.dumps(vars(Record(dict(facts), described, round(seconds, 3))), sort_keys=True))
         fsync(record.parent)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder inside this one, which is not made again where another process has finished it, and moved it away."""
+        inside = folder.relative_to(self.root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "the corpus was finished or deleted", str(self.root))
+        for place in (*reversed(inside.parents[:-1]), inside):
+            (self.root / place).mkdir(exist_ok=True)
 
     def discard(self, owner: Owner) -> None:
         """Delete what a task wrote that did not end."""

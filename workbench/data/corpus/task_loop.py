@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.full_disk import free_bytes, naming_full_disk, no_space
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import Phase
 from workbench.data.corpus.task_claims import Claims, LostClaimError, Owner
@@ -17,11 +14,6 @@ from workbench.data.corpus.task_claims import Claims, LostClaimError, Owner
 _WAIT_SECONDS = 0.1
 """First wait for the tasks of others; each further one is half as long again."""
 _LONGEST_WAIT_SECONDS = 5.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class NoSpaceError(OSError):
-    """The disk has no room for a task's files."""
 
 
 def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptions) -> None:
@@ -31,7 +23,7 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptio
     ------
     ValueError
         An input is damaged, or the settings do not fit it.
-    NoSpaceError
+    workbench.data.corpus.full_disk.NoSpaceError
         The disk is full; nothing that was done is lost.
     KeyboardInterrupt
         Somebody asked to stop; the task that was being done has left nothing.
@@ -63,7 +55,7 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
     interruptions.check()
     if corpus.folder.is_done(task):
         return False
-    with naming_full_disk(corpus, task):
+    with naming_full_disk(corpus.folder.root, corpus.fingerprint, task):
         owner = _claim(corpus, claims, task)
     if owner is None:
         return False
@@ -99,58 +91,11 @@ def _claim(corpus: Corpus, claims: Claims, task: str) -> Owner | None:
 def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
     started = time.monotonic()
     name = task.partition("/")[2]
-    needed = phase.needs(corpus, name)
-    if free_bytes(corpus.folder.root) < needed:
-        raise _no_space(corpus, task, needed)
-    with naming_full_disk(corpus, task, needed):
+    needed, root = phase.needs(corpus, name), corpus.folder.root
+    if (free := free_bytes(root)) < needed:
+        raise no_space(root, corpus.fingerprint, task, needed, free)
+    with naming_full_disk(root, corpus.fingerprint, task, needed):
         scratch = corpus.folder.scratch(owner)
-        scratch.mkdir(parents=True)
+        scratch.mkdir()  # the folder that it is in is gone where another process has finished the corpus
         facts = phase.do(corpus, name, scratch)
         corpus.folder.finish(task, owner, facts, time.monotonic() - started)
-
-
-@contextmanager
-def naming_full_disk(corpus: Corpus, what: str, needed: int = 0) -> Iterator[None]:
-    """Do what writes into a corpus's folder, and say it where the disk is full.
-
-    Parameters
-    ----------
-    corpus
-        The corpus.
-    what
-        What is written: a task, or a file.
-    needed
-        Bytes that it takes; 0 where it is small.
-
-    Raises
-    ------
-    NoSpaceError
-        The disk or a quota is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, NoSpaceError):
-            raise
-        if _is_full(error) or (error.errno is None and free_bytes(corpus.folder.root) < needed):
-            raise _no_space(corpus, what, needed) from error
-        raise
-
-
-def _is_full(error: OSError) -> bool:
-    """Whether the disk or a quota was full; libraries may say so in words alone."""
-    return error.errno in _FULL or "No space left" in str(error)
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that this user may still write where a folder is."""
-    return shutil.disk_usage(folder).free
-
-
-def _no_space(corpus: Corpus, what: str, needed: int) -> NoSpaceError:
-    free = free_bytes(corpus.folder.root)
-    needs = f"it needs about {needed / 1e6:,.1f} MB, and " if needed else ""
-    return NoSpaceError(
-        f"no room for {what} of data {corpus.fingerprint}: {needs}{free / 1e6:,.1f} MB are free in {corpus.folder.root} (or a quota is used up); what is done is kept: make "
-        "room, and the same command goes on"
-    )

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.data.corpus.token_files import TokenFile, document_begins
+from workbench.data.corpus.megatron_index import open_documents
+from workbench.data.corpus.token_files import TokenFile
 from workbench.data.corpus.token_shards import TokenShards
 
 WINDOW = 2048
@@ -73,10 +74,10 @@ def begins_in(borders: Borders, tokens: TokenShards, begin: int, end: int) -> ND
     """
     count = len(tokens)
     if borders.rule == "index":
-        known = document_begins(tokens.paths[0])
-        found = known[np.searchsorted(known, begin) : np.searchsorted(known, end)]
-        behind = known[np.searchsorted(known, end) :]
-        following = int(behind[0]) if len(behind) else count
+        known = open_documents(tokens.paths[0])
+        first, last = known.count_before(begin), known.count_before(end)
+        found = known.begins(first, last)
+        following = int(known.begins(last, last + 1)[0]) if last <= len(known) else count
     elif borders.rule == "window":
         found = np.arange(-(-begin // WINDOW) * WINDOW, end, WINDOW, dtype=np.int64)
         following = min(-(-end // WINDOW) * WINDOW, count)

@@ -23,14 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workbench.config.schema import SourceConfig
+from workbench.data.corpus.megatron_index import read_index
 from workbench.data.corpus.token_shards import TokenShards
 from workbench.data.inputs import find_inputs
 
-MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
-MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float64", 7: "float32", 8: "uint16"}
 NPY_MAGIC = b"\x93NUMPY"
 HEADERS = {20240520: (1, "uint16"), 20240801: (7, "uint32")}
 """Version and type of the tokens by magic number."""
@@ -183,24 +181,6 @@ def open_token_files(path: str, token_dtype: str | None = None, *, reading: str 
     return TokenShards(paths, np.dtype(files[0].dtype), counts, offset_bytes=offsets, reading=reading)
 
 
-def document_begins(path: Path) -> NDArray[np.int64]:
-    """First token of each document of a Megatron data set, and its tokens' number: (documents + 1,).
-
-    Raises
-    ------
-    ValueError
-        The index is no whole one, or its sequences do not follow each other in the file.
-    """
-    index = path.with_suffix(".idx")
-    dtype, lengths, pointers, bounds = _read_index(index)
-    begins = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if (pointers != begins[:-1] * dtype.itemsize).any():
-        raise ValueError(f"{index}: sequences leave gaps or overlap in {index.with_suffix('.bin').name}")
-    if (np.diff(bounds) < 0).any() or bounds[0] != 0 or bounds[-1] != len(lengths):
-        raise ValueError(f"{index}: documents do not divide its {len(lengths)} sequences")
-    return begins[bounds]
-
-
 def check_ids(tokens: TokenShards, vocab_size: int, *, whole: bool, span: tuple[int, int] | None = None) -> None:
     """Refuse ids that a vocabulary does not have.
 
@@ -282,30 +262,8 @@ def _npy(path: Path, size: int) -> TokenFile:
     return TokenFile(path, "npy", array.dtype.name, len(array), size - array.nbytes, None)
 
 
-def _read_index(
-    index: Path,
-) -> tuple[np.dtype[Any], NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Type of the tokens; length and place in bytes of each sequence; first sequence of each document, and their number."""
-    head = 34
-    with index.open("rb") as file:
-        first = file.read(head)
-    if len(first) < head or not first.startswith(MEGATRON_MAGIC):
-        raise ValueError(f"{index} is no index of Megatron's: it does not begin with MMIDIDX")
-    version, code, sequences, bounds = struct.unpack("<QBQQ", first[len(MEGATRON_MAGIC) :])
-    if version != 1 or code not in MEGATRON_DTYPES:
-        raise ValueError(f"{index} has version {version} and type {code}; version 1 and types 1 to 8 are known")
-    needed = head + 12 * sequences + 8 * bounds
-    size = index.stat().st_size
-    if size not in (needed, needed + sequences):  # one byte a sequence more where it has modes
-        raise ValueError(f"{index} has {size} bytes instead of {needed}: it is cut")
-    lengths = np.memmap(index, "<i4", "r", head, (sequences,)) if sequences else np.empty(0, np.int32)
-    pointers = np.memmap(index, "<i8", "r", head + 4 * sequences, (sequences,)) if sequences else np.empty(0, np.int64)
-    documents = np.memmap(index, "<i8", "r", head + 12 * sequences, (bounds,)) if bounds else np.zeros(1, np.int64)
-    return np.dtype(MEGATRON_DTYPES[code]), lengths, pointers, documents
-
-
 def _megatron(index: Path) -> TokenFile:
-    dtype, lengths, pointers, documents = _read_index(index)
+    dtype, lengths, pointers, documents = read_index(index)
     path = index.with_suffix(".bin")
     if not path.is_file():
         raise ValueError(f"{index} has no {path.name} beside it")

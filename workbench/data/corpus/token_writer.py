@@ -3,6 +3,7 @@
 tokens/<source>/<shard>.bin            token ids, little endian, the beginning-of-sequence token before each piece
 tokens/<source>/<shard>.offsets.npy    int64 (pieces + 1,): where each piece begins, and where the last one ends
 samples/<shard>.tokens.jsonl           samples of what is dropped (see `workbench.data.corpus.removed_samples`)
+languages/<shard>.json                 languages of the documents that are kept, where they are counted
 left/<shard>.json                      held-out passages that are left in the training text that was looked at
 """
 
@@ -19,6 +20,7 @@ from workbench.data import counts
 from workbench.data import tokenizer as tokenizers
 from workbench.data.corpus.cleaning import Cleaned, leak_meter, lost_copies
 from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.languages import CountedLanguages, DetectedLanguages, Languages
 from workbench.data.corpus.removed_samples import RemovedSamples
 from workbench.data.corpus.shard_notes import ContaminationNotes, LeftLeaks, histogram
 from workbench.data.corpus.shards import Shard
@@ -55,10 +57,12 @@ class TokenWriter:
         self._samples, self._contamination = RemovedSamples(), ContaminationNotes()
         size = corpus.folder.read_record(f"read/{shard.name}").facts["bytes"]
         self._leaks = LeftLeaks(leak_meter(corpus), size)
+        self._languages, self._row = _languages_of(corpus, shard), 0
 
     def add(self, cleaned: Cleaned) -> None:
         """Take a document, or count why not."""
-        size = cleaned.bytes
+        row, size = self._row, cleaned.bytes
+        self._row += 1
         cause = cleaned.cause or self._why_no_room(size)
         if cleaned.tally is not None and cause != counts.BEYOND_CAP:
             self._contamination.add(cleaned.tally)
@@ -74,6 +78,8 @@ class TokenWriter:
                 self._samples.add(cause, cleaned.text, self._shard.source, tasks)
             return
         self._kept += 1
+        if self._languages is not None:
+            self._languages.take(row, cleaned.text)
         self._cut.update(cleaned.cut.keys())
         self._cut_bytes.update(cleaned.cut)
         self._leaks.look(cleaned)
@@ -120,6 +126,10 @@ class TokenWriter:
         (self._scratch / "left" / f"{self._shard.name}.json").write_text(
             json.dumps(sorted(self._leaks.hits)), encoding="utf-8"
         )
+        if self._languages is not None:
+            (self._scratch / "languages").mkdir()
+            counted = json.dumps(self._languages.facts())
+            (self._scratch / "languages" / f"{self._shard.name}.json").write_text(counted, encoding="utf-8")
         lengths = {"bytes": self._lengths, "tokens": histogram(np.diff(offsets))}
         return {
             "tokens": self._tokens,
@@ -135,3 +145,12 @@ class TokenWriter:
             "lengths": {unit: {str(k): n for k, n in sorted(found.items())} for unit, found in lengths.items()},
             "metered_bytes": self._leaks.bytes,
         }
+
+
+def _languages_of(corpus: Corpus, shard: Shard) -> Languages | None:
+    """Count a shard's languages by its source's field, or else in a sample; None where neither was asked for."""
+    folder = corpus.place("read", shard.name)
+    if corpus.source(shard).language is not None:
+        return CountedLanguages(folder)
+    most = corpus.settings.language_sample
+    return None if most is None else DetectedLanguages(folder / "hashes.npy", most)

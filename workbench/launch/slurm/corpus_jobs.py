@@ -203,6 +203,7 @@ def describe(preparing: Preparing, layout: Layout) -> str:
     text = f"data {preparing.name} is being made: {how_far}; {running} jobs running, {queued} queued"
     if not running and not queued:
         text = f"data {preparing.name} is not made yet: {how_far}; no job of it is queued or running"
+    text += f"; {counts.waits}" if counts is not None and counts.waits else ""
     ended = [entry for entry in preparing.ledger.entries if entry.state and entry.state.state in slurm.FAILED]
     if ended and ended[-1].state:
         text += f"; job {ended[-1].state.id} {ended[-1].state.state}{_last_line(layout, ended[-1])}"
