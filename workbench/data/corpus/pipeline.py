@@ -33,6 +33,7 @@ from workbench.data.corpus.task_folder import STAYS
 from workbench.data.corpus.task_loop import do_tasks, naming_full_disk
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
+from workbench.data.object_store import forget_lists
 from workbench.study.files import fsync
 
 
@@ -128,6 +129,7 @@ def _finish(directory: Path, corpus: Corpus, data: DataConfig, tokenizer: Tokeni
         if (directory / MANIFEST).is_file():
             return
         root = corpus.folder.root
+        forget_lists()
         if data_fingerprint(data, tokenizer) != directory.name:
             _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():

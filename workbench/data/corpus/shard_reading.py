@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
+from workbench.data.arrow_files import read_arrow
 from workbench.data.corpus.field_filters import FieldFilter, compile_filter
+from workbench.data.corpus.remote_parts import find_row_groups, open_remote
 from workbench.data.corpus.shards import Part, Shard, list_planned_files
 from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
 from workbench.data.readers import look_up, open_parquet, parse_line, read_records, read_row_groups, read_texts, text_of
+from workbench.data.remote_inputs import remote_kind
 from workbench.data.sources import Group, Item, normalise
 from workbench.data.unpack import decode_line, refuse_packed, without_mark
 
@@ -48,7 +51,7 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     Raises
     ------
     ValueError
-        An input is missing, damaged, or of another size than when it was planned, other packages are installed, a record
+        An input is missing, damaged, not fetched, or not what it was when it was planned, other packages are installed, a record
         has no text, or a field has a type that the source's `where` is not for; the message names file and place.
     """
     batch: list[Read] = []
@@ -68,14 +71,18 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
 def _read_part(part: Part, source: SourceConfig, keep: FieldFilter | None, fields: Sequence[str]) -> Iterator[Read]:
     if source.kind.startswith("python_"):
         return _read_own_files(part, source)
-    if source.kind == "huggingface":
+    if source.kind == "huggingface" and source.files is None:
         return (_judge(text, record, keep, where, bool(fields)) for text, record, where in read_hub_records(source))
-    path = Path(part.path)
-    _refuse_changed(path, part)
-    if source.kind == "text":
+    if source.is_remote:
+        kind, path = remote_kind(source, part.path), open_remote(part, source)
+        part = find_row_groups(path, part) if kind == "parquet" else part
+    else:
+        kind, path = source.kind, Path(part.path)
+        _refuse_changed(path, part)
+    if kind == "text":
         return (Read(normalise(text)) for text in read_texts("text", path, source.text_field))
-    if source.kind == "parquet":
-        return _read_rows(path, part, source.text_field, keep, fields)
+    if kind in ("parquet", "arrow"):
+        return _read_rows(kind, path, part, source.text_field, keep, fields)
     if path.name.lower().endswith((".gz", ".zst", ".json")):
         return (
             _judge(text_of(record, source.text_field, where), record, keep, where, bool(fields))
@@ -109,13 +116,17 @@ def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
 
 
 def _read_rows(
-    path: Path, part: Part, text_field: str, keep: FieldFilter | None, fields: Sequence[str]
+    kind: str, path: Path, part: Part, text_field: str, keep: FieldFilter | None, fields: Sequence[str]
 ) -> Iterator[Read]:
     columns = [text_field, *fields]
-    if keep is not None:  # a column that is not there is a field that is missing
-        with open_parquet(path) as file:
-            columns += sorted(keep.columns & set(file.schema_arrow.names))
-    for first, records in read_row_groups(path, columns, part.begin, part.end):
+    if kind == "arrow":
+        batches = read_arrow(path, columns + ([] if keep is None else sorted(keep.columns)))
+    else:
+        if keep is not None:  # a column that is not there is a field that is missing
+            with open_parquet(path) as file:
+                columns += sorted(keep.columns & set(file.schema_arrow.names))
+        batches = read_row_groups(path, columns, part.begin, part.end)
+    for first, records in batches:
         for number, record in enumerate(records, first):
             text, where = look_up(record, text_field), f"{show(path)}, row {number}"
             if not isinstance(text, str):
