@@ -112,13 +112,19 @@ def test_the_fingerprint_is_of_the_files_and_not_of_the_commit(hub: HubServer, t
 @pytest.mark.parametrize(
     ("patterns", "said"),
     [
-        (["data/*/trian/*.jsonl"], r"matches files='data/\*/trian/\*\.jsonl': there is data/b/train/\*\.jsonl, data/a/train/"),
+        (
+            ["data/*/trian/*.jsonl"],
+            r"matches files='data/\*/trian/\*\.jsonl': there is data/b/train/\*\.jsonl, data/a/train/",
+        ),
         (["data/*/train/*.parquet"], r"matches .*: there is data/b/train/\*\.jsonl"),
         (["dat/a/train/*.jsonl"], r"there is data/a/train/\*\.jsonl"),
         (["data/*/train/*.jsonl", "date/*.jsonl"], r"matches files='date/\*\.jsonl': there is "),
         (["data/a/train/2.jsonl"], r"there is data/a/train/\*\.jsonl"),
         (["w*"], r"the files match weights\.bin, whose endings are of no format that is read \(jsonl, "),
-        (["data/**", "notes/**"], r"match several formats, jsonl \(data/a/train/0\.jsonl\), text \(notes/deep/er/x\.txt\)"),
+        (
+            ["data/**", "notes/**"],
+            r"match several formats, jsonl \(data/a/train/0\.jsonl\), text \(notes/deep/er/x\.txt\)",
+        ),
     ],
 )
 def test_what_globs_do_not_find_is_said_with_what_is_near(hub: HubServer, texts: DataSet, patterns, said):
@@ -134,10 +140,14 @@ def test_texts_have_no_fields(hub: HubServer, texts: DataSet):
 
 
 def test_a_name_or_revision_that_is_not_there_is_said(hub: HubServer, texts: DataSet):
-    with pytest.raises(ValueError, match=r"no data set 'some/text' with revision=None: .*; check the name, which is owner/") as caught:
+    with pytest.raises(
+        ValueError, match=r"no data set 'some/text' with revision=None: .*; check the name, which is owner/"
+    ) as caught:
         list_hub_files("some/text", None, ("*",))
     assert str(caught.value).isprintable()
-    with pytest.raises(ValueError, match=rf"it has no such revision: .*commit of {hub.url}/datasets/some/texts/commits/main"):
+    with pytest.raises(
+        ValueError, match=rf"it has no such revision: .*commit of {hub.url}/datasets/some/texts/commits/main"
+    ):
         listed("*", revision="v9")
     with pytest.raises(ValueError, match=r"does not list data set 'some/texts' at commit c{40}: .*no such revision"):
         listed("*", revision="c" * 40)
@@ -153,7 +163,9 @@ def test_terms_and_tokens_are_asked_for(hub: HubServer, texts: DataSet, monkeypa
     commit = texts.branches["main"]
     [file, *_] = list_hub_files("some/texts", None, ("data/**",))  # everybody may list it
     for read in (check_access, fetch_hub_file):
-        with pytest.raises(ValueError, match=rf"it is gated: accept its terms at {hub.url}/datasets/some/texts, and log in"):
+        with pytest.raises(
+            ValueError, match=rf"it is gated: accept its terms at {hub.url}/datasets/some/texts, and log in"
+        ):
             read("some/texts", commit, file)
     monkeypatch.setenv("HF_TOKEN", "of another account")
     with pytest.raises(ValueError, match=r"it is gated: .*HF_TOKEN is set now"):
@@ -189,13 +201,19 @@ def test_a_hub_that_does_not_answer_is_said(hub: HubServer, texts: DataSet, monk
     with caplog.at_level(logging.WARNING):
         assert listed("data/**") == [*NAMES, "data/b/validation/0.jsonl"]
     assert f"some/texts is taken at commit {commit}" in caplog.text
-    with pytest.raises(HubOutOfReachError, match=rf"does not answer which files commit {commit} has: see whether {hub.url}"):
+    with pytest.raises(
+        HubOutOfReachError, match=rf"does not answer which files commit {commit} has: see whether {hub.url}"
+    ):
         listed("data/b/**")
     check_access("some/texts", commit, file)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubOutOfReachError, match=r"HF_HUB_OFFLINE is set: unset it, or fetch it .*hf download some/texts"):
+    with pytest.raises(
+        HubOutOfReachError, match=r"HF_HUB_OFFLINE is set: unset it, or fetch it .*hf download some/texts"
+    ):
         listed("data/b/**")
-    with pytest.raises(ValueError, match=r"does not give data/a/train/0\.jsonl of data set 'some/texts': .*HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        ValueError, match=r"does not give data/a/train/0\.jsonl of data set 'some/texts': .*HF_HUB_OFFLINE is set"
+    ):
         fetch_hub_file("some/texts", commit, file)
 
 
@@ -208,7 +226,9 @@ def test_what_the_library_fetched_before_is_read_without_the_hub(hub: HubServer,
 
 
 def test_a_fetch_that_breaks_goes_on_where_it_broke(hub: HubServer, texts: DataSet, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # what is kept is whole blocks of 10 MB
+    monkeypatch.setattr(
+        huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 100_000
+    )  # what is kept is whole blocks of 10 MB
     content = b"".join(b'{"text": "%d"}\n' % i for i in range(200_000))
     commit = texts.commit({"big.jsonl": content})
     [file] = list_hub_files("some/texts", commit, ("big.jsonl",))
@@ -225,7 +245,9 @@ def test_other_bytes_in_the_cache_are_refused(hub: HubServer, texts: DataSet):
     [file, *_] = list_hub_files("some/texts", None, ("data/**",))
     place = fetch_hub_file("some/texts", commit, file)
     place.resolve().write_bytes(b'{"text": "two"}\n')
-    with pytest.raises(ValueError, match=r"has 16 bytes and not the content .*: delete .*, and start the command again"):
+    with pytest.raises(
+        ValueError, match=r"has 16 bytes and not the content .*: delete .*, and start the command again"
+    ):
         fetch_hub_file("some/texts", commit, file)
 
 
@@ -235,7 +257,9 @@ def test_a_full_disk_is_said(hub: HubServer, texts: DataSet, monkeypatch):
 
     [file, *_] = list_hub_files("some/texts", None, ("data/**",))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
-    with pytest.raises(ValueError, match=r"no room for data/a/train/0\.jsonl .* set HF_HUB_CACHE to a folder of a larger disk"):
+    with pytest.raises(
+        ValueError, match=r"no room for data/a/train/0\.jsonl .* set HF_HUB_CACHE to a folder of a larger disk"
+    ):
         fetch_hub_file("some/texts", texts.branches["main"], file)
 
 

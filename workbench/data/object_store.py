@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import stat
+from datetime import datetime
 from functools import lru_cache
 from os import stat_result
 from pathlib import Path, PosixPath
@@ -124,27 +125,29 @@ def _is_folder(system: Any, url: str) -> bool:
 
 
 def _describe(system: Any, name: str, facts: dict[str, Any]) -> RemoteFile:
+    """Give a file with its size and the surest version that the service says."""
     url = name if "://" in name else system.unstrip_protocol(name)
-    size, version = facts.get("size"), _version(facts)
-    if size is None or version is None:
+    if facts.get("size") is None or not _versions(facts):
         facts = system.info(name)  # some listings say less
-        size, version = facts.get("size"), _version(facts)
-    if size is None or version is None:
+    size, versions = facts.get("size"), _versions(facts)
+    if size is None or not versions:
         missing = "size" if size is None else "ETag, checksum or time"
         raise ValueError(
             f"{url}: the service says no {missing} of it, so that a change could not be seen: download the file"
         )
-    return RemoteFile(url, int(size), version)
+    return RemoteFile(url, int(size), versions[0])
 
 
-def _version(facts: dict[str, Any]) -> str | None:
-    for kind, names in _VERSIONS.items():
-        for name in names:
-            value = facts.get(name)
-            if value:
-                said = value.isoformat() if hasattr(value, "isoformat") else str(value)
-                return f"{kind}:{said.strip(chr(34))}"
-    return None
+def _versions(facts: dict[str, Any]) -> list[str]:
+    """Versions that a service says, the surest first."""
+    found = ((kind, facts.get(name)) for kind, names in _VERSIONS.items() for name in names)
+    return [f"{kind}:{_plain(value)}" for kind, value in found if value]
+
+
+def _plain(value: Any) -> str:
+    """Write a version in one way: some services give a time as a number in one answer and as a date in another."""
+    seconds = value.timestamp() if isinstance(value, datetime) else value
+    return f"{seconds:.6f}" if isinstance(seconds, float) else str(seconds).strip('"')
 
 
 def open_object(file: RemoteFile) -> Path:
@@ -158,15 +161,14 @@ def open_object(file: RemoteFile) -> Path:
     system = _open_system(file.name)
     system.invalidate_cache()
     try:
-        now = _describe(system, system._strip_protocol(file.name), system.info(file.name))
-    except ValueError:
-        raise
+        facts = system.info(file.name)
     except Exception as error:  # of many classes: every package has its own
         raise ValueError(f"{file.name} cannot be read: {one_line(error)[:300]}; {_ADVICE}") from error
-    if (now.size, now.content) != (file.size, file.content):
+    now = _versions(facts)
+    if facts.get("size") != file.size or file.content not in now:
         raise ValueError(
-            f"{file.name} has {now.size} bytes ({now.content}) and had {file.size} ({file.content}) when it was planned: leave "
-            "inputs as they are while they are read, or prepare again"
+            f"{file.name} has {facts.get('size')} bytes ({', '.join(now)}) and had {file.size} ({file.content}) when it was "
+            "planned: leave inputs as they are while they are read, or prepare again"
         )
     return RemotePath(file, system)
 
