@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
 from tests.data.hub_server import HubServer
+from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
 from workbench.data.heldout import is_heldout
 from workbench.data.hub import resolve_revision
 from workbench.data.hub_listing import list_hub_files

@@ -54,6 +54,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     ValueError
         An input is missing.
     """
+    described = _describe_tokenizer(tokenizer)  # before sources, for which the hub may be asked
     return _digest(
         {
             "rules": RULES,
@@ -63,7 +64,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
             "overlap_lines": data.overlap_lines,
             **_younger(data),
             **_corpus(data),
-            "tokenizer": _describe_tokenizer(tokenizer),
+            "tokenizer": described,
         }
     )
 
