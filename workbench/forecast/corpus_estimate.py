@@ -51,7 +51,7 @@ class CorpusWork:
     """Disk that it takes while it is made."""
     disk_after_bytes: int | None
     """Disk of its tokens."""
-    download_bytes: int
+    download_bytes: int = 0
     """Input that is fetched into the hub's cache, unless it is there."""
 
 

@@ -181,6 +181,17 @@ def test_a_large_table_is_cut_by_bytes_and_every_row_read_once(hub: HubServer, t
     assert len(shards) == -(-len(files["table/0.parquet"]) // 5000)
 
 
+def test_a_plan_knows_the_listed_sizes_and_fetches_nothing(hub: HubServer, texts: DataSet, files):
+    sizes = {name: len(content) for name, content in files.items() if name != "README.md"}
+    shards = plan_shards(hub_data(), ask_hub=False)
+    assert [(shard.source, shard.bytes) for shard in shards] == [("a", 0), ("b", 0), ("c", 0)]  # nothing is known yet
+    assert sum(shard.bytes for shard in plan_shards(hub_data())) == sum(sizes.values())
+    hub.status = 503
+    pinned = pin_revisions(hub_data())
+    assert plan_shards(pinned, ask_hub=False) == plan_shards(hub_data())
+    assert not hub.fetched()
+
+
 def test_a_trial_fetches_nothing(hub: HubServer, texts: DataSet):
     data = hub_data()
     found = try_corpus(data, TOKENIZER, plan_shards(data))
