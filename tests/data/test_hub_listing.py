@@ -272,6 +272,7 @@ def test_a_full_disk_is_said(hub: HubServer, texts: DataSet, monkeypatch):
         ({"files": ["a/../b"]}, r"files='a/\.\./b' is no glob"),
         ({"files": [""]}, r"files='' is no glob"),
         ({"files": ["*"], "subset": "en"}, r"subset='en' is for `datasets`"),
+        ({"files": ["*"], "split": "test"}, r"split='test' is for `datasets`"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, said):

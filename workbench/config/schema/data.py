@@ -128,10 +128,11 @@ class SourceConfig:
             )
         if not self.files:
             raise ValueError("source files=[] names no file: name some, as ['train/*.parquet'], or write null")
-        if self.subset is not None:
-            raise ValueError(
-                f"source subset={self.subset!r} is for `datasets`, and files names files: leave one of them out"
-            )
+        for name, value, unset in (("subset", self.subset, None), ("split", self.split, "train")):
+            if value != unset:
+                raise ValueError(
+                    f"source {name}={value!r} is for `datasets`, and files names files: leave one of them out"
+                )
         for pattern in self.files:
             if not pattern or pattern.startswith("/") or {".", ".."} & set(pattern.split("/")):
                 raise ValueError(
