@@ -23,7 +23,8 @@ _VERSIONS = {
     "time": ("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
 }
 """What a service may say that changes with a file's bytes, the surest first, and the names that fsspec's packages use for it."""
-_NEAR_FOLDERS = 1000
+_MOST_NAMES = 1000
+"""Names that are looked at to tell which ones are near."""
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +114,7 @@ def _why_none(system: Any, url: str, kind: str) -> str:
             return f"nothing is there; {_ADVICE}"
     if folder == url:
         return f"no {' or '.join(file_endings(kind))} file is in that folder"
-    names = [system.unstrip_protocol(name) for name in list(system.find(folder))[:_NEAR_FOLDERS]]
+    names = [system.unstrip_protocol(name) for name in list(system.find(folder))[:_MOST_NAMES]]
     return f"nothing there matches; {describe_near(names, [url])}" if names else f"{some_names([folder])} holds no file"
 
 
