@@ -7,13 +7,16 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.data.hub_server import HubServer
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
 from workbench.data.heldout import is_heldout
+from workbench.data.hub import resolve_revision
+from workbench.data.hub_listing import list_hub_files
 from workbench.data.store import Prepared, prepare
 from workbench.data.tokenizer import save, train_bpe
 from workbench.study.layout import Layout
@@ -126,3 +129,36 @@ def make_conversations(count: int, seed: int = 0) -> list[list[dict[str, str]]]:
 @pytest.fixture(name="make_conversations")
 def fixture_make_conversations():
     return make_conversations
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub on this machine, for this process and those that it starts, with caches of its own and no token."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    server = HubServer()
+    cache = tmp_path / "hub_cache"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HOME", str(cache))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)  # read from the environment when it is imported
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    forget_answers()
+    yield server
+    forget_answers()
+    close_session()
+    server.stop()
+
+
+def forget_answers() -> None:
+    """Ask hubs again, as a new process would."""
+    resolve_revision.cache_clear()
+    list_hub_files.cache_clear()

@@ -78,6 +78,11 @@ def test_what_is_not_known_is_said():
     assert "disk" not in line
 
 
+def test_what_is_to_be_fetched_is_said():
+    line = describe_corpus(replace(WORK, download_bytes=900_000_000_000))
+    assert "input: 1.8 TB (900 GB of it from the hub, kept in its cache), 7,200 shards" in line
+
+
 def test_a_stated_size_is_no_part_of_the_fingerprint(data: DataConfig):
     stated = replace(data, sources={"text": replace(data.sources["text"], size_bytes=5)})
     assert data_fingerprint(stated, TOKENIZER) == data_fingerprint(data, TOKENIZER)

@@ -157,7 +157,7 @@ def test_the_plan_has_the_published_hours_beside_its_own(plan):
 def test_a_hub_that_does_not_answer_is_asked_once_and_said(plan, api, compose):
     said = plan(V1, "recipe=tinyllama_v1_1", V1_1)
     [line] = [line for line in said.splitlines() if "not known without the hub" in line]
-    assert "EleutherAI/proof-pile-2" in line
+    assert "files not known without the hub, beginning with source 'slimpajama' (cerebras/SlimPajama-627B)" in line
     assert "not prepared" in said
     assert "provisional" in said
     assert api.asked == 1
@@ -168,7 +168,9 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_said(plan, api, compose):
 def test_what_the_hub_does_not_have_stops_the_plan(plan, api):
     response = SimpleNamespace(status_code=404, headers={}, request=None)
     api.error = RepositoryNotFoundError("no such thing", response=response)
-    with pytest.raises(ValueError, match=r"^the hub gives no data set 'EleutherAI/proof-pile-2'"):
+    with pytest.raises(
+        ValueError, match=r"^the hub does not list data set 'cerebras/SlimPajama-627B' at commit 2d0accdd"
+    ):
         plan(V1, "recipe=tinyllama_v1_1", V1_1)
 
 

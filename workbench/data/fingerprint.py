@@ -16,6 +16,7 @@ from workbench.data.cache import recall, remember
 from workbench.data.corpus.token_files import given_heldout, identifying_files
 from workbench.data.hub import is_local, resolve_revision
 from workbench.data.inputs import find_inputs, show
+from workbench.data.remote_inputs import list_remote
 from workbench.data.special_tokens import choose, find_file
 from workbench.study.files import sha256
 
@@ -55,6 +56,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
     ValueError
         An input is missing.
     """
+    described = _describe_tokenizer(tokenizer)  # before sources, for which the hub may be asked
     return _digest(
         {
             "rules": RULES,
@@ -64,7 +66,7 @@ def data_fingerprint(data: DataConfig, tokenizer: TokenizerConfig) -> str:
             "overlap_lines": data.overlap_lines,
             **_younger(data),
             **_corpus(data),
-            "tokenizer": _describe_tokenizer(tokenizer),
+            "tokenizer": described,
         }
     )
 
@@ -141,7 +143,7 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
+        There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`) or does not list its files.
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
     for younger in (
@@ -150,6 +152,7 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         "language",
         "token_dtype",
         "heldout_path",
+        "files",
     ):  # older fingerprints have no such parts
         if described[younger] is None:
             described.pop(younger)
@@ -157,6 +160,11 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         described["corpus"] = python_texts.describe_packages()
     elif source.kind.startswith("python_"):
         described["corpus"] = python_texts.describe_corpus()
+    elif source.is_remote:
+        # Not the revision: a commit that leaves the files as they are leaves the data as they are.
+        for name in ("path", "revision", "subset", "split"):
+            described.pop(name)
+        described["files"] = [list(file) for file in list_remote(source)]
     elif source.kind == "tokens":
         described.pop("path")
         described["files"] = [hash_file(path) for path in identifying_files(source)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data.cache import recall, remember
+from workbench.data.hub_errors import explain, is_silence
 from workbench.data.readers import text_of
 from workbench.data.unpack import one_line
 
@@ -69,10 +70,10 @@ def resolve_revision(path: str, revision: str | None) -> str:
     except HFValidationError as error:
         raise ValueError(f"data set {path!r} is neither a folder nor a name on the hub: {one_line(error)}") from error
     except HfHubHTTPError as error:
-        if error.response.status_code >= 500 or error.response.status_code == 429:
+        if is_silence(error):
             return _last_answer(path, revision, error)
         raise ValueError(
-            f"the hub gives no data set {path!r} with revision={revision!r}: {one_line(error)[:300]}"
+            f"the hub gives no data set {path!r} with revision={revision!r}: {explain(error, path)}"
         ) from error
     except Exception as error:  # whatever the HTTP client calls a hub out of reach
         return _last_answer(path, revision, error)
@@ -80,6 +81,14 @@ def resolve_revision(path: str, revision: str | None) -> str:
         raise ValueError(f"the hub names no commit of data set {path!r}: set its revision to one")
     remember(f"{info.sha} {time.strftime('%Y-%m-%d')}", "revisions", path, revision)
     return info.sha
+
+
+def kept_commit(path: str, revision: str | None) -> str | None:
+    """Commit that a revision was when the hub last said so to this user, without asking it; None where it never did."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    known = recall("revisions", path, revision)
+    return None if known is None else known.split()[0]
 
 
 def _last_answer(path: str, revision: str | None, error: Exception) -> str:

@@ -15,10 +15,11 @@ PACKED_SUFFIXES = (".gz", ".zst")
 SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "parquet": (".parquet",),
+    "arrow": (".arrow",),
     "tokens": (".bin", ".npy"),
     "text": (".txt", ".md", ".rst", ".tex", ".py", ".html"),
 }
-"""Endings of the files that a kind reads in a folder; but for parquet's and tokens' also with one of `PACKED_SUFFIXES`."""
+"""Endings of the files that a kind reads in a folder; those of jsonl and text also with one of `PACKED_SUFFIXES`."""
 
 _SKIPPED_NAMES = 20
 
@@ -52,7 +53,7 @@ def find_inputs(source: SourceConfig) -> Inputs:
     OSError
         A folder cannot be listed.
     """
-    endings = _endings(source.kind)
+    endings = file_endings(source.kind)
     place, pattern = _split(source.path)
     if pattern:
         matched = sorted(glob.glob(pattern, root_dir=place, recursive=True))  # noqa: PTH207 (for `root_dir`)
@@ -71,7 +72,7 @@ def find_inputs(source: SourceConfig) -> Inputs:
 
 def count_skipped(source: SourceConfig) -> dict[str, Any]:
     """Count the files at a source's path that are not read, and name the first."""
-    from_files = source.kind != "huggingface" and not source.kind.startswith("python_")
+    from_files = not source.is_remote and source.kind != "huggingface" and not source.kind.startswith("python_")
     names = find_inputs(source).skipped if from_files else ()
     return {"count": len(names), "names": list(names[:_SKIPPED_NAMES])}
 
@@ -92,11 +93,12 @@ def some_names(names: tuple[str, ...] | list[str], most: int = 5) -> str:
     return ", ".join(map(show, names[:most])) + more
 
 
-def _endings(kind: str) -> tuple[str, ...]:
+def file_endings(kind: str) -> tuple[str, ...]:
+    """List the endings, in lower case, of the files that a kind reads."""
     plain = SUFFIXES[kind]
     return (
         plain
-        if kind in ("parquet", "tokens")
+        if kind in ("parquet", "arrow", "tokens")
         else tuple(end + packed for end in plain for packed in ("", *PACKED_SUFFIXES))
     )
 

@@ -1,4 +1,4 @@
-"""Texts and records of one file: JSON Lines, JSON, parquet, plain text. Every error is one line with file and place."""
+"""Texts and records of one file: JSON Lines, JSON, parquet, Arrow, plain text. Every error is one line with file and place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from workbench.data.arrow_files import read_arrow
 from workbench.data.inputs import PACKED_SUFFIXES, show
 from workbench.data.unpack import one_line, read_text_lines
 
@@ -25,7 +26,7 @@ def read_texts(kind: str, path: Path, text_field: str) -> Iterator[str]:
     Parameters
     ----------
     kind
-        `jsonl`, `parquet` or `text`: one text.
+        `jsonl`, `parquet`, `arrow` or `text`: one text.
     path
         The file. One whose name ends in `.json` may also be one JSON document: a list of records, or a record.
     text_field
@@ -42,6 +43,8 @@ def read_texts(kind: str, path: Path, text_field: str) -> Iterator[str]:
         return _read_text(path)
     if kind == "parquet":
         return (text_of(record, text_field, where) for where, record in _read_parquet(path, text_field))
+    if kind == "arrow":
+        return (text_of(record, text_field, where) for where, record in _read_arrow(path, text_field))
     return (text_of(record, text_field, where) for where, record in read_records(kind, path))
 
 
@@ -51,7 +54,7 @@ def read_records(kind: str, path: Path) -> Iterator[tuple[str, Any]]:
     Parameters
     ----------
     kind
-        `jsonl` or `parquet`.
+        `jsonl`, `parquet` or `arrow`.
     path
         As `read_texts` takes it.
 
@@ -62,6 +65,8 @@ def read_records(kind: str, path: Path) -> Iterator[tuple[str, Any]]:
     """
     if kind == "parquet":
         return _read_parquet(path, None)
+    if kind == "arrow":
+        return _read_arrow(path, None)
     whole = path.name.lower().endswith((".json", *(f".json{packed}" for packed in PACKED_SUFFIXES)))
     return _read_json(path) if whole else _read_lines(path, enumerate(read_text_lines(path), 1))
 
@@ -207,6 +212,12 @@ def _parse_document(path: Path, before: int, text: str) -> Any:
 def _read_parquet(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
     """Yield the rows, with one column or with all."""
     for first, records in read_row_groups(path, None if column is None else [column]):
+        for number, record in enumerate(records, first):
+            yield f"{show(path)}, row {number}", record
+
+
+def _read_arrow(path: Path, column: str | None) -> Iterator[tuple[str, Any]]:
+    for first, records in read_arrow(path, None if column is None else [column]):
         for number, record in enumerate(records, first):
             yield f"{show(path)}, row {number}", record
 

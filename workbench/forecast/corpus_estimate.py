@@ -34,7 +34,7 @@ class CorpusWork:
     is_packed: bool
     """Whether (some of) the input is packed, or may be, so that its text is more than its bytes."""
     shards: int
-    """Its shards; data of the hub are one each."""
+    """Its shards; a data set of the hub whose files are not known is one."""
     tasks: int
     """Tasks of all phases."""
     cores: int
@@ -51,6 +51,8 @@ class CorpusWork:
     """Disk that it takes while it is made."""
     disk_after_bytes: int | None
     """Disk of its tokens."""
+    download_bytes: int = 0
+    """Input that is fetched into the hub's cache, unless it is there."""
 
 
 def estimate_corpora(facts: Facts, cluster: ClusterConfig | None, *, measure: bool) -> list[CorpusWork]:
@@ -77,7 +79,7 @@ def _estimate(
     facts: Facts, fingerprint: str, config: Config, cluster: ClusterConfig | None, measure: bool
 ) -> CorpusWork:
     data = config.data
-    shards = plan_shards(data)
+    shards = plan_shards(data, ask_hub=not facts.data_notes)
     folder = TaskFolder(building_folder(facts.layout.data(fingerprint)))
     corpus = Corpus(folder, fingerprint, data, config.tokenizer, tuple(shards))
     found = recall(facts.layout.root, data, config.tokenizer)
@@ -109,6 +111,7 @@ def _estimate(
         seconds=None if work is None else work[1],
         disk_while_bytes=None if total is None or speed is None else corpus_disk(total, speed)[0],
         disk_after_bytes=None if total is None or speed is None else corpus_disk(total, speed)[1],
+        download_bytes=sum(shard.bytes for shard in shards if data.sources[shard.source].files is not None),
     )
 
 
@@ -119,9 +122,11 @@ def _size(shard: Shard, config: Config) -> int | None:
 
 
 def _is_packed(shard: Shard, kind: str) -> bool:
-    return kind in ("huggingface", "parquet") or any(
-        part.path.lower().endswith(PACKED_SUFFIXES) for part in shard.parts
-    )
+    return kind == "parquet" or any(_may_be_packed(kind, part.path.lower()) for part in shard.parts)
+
+
+def _may_be_packed(kind: str, name: str) -> bool:
+    return name.endswith((*PACKED_SUFFIXES, ".parquet")) or (kind == "huggingface" and not name)
 
 
 def corpus_time(total: int, largest: int, speed: Speed, cores: int) -> tuple[float, float]:
@@ -157,6 +162,8 @@ def describe_corpus(work: CorpusWork) -> str:
         size = f"input: not known of {', '.join(work.unknown_sources)} (data.sources.*.size_bytes states it)"
     else:
         size = f"input: {_bytes(work.input_bytes)}" + (", as its sources state" if work.stated_bytes else "")
+    if work.download_bytes:
+        size += f" ({_bytes(work.download_bytes)} of it from the hub, kept in its cache)"
     text = f"data {work.name} is not made yet: {size}, {work.shards:,} shards, {work.tasks:,} tasks"
     if work.bytes_per_second is None:
         return f"{text}; time and disk: not measured"

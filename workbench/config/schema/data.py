@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from workbench.config.filter_syntax import parse_filter
@@ -9,9 +10,21 @@ from workbench.config.plain import check_above, check_at_least, check_choice, ch
 from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.quality_thresholds import QualitySettings
 
-SOURCE_KINDS = ("python_prose", "python_code", "python_headers", "jsonl", "parquet", "text", "huggingface", "tokens")
+SOURCE_KINDS = (
+    "python_prose",
+    "python_code",
+    "python_headers",
+    "jsonl",
+    "parquet",
+    "arrow",
+    "text",
+    "huggingface",
+    "tokens",
+)
 TOKENIZER_KINDS = ("bpe", "file")
-_KINDS_WITH_RECORDS = ("jsonl", "parquet", "huggingface")
+_KINDS_WITH_RECORDS = ("jsonl", "parquet", "arrow", "huggingface")
+_KINDS_AT_URLS = ("jsonl", "parquet", "arrow", "text")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 TOKEN_DTYPES = ("uint16", "uint32")
 PACKINGS = ("concatenate", "best_fit")
 _TEXT_STEPS = ("max_bytes", "where", "quality", "language")
@@ -24,13 +37,20 @@ class SourceConfig:
 
     kind: str
     """`python_prose`, `python_code`, `python_headers` (this environment's own texts), or a reader: `jsonl`
-    (also .json, .ndjson), `parquet`, `text` (text files), `huggingface` (through `datasets`), or `tokens` (token files
-    that were made elsewhere, used as they are; docs/corpora.md). Files of `jsonl` and `text` may be packed (.gz, .zst)."""
+    (also .json, .ndjson), `parquet`, `arrow` (as `datasets` saves), `text` (text files), `huggingface` (through `datasets`, or
+    by `files`), or `tokens` (token files that were made elsewhere, used as they are; docs/corpora.md). Files of `jsonl` and
+    `text` may be packed (.gz, .zst)."""
     weight: float = 1.0
     """Share of the training tokens, relative to the other sources'."""
     path: str = ""
     """File, folder (with everything in it) or glob; for `huggingface` the data set's name, or a folder. A path that
-    exists is never read as a glob. Relative paths start at the working directory. Unused by the `python_*` kinds."""
+    exists is never read as a glob. Relative paths start at the working directory. Of `jsonl`, `parquet`, `arrow` and `text`
+    also a URL that fsspec knows (`s3://bucket/folder/*.parquet`), which needs `data.corpus`. Unused by the `python_*`
+    kinds."""
+    files: list[str] | None = None
+    """`huggingface`: globs of the data set's files (`sample/10BT/*.parquet`; `**` is any number of folders), which are fetched
+    one by one and read by their endings, without `datasets` and loading scripts. Needs `data.corpus`. None reads rows
+    through `datasets`."""
     text_field: str = "text"
     """Field (column) with the text; `meta.text` is the field `text` inside `meta`."""
     subset: str | None = None
@@ -79,6 +99,8 @@ class SourceConfig:
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
         self._check_tokens()
+        self._check_files()
+        self._check_url()
         if self.where is not None and not self.where.strip():
             raise ValueError(f"source where={self.where!r} is no condition: leave it out, or write null, to read all")
         if self.where is not None:
@@ -99,6 +121,60 @@ class SourceConfig:
             raise ValueError(
                 f"source language={self.language!r}: documents of kind {self.kind!r} have no fields; kinds with fields are "
                 f"{', '.join(_KINDS_WITH_RECORDS)}"
+            )
+
+    @property
+    def scheme(self) -> str | None:
+        """Scheme of a path that is a URL (`s3`), which fsspec reads; None where files lie on this machine, or on the hub."""
+        found = _URL.match(self.path) if self.kind in _KINDS_AT_URLS else None
+        return found[1].lower() if found else None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether files are listed and fetched one by one: of a data set of the hub, or at a URL."""
+        return self.files is not None or self.scheme is not None
+
+    def _check_files(self) -> None:
+        """Refuse globs that no data set's files could match."""
+        if self.files is None:
+            return
+        if self.kind != "huggingface":
+            raise ValueError(
+                f"source files={self.files!r} are of sources of kind 'huggingface', not {self.kind!r}: set path to the files"
+            )
+        if not self.files:
+            raise ValueError("source files=[] names no file: name some, as ['train/*.parquet'], or write null")
+        for name, value, unset in (("subset", self.subset, None), ("split", self.split, "train")):
+            if value != unset:
+                raise ValueError(
+                    f"source {name}={value!r} is for `datasets`, and files names files: leave one of them out"
+                )
+        for pattern in self.files:
+            if not pattern or pattern.startswith("/") or {".", ".."} & set(pattern.split("/")):
+                raise ValueError(
+                    f"source files={pattern!r} is no glob of a data set's files, whose names are relative to it, as in "
+                    "'train/*.parquet'"
+                )
+
+    def _check_url(self) -> None:
+        """Refuse URLs that are read in another way, and passwords, which would be recorded."""
+        if self.kind == "tokens" and _URL.match(self.path):
+            raise ValueError(
+                f"source path={self.path!r}: token files are read in place, on this machine: download them"
+            )
+        if self.scheme == "file":
+            raise ValueError(f"source path={self.path!r}: write files of this machine without file://")
+        if self.scheme == "hf":
+            name = "/".join(self.path.partition("://")[2].removeprefix("datasets/").split("/")[:2])
+            raise ValueError(
+                f"source path={self.path!r}: data sets of the hub are read at a commit: set kind=huggingface path={name} and "
+                "files to globs of its files"
+            )
+        if self.scheme is not None and re.match(r"[^/@]*:[^/@]*@", self.path.partition("://")[2]):
+            place = self.path.rpartition("@")[2]
+            raise ValueError(
+                f"source path={self.scheme}://...@{place} holds a password, and paths are recorded: leave it out, and give it "
+                "to fsspec (environment variables, or ~/.config/fsspec)"
             )
 
     def _check_tokens(self) -> None:
@@ -180,6 +256,12 @@ class DataConfig:
                 raise ValueError(
                     f"data.sources.{name}.where={source.where!r} needs data.corpus, since data that is built in one pass is "
                     "not filtered: set data.corpus={}, or leave the condition out"
+                )
+            if source.is_remote and self.corpus is None:
+                what = f"path={source.path!r}" if source.files is None else f"files={source.files!r}"
+                raise ValueError(
+                    f"data.sources.{name}.{what} needs data.corpus, since data that is built in one pass is read from this "
+                    "machine or through `datasets`: set data.corpus={}"
                 )
             if source.quality is not None and self.corpus is None:
                 raise ValueError(

@@ -14,7 +14,9 @@ from workbench.data.corpus.languages import refuse_missing_detector
 from workbench.data.corpus.shards import Part, Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.folders import MANIFEST
-from workbench.data.hub import is_local
+from workbench.data.hub import is_local, resolve_revision
+from workbench.data.hub_download import check_access
+from workbench.data.remote_inputs import list_remote
 from workbench.study.files import write_atomically
 
 PLAN = "plan.json"
@@ -76,6 +78,9 @@ def plan_corpus(root: Path, fingerprint: str, data: DataConfig, tokenizer: Token
     if not (root / PLAN).exists():
         refuse_missing_detector(data)
         shards = [asdict(shard) for shard in plan_shards(data)]
+        for source in data.sources.values():  # said now, and not by the first task of many jobs
+            if source.files is not None:
+                check_access(source.path, resolve_revision(source.path, source.revision), list_remote(source)[0])
         if data.corpus is not None and data.corpus.contamination is not None:  # said now, and not after all is read
             read_benchmark_texts(Path(data.corpus.contamination.texts).expanduser())
         plan = {
@@ -98,7 +103,9 @@ def _absolute(data: DataConfig) -> DataConfig:
     """Give the config with absolute paths: the next command may start elsewhere."""
     sources = {
         name: source
-        if source.kind.startswith("python_") or (source.kind == "huggingface" and not is_local(source))
+        if source.is_remote
+        or source.kind.startswith("python_")
+        or (source.kind == "huggingface" and not is_local(source))
         else replace(
             source,
             path=_absolute_path(source.path),

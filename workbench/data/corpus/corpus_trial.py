@@ -51,7 +51,8 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
     tuple
         Speed, and what text it was measured on, for people.
     """
-    here = [shard for shard in shards if data.sources[shard.source].kind != "huggingface"]
+    sources = data.sources
+    here = [s for s in shards if not sources[s.source].is_remote and sources[s.source].kind != "huggingface"]
     firsts = {shard.source: shard for shard in reversed(here)}
     what = "the beginning of the input" if firsts else "this project's source files, for the input is not here"
     is_replaced = tokenizer.kind == "bpe" or not Path(tokenizer.path or "").expanduser().exists()

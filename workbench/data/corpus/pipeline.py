@@ -34,6 +34,7 @@ from workbench.data.corpus.task_folder import STAYS
 from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
+from workbench.data.object_store import forget_lists
 from workbench.study.files import fsync
 
 
@@ -164,6 +165,7 @@ def _finish(
         if (directory / MANIFEST).is_file():
             return
         root = corpus.folder.root
+        forget_lists()
         if data_fingerprint(data, tokenizer) != directory.name:
             _refuse_changed(directory, corpus)
         if not (root / MANIFEST).exists():

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from workbench.config.schema import SourceConfig
+from workbench.data.arrow_files import read_arrow
 from workbench.data.corpus.field_filters import FieldFilter, compile_filter
 from workbench.data.corpus.languages import language_of
+from workbench.data.corpus.remote_parts import find_row_groups, open_remote
 from workbench.data.corpus.shards import Part, Shard, list_planned_files
 from workbench.data.hub import read_hub_records
 from workbench.data.inputs import show
@@ -26,6 +28,7 @@ from workbench.data.readers import (
     records_of,
     text_of,
 )
+from workbench.data.remote_inputs import remote_kind
 from workbench.data.sources import Group, Item, normalise
 from workbench.data.unpack import decode_line, refuse_packed, without_mark
 
@@ -63,7 +66,7 @@ def read_shard(shard: Shard, source: SourceConfig, fields: Sequence[str] = ()) -
     Raises
     ------
     ValueError
-        An input is missing, damaged, or of another size than when it was planned, other packages are installed, a record
+        An input is missing, damaged, not fetched, or not what it was when it was planned, other packages are installed, a record
         has no text, or a field has a type that the source's `where` is not for; the message names file and place.
     """
     batch: list[Read] = []
@@ -124,14 +127,20 @@ class _Wanted:
 def _read_part(part: Part, source: SourceConfig, wanted: _Wanted) -> Iterator[Read]:
     if source.kind.startswith("python_"):
         return _read_own_files(part, source)
-    if source.kind == "huggingface":
+    if source.kind == "huggingface" and source.files is None:
         return (wanted.judge(text, record, lambda at=where: at) for text, record, where in read_hub_records(source))
-    path = Path(part.path)
-    _refuse_changed(path, part)
-    if source.kind == "text":
+    if source.is_remote:
+        kind, path = remote_kind(source, part.path), open_remote(part, source)
+        part = find_row_groups(path, part) if kind == "parquet" else part
+    else:
+        kind, path = source.kind, Path(part.path)
+        _refuse_changed(path, part)
+    if kind == "text":
         return (Read(normalise(text)) for text in read_texts("text", path, source.text_field))
-    if source.kind == "parquet":
+    if kind == "parquet":
         return _read_rows(path, part, wanted)
+    if kind == "arrow":
+        return _read_arrow_rows(path, wanted)
     if path.name.lower().endswith((".gz", ".zst", ".json")):
         return (
             wanted.judge(text_of(record, source.text_field, where), record, lambda at=where: at)
@@ -177,6 +186,17 @@ def _read_rows(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
             else:
                 judged = rest.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
                 yield judged if cause is None else judged._replace(cause=cause)
+
+
+def _read_arrow_rows(path: Path, wanted: _Wanted) -> Iterator[Read]:
+    """Yield the documents of an Arrow file; a column that is not there is a field that is missing."""
+    columns = [wanted.text_field, *wanted.fields]
+    columns += [] if wanted.keep is None else sorted(wanted.keep.columns)
+    columns += [] if wanted.language is None else [wanted.language]
+    for first, records in read_arrow(path, columns):
+        for number, record in enumerate(records, first):
+            text = text_of(record, wanted.text_field, f"{show(path)}, row {number}")
+            yield wanted.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
 
 
 def _causes_of_rows(path: Path, before: int, batch: Any, keep: FieldFilter | None) -> Sequence[str | None]:

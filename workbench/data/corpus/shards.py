@@ -19,8 +19,10 @@ import numpy as np
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data import header_texts, python_texts
 from workbench.data.corpus.token_files import TokenFile, describe_source_files
+from workbench.data.hub_listing import kept_hub_files
 from workbench.data.inputs import PACKED_SUFFIXES, find_inputs, show
 from workbench.data.readers import open_parquet
+from workbench.data.remote_inputs import list_remote, remote_kind
 
 _WHOLE_SUFFIXES = (*PACKED_SUFFIXES, ".json")
 """Endings of files of records that cannot be cut at any line."""
@@ -33,9 +35,11 @@ class Part:
     """A part of one input."""
 
     path: str
-    """Absolute path of a file; empty for the lists of files and data sets that a kind has by itself."""
+    """Absolute path of a file, its name in a data set of the hub, or its URL; empty for the lists of files and data sets
+    that a kind has by itself."""
     begin: int
-    """First byte (`jsonl`), row group (`parquet`), token (`tokens`), or position in the list of files (`python_*`)."""
+    """First byte (`jsonl`), row group (`parquet`), token (`tokens`), or position in the list of files (`python_*`). Of a
+    parquet file that is not here, whose row groups are not known, a byte, too: the part has the groups that begin in it."""
     end: int
     """Behind the last one."""
     bytes: int
@@ -44,6 +48,8 @@ class Part:
     """Size that the whole file had when it was planned."""
     files: str = ""
     """Of a `python_*` kind, `digest_own_files` as it was when it was planned: positions mean nothing in another list."""
+    content: str = ""
+    """Of a file that is not here, the hash or version that it was listed with (`workbench.data.remote_files.RemoteFile`)."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +74,15 @@ class Shard:
         return f"{self.number:06d}"
 
 
-def plan_shards(data: DataConfig) -> list[Shard]:
+def plan_shards(data: DataConfig, *, ask_hub: bool = True) -> list[Shard]:
     """Cut a corpus into shards.
+
+    Parameters
+    ----------
+    data
+        What to cut.
+    ask_hub
+        Whether to ask the hub for the files of a data set; otherwise one whose list was not kept is one shard of no size.
 
     Raises
     ------
@@ -80,7 +93,8 @@ def plan_shards(data: DataConfig) -> list[Shard]:
     shards: list[Shard] = []
     for name in sorted(data.sources):
         _refuse_file_twice(name, data.sources[name], data.corpus.exact_duplicates)
-        groups = _group(_parts(data.sources[name], data.corpus.shard_bytes), data.corpus.shard_bytes)
+        most = data.corpus.shard_bytes
+        groups = _group(_parts(data.sources[name], most, ask_hub), most)
         shards += [Shard(len(shards) + i, name, tuple(parts)) for i, parts in enumerate(groups)]
     return shards
 
@@ -90,6 +104,7 @@ def _refuse_file_twice(name: str, source: SourceConfig, drops_duplicates: bool) 
     if (
         source.kind.startswith("python_")
         or source.kind == "huggingface"
+        or source.is_remote
         or (drops_duplicates and source.kind != "tokens")
     ):
         return
@@ -118,8 +133,10 @@ def _group(parts: Iterable[Part], most: int) -> Iterator[list[Part]]:
         yield group
 
 
-def _parts(source: SourceConfig, most: int) -> Iterator[Part]:
-    if source.kind == "huggingface":
+def _parts(source: SourceConfig, most: int, ask_hub: bool) -> Iterator[Part]:
+    if source.is_remote and (ask_hub or source.files is None or kept_hub_files(source)):
+        yield from _of_remote_files(source, most)
+    elif source.kind == "huggingface":
         yield Part("", 0, 0, _HUB_BYTES, _HUB_BYTES)
     elif source.kind.startswith("python_"):
         yield from _of_own_files(source.kind, most)
@@ -171,6 +188,17 @@ def list_planned_files(kind: str, part: Part) -> list[tuple[str, str]]:
             "planned with: start the command where they are installed as they were"
         )
     return files[part.begin : part.end]
+
+
+def _of_remote_files(source: SourceConfig, most: int) -> Iterator[Part]:
+    """Cut files that are not here by bytes, where their format can be read from a place on."""
+    for name, size, content in list_remote(source):
+        kind = remote_kind(source, name)
+        cut = kind == "parquet" or (kind == "jsonl" and not name.lower().endswith(_WHOLE_SUFFIXES))
+        step = most if cut else max(size, 1)
+        for begin in range(0, max(size, 1), step):
+            end = min(begin + step, size)
+            yield Part(name, begin, end, end - begin, size, content=content)
 
 
 def _of_file(kind: str, path: Path, most: int) -> Iterator[Part]:
