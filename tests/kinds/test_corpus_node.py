@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from workbench.cli import main
+from workbench.cli.show import data_records
 from workbench.config.kind_registry import find_kind
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.store import open_prepared
@@ -22,6 +24,10 @@ from workbench.data.store import prepare as prepare_store
 from workbench.forecast.study_facts import make_facts, prepare_data
 from workbench.kinds.corpus.run import run
 from workbench.kinds.corpus.source_files import read_files
+from workbench.launch.slurm import commands as slurm
+from workbench.launch.slurm.claim import PREPARE, Claim, take
+from workbench.launch.slurm.commands import JobState
+from workbench.launch.slurm.ledger import Entry, Ledger, read_ledger
 from workbench.launch.slurm.queue_view import study_states
 from workbench.launch.snapshot import freeze_study
 from workbench.study.causes import INPUT, PARENT
@@ -246,6 +252,29 @@ def test_status_says_why_it_failed_and_where_its_log_is(given, facts, tmp_path, 
     assert {stage["kind"] for stage in stages} == {"pretrain"}
 
 
+@pytest.mark.slow
+def test_a_corpus_that_fails_leaves_other_points_alone(given, tmp_path, compose, capsys):
+    good = tmp_path / "good"
+    good.mkdir()
+    write_texts(good)
+    (tmp_path / "1.jsonl").write_text('{"text": 5')
+    both = [
+        *given,
+        f"data.sources.text.path={tmp_path}/*.jsonl,{good}/*.jsonl",
+        "tokens=10240",
+        "tracking.publish=false",
+    ]
+    status, printed = call(capsys, "run", *both)
+    assert status != 0
+    facts = make_facts(compose(both))
+    states = study_states(facts, None)
+    bad, fine = facts.plan.corpora.values()
+    assert [state.state for state in states[:2]] == ["failed", "finished"]
+    assert {state.state for state in states[2:] if state.stage in fine.stages} == {"finished"}
+    assert {(state.state, state.cause) for state in states[2:] if state.stage in bad.stages} == {("planned", PARENT)}
+    assert f"failed: prepare web corpus {bad.id}: ValueError: " in printed.err
+
+
 def test_inputs_that_changed_since_the_plan_are_refused(facts, tmp_path):
     write_texts(tmp_path, files=1, documents=200)
     with pytest.raises(ValueError, match=r"the inputs of data 'web' have changed since this was planned"):
@@ -261,8 +290,81 @@ def test_it_leads_to_its_files_by_their_hashes(facts, tmp_path):
     texts = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
     assert [file["path"] for file in files] == [str(path) for path in texts]
     assert [file["sha256"] for file in files] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in texts]
+    shown = data_records(facts, "")[node.id]
+    assert shown["inputs"]["text"]["files"] == files
+    assert shown["inputs"]["text"]["bytes"] == sum(path.stat().st_size for path in texts)
+    assert {reader["stage"]: tuple(reader["points"]) for reader in shown["read_by"]} == {
+        i: stage.points for i, stage in facts.plan.nodes.items()
+    }
     record = read_record(facts.layout, "web")["corpora"][node.id]
     assert record == {"kind": "corpus", "name": "web", "points": list(node.points), "stages": list(node.stages)}
+
+
+def making(facts, number: int, state: str, reason: str = "") -> Entry:
+    """Entry of a job that makes the corpus."""
+    claim = Claim(PREPARE, f"{the_corpus(facts).id}-{number}", "", (), f"wb-{number}", number, "web", f"7_{number}")
+    return Entry(claim, JobState(f"7_{number}", state, reason))
+
+
+def training(facts, state: str, reason: str) -> Entry:
+    """Entry of the job that trains the first stage."""
+    node = next(iter(facts.plan.nodes.values()))
+    claim = Claim("train", str(node.stage.end_tokens), node.id, tuple(node.targets), "wb-t", 0, "web", "8")
+    return Entry(claim, JobState("8", state, reason))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "state", "note", "waits"),
+    [
+        (
+            [("RUNNING", ""), ("PENDING", "Resources")],
+            "running",
+            "1 jobs running, 1 queued",
+            "waits for its corpus {corpus}",
+        ),
+        (
+            [("REQUEUED", ""), ("PENDING", "BeginTime")],
+            "queued",
+            "0 jobs running, 2 queued",
+            "waits for its corpus {corpus}",
+        ),
+        (
+            [("PENDING", "BeginTime")],
+            "queued",
+            "0 jobs running, 1 queued; requeued, begins again soon",
+            "waits for its corpus {corpus}",
+        ),
+        ([("COMPLETED", ""), ("CANCELLED", "by 0")], "cancelled", "job 7_1 was cancelled by 0", "waits for its parent"),
+        ([("CANCELLED", ""), ("NODE_FAIL", "")], "failed", "job 7_1: NODE_FAIL", "waits for its parent"),
+    ],
+)
+def test_what_its_jobs_do_is_one_state(facts, jobs, state, note, waits):
+    entries = [making(facts, number, *job) for number, job in enumerate(jobs)]
+    trained = training(facts, "PENDING", "Dependency")
+    [corpus, first, *_] = study_states(facts, Ledger((*entries, trained)))
+    assert (corpus.state, corpus.note) == (state, note)
+    assert (first.state, first.note) == ("queued", waits.format(corpus=corpus.stage))
+    assert Ledger((*entries, trained)).making(corpus.stage) == entries
+
+
+def test_a_training_that_was_cancelled_with_its_corpus_says_so(facts):
+    entries = (making(facts, 0, "FAILED"), training(facts, "CANCELLED", ""))
+    [corpus, first, *_] = study_states(facts, Ledger(entries))
+    assert (first.state, first.note, first.cause) == ("cancelled", f"its corpus {corpus.stage} failed", PARENT)
+
+
+def test_the_ledger_has_its_jobs_until_it_is_made(facts, monkeypatch):
+    monkeypatch.setattr(slurm, "list_queue", lambda: {"7_0": JobState("7_0", "RUNNING")})
+    entry = making(facts, 0, "RUNNING")
+    assert take(facts.layout, entry.claim)
+    assert read_ledger(facts.plan, facts.layout).live_jobs() == ["7_0"]
+    others = dataclasses.replace(facts.plan, study="other")
+    assert read_ledger(others, facts.layout).live_jobs() == ["7_0"]
+    store = facts.layout.data(the_corpus(facts).id)
+    store.mkdir()
+    (store / "manifest.json").touch()
+    assert read_ledger(others, facts.layout).entries == ()
+    assert read_ledger(facts.plan, facts.layout).live_jobs() == ["7_0"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from workbench.forecast.unknown_inputs import unknown_inputs
 from workbench.study.corpus_node import CorpusNode
 from workbench.study.kind_plan import check as check_inputs
 from workbench.study.kind_plan import prepare as prepare_inputs
-from workbench.study.kind_plan import resolve, standing_tokens, tokens_left
+from workbench.study.kind_plan import resolve, standing_tokens, tokens_left, unprepared_bytes
 from workbench.study.layout import Layout
 from workbench.study.study_plan import (
     Node,
@@ -181,18 +181,32 @@ def prepare_data(facts: Facts, log: Callable[[str], None], *, leave: Container[s
         A stage asks for more tokens than exist without allowing repetition, or `data.unique_tokens` for more
         distinct ones than exist; both numbers are named.
     """
-    for fingerprint, config in stores(facts.plan).items():
+    for fingerprint in stores(facts.plan):
         if fingerprint in leave or (facts.layout.data(fingerprint) / "manifest.json").exists():
             continue
-        log(f"preparing data {config.data.name} ...")
-        if config.tokenizer.kind == "file":
-            log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
-        for note in notes(_prepare_store(facts, fingerprint, config, log)):
-            log(note)
+        make_store(facts, fingerprint, log)
     for point in facts.plan.points:
         for identifier, _ in point.chain:
-            prepare_inputs(facts.plan.nodes[identifier].stage, point.config, facts.layout, log)
+            stage = facts.plan.nodes[identifier].stage
+            if point.data_fingerprint not in leave or not unprepared_bytes(stage, facts.layout):
+                prepare_inputs(stage, point.config, facts.layout, log)
     check_streams(facts)
+
+
+def make_store(facts: Facts, fingerprint: str, log: Callable[[str], None]) -> None:
+    """Make one of a study's token stores, and say what is to be known of it.
+
+    Raises
+    ------
+    ValueError
+        An input is missing or damaged, or a setting does not fit it.
+    """
+    config = stores(facts.plan)[fingerprint]
+    log(f"preparing data {config.data.name} ...")
+    if config.tokenizer.kind == "file":
+        log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
+    for note in notes(_prepare_store(facts, fingerprint, config, log)):
+        log(note)
 
 
 def _prepare_store(facts: Facts, fingerprint: str, config: Config, log: Callable[[str], None]) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from workbench.study.files import write_atomically
 from workbench.study.layout import Layout
 
 FILE = "inputs.json"
+_LISTED = 100
+"""Files of a source that a report lists."""
 _OF_SOURCE = ("kind", "path", "revision")
 
 
@@ -50,6 +53,28 @@ def read_files(layout: Layout, fingerprint: str) -> dict[str, Any] | None:
         return json.loads((layout.corpus(fingerprint).path / FILE).read_text(encoding="utf-8"))["sources"]
     except FileNotFoundError:
         return None
+
+
+def summarize_files(layout: Layout, fingerprint: str) -> dict[str, Any] | None:
+    """Give `read_files` in the size of a report: of each source the first files, and the number and bytes of all.
+
+    `sha256` of a source is that of the list of its files' hashes, a line each, in this order.
+    """
+    found = read_files(layout, fingerprint)
+    if found is None:
+        return None
+    summaries: dict[str, Any] = {}
+    for name, facts in found.items():
+        hashes = [file["sha256"] for file in facts["files"]]
+        whole = None if None in hashes or not hashes else "".join(f"{one}\n" for one in hashes)
+        summaries[name] = {
+            **facts,
+            "files": facts["files"][:_LISTED],
+            "count": len(hashes),
+            "bytes": sum(file["bytes"] for file in facts["files"]),
+            "sha256": None if whole is None else hashlib.sha256(whole.encode()).hexdigest(),
+        }
+    return summaries
 
 
 def _open(directory: Path) -> Corpus | None:
