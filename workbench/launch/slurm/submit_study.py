@@ -212,11 +212,8 @@ class _Launch:
     def _dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
         others = [f"afterok:{jobs[one] if isinstance(one, int) else one}" for one in batch.also]
         own = self._own_dependency(batch, batches, jobs)
-        makers = self._makers_of_data(batch)
-        if len(makers) == 1 and not own and not others:
-            # Whichever of its jobs ends well has seen the corpus finished; Slurm knows "or" only where nothing else is asked.
-            return "?".join(f"afterok:{job}" for job in makers[0])
-        data = [f"afterok:{':'.join(found)}" for found in makers]
+        # All of them: of several joined by "or" (`?`), one that was cancelled in the queue would let the trainings begin.
+        data = [f"afterok:{':'.join(makers)}" for makers in self._makers_of_data(batch)]
         return ",".join([*([own] if own else []), *others, *data]) or None
 
     def _makers_of_data(self, batch: Batch) -> list[list[str]]:
