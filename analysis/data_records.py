@@ -7,7 +7,7 @@ not have is None in it, and stays missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,37 @@ def _origin(config: Mapping[str, Any]) -> str:
     path, kind = config.get("path"), str(config.get("kind") or "")
     revision = f" at {config['revision'][:12]}" if config.get("revision") else ""
     return f"{kind} {path}{revision}" if path else kind
+
+
+def input_table(record: Record) -> pd.DataFrame | None:
+    """Tabulate what each source of a corpus was read from: files, bytes, and a hash of all; None where nobody wrote it down."""
+    inputs: Mapping[str, Mapping[str, Any]] | None = record.get("inputs")
+    if not inputs:
+        return None
+    rows = [
+        {
+            "source": name,
+            "read from": _origin(facts),
+            "files": facts["count"] or None,
+            "bytes": facts["bytes"] or None,
+            "SHA-256 of the files' hashes": facts["sha256"],
+        }
+        for name, facts in inputs.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def reader_table(record: Record) -> pd.DataFrame | None:
+    """Tabulate the stages that read a corpus, with the points they are for; None where that is not known."""
+    readers = record.get("read_by")
+    if not readers:
+        return None
+    return pd.DataFrame([{**one, "points": _some(one["points"])} for one in readers])
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
 
 
 def removed_table(record: Record) -> pd.DataFrame:

@@ -84,7 +84,11 @@ SCRIPT = """
     for (const [key, label] of Object.entries(words)) {
       add(place, 'dt', label);
       const value = source[key];
-      add(place, 'dd', value === null ? 'not known' : key === 'value' ? number(value) : value);
+      const cell = add(place, 'dd', value === null ? 'not known' : key === 'value' ? number(value) : value);
+      if (key === 'data_fingerprint' && document.getElementById('data-' + value)) {
+        cell.replaceChildren();
+        add(cell, 'a', value).href = '#data-' + value;
+      }
     }
   };
   const show = (anchor) => {

@@ -14,9 +14,11 @@ import pandas as pd
 from analysis.data_records import (
     Record,
     heldout_table,
+    input_table,
     language_table,
     overlap_table,
     packing_table,
+    reader_table,
     removed_table,
     source_table,
 )
@@ -59,8 +61,9 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
     tokens = sum(facts["tokens"] for facts in record["sources"].values())
     lead = f"{tokens:,} tokens of a vocabulary of {record['vocab_size']:,}, {len(record['sources'])} sources (format {record['format']})."
     name = record.get("name")
+    title = f"{name} ({record['fingerprint']})" if name else record["fingerprint"]
     return [
-        _heading(f"{name} ({record['fingerprint']})" if name else record["fingerprint"], "h3"),
+        f"<h3 id='data-{html.escape(record['fingerprint'])}'>{html.escape(title)}</h3>",
         text_block(lead),
         _table(source_table(record), "Sources"),
         _table(removed_table(record), "Documents read, kept, and removed by cause"),
@@ -72,7 +75,24 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
         *_heldout_left(record),
         *_heldout_examples(record),
         *_removed_examples(record),
+        *_lineage(record),
     ]
+
+
+def _lineage(record: Record) -> list[str]:
+    """Show which stages read a corpus and which files it was made of; of other data nothing is written down."""
+    files, readers = input_table(record), reader_table(record)
+    if files is None:
+        return []
+    blocks = [] if readers is None else [_table(readers, "Stages that read it")]
+    blocks.append(_table(files, "Files it was made of"))
+    for name, facts in record["inputs"].items():
+        listed = facts["files"]
+        if listed:
+            more = f", the first {len(listed):,} of {facts['count']:,}" if facts["count"] > len(listed) else ""
+            table = pd.DataFrame([{"file": f["path"], "bytes": f["bytes"], "SHA-256": f["sha256"]} for f in listed])
+            blocks.append(_details(f"Files of {name}{more}", table_block(_counted(table))))
+    return blocks
 
 
 def _duplicates(record: Record) -> list[str]:

@@ -314,3 +314,30 @@ def test_damaged_files_of_a_store_are_named(tmp_path):
         make_record(folder)
     with pytest.raises(ValueError, match="holds no prepared documents"):
         make_record(tmp_path)
+
+
+def test_a_corpus_leads_from_its_readers_to_its_files(corpus, old):
+    file = {"path": "/data/<a>.jsonl", "bytes": 1200, "sha256": "ab" * 32}
+    web = {"kind": "jsonl", "path": "/data/*.jsonl", "revision": None, "files": [file], "count": 2, "bytes": 3000}
+    inputs = {"web": {**web, "sha256": "cd" * 32}}
+    hub = {
+        "kind": "huggingface",
+        "path": "c4",
+        "revision": "f" * 40,
+        "files": [],
+        "count": 0,
+        "bytes": 0,
+        "sha256": None,
+    }
+    points = [f"tokens={n}M" for n in range(5)]
+    readers = [{"stage": "0123456789abcdef", "of": "m0_1 trunk", "points": points}]
+    text = "".join(data_blocks({**corpus, "inputs": inputs | {"hub": hub}, "read_by": readers}, []))
+    assert f"<h3 id='data-{corpus['fingerprint']}'>" in text
+    assert "0123456789abcdef" in text
+    assert "tokens=0M; tokens=1M; tokens=2M and 2 more" in text
+    assert "cd" * 32 in text
+    assert f"huggingface c4 at {'f' * 12}" in text
+    assert "<summary>Files of web, the first 1 of 2</summary>" in text
+    assert "/data/&lt;a&gt;.jsonl" in text
+    assert "Files of hub" not in text
+    assert "Files it was made of" not in "".join(data_blocks(old, []))

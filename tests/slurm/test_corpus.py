@@ -102,3 +102,91 @@ def test_two_nodes_of_which_one_is_killed(slurm, tmp_path, settings):
     assert hash_store(directory) == hash_store(Layout(here).data(fingerprint))
     assert not building_folder(directory).exists()
     assert "is being made" not in workbench("status", f"paths.outputs={outputs}", *settings)
+
+
+def prepare_cluster(slurm, outputs, given):
+    """Give a runner of commands, the corpus's folder, and the number of its tasks that are done."""
+
+    def workbench(*arguments, status=0):
+        command = [sys.executable, "-m", "workbench.cli", *arguments]
+        done = subprocess.run(command, env=slurm.env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    with composer(None) as hydra:
+        facts = make_facts([(point.name, point.config) for point in hydra.points(given)])
+    [fingerprint] = facts.plan.corpora
+    directory = Layout(outputs).data(fingerprint)
+    records = building_folder(directory) / "records"
+    return workbench, directory, lambda: len(list(records.rglob("*.json")))
+
+
+def row_of(workbench, given):
+    """Give the corpus's row of `workbench status --json`, and those of the stages."""
+    corpus, *stages = json.loads(workbench("status", "--json", *given))
+    assert corpus["kind"] == "corpus"
+    return corpus, stages
+
+
+def test_cancelled_and_requeued_in_the_middle_the_same_command_goes_on(slurm, tmp_path, settings):
+    outputs = tmp_path / "outputs"
+    given = [*settings, f"paths.outputs={outputs}"]
+    workbench, directory, done = prepare_cluster(slurm, outputs, given)
+
+    def story():
+        logs = "\n".join(path.read_text() for path in outputs.glob("jobs/*/*_log.*"))
+        return slurm.run(["squeue", "--array"]) + logs
+
+    first = workbench("prepare", *given, *SLURM)
+    job = re.search(r"submitted: 2 jobs \((\d+)_0, \d+_1\)", first)[1]
+    wait_until(lambda: done() >= 4, story)
+    slurm.run(["scancel", job])
+    wait_until(lambda: row_of(workbench, given)[0]["state"] == "cancelled", story)
+    corpus, _ = row_of(workbench, given)
+    assert re.fullmatch(rf"job {job}_\d was cancelled.*", corpus["note"])
+    assert 4 <= corpus["tasks_done"] < corpus["tasks"]
+    shown = workbench("status", *given)
+    assert re.search(rf"{directory.name} +jsonl corpus +cancelled", shown)
+    assert "launch again" in shown
+
+    again = re.search(r"submitted: 2 jobs \((\d+)_0", workbench("prepare", *given, *SLURM))[1]
+    before = done()
+    wait_until(lambda: done() > before, story)
+    slurm.run(["scontrol", "requeue", f"{again}_0"])
+    wait_until((directory / "manifest.json").is_file, story, 150)
+    corpus, _ = row_of(workbench, given)
+    assert (corpus["state"], corpus["note"]) == ("finished", None)
+    slurm.run(["scancel", "--user", "root"])
+
+
+def test_trainings_wait_for_the_jobs_that_make_their_corpus(slurm, tmp_path, settings):
+    outputs = tmp_path / "outputs"
+    given = [*settings, "tokens=20480", "model=m0_03", "model.num_layers=1", "model.context_tokens=32"]
+    given += [
+        "recipe.warmup_tokens=512",
+        "recipe.batch_sequences=8",
+        "tracking.publish=false",
+        f"paths.outputs={outputs}",
+    ]
+    workbench, directory, _ = prepare_cluster(slurm, outputs, given)
+
+    def story():
+        logs = "\n".join(path.read_text() for path in outputs.glob("jobs/*/*_log.*"))
+        return slurm.run(["squeue", "--array"]) + logs
+
+    with slurm.drained():
+        said = workbench("run", *given, *SLURM, "cluster.train_after_prepare=true")
+        assert "submitted: 2 jobs" in said
+        assert re.search(r"submitted: [1-9]\d* trainings", said)
+        corpus, stages = row_of(workbench, given)
+        assert (corpus["state"], len(corpus["jobs"])) == ("queued", 2)
+        assert stages[0]["note"] == f"waits for its corpus {directory.name}"
+        again = workbench("run", *given, *SLURM, "cluster.train_after_prepare=true")
+        assert "submitted: 0 trainings" in again
+        slurm.run(["scancel", corpus["jobs"][0]])
+        # The other does its part, and the trainings wait for it.
+        time.sleep(3)
+        assert row_of(workbench, given)[1][0]["state"] == "queued"
+    states = lambda: [row["state"] for row in json.loads(workbench("status", "--json", *given))]  # noqa: E731
+    wait_until(lambda: set(states()) & {"failed", "cancelled"} or set(states()) == {"finished"}, story, 240)
+    assert set(states()) == {"finished"}, story()

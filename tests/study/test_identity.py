@@ -187,7 +187,8 @@ def test_every_field_is_classified():
 @pytest.mark.parametrize("kind", kind_names())
 def test_every_field_of_every_kind_has_a_role(kind):
     spec = find_kind(kind).spec.Spec
-    assert issubclass(spec, Stage)
+    # A corpus has no model: it is what stages read, and its name is the fingerprint of the data.
+    assert issubclass(spec, Stage) or kind == "corpus"
     assert {field.metadata.get("role") for field in dataclasses.fields(spec)} <= set(ROLES)
 
 

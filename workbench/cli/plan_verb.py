@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def print_plan(parsed: argparse.Namespace) -> int:
     """Print points, stages and cost, on a cluster too where its launcher is asked for; start nothing."""
     from workbench.forecast.cluster_cost import cluster_json, cluster_work
-    from workbench.forecast.corpus_estimate import corpus_json, describe_corpus, estimate_corpora
+    from workbench.forecast.corpus_estimate import corpora_json, describe_corpus, estimate_corpora
     from workbench.forecast.estimate import estimate, study_slots
     from workbench.forecast.plan_notes import missing_here_note, plan_json
 
@@ -30,7 +30,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     if work is None:
         values["notes"] += missing_here_note(facts)
     corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
-    values["corpora"] = [corpus_json(corpus) for corpus in corpora]
+    values["corpora"] = corpora_json(facts, corpora)
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
         return 0
@@ -62,7 +62,10 @@ def _print_points(values: dict[str, Any]) -> None:
 def _print_stages(values: dict[str, Any]) -> None:
     print_table(
         ["stage", "of", "begins at", "tokens", "to train", "points"],
-        [[*_stage_cells(stage), str(len(stage["points"]))] for stage in values["stages"]],
+        [
+            *([*_corpus_cells(corpus), str(len(corpus["points"]))] for corpus in values["corpora"]),
+            *([*_stage_cells(stage), str(len(stage["points"]))] for stage in values["stages"]),
+        ],
     )
 
 
@@ -81,7 +84,10 @@ def _disk(work: Estimate) -> str:
 def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> None:
     print_table(
         ["stage", "of", "begins at", "tokens", "to train", "jobs", "asks for", "micro-batch", "limit", "time", "peak"],
-        [[*_stage_cells(stage), *_request_cells(facts, work, stage["id"])] for stage in values["stages"]],
+        [
+            *([*_corpus_cells(corpus), *_prepare_cells(facts, corpus)] for corpus in values["corpora"]),
+            *([*_stage_cells(stage), *_request_cells(facts, work, stage["id"])] for stage in values["stages"]),
+        ],
     )
     print(
         f"\n{_tokens_line(values)}\n"
@@ -129,6 +135,20 @@ def _request_cells(facts: Facts, work: ClusterWork, identifier: str) -> list[str
     ]
 
 
+def _prepare_cells(facts: Facts, corpus: dict[str, Any]) -> list[str]:
+    """Say what the jobs that make a corpus ask for; nothing where it is made."""
+    from workbench.launch.console import describe_resources, format_seconds
+    from workbench.launch.slurm.corpus_jobs import jobs_of_corpus, preparing_resources
+
+    if corpus["state"] == "finished":
+        return ["0", "", "", "", "", ""]
+    cluster = facts.config.cluster
+    jobs, cores = jobs_of_corpus(corpus["shards"], cluster)
+    asked = preparing_resources(cluster, cores)
+    time = "not estimated" if corpus["seconds"] is None else format_seconds(corpus["seconds"])
+    return [str(jobs), describe_resources(asked), "", f"{asked.minutes} min", time, ""]
+
+
 def _cost_line(work: ClusterWork) -> str:
     from workbench.forecast.cluster_cost import unknown_speed
 
@@ -152,6 +172,18 @@ def _tokens_line(values: dict[str, Any]) -> str:
         f"tokens: {values['tokens_unshared']:,} without sharing, {values['tokens_shared']:,} shared, "
         f"{values['tokens_to_train']:,} still to be trained ({values['flops_to_train']:.3g} FLOPs)"
     )
+
+
+def _corpus_cells(corpus: dict[str, Any]) -> list[str]:
+    """Say of a corpus what it is made from, and its tokens or its tasks."""
+    from workbench.forecast.corpus_estimate import name_bytes
+
+    label = f"{corpus['name']} {corpus['kind']}"
+    if corpus["state"] == "finished":
+        return [corpus["id"], label, "files", f"{corpus['tokens']:,}", "0"]
+    size = "files" if corpus["input_bytes"] is None else f"{name_bytes(corpus['input_bytes'])} of files"
+    done = "" if corpus["tasks_done"] is None else f"{corpus['tasks_done']:,} of "
+    return [corpus["id"], label, size, "-", f"{done}{corpus['tasks']:,} tasks"]
 
 
 def _stage_cells(stage: dict[str, Any]) -> list[str]:

@@ -284,8 +284,24 @@ def data_records(facts: Facts, uri: str) -> dict[str, Mapping[str, Any]]:
 
     folders = {fingerprint: facts.layout.data(fingerprint) for fingerprint in stores(facts.plan)}
     here = {name: make_record(folder) for name, folder in folders.items() if (folder / "manifest.json").exists()}
+    here = {name: record | _lineage(facts, name) for name, record in here.items()}
     stored = load_data_records(facts.plan.study, uri) if len(here) < len(folders) else {}
     return {name: record for name in folders if (record := here.get(name) or stored.get(name))}
+
+
+def _lineage(facts: Facts, fingerprint: str) -> dict[str, Any]:
+    """Give the stages that read a corpus, with their points, and the files it was made of; nothing of other data."""
+    from workbench.kinds.corpus.source_files import summarize_files
+
+    files = summarize_files(facts.layout, fingerprint)
+    if files is None:
+        return {}
+    corpus, nodes = facts.plan.corpora.get(fingerprint), facts.plan.nodes
+    read_by = [
+        {"stage": i, "of": nodes[i].stage.label, "points": list(nodes[i].points)}
+        for i in (() if corpus is None else corpus.stages)
+    ]
+    return {"inputs": files, "read_by": read_by}
 
 
 def _heldout_sizes(facts: Facts) -> dict[str, dict[str, int]]:

@@ -19,7 +19,6 @@ from workbench.cli.shared import (
     make_study_facts,
     named_study,
     print_plan_line,
-    print_preparing_lines,
     print_table,
     read_named,
 )
@@ -141,7 +140,6 @@ def status(parsed: argparse.Namespace) -> int:
         make_console().print(states_table(states), markup=False)
         print(summary_line(states))
         _print_failures(facts, states, ledger)
-        print_preparing_lines(facts)
     if ledger is not None and ledger.entries and facts.config.tracking.publish:
         _publish_quietly(facts)
     return 0
@@ -165,7 +163,9 @@ def _print_failures(facts: Facts, states: Sequence[StageState], ledger: Ledger |
     from workbench.study.stage_states import is_worth_repeating
 
     for state in states:
-        if state.state == "failed" and ledger is not None:
+        if state.log is not None and state.state in ("failed", "killed", "cancelled"):
+            print(f"\n{state.label} {state.stage} {state.state} ({state.note}); its log: {state.log}")
+        elif state.state == "failed" and ledger is not None:
             print(f"\n{state.label} {state.stage} failed ({state.note}); its last lines:")
             print("\n".join(f"    {line}" for line in log_tail(facts.layout, state.stage, ledger)))
     for line in advise((f"{state.label} {state.stage}", state.cause) for state in states):
@@ -199,17 +199,13 @@ def _publish_quietly(facts: Facts) -> None:
 def cancel(parsed: argparse.Namespace) -> int:
     """End every job that launches of this study have submitted."""
     from workbench.launch.slurm import commands as slurm
-    from workbench.launch.slurm.corpus_jobs import cancel_corpora
     from workbench.launch.slurm.ledger import read_ledger
 
     facts = make_study_facts(parsed)
     live = [e for e in read_ledger(facts.plan, facts.layout).entries if e.live and e.state is not None]
     mine = [e.state.id for e in live if e.claim.study == facts.plan.study and e.state]
     slurm.cancel(mine)
-    preparing, preparing_of_others = cancel_corpora(facts)
-    number = len(mine) + len(preparing)
-    print(f"{number} jobs cancelled; what they had done stands, and the same launch continues from there")
-    live += preparing_of_others
+    print(f"{len(mine)} jobs cancelled; what they had done stands, and the same launch continues from there")
     others = {e.claim.study for e in live} - {facts.plan.study}
     if others:
         print(f"left alone: {len(live) - len(mine)} jobs that were launched by {', '.join(sorted(others))}")

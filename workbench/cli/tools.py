@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,23 +33,9 @@ if TYPE_CHECKING:
     from workbench.forecast.study_facts import Facts
 
 
-class SpacedLines:
-    """Prints what is being done: when it is something else, and now and then how far it is."""
-
-    def __init__(self, seconds: float = 10.0) -> None:
-        """Print lines about the same at most every `seconds`."""
-        self._seconds, self._last, self._about = seconds, 0.0, ""
-
-    def __call__(self, text: str, done: int, total: int | None) -> None:
-        """Print a line, if it is time."""
-        about, now = text.partition(":")[0], time.monotonic()
-        if about != self._about or now >= self._last + self._seconds:
-            self._about, self._last = about, now
-            say(text)
-
-
 def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
+    from workbench.config.kind_registry import find_kind
     from workbench.data import store_summary
     from workbench.data.packed_index import make_packing, packing_lines, read_packing
     from workbench.data.store import prepare
@@ -60,9 +45,13 @@ def prepare(parsed: argparse.Namespace) -> int:
     if asked_launcher(parsed).submits and _prepare_on_cluster(facts):
         return 0
     for fingerprint, config in stores(facts.plan).items():
-        progress = None if config.data.corpus is None else SpacedLines()
-        with _stopped_by_sigterm(goes_on=config.data.corpus is not None):
-            prepared = prepare(config.data, config.tokenizer, facts.layout, progress=progress)
+        corpus = facts.plan.corpora.get(fingerprint)
+        with _stopped_by_sigterm(goes_on=corpus is not None):
+            if corpus is None:
+                prepared = prepare(config.data, config.tokenizer, facts.layout)
+            else:
+                run = find_kind(corpus.spec.kind).run
+                prepared = run.run(corpus.spec, facts.layout, run.SpacedLines(say, 10.0))
         print(store_summary.describe(prepared))
         for head, rows in (store_summary.source_table(prepared), store_summary.dropped_table(prepared)):
             print()
@@ -93,11 +82,11 @@ def _stopped_by_sigterm(goes_on: bool) -> Iterator[None]:
 
 def _prepare_on_cluster(facts: Facts) -> bool:
     """Submit what makes a study's corpora; False where they are made."""
-    from workbench.launch.slurm.corpus_jobs import corpora_to_make
+    from workbench.forecast.study_facts import unmade_corpora
     from workbench.launch.slurm.display import print_preparing
     from workbench.launch.slurm.submit_study import prepare_on_cluster
 
-    preparing = prepare_on_cluster(facts, say) if corpora_to_make(facts) else []
+    preparing = prepare_on_cluster(facts, say) if unmade_corpora(facts) else []
     if preparing:
         print_preparing(facts, preparing)
     return bool(preparing)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from workbench.config.schema import ClusterConfig, Config
+from workbench.config.kind_registry import find_kind
+from workbench.config.schema import ClusterConfig
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.corpus_progress import name_time
 from workbench.data.corpus.corpus_speeds import Speed, recall
@@ -15,8 +17,10 @@ from workbench.data.corpus.pipeline import building_folder
 from workbench.data.corpus.shards import Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.inputs import PACKED_SUFFIXES
-from workbench.forecast.study_facts import Facts, stores
+from workbench.forecast.study_facts import Facts, unmade_corpora
 from workbench.study.cores import usable_cores
+from workbench.study.corpus_node import CorpusNode, CorpusSpec
+from workbench.study.stage_states import Scheduled, StageState
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class CorpusWork:
     """Disk of its tokens."""
     download_bytes: int = 0
     """Input that is fetched into the hub's cache, unless it is there."""
+    id: str = ""
+    """Fingerprint of the data."""
 
 
 def estimate_corpora(facts: Facts, cluster: ClusterConfig | None, *, measure: bool) -> list[CorpusWork]:
@@ -67,17 +73,11 @@ def estimate_corpora(facts: Facts, cluster: ClusterConfig | None, *, measure: bo
     measure
         Whether to try what was never measured, for at most some two seconds a corpus.
     """
-    configs = {
-        fingerprint: config
-        for fingerprint, config in stores(facts.plan).items()
-        if config.data.corpus is not None and not (facts.layout.data(fingerprint) / "manifest.json").exists()
-    }
-    return [_estimate(facts, each, config, cluster, measure) for each, config in configs.items()]
+    return [_estimate(facts, node, cluster, measure) for node in unmade_corpora(facts).values()]
 
 
-def _estimate(
-    facts: Facts, fingerprint: str, config: Config, cluster: ClusterConfig | None, measure: bool
-) -> CorpusWork:
+def _estimate(facts: Facts, node: CorpusNode, cluster: ClusterConfig | None, measure: bool) -> CorpusWork:
+    fingerprint, config = node.id, node.spec
     data = config.data
     shards = plan_shards(data, ask_hub=not facts.data_notes)
     folder = TaskFolder(building_folder(facts.layout.data(fingerprint)))
@@ -112,10 +112,11 @@ def _estimate(
         disk_while_bytes=None if total is None or speed is None else corpus_disk(total, speed)[0],
         disk_after_bytes=None if total is None or speed is None else corpus_disk(total, speed)[1],
         download_bytes=sum(shard.bytes for shard in shards if data.sources[shard.source].files is not None),
+        id=fingerprint,
     )
 
 
-def _size(shard: Shard, config: Config) -> int | None:
+def _size(shard: Shard, config: CorpusSpec) -> int | None:
     """Input of a shard; what its source states where it is not here, and None where it does not."""
     source = config.data.sources[shard.source]
     return shard.bytes if source.kind != "huggingface" or shard.bytes else source.size_bytes
@@ -151,9 +152,30 @@ def corpus_disk(total: int, speed: Speed) -> tuple[int, int]:
     return round(after + total * speed.work_bytes / speed.bytes), round(after)
 
 
-def corpus_json(work: CorpusWork) -> dict[str, Any]:
-    """Machine-readable estimate; see `workbench plan --json`."""
-    return asdict(work)
+def corpora_json(facts: Facts, works: Sequence[CorpusWork]) -> list[dict[str, Any]]:
+    """Machine-readable corpora of a study, with the estimates of those that are not made; see `workbench plan --json`."""
+    estimates, found = {work.id: work for work in works}, list[dict[str, Any]]()
+    for node in facts.plan.corpora.values():
+        state = _state(facts, node)
+        sources = node.spec.data.sources.items()
+        values: dict[str, Any] = {
+            "id": node.id,
+            "kind": node.spec.kind,
+            "name": node.spec.name,
+            "inputs": {name: {"kind": s.kind, "path": s.path, "revision": s.revision} for name, s in sources},
+            "points": list(node.points),
+            "stages": list(node.stages),
+            "state": state.state,
+            "tokens": state.tokens,
+            "tasks_done": state.tasks_done,
+        }
+        found.append(values | (asdict(estimates[node.id]) if node.id in estimates else {}))
+    return found
+
+
+def _state(facts: Facts, node: CorpusNode) -> StageState:
+    """How far a corpus is by its files; `workbench status` asks the scheduler, too."""
+    return find_kind(node.spec.kind).plan.state(node, facts.layout, Scheduled())
 
 
 def describe_corpus(work: CorpusWork) -> str:
@@ -161,9 +183,9 @@ def describe_corpus(work: CorpusWork) -> str:
     if work.input_bytes is None:
         size = f"input: not known of {', '.join(work.unknown_sources)} (data.sources.*.size_bytes states it)"
     else:
-        size = f"input: {_bytes(work.input_bytes)}" + (", as its sources state" if work.stated_bytes else "")
+        size = f"input: {name_bytes(work.input_bytes)}" + (", as its sources state" if work.stated_bytes else "")
     if work.download_bytes:
-        size += f" ({_bytes(work.download_bytes)} of it from the hub, kept in its cache)"
+        size += f" ({name_bytes(work.download_bytes)} of it from the hub, kept in its cache)"
     text = f"data {work.name} is not made yet: {size}, {work.shards:,} shards, {work.tasks:,} tasks"
     if work.bytes_per_second is None:
         return f"{text}; time and disk: not measured"
@@ -173,13 +195,14 @@ def describe_corpus(work: CorpusWork) -> str:
     text += f"; about {work.cpu_seconds / 3600:,.3g} CPU hours, {name_time(work.seconds)} on {work.cores} cores"
     if work.seconds > 1.01 * work.cpu_seconds / work.cores:
         text += " (as long as the largest shard takes one core alone)"
-    text += f"; disk: {_bytes(work.disk_while_bytes or 0)} while it is made, {_bytes(work.disk_after_bytes or 0)} after"
+    text += f"; disk: {name_bytes(work.disk_while_bytes or 0)} while it is made, {name_bytes(work.disk_after_bytes or 0)} after"
     if work.is_packed and work.measured.startswith("tried"):
         text += " (measured on plain text: as many times more as the packed input's text is larger than its files)"
     return text
 
 
-def _bytes(size: int) -> str:
+def name_bytes(size: int) -> str:
+    """Name a size in the unit that fits it."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"

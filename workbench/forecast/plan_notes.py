@@ -200,6 +200,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
                 "name": node.stage.name,
                 "model": node.stage.model.name,
                 "parent": None if node.stage.parent is None else vars(node.stage.parent),
+                "data": node.stage.data_fingerprint,
                 "trajectory": node.trajectory,
                 "points": list(node.points),
                 "start_tokens": node.stage.start_tokens,

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, TrainingStage
 from workbench.data.fingerprint import data_fingerprint, provisional_fingerprint
 from workbench.data.hub import pin_revisions
 from workbench.data.packed_index import BEST_FIT
 from workbench.data.special_tokens import choose
-from workbench.data.store import open_prepared, prepare
+from workbench.data.store import Prepared, open_prepared, prepare
 from workbench.data.store_summary import notes
 from workbench.data.stream import SourceCounts, Stream, is_packed_for
 from workbench.evaluate.reconcile import pending
 from workbench.forecast.unknown_inputs import unknown_inputs
+from workbench.study.corpus_node import CorpusNode
 from workbench.study.kind_plan import check as check_inputs
 from workbench.study.kind_plan import prepare as prepare_inputs
-from workbench.study.kind_plan import resolve, standing_tokens, tokens_left
+from workbench.study.kind_plan import resolve, standing_tokens, tokens_left, unprepared_bytes
 from workbench.study.layout import Layout
 from workbench.study.study_plan import (
     Node,
@@ -157,8 +159,22 @@ def pending_evaluations(facts: Facts) -> list[tuple[Path, str]]:
     return pending(wanted, facts.plan.evaluation, facts.layout)
 
 
-def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
+def unmade_corpora(facts: Facts) -> dict[str, CorpusNode]:
+    """Corpora that a study reads and that are not made yet, by fingerprint."""
+    return {i: node for i, node in facts.plan.corpora.items() if not (facts.layout.data(i) / "manifest.json").exists()}
+
+
+def prepare_data(facts: Facts, log: Callable[[str], None], *, leave: Container[str] = ()) -> None:
     """Prepare every token store the study reads, and check that each stage's stream is long enough.
+
+    Parameters
+    ----------
+    facts
+        The study.
+    log
+        Told what is being done.
+    leave
+        Fingerprints of corpora that are made elsewhere.
 
     Raises
     ------
@@ -166,18 +182,41 @@ def prepare_data(facts: Facts, log: Callable[[str], None]) -> None:
         A stage asks for more tokens than exist without allowing repetition, or `data.unique_tokens` for more
         distinct ones than exist; both numbers are named.
     """
-    for fingerprint, config in stores(facts.plan).items():
-        if (facts.layout.data(fingerprint) / "manifest.json").exists():
+    for fingerprint in stores(facts.plan):
+        if fingerprint in leave or (facts.layout.data(fingerprint) / "manifest.json").exists():
             continue
-        log(f"preparing data {config.data.name} ...")
-        if config.tokenizer.kind == "file":
-            log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
-        for note in notes(prepare(config.data, config.tokenizer, facts.layout)):
-            log(note)
+        make_store(facts, fingerprint, log)
     for point in facts.plan.points:
         for identifier, _ in point.chain:
-            prepare_inputs(facts.plan.nodes[identifier].stage, point.config, facts.layout, log)
+            stage = facts.plan.nodes[identifier].stage
+            if point.data_fingerprint not in leave or not unprepared_bytes(stage, facts.layout):
+                prepare_inputs(stage, point.config, facts.layout, log)
     check_streams(facts)
+
+
+def make_store(facts: Facts, fingerprint: str, log: Callable[[str], None]) -> None:
+    """Make one of a study's token stores, and say what is to be known of it.
+
+    Raises
+    ------
+    ValueError
+        An input is missing or damaged, or a setting does not fit it.
+    """
+    config = stores(facts.plan)[fingerprint]
+    log(f"preparing data {config.data.name} ...")
+    if config.tokenizer.kind == "file":
+        log(f"{config.tokenizer.path}: {choose(config.tokenizer)}")
+    for note in notes(_prepare_store(facts, fingerprint, config, log)):
+        log(note)
+
+
+def _prepare_store(facts: Facts, fingerprint: str, config: Config, log: Callable[[str], None]) -> Prepared:
+    """Make a store: a corpus by its kind, which tells now and then how far it is."""
+    if fingerprint not in facts.plan.corpora:
+        return prepare(config.data, config.tokenizer, facts.layout)
+    corpus = facts.plan.corpora[fingerprint].spec
+    run = find_kind(corpus.kind).run
+    return run.run(corpus, facts.layout, run.SpacedLines(log))
 
 
 def check_streams(facts: Facts) -> None:

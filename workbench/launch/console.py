@@ -53,13 +53,20 @@ def states_table(states: Sequence[StageState]) -> Table:
             s.label,
             s.state,
             _job_ids(s.jobs),
-            "-" if s.tokens is None else f"{s.tokens:,}",
-            f"{s.end_tokens:,}",
+            *_how_far(s),
             "" if s.tokens_per_second is None else f"{s.tokens_per_second:,.0f}",
             "" if s.seconds_left is None else format_seconds(s.seconds_left),
             s.note or "",
         )
     return table
+
+
+def _how_far(state: StageState) -> tuple[str, str]:
+    """Tokens and target of a stage; of a corpus that is not made yet, tasks that are done and all."""
+    if state.end_tokens is not None or state.tokens is not None or state.tasks is None:
+        tokens = "-" if state.tokens is None else f"{state.tokens:,}"
+        return tokens, "-" if state.end_tokens is None else f"{state.end_tokens:,}"
+    return f"{state.tasks_done:,} tasks", f"{state.tasks:,} tasks"
 
 
 def _job_ids(jobs: Sequence[str]) -> str:

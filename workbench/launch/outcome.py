@@ -10,14 +10,14 @@ from workbench.study.study_plan import Point
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that was not trained, or a checkpoint that was not scored."""
+    """A corpus that was not made, a stage that was not trained, or a checkpoint that was not scored."""
 
     kind: str
-    """`train` or `evaluate`."""
+    """`prepare`, `train` or `evaluate`."""
     stage: str
-    """Id of the stage."""
+    """Id of the stage, or of the corpus."""
     label: str
-    """Its model and phase."""
+    """Its model and phase, or the corpus's name."""
     error: str
     """What went wrong, in one line that begins with the error's class."""
     cause: str
@@ -92,6 +92,9 @@ def point_error(point: Point, outcome: Outcome, *, trained: bool) -> PointError 
 
 def _why_untrained(point: Point, outcome: Outcome) -> str:
     chain = [stage for stage, _ in point.chain]
+    corpus = next((f for f in outcome.failures if f.kind == "prepare" and f.stage == point.data_fingerprint), None)
+    if corpus is not None:
+        return f"its {corpus.label} {corpus.stage} failed: {corpus.error}"
     found = {f.stage: f for f in outcome.failures if f.kind == "train" and f.cause != PARENT}
     first = next((found[stage] for stage in chain if stage in found), None)
     if first is None:

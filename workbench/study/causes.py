@@ -23,6 +23,7 @@ _CAUSES = {
     "OutOfMemoryError": MEMORY,
     KILLED_FOR_MEMORY: MEMORY,
     "DiskFullError": DISK,
+    "NoSpaceError": DISK,
     "EvaluationError": EVALUATION,
 }
 _REPEATABLE = frozenset({DIVERGED, INPUT})

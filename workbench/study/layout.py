@@ -2,7 +2,7 @@
 
 outputs/
   data/<fingerprint>/            prepared token store, tokenizer, held-out documents
-  data/<fingerprint>.jobs/       claims of the jobs that make a corpus
+  data/<fingerprint>.jobs/       of a corpus: claims of the jobs that make it, status.json, log.txt, inputs.json
   code/<digest>/                 copy of the project's code that jobs import from
   jobs/<token>/                  one submission to Slurm: batch.json, script, logs
   stages/<id>/                   one trajectory: stage.yaml, code/, metrics.jsonl (and .parquet), checkpoints/, jobs/
@@ -107,6 +107,10 @@ class Layout:
     def corpus_jobs(self, fingerprint: str) -> Path:
         """Return the folder of the claims of jobs that make a corpus."""
         return self.root / "data" / f"{fingerprint}.jobs"
+
+    def corpus(self, fingerprint: str) -> StageDir:
+        """Return what a corpus's node has beside its store, with a stage's names: status and log of whoever made it last."""
+        return StageDir(self.corpus_jobs(fingerprint))
 
     def code_copy(self, digest: str) -> Path:
         """Return the folder of one copy of the code."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
+from workbench.config.kind_registry import find_kind
 from workbench.study.causes import OTHER, PARENT, cause_of, is_repeatable
 from workbench.study.files import is_held
 from workbench.study.layout import Layout, StageDir
@@ -31,23 +32,25 @@ class Scheduled:
     """Id of the latest evaluation job, where it failed."""
     cause: str | None = None
     """failed, cancelled: a cause of `workbench.study.causes`, where the scheduler knows it."""
+    log: str | None = None
+    """Log of the job that `state` is about, where it is not the stage's own."""
 
 
 @dataclass(frozen=True)
 class StageState:
-    """One line of `workbench status`."""
+    """One line of `workbench status`: of a stage, or of a corpus that stages read."""
 
     stage: str
-    """Id."""
+    """Id; a corpus's fingerprint."""
     label: str
-    """Model and phase."""
+    """Model and phase; a corpus's name."""
     state: str
     """planned, queued, running, evaluating, finished, trained (evaluations are missing), failed, cancelled or
     killed."""
     tokens: int | None
-    """Tokens of the latest checkpoint; None without one."""
-    end_tokens: int
-    """Target of this plan."""
+    """Tokens of the latest checkpoint, or of a finished corpus; None without one."""
+    end_tokens: int | None
+    """Target of this plan; None of a corpus, whose tokens nobody knows before they are there."""
     note: str | None
     """What went wrong, what it is waiting for, or what is missing."""
     jobs: tuple[str, ...] = ()
@@ -60,6 +63,14 @@ class StageState:
     """running: until this plan's target, at that speed."""
     cause: str | None = None
     """failed, cancelled, planned: why, as a cause of `workbench.study.causes`; None where nothing went wrong."""
+    kind: str = "pretrain"
+    """Name of the kind."""
+    tasks_done: int | None = None
+    """corpus: tasks that are done; None where it was not begun."""
+    tasks: int | None = None
+    """corpus: all of its tasks; None where it was not begun."""
+    log: str | None = None
+    """corpus: where to read what happened."""
 
 
 def stage_states(
@@ -70,7 +81,7 @@ def stage_states(
     scheduled: Mapping[str, Scheduled] | None = None,
     weights_only: Mapping[str, Set[int]] | None = None,
 ) -> list[StageState]:
-    """State of every stage.
+    """State of every corpus, and then of every stage.
 
     Parameters
     ----------
@@ -81,12 +92,15 @@ def stage_states(
     unevaluated
         By stage: evaluations that its checkpoints lack.
     scheduled
-        By stage: the scheduler's answer, if one was asked.
+        By stage and corpus: the scheduler's answer, if one was asked.
     weights_only
         Tokens of the checkpoints without the optimizer's state.
     """
     missing, jobs, bare = unevaluated or {}, scheduled or {}, weights_only or {}
-    found: dict[str, StageState] = {}
+    found: dict[str, StageState] = {
+        corpus.id: find_kind(corpus.spec.kind).plan.state(corpus, layout, jobs.get(corpus.id, Scheduled()))
+        for corpus in plan.corpora.values()
+    }
     for node in plan.nodes.values():
         stage = layout.stage(node.id)
         job = jobs.get(node.id, Scheduled())
@@ -103,17 +117,25 @@ def is_worth_repeating(state: StageState) -> bool:
 
 
 def _behind_its_parent(node: Node, state: StageState, found: Mapping[str, StageState]) -> StageState:
-    """Say of a stage that was not begun that its parent failed."""
+    """Say of a stage that was not begun that its corpus or its parent failed, or that its corpus is not made yet."""
     if state.state != "planned":
         return state
+    corpus = found.get(node.stage.data_fingerprint)
+    if corpus is not None and corpus.cause is not None:
+        return replace(state, note=f"its corpus {corpus.stage} {_ended(corpus)}", cause=PARENT)
     for reference in node.stage.references:
         parent = found.get(reference.stage)
         if parent is None or parent.cause is None or (parent.tokens is not None and parent.tokens >= reference.tokens):
             continue
-        ended = "failed" if parent.state == "failed" else f"is {parent.state}"
         what = "parent" if reference == node.stage.parent else "input"
-        return replace(state, note=f"its {what} {parent.stage} {ended}", cause=PARENT)
+        return replace(state, note=f"its {what} {parent.stage} {_ended(parent)}", cause=PARENT)
+    if corpus is not None and corpus.state in ("queued", "running"):
+        return replace(state, note=f"its corpus {corpus.stage} is being made")
     return state
+
+
+def _ended(state: StageState) -> str:
+    return "failed" if state.state == "failed" else f"is {state.state}"
 
 
 def _state(
@@ -133,7 +155,10 @@ def _state(
     label = node.stage.label
     progress = _progress(node, directory) if state == "running" else {}
     tokens = max(existing, default=None)
-    return StageState(node.id, label, state, tokens, node.stage.end_tokens, note, jobs, cause=cause, **progress)
+    kind = node.stage.kind
+    return StageState(
+        node.id, label, state, tokens, node.stage.end_tokens, note, jobs, cause=cause, kind=kind, **progress
+    )
 
 
 def _latest(directory: StageDir) -> dict[str, Any]:

@@ -7,11 +7,12 @@ Pure arithmetic: nothing is read, nothing is started. `workbench.forecast.study_
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.config.schema import Config, EvaluationConfig, Stage, to_dict
 from workbench.study.chain import build_chain, merge_targets
+from workbench.study.corpus_node import CorpusNode, corpus_nodes, corpus_record
 from workbench.study.flops import approx_flops_6nd, count_parameters
 from workbench.study.identity import stage_id
 from workbench.study.kind_plan import flops_per_token, main_line, total_flops
@@ -79,6 +80,8 @@ class Plan:
     """Stages by id, parents first."""
     evaluation: EvaluationConfig
     """What is scored at every milestone."""
+    corpora: dict[str, CorpusNode] = field(default_factory=dict[str, CorpusNode])
+    """Corpora that the stages read, by fingerprint; none where data are made in one pass."""
 
     @property
     def tokens_unshared(self) -> int:
@@ -124,7 +127,11 @@ def plan_study(points: Sequence[tuple[str, Config]], data_fingerprints: Sequence
         planned.append(_point(name, config, fingerprint, line, beside))
     _refuse_twins(planned)
     _check_head_widths(nodes.values())
-    return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation)
+    corpora = corpus_nodes(
+        [(point.name, point.config, point.data_fingerprint) for point in planned],
+        {i: n.stage for i, n in nodes.items()},
+    )
+    return Plan(points[0][1].study, tuple(planned), nodes, points[0][1].evaluation, corpora)
 
 
 def _refuse_twins(points: Sequence[Point]) -> None:
@@ -277,6 +284,7 @@ def study_record(plan: Plan, *, created: float, commit: str, dirty: bool) -> dic
             }
             for node in plan.nodes.values()
         },
+        **({"corpora": {i: corpus_record(node) for i, node in plan.corpora.items()}} if plan.corpora else {}),
         "evaluation": to_dict(plan.evaluation),
     }
 

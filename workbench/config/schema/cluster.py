@@ -79,6 +79,9 @@ class ClusterConfig:
     """Time limit of such a job, which is requeued under the same job id; None takes `time_limit_minutes`."""
     prepare_partition: str | None = None
     """Partition of such jobs, which need no GPU; None takes `partition`."""
+    train_after_prepare: bool = False
+    """Whether a launch submits the trainings together with the jobs that make their corpus, on which they then depend; false
+    leaves them to the same command once the data is there, which checks first that it has enough tokens."""
     sbatch: dict[str, str] = field(default_factory=dict[str, str])
     """Further `sbatch` options by their long names, without dashes."""
 

@@ -253,5 +253,18 @@ class Claims:
         names = [place.name.replace("@", "/") for place in self.folder.iterdir()] if self.folder.is_dir() else []
         return [name for name in names if not name.startswith(".")]
 
+    def living(self) -> set[str]:
+        """Tasks whose owner lives, as far as one look tells: of other hosts, those that were touched not long ago.
+
+        That compares clocks of hosts, which will do for people; nothing is taken away by it.
+        """
+        return {task for task, owner in self.all().items() if not owner.is_gone() and self._is_fresh(task, owner)}
+
+    def _is_fresh(self, task: str, owner: Owner) -> bool:
+        try:
+            return owner.is_of_here() or time.time() - self._path(task).stat().st_mtime < STALE_SECONDS
+        except FileNotFoundError:
+            return False
+
     def _path(self, task: str) -> Path:
         return self.folder / task.replace("/", "@")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -43,7 +44,9 @@ class _Worker:
 class LocalRun:
     """Runs every missing stage and evaluation of a plan; safe to run again, and beside another run."""
 
-    def __init__(self, facts: Facts, workers: int | None, display: Display) -> None:
+    def __init__(
+        self, facts: Facts, workers: int | None, display: Display, failed_corpora: Sequence[Failure] = ()
+    ) -> None:
         self.plan, self.layout, self.config = facts.plan, facts.layout, facts.config
         self.display = display
         self.slots = study_slots(facts, workers)
@@ -57,6 +60,11 @@ class LocalRun:
         missing = facts.missing()
         todo = [n for n in self.plan.nodes.values() if missing[n.id]]
         check_processes((node.stage for node in todo), self.slots)
+        without = {failure.stage for failure in failed_corpora}
+        readers = {node.id: node for node in todo if node.stage.data_fingerprint in without}
+        self.outcome.failures += [*failed_corpora, *(self._unread(node) for node in readers.values())]
+        self.given_up |= set(readers)
+        todo = [node for node in todo if node.id not in readers]
         self.to_train = {node.id: node for node in _longest_chain_first(self.plan, todo)}
         self.to_evaluate = dict(self.plan.nodes)
         self.next: Task | None = None
@@ -272,6 +280,11 @@ class LocalRun:
     def _failure(self, task: Task, problem: Problem, cause: str) -> Failure:
         stage = self.plan.nodes[task.stage].stage
         return Failure(task.kind, task.stage, stage.label, problem.error, cause, problem.tokens)
+
+    def _unread(self, node: Node) -> Failure:
+        corpus = self.plan.corpora[node.stage.data_fingerprint]
+        problem = Problem(f"not begun, because its {corpus.spec.label} {corpus.id} failed")
+        return self._failure(Task("train", node.id), problem, PARENT)
 
     def _report_unreachable(self) -> None:
         if not self.stopping:

@@ -10,6 +10,7 @@ from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.forecast.estimate import estimate
 from workbench.forecast.study_facts import Facts, prepare_data
 from workbench.launch.local.local_run import LocalRun
+from workbench.launch.local.make_corpora import make_corpora
 from workbench.launch.local.progress import Display
 from workbench.launch.local.publisher import Publisher
 from workbench.launch.outcome import Outcome
@@ -21,18 +22,22 @@ from workbench.train.attempt_status import note_evaluation_error
 def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> Outcome:
     """Prepare the data, freeze every stage, run what is missing, and publish.
 
+    A corpus that cannot be made fails the stages that read it, and no others.
+
     Raises
     ------
     ValueError
         The study asks for more tokens than there are.
     """
+    launcher = {"kind": "local", "workers": workers}
     with Display(facts, estimate(facts, workers, measure=False)) as display:
-        prepare_data(facts, display.say)
-        facts = freeze_study(facts, command=command, launcher={"kind": "local", "workers": workers})
+        failed = make_corpora(facts, display.say, command, launcher)
+        prepare_data(facts, display.say, leave={failure.stage for failure in failed})
+        facts = freeze_study(facts, command=command, launcher=launcher)
         publisher = Publisher(facts.layout, facts.plan.study, facts.config.tracking)
         publisher.start()
         try:
-            outcome = LocalRun(facts, workers, display).run()
+            outcome = LocalRun(facts, workers, display, failed).run()
         finally:
             error = publisher.finish()
         if error is not None:

@@ -55,6 +55,11 @@ class Claim:
     time: float = 0.0
     """When, Unix time in seconds."""
 
+    @property
+    def corpus(self) -> str:
+        """`prepare`: fingerprint of the data; empty for others."""
+        return self.name.partition("-")[0] if self.kind == PREPARE else ""
+
 
 def new_token() -> str:
     """Name a submission."""

@@ -6,22 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from workbench.config.schema import ClusterConfig, Config
+from workbench.config.schema import ClusterConfig
 from workbench.data.corpus.pipeline import begin_corpus, building_folder
 from workbench.data.corpus.task_counts import TaskCounts, count_begun, count_tasks
 from workbench.forecast.job_graph import Batch, Part
-from workbench.forecast.study_facts import Facts, stores
+from workbench.forecast.study_facts import Facts, unmade_corpora
+from workbench.kinds.corpus.source_files import record_files
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
 from workbench.launch.slurm.executor import LimitError
 from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
 from workbench.launch.slurm.ledger import Entry, Ledger, judge
+from workbench.launch.slurm.queue_view import last_line
 from workbench.launch.slurm.submitter import Submitter
 from workbench.launch.snapshot import CodeVersion
 from workbench.study.layout import Layout
 from workbench.study.resources import Resources
-
-_LINE_CHARACTERS = 300
 
 
 @dataclass
@@ -45,15 +45,6 @@ class Preparing:
     def live(self) -> list[Entry]:
         """Jobs of earlier launches that are queued or running."""
         return [entry for entry in self.ledger.entries if entry.live]
-
-
-def corpora_to_make(facts: Facts) -> dict[str, Config]:
-    """Corpora a study reads that are not made yet, by fingerprint."""
-    return {
-        fingerprint: config
-        for fingerprint, config in stores(facts.plan).items()
-        if config.data.corpus is not None and not (facts.layout.data(fingerprint) / "manifest.json").exists()
-    }
 
 
 def submit_corpora(facts: Facts, code: CodeVersion, say: Callable[[str], None]) -> list[Preparing]:
@@ -82,13 +73,14 @@ def submit_corpora(facts: Facts, code: CodeVersion, say: Callable[[str], None]) 
     """
     found: list[Preparing] = []
     with launch_lock(facts.layout, say):
-        for fingerprint, config in corpora_to_make(facts).items():
-            corpus = begin_corpus(facts.layout.data(fingerprint), config.data, config.tokenizer)
+        for fingerprint, node in unmade_corpora(facts).items():
+            corpus = begin_corpus(facts.layout.data(fingerprint), node.spec.data, node.spec.tokenizer)
             if corpus is None:  # finished meanwhile
                 continue
+            record_files(node.spec, facts.layout)
             ledger = _read(facts.layout, [fingerprint], wait_to_settle(say))
-            preparing = Preparing(fingerprint, config.data.name, count_tasks(corpus), ledger)
-            _submit(facts, code, preparing, config.cluster)
+            preparing = Preparing(fingerprint, node.spec.name, count_tasks(corpus), ledger)
+            _submit(facts, code, preparing, facts.config.cluster)
             found.append(preparing)
     return found
 
@@ -109,10 +101,15 @@ def free_places(counts: TaskCounts, live: Sequence[int], cluster: ClusterConfig)
     cluster
         Its `prepare_jobs` and `prepare_cpus` bound them, and so do the tasks that can be done at the same time.
     """
-    cores = min(cluster.prepare_cpus or cluster.cpus_per_node, max(counts.at_once, 1))
-    most = min(cluster.prepare_jobs, cluster.max_array_tasks, max(math.ceil(counts.at_once / cores), 1))
+    most, cores = jobs_of_corpus(counts.at_once, cluster)
     free = [number for number in range(most + len(live)) if number not in live]
     return free[: max(most - len(live), 0)], cores
+
+
+def jobs_of_corpus(at_once: int, cluster: ClusterConfig) -> tuple[int, int]:
+    """Most jobs that make a corpus, and CPU cores of each, where so many tasks can be done at the same time."""
+    cores = min(cluster.prepare_cpus or cluster.cpus_per_node, max(at_once, 1))
+    return min(cluster.prepare_jobs, cluster.max_array_tasks, max(math.ceil(at_once / cores), 1)), cores
 
 
 def preparing_resources(cluster: ClusterConfig, cores: int) -> Resources:
@@ -177,20 +174,12 @@ def look_at_corpora(facts: Facts) -> list[Preparing]:
         There are claims, and Slurm does not answer.
     """
     found: list[Preparing] = []
-    for fingerprint, config in corpora_to_make(facts).items():
+    for fingerprint, node in unmade_corpora(facts).items():
         counts = count_begun(building_folder(facts.layout.data(fingerprint)))
         ledger = _read(facts.layout, [fingerprint])
         if counts is not None or ledger.entries:
-            found.append(Preparing(fingerprint, config.data.name, counts, ledger))
+            found.append(Preparing(fingerprint, node.spec.name, counts, ledger))
     return found
-
-
-def cancel_corpora(facts: Facts) -> tuple[list[str], list[Entry]]:
-    """End the jobs of a study's launches that make its corpora; return their ids, and jobs of other studies' launches."""
-    live = [entry for entry in _read(facts.layout, list(stores(facts.plan))).entries if entry.live and entry.state]
-    mine = [entry.state.id for entry in live if entry.claim.study == facts.plan.study and entry.state]
-    slurm.cancel(mine)
-    return mine, [entry for entry in live if entry.claim.study != facts.plan.study]
 
 
 def describe(preparing: Preparing, layout: Layout) -> str:
@@ -206,14 +195,6 @@ def describe(preparing: Preparing, layout: Layout) -> str:
     text += f"; {counts.waits}" if counts is not None and counts.waits else ""
     ended = [entry for entry in preparing.ledger.entries if entry.state and entry.state.state in slurm.FAILED]
     if ended and ended[-1].state:
-        text += f"; job {ended[-1].state.id} {ended[-1].state.state}{_last_line(layout, ended[-1])}"
+        said = last_line(layout, ended[-1])
+        text += f"; job {ended[-1].state.id} {ended[-1].state.state}" + (f": {said}" if said else "")
     return text + (f"; the cluster took no more ({preparing.refusal})" if preparing.refusal else "")
-
-
-def _last_line(layout: Layout, entry: Entry) -> str:
-    """Last thing that a job had to say."""
-    for path in sorted(layout.batch(entry.claim.token).glob(f"{entry.claim.job}_*_log.out")):
-        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        if lines:
-            return f": {lines[-1][:_LINE_CHARACTERS]}"
-    return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,11 @@ from pathlib import Path
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
 from workbench.data.corpus.corpus_speeds import remember
 from workbench.data.corpus.pipeline import Stopped, build_corpus, building_folder
+from workbench.kinds.corpus.run import SpacedLines, attempt
 from workbench.launch.slurm.interrupt import REQUEUE_SIGNALS, Interrupt
+from workbench.study.layout import Layout
 
 _ASK_SECONDS = 0.5
-_LINE_SECONDS = 30.0
 
 
 def make_corpus(directory: Path, workers: int, interrupt: Interrupt, say: Callable[[str], None]) -> bool:
@@ -38,16 +38,18 @@ def make_corpus(directory: Path, workers: int, interrupt: Interrupt, say: Callab
     except FileNotFoundError:
         return True  # another job finished it while this one waited in the queue
 
+    layout = Layout(directory.parent.parent)
+
     def remember_speed(corpus: Corpus) -> None:
         if workers > 1:
-            remember(directory.parent.parent, corpus)
+            remember(layout.root, corpus)
 
     interrupt.end_orderly()
     # Slurm sends the signal to every process of the job, and workers inherit what this thread blocks.
     signal.pthread_sigmask(signal.SIG_BLOCK, REQUEUE_SIGNALS)
     try:
-        with _stopped_by(interrupt):
-            build_corpus(directory, corpus.data, corpus.tokenizer, workers, _Lines(say), remember_speed)
+        with _stopped_by(interrupt), attempt(layout, directory.name, interrupt.is_asked):
+            build_corpus(directory, corpus.data, corpus.tokenizer, workers, SpacedLines(say), remember_speed)
     except Stopped as stopped:
         say(str(stopped))
         return False
@@ -75,16 +77,3 @@ def _stopped_by(interrupt: Interrupt) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-class _Lines:
-    """Writes what is being done into the job's log, when it is something else and now and then."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._about, self._last = say, "", 0.0
-
-    def __call__(self, text: str, done: int, total: int | None) -> None:
-        about, now = text.partition(":")[0], time.monotonic()
-        if about != self._about or now > self._last + _LINE_SECONDS:
-            self._about, self._last = about, now
-            self._say(text)

@@ -95,8 +95,9 @@ def print_submission(facts: Facts, submission: Submission, console: Console | No
     console = console or make_console()
     if submission.preparing:
         print_preparing(facts, submission.preparing, console)
-        console.print("nothing is trained before that: the same command goes on afterwards", markup=False)
-        return
+        if not submission.submitted and not submission.underway:
+            console.print("nothing is trained before that: the same command goes on afterwards", markup=False)
+            return
     trainings = {part: job for part, job in submission.submitted.items() if part.kind == "train"}
     if trainings:
         console.print(_jobs_table(facts, submission), markup=False)

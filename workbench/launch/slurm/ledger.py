@@ -40,6 +40,10 @@ class Ledger:
         """Entries of one kind, of one stage where it is given."""
         return [e for e in self.entries if e.claim.kind == kind and stage in (None, e.claim.stage)]
 
+    def making(self, fingerprint: str) -> list[Entry]:
+        """Entries of the jobs that make a corpus."""
+        return [e for e in self.of(claims.PREPARE) if e.claim.corpus == fingerprint]
+
     def underway(self) -> dict[str, dict[int, str]]:
         """By stage: tokens of the checkpoints that a live job will write, and that job's id."""
         found: dict[str, dict[int, str]] = {}
@@ -59,7 +63,7 @@ class Ledger:
 
 
 def read_ledger(plan: Plan, layout: Layout, on_settling: Callable[[float], None] | None = None) -> Ledger:
-    """Read a study's claims and ask Slurm for their jobs.
+    """Read the claims on a study's stages and corpora and ask Slurm for their jobs.
 
     Parameters
     ----------
@@ -73,7 +77,17 @@ def read_ledger(plan: Plan, layout: Layout, on_settling: Callable[[float], None]
     SlurmError
         Slurm does not answer.
     """
-    return judge(lambda: claims.list_claims(layout, plan.nodes, plan.study), on_settling)
+
+    def look() -> list[Claim]:
+        # What others' jobs did for a corpus that is made concerns nobody any more.
+        making = [
+            claim
+            for claim in claims.list_corpus_claims(layout, plan.corpora)
+            if claim.study == plan.study or not (layout.data(claim.corpus) / "manifest.json").exists()
+        ]
+        return sorted([*making, *claims.list_claims(layout, plan.nodes, plan.study)], key=lambda claim: claim.time)
+
+    return judge(look, on_settling)
 
 
 def judge(look: Callable[[], list[Claim]], on_settling: Callable[[float], None] | None = None) -> Ledger:

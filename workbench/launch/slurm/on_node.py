@@ -112,6 +112,7 @@ class Job:
         from workbench.train.whole_stage import train_stage
 
         frozen = from_dict(Stage, self.element["frozen"])
+        self._check_corpus(self.layout.data(frozen.data_fingerprint))
         hooks = Hooks(
             should_stop=self.interrupt.is_asked,
             # Until the first step is done (imports, rendezvous, loading, compilation) there is nothing to save.
@@ -136,6 +137,11 @@ class Job:
         if self.rank == 0:
             ClusterSpeeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
         return FINISHED
+
+    def _check_corpus(self, directory: Path) -> None:
+        """Refuse to begin on a corpus whose jobs were all cancelled in the queue, which Slurm takes for well ended."""
+        if building_folder(directory).exists() and not (directory / "manifest.json").exists():
+            raise RuntimeError(f"the corpus {directory.name} is not made: launch again, which submits its jobs")
 
     def _rendezvous(self) -> dict[str, Any]:
         from submitit.helpers import TorchDistributedEnvironment

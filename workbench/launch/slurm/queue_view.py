@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.evaluate.suite import EvaluationError
-from workbench.forecast.study_facts import Facts, pending_evaluations
+from workbench.forecast.study_facts import Facts, pending_evaluations, unmade_corpora
 from workbench.launch.slurm import commands as slurm
 from workbench.launch.slurm.ledger import Entry, Ledger
 from workbench.study.causes import MEMORY, PARENT
@@ -18,6 +18,7 @@ from workbench.study.study_plan import Node
 logger = logging.getLogger(__name__)
 
 _LOG_LINES = 8
+_LINE_CHARACTERS = 300
 
 
 def study_states(facts: Facts, ledger: Ledger | None) -> list[StageState]:
@@ -37,8 +38,8 @@ def study_states(facts: Facts, ledger: Ledger | None) -> list[StageState]:
 
 
 def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
-    """Sum up the jobs of each stage, parents first: a stage cancelled with its parent says so."""
-    found: dict[str, Scheduled] = {}
+    """Sum up the jobs of each corpus and stage, parents first: a stage cancelled with its parent says so."""
+    found = {i: _making(facts.layout, ledger.making(i)) for i in unmade_corpora(facts)}
     settled = facts.settled()
     for node in facts.plan.nodes.values():
         evaluations = [e for e in ledger.of("evaluate", node.id) if e.live and e.state is not None]
@@ -49,6 +50,31 @@ def schedule(facts: Facts, ledger: Ledger) -> dict[str, Scheduled]:
     return found
 
 
+def _making(layout: Layout, entries: list[Entry]) -> Scheduled:
+    """Sum up the jobs of a corpus, each of which does as much of it as the others leave."""
+    live = [e.state for e in entries if e.live and e.state is not None]
+    running = [job for job in live if job.running]
+    if live:
+        jobs = tuple(job.id for job in (*running, *(job for job in live if not job.running)))
+        waiting = "" if running else _waits_for(live[0])
+        note = "; ".join(
+            part for part in (f"{len(running)} jobs running, {len(live) - len(running)} queued", waiting) if part
+        )
+        return Scheduled("running" if running else "queued", jobs, note)
+    for entry in reversed(entries):
+        if entry.state is not None and entry.state.state in slurm.FAILED:
+            said = last_line(layout, entry)
+            note = f"job {entry.state.id}: {entry.state.state}" + (f", {said}" if said else "")
+            log = next(iter(_logs(layout, entry)), None)
+            return Scheduled("failed", (entry.state.id,), note, log=None if log is None else str(log))
+    for entry in reversed(entries):
+        if entry.state is not None and entry.state.state == "CANCELLED":
+            return Scheduled(
+                "cancelled", (entry.state.id,), f"job {entry.state.id} was cancelled {entry.state.reason}".rstrip()
+            )
+    return Scheduled()
+
+
 def _training(
     node: Node, entries: list[Entry], settled: set[int], found: Mapping[str, Scheduled]
 ) -> tuple[str, tuple[str, ...], str | None, str | None]:
@@ -57,7 +83,10 @@ def _training(
     if running:
         return "running", tuple(job.id for job in running), None, None
     if live:
-        return "queued", tuple(job.id for job in live), _waits_for(live[0]), None
+        corpus = found.get(node.stage.data_fingerprint, Scheduled())
+        for_corpus = live[0].reason == "Dependency" and corpus.state in ("queued", "running")
+        note = f"waits for its corpus {node.stage.data_fingerprint}" if for_corpus else _waits_for(live[0])
+        return "queued", tuple(job.id for job in live), note, None
     # Of the jobs that ended before their work was done, the first to go wrong is the one that explains.
     ended = [e for e in entries if e.state is not None and not set(e.claim.targets) <= settled]
     for entry in ended:
@@ -67,7 +96,7 @@ def _training(
     for entry in ended:
         if entry.state and entry.state.state == "CANCELLED":
             parent = _failed_parent(node, found)
-            why = _why_cancelled(parent, found, entry.state)
+            why = _why_cancelled(node, parent, found, entry.state)
             return "cancelled", (entry.state.id,), why, None if parent is None else PARENT
     return "", (), None, None
 
@@ -79,16 +108,30 @@ def _waits_for(job: slurm.JobState) -> str:
 
 
 def _failed_parent(node: Node, found: Mapping[str, Scheduled]) -> str | None:
-    ended = [
-        r.stage for r in node.stage.references if r.stage in found and found[r.stage].state in ("failed", "cancelled")
-    ]
+    """Id of a corpus or stage that a stage reads, and whose jobs did not do it."""
+    read = [node.stage.data_fingerprint, *(reference.stage for reference in node.stage.references)]
+    ended = [i for i in read if i in found and found[i].state in ("failed", "cancelled")]
     return ended[0] if ended else None
 
 
-def _why_cancelled(parent: str | None, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:
+def _why_cancelled(node: Node, parent: str | None, found: Mapping[str, Scheduled], job: slurm.JobState) -> str:
     if parent is not None:
-        return f"its parent {parent} {found[parent].state}"
+        what = "corpus" if parent == node.stage.data_fingerprint else "parent"
+        return f"its {what} {parent} {found[parent].state}"
     return f"job {job.id} was cancelled {job.reason}".rstrip()
+
+
+def last_line(layout: Layout, entry: Entry) -> str:
+    """Last thing that a job had to say; empty where it said nothing."""
+    for path in _logs(layout, entry):
+        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        if lines:
+            return lines[-1][:_LINE_CHARACTERS]
+    return ""
+
+
+def _logs(layout: Layout, entry: Entry) -> list[Path]:
+    return sorted(layout.batch(entry.claim.token).glob(f"{entry.claim.job}_*_log.out"))
 
 
 def log_tail(layout: Layout, stage: str, ledger: Ledger) -> list[str]:

@@ -10,15 +10,16 @@ from workbench.config.schema import Stage, TrainingStage, to_dict
 from workbench.forecast.cluster_cost import part_tokens
 from workbench.forecast.job_graph import Batch, Part, evaluation_parts, make_batches, training_parts
 from workbench.forecast.speeds import ClusterSpeeds
-from workbench.forecast.study_facts import Facts, pending_evaluations, prepare_data
+from workbench.forecast.study_facts import Facts, pending_evaluations, prepare_data, unmade_corpora
 from workbench.launch.slurm import claim as claims
 from workbench.launch.slurm import commands as slurm
-from workbench.launch.slurm.corpus_jobs import Preparing, corpora_to_make, submit_corpora
+from workbench.launch.slurm.corpus_jobs import Preparing, submit_corpora
 from workbench.launch.slurm.executor import LimitError, is_single, job_id
 from workbench.launch.slurm.launch_lock import launch_lock, wait_to_settle
 from workbench.launch.slurm.ledger import Ledger, read_ledger
 from workbench.launch.slurm.submitter import Submitter, evaluation_digest, evaluation_resources
 from workbench.launch.snapshot import CodeVersion, freeze_code, freeze_study, record_evaluations, write_study
+from workbench.study.kind_plan import unprepared_bytes
 from workbench.study.resources import Resources, shared_within_nodes, stage_resources, uses_gpus
 
 
@@ -39,7 +40,7 @@ class Submission:
     refusal: str = ""
     """Why not."""
     preparing: list[Preparing] = field(default_factory=list[Preparing])
-    """Corpora that are being made first; while there are any, nothing else is submitted."""
+    """Corpora that are being made first; trainings are submitted with them only where `cluster.train_after_prepare` says so."""
 
     def jobs_of(self, stage: str) -> list[str]:
         """Ids of the jobs, new and old, that train a stage."""
@@ -67,20 +68,33 @@ def submit_study(facts: Facts, say: Callable[[str], None], command: str = "") ->
         The study asks for more tokens than there are, or for resources the cluster does not have.
     """
     slurm.list_queue()
-    if corpora_to_make(facts):
-        preparing = prepare_on_cluster(facts, say, command)
-        if preparing:
-            return Submission(preparing=preparing)
-    prepare_data(facts, say)
+    preparing = prepare_on_cluster(facts, say, command) if unmade_corpora(facts) else []
+    if preparing and not _may_wait_in_the_queue(facts, preparing, say):
+        return Submission(preparing=preparing)
+    prepare_data(facts, say, leave={each.fingerprint for each in preparing})
     with launch_lock(facts.layout, say):
         ledger = read_ledger(facts.plan, facts.layout, wait_to_settle(say))
         code = freeze_code(facts.layout)
         facts = freeze_study(facts, code, ledger.underway(), command, {"kind": "slurm"})
         launch = _Launch(facts, code, ledger)
+        launch.result.preparing = preparing
         training = training_parts(facts.plan, facts.settled(), launch.underway)
         launch.submit([*training, *launch.evaluations(training)])
         launch.submit_publishing()
         return launch.result
+
+
+def _may_wait_in_the_queue(facts: Facts, preparing: Sequence[Preparing], say: Callable[[str], None]) -> bool:
+    """Whether trainings can be submitted before their corpora are made; why not is said where the user asked for it."""
+    if not facts.config.cluster.train_after_prepare:
+        return False
+    for node in facts.plan.nodes.values():
+        if node.stage.data_fingerprint in facts.plan.corpora and unprepared_bytes(node.stage, facts.layout):
+            say(
+                f"{node.stage.label} reads what is prepared with the corpus's tokenizer, so no training is submitted yet"
+            )
+            return False
+    return all(each.live or each.submitted for each in preparing)
 
 
 def prepare_on_cluster(facts: Facts, say: Callable[[str], None], command: str = "") -> list[Preparing]:
@@ -198,7 +212,17 @@ class _Launch:
     def _dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
         others = [f"afterok:{jobs[one] if isinstance(one, int) else one}" for one in batch.also]
         own = self._own_dependency(batch, batches, jobs)
-        return ",".join([*([own] if own else []), *others]) or None
+        # All of them: of several joined by "or" (`?`), one that was cancelled in the queue would let the trainings begin.
+        data = [f"afterok:{':'.join(makers)}" for makers in self._makers_of_data(batch)]
+        return ",".join([*([own] if own else []), *others, *data]) or None
+
+    def _makers_of_data(self, batch: Batch) -> list[list[str]]:
+        """Live jobs that make the corpora which a batch's stages read, by corpus; what waits for another batch waits for it."""
+        if batch.parts[0].kind != "train" or isinstance(batch.after, int):
+            return []
+        read = dict.fromkeys(self.plan.nodes[part.stage].stage.data_fingerprint for part in batch.parts)
+        found = [[e.state.id for e in self.ledger.making(each) if e.live and e.state is not None] for each in read]
+        return [jobs for jobs in found if jobs]
 
     def _own_dependency(self, batch: Batch, batches: Sequence[Batch], jobs: Mapping[int, str]) -> str | None:
         if batch.after is None:
