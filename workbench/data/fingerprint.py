@@ -28,6 +28,7 @@ _OF_TRAINING = (
     "shard_bytes",
     "exact_duplicates",
     "near_duplicates",
+    "heldout_near_duplicates",
     "contamination",
     "overlap_words",
 )
@@ -114,8 +115,9 @@ def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     if data.corpus is None:
         return {}
     settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
-    if "near_duplicates" in settings and not settings["near_duplicates"]["verify"]:
-        settings["near_duplicates"].pop("least_similarity")  # read only with `verify`
+    for name in ("near_duplicates", "heldout_near_duplicates"):
+        if name in settings and not settings[name]["verify"]:
+            settings[name].pop("least_similarity")  # read only with `verify`
     if "contamination" in settings:
         from workbench.data.corpus.benchmark_files import benchmark_hashes  # it hashes files as this module does
 
@@ -139,13 +141,19 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         There are no files, or the hub names no commit (see `workbench.data.hub.resolve_revision`).
     """
     described = {name: value for name, value in to_dict(source).items() if name not in _LABELS}
-    for younger in ("where", "quality", "token_dtype", "heldout_path"):  # older fingerprints have no such parts
+    for younger in (
+        "where",
+        "quality",
+        "packages",
+        "token_dtype",
+        "heldout_path",
+    ):  # older fingerprints have no such parts
         if described[younger] is None:
             described.pop(younger)
     if source.kind == "python_headers":
-        described["corpus"] = python_texts.describe_packages()
+        described["corpus"] = python_texts.describe_packages(*(source.packages or ()))
     elif source.kind.startswith("python_"):
-        described["corpus"] = python_texts.describe_corpus()
+        described["corpus"] = python_texts.describe_corpus(*(source.packages or ()))
     elif source.kind == "tokens":
         described.pop("path")
         described["files"] = [hash_file(path) for path in identifying_files(source)]

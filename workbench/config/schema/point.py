@@ -24,6 +24,7 @@ ANALYSES = (
     "transfer",
     "seeds",
     "extend",
+    "duplicates",
 )
 
 
