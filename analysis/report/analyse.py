@@ -1,7 +1,7 @@
 """A study's report: its figures, fits and tables, on disk and as one page.
 
 They are those of the kind that the study says it is for (`analysis: isoflop` in its file: token_scaling, isoflop,
-repetition, continual, ablation, sweep, seeds or extend). Without that, or where the frame lacks what the kind needs, they are
+repetition, continual, ablation, sweep, seeds, extend or duplicates). Without that, or where the frame lacks what the kind needs, they are
 chosen by what the frame holds:
 
 ====================  ================================================================================================
@@ -18,6 +18,7 @@ sweep                 points name three learning rates or more, and neither vari
 tuning                stages of other kinds come after pretraining
 transfer              points name three learning rates or more, and two parametrisations or more
 position              models were scored by position, before and after a longer context
+duplicates            points name two searches for near duplicates or more (`data.corpus.near_duplicates=`)
 seeds                 seeds of initialisation and data order are crossed, and no variants
 ====================  ================================================================================================
 """
@@ -36,6 +37,7 @@ from analysis.frames import require_columns
 from analysis.load import FRAME_COLUMNS
 from analysis.report import parts, study_kinds
 from analysis.report.decay_of_repeats import add_repetition
+from analysis.report.deduplication_part import add_duplicates
 from analysis.report.page_blocks import page_of
 from analysis.report.parts import fit_study
 from analysis.report.score_tables import (
@@ -117,6 +119,9 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
     extended = study_kinds.is_extended(frame)
     if extended:
         parts.add_positions(results, frame)
+    deduplicated = study_kinds.is_duplicates(frame)
+    if deduplicated:
+        add_duplicates(results, frame, bits)
     pooled = study_kinds.pooled_variants(frame)
     if pooled and (study_kinds.is_isoflop(frame) or not study_kinds.is_special(frame)):
         results.notes.append(
@@ -124,7 +129,7 @@ def analyse_study(frame: pd.DataFrame, *, curves: Mapping[str, Curve] | None = N
         )
     if study_kinds.is_isoflop(frame) and not pooled:
         parts.add_isoflop(results, frame, bits)
-    others = swept or transferred or tuned or branched or extended
+    others = swept or transferred or tuned or branched or extended or deduplicated
     if not (study_kinds.is_ablation(frame) or others or study_kinds.is_repetition(frame)):
         parts.add_token_scaling(results, frame, bits)
     if study_kinds.is_plain(frame):

@@ -33,7 +33,7 @@ from analysis.overrides import base_models, override_of, override_values
 from analysis.rate_drift import rate_drift, transferred_rates
 from analysis.rates import BATCH, RATE, best_rates, rate_rule
 from analysis.report.score_tables import headline_metrics
-from analysis.report.study_kinds import BASELINE, is_ablation, overrides, scored_metrics
+from analysis.report.study_kinds import BASELINE, is_ablation, is_duplicates, overrides, scored_metrics
 from analysis.report.study_results import BOOTSTRAP, Results, file_name
 from analysis.tasks import task_curves
 
@@ -224,7 +224,7 @@ def _best_rates(frame: pd.DataFrame, metric: str, batch: str | None) -> pd.DataF
 def add_noise(results: Results, frame: pd.DataFrame, bits: Sequence[str]) -> None:
     """Spread over seeds by size, where there are several; split by kind of seed where both are crossed."""
     seeds = {(row["seed_init"], row["seed_data"]) for row in frame.to_dict("records")}
-    if len(seeds) < 2 or is_ablation(frame):
+    if len(seeds) < 2 or is_ablation(frame) or is_duplicates(frame):
         return
     crossed = len(seeds) > max(len({init for init, _ in seeds}), len({data for _, data in seeds}))
     for metric in bits:

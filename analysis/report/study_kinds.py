@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.columns import truths
+from analysis.deduplication import NEAR
 from analysis.figures.continual import branch_labels, has_branches
 from analysis.figures.points import group_by, study_name
 from analysis.figures.position import has_positions
@@ -113,6 +114,16 @@ def is_extended(frame: pd.DataFrame) -> bool:
     return _is(frame, "extend")
 
 
+def is_duplicates(frame: pd.DataFrame) -> bool:
+    """Whether the study compares trainings with and without near duplicates in their text."""
+    return _is(frame, "duplicates")
+
+
+def _names_searches(frame: pd.DataFrame) -> bool:
+    """Whether points name two searches for near duplicates or more."""
+    return len(overrides(frame, NEAR)) >= 2
+
+
 def _has_tuned(frame: pd.DataFrame) -> bool:
     """Whether stages of other kinds come after pretraining, and it is not for a longer context."""
     return not split_tuned(frame)[0].empty and not has_positions(frame)
@@ -194,6 +205,9 @@ ANALYSES = {
     ),
     "seeds": Kind(_never, _has_seeds, "two pairs of seeds"),
     "extend": Kind(has_positions, has_positions, "a longer context that was scored by position (evaluation=positions)"),
+    "duplicates": Kind(
+        _names_searches, _names_searches, f"points that name two searches for near duplicates ({NEAR}=)"
+    ),
 }
 """Kinds by the names that a study's `analysis` may have (`workbench.config.schema.ANALYSES`)."""
 
@@ -207,7 +221,7 @@ def is_special(frame: pd.DataFrame) -> bool:
     """Whether a study varies something other than N and D, so that no law of them is fitted."""
     if declared(frame) == "seeds":
         return True
-    special = (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition, is_extended)
+    special = (is_ablation, is_sweep, is_transfer, is_tuned, is_continual, is_repetition, is_extended, is_duplicates)
     return any(holds(frame) for holds in special)
 
 

@@ -15,6 +15,7 @@ BITS = "heldout/prose/bits_per_byte"
 CODE = "heldout/code/bits_per_byte"
 RATES = (0.001, 0.002, 0.004, 0.008)
 BRANCHES = ("continual_prose", "continual_code")
+SEARCHES = ("null", "{bands:8,rows:18}", "{bands:12,rows:12}", "{bands:24,rows:6}")
 VARIANTS = ("base", "gelu", "layernorm", "more_code")
 
 
@@ -153,6 +154,28 @@ def extend(frame):
     return rows[(place > 0) | (bucket < 3)]
 
 
+def duplicates(frame):
+    """Budgets are searches for near duplicates, sizes are seeds: the fewer are left, the lower the loss."""
+    rows = _cooled(frame)
+    place, seeds = _number(rows, "tokens"), _number(rows, "params_non_embedding")
+    rows["value"] = 2.5 - 0.02 * place + 0.01 * seeds + 0.003 * np.sin(7.0 * np.arange(len(rows)))
+    found = dict(enumerate(SEARCHES * 2))
+    rows["point"] = [
+        f"data.corpus.near_duplicates={found[p]},seed={seed}" for p, seed in zip(place, seeds, strict=True)
+    ]
+    rows = rows[place < len(SEARCHES)]
+    return label_variants(
+        rows.assign(
+            model="m0_1",
+            seed_init=seeds,
+            seed_data=seeds,
+            tokens=250_000,
+            unique_tokens=250_000,
+            params_non_embedding=100,
+        )
+    )
+
+
 def isoflop(frame):
     """Budgets in FLOPs: at each, sizes along a valley whose bottom moves with compute."""
     rows = _cooled(frame)
@@ -174,5 +197,6 @@ KINDS = {
     "repetition": repetition,
     "isoflop": isoflop,
     "extend": extend,
+    "duplicates": duplicates,
     "token_scaling": lambda frame: frame,
 }

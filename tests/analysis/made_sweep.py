@@ -41,7 +41,7 @@ def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     """Write the outputs of the study that `overrides` ask for; return their layout and the study's name."""
     with composer() as hydra:
         points = [(point.name, resolved(point.config)) for point in hydra.points(overrides)]
-    plan = plan_study(points, ["d" * 16] * len(points))
+    plan = plan_study(points, _fingerprints(points))
     layout = Layout(root)
     record = study_record(plan, created=START, commit="c0ffee", dirty=False)
     layout.study(plan.study).mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,15 @@ def make_sweep(root: Path, overrides: list[str]) -> tuple[Layout, str]:
     for node in plan.nodes.values():
         _write_stage(layout.stage(node.id), node.stage, points[0][1], plan)
     return layout, plan.study
+
+
+def _fingerprints(points: list[tuple[str, Config]]) -> list[str]:
+    """Name each point's prepared data: those of one study differ here by how a corpus is made alone."""
+    settings = [repr(config.data.corpus) for _, config in points]
+    known = list(dict.fromkeys(settings))
+    return (
+        [f"{known.index(each):x}".rjust(16, "d") for each in settings] if len(known) > 1 else ["d" * 16] * len(points)
+    )
 
 
 def resolved(config: Config) -> Config:

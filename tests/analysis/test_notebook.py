@@ -21,6 +21,7 @@ SMALLER = {
     "chat": ["then.chat.at_tokens=250000,500000", "then.chat.lora.rank=2,8"],
     "continual": ["seed=0"],
     "distill": ["then.distill.alpha=0,0.5", "tokens=250000,500000"],
+    "duplicates": ["seed=range(3)"],
     "extend": ["seed=0"],
     "isoflop": ["model=m0_015,m0_03,m0_06,m0_1,m0_2", "flops=2e12,4e12,8e12"],
     "learning_rate": ["model=m0_03,m0_1,m0_3"],

@@ -23,6 +23,7 @@ PREDICATES = {
     "sweep": study_kinds.is_sweep,
     "transfer": study_kinds.is_transfer,
     "extend": study_kinds.is_extended,
+    "duplicates": study_kinds.is_duplicates,
 }
 
 

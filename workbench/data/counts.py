@@ -19,6 +19,7 @@ BENCHMARK_TEXT = "benchmark_text"
 DUPLICATE = "duplicate"
 EXACT_DUPLICATE = "exact_duplicate"
 NEAR_DUPLICATE = "near_duplicate"
+NEAR_HELDOUT = "near_heldout"
 FIELD_FILTER = "field_filter"
 MISSING_FIELD = "missing_field"
 BEYOND_CAP = "beyond_cap"
@@ -50,6 +51,7 @@ LABELS = {
     DUPLICATE: "duplicate",
     EXACT_DUPLICATE: "exact duplicate",
     NEAR_DUPLICATE: "near duplicate",
+    NEAR_HELDOUT: "nearly held-out",
     BEYOND_CAP: "beyond max_bytes",
     FILE_IS_USED: "file used twice",
     FEW_WORDS: "too few words",
@@ -65,7 +67,7 @@ LABELS = {
 """Every cause for which a document is dropped, as a table's head names it, in the order in which they are looked for.
 
 `held-out split`: kept out of training because the split sets it apart, chosen to be held out or not (for the
-`python_*` kinds: files). `held-out text`: all of it stands in held-out documents. `file used twice` to `no room left`
+`python_*` kinds: files). `held-out text`: all of it stands in held-out documents. `nearly held-out`: a near duplicate of one. `file used twice` to `no room left`
 are why a document of the split was not chosen: two were taken from its file, it has too few words to be found
 in training text (in a corpus), shares lines with one that was chosen, or is longer than what `heldout_bytes` has left. What follows is for conversations alone. A document of a corpus may
 also go by a threshold of a rule of quality, whose name is then its cause (`workbench.data.corpus.quality_rules`).

@@ -30,6 +30,7 @@ _OF_TRAINING = (
     "shard_bytes",
     "exact_duplicates",
     "near_duplicates",
+    "heldout_near_duplicates",
     "contamination",
     "overlap_words",
     "language_sample",
@@ -119,8 +120,9 @@ def _corpus(data: DataConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
     if data.corpus is None:
         return {}
     settings = {n: value for n, value in to_dict(data.corpus).items() if n not in without and value is not None}
-    if "near_duplicates" in settings and not settings["near_duplicates"]["verify"]:
-        settings["near_duplicates"].pop("least_similarity")  # read only with `verify`
+    for name in ("near_duplicates", "heldout_near_duplicates"):
+        if name in settings and not settings[name]["verify"]:
+            settings[name].pop("least_similarity")  # read only with `verify`
     if "contamination" in settings:
         from workbench.data.corpus.benchmark_files import benchmark_hashes  # it hashes files as this module does
 
@@ -150,6 +152,7 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         "where",
         "quality",
         "language",
+        "packages",
         "token_dtype",
         "heldout_path",
         "files",
@@ -157,9 +160,9 @@ def describe_source(source: SourceConfig) -> dict[str, Any]:
         if described[younger] is None:
             described.pop(younger)
     if source.kind == "python_headers":
-        described["corpus"] = python_texts.describe_packages()
+        described["corpus"] = python_texts.describe_packages(*(source.packages or ()))
     elif source.kind.startswith("python_"):
-        described["corpus"] = python_texts.describe_corpus()
+        described["corpus"] = python_texts.describe_corpus(*(source.packages or ()))
     elif source.is_remote:
         # Not the revision: a commit that leaves the files as they are leaves the data as they are.
         for name in ("path", "revision", "subset", "split"):

@@ -31,9 +31,9 @@ _BUILD_CONDITION = re.compile(
 )
 
 
-def list_headers() -> list[tuple[str, str]]:
-    """(SHA-256 of the content, path) of every header, in the order of the hash, each content once."""
-    return order_by_content(recorded_files(is_header))
+def list_headers(*packages: str) -> list[tuple[str, str]]:
+    """(SHA-256 of the content, path) of every header, of `packages` alone where some are named, as `list_files` orders them."""
+    return order_by_content(recorded_files(is_header, packages))
 
 
 def is_header(name: str) -> bool:

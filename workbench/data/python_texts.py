@@ -18,7 +18,7 @@ import re
 import sysconfig
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -75,22 +75,46 @@ def list_distributions(lock: Path | None = None) -> dict[str, tuple[str, importl
 
 
 @cache
-def describe_corpus() -> list[list[str]]:
-    """Python's version, the standard library's files with their hashes, and the packages: what it is made of."""
+def describe_corpus(*packages: str) -> list[list[str]]:
+    """Python's version, the standard library's files with their hashes, and the packages: what it is made of.
+
+    Of `packages` alone, where some are named, and then without the standard library.
+    """
+    if packages:
+        return [["python", platform.python_version()], *describe_packages(*packages)]
     library = [[name, hashlib.sha256(path.read_bytes()).hexdigest()] for name, path in standard_library()]
     return [["python", platform.python_version()], *library, *describe_packages()]
 
 
 @cache
-def describe_packages() -> list[list[str]]:
-    """Name, version, and hash of the recorded texts of every locked package that is installed.
+def describe_packages(*packages: str) -> list[list[str]]:
+    """Name, version, and hash of the recorded texts of every locked package that is installed, or of those named.
 
     The version alone is not enough: builds of one version for different machines hold different files. That a file
     still is what was recorded is checked when it is read, which takes less time than hashing all of them here.
     """
     return [
-        [name, version, _hash_record(distribution)] for name, (version, distribution) in list_distributions().items()
+        [name, version, _hash_record(distribution)]
+        for name, (version, distribution) in _select_distributions(packages).items()
     ]
+
+
+def _select_distributions(packages: Iterable[str]) -> dict[str, tuple[str, importlib.metadata.Distribution]]:
+    """As `list_distributions`, but of `packages` alone, where some are named.
+
+    Raises
+    ------
+    ValueError
+        One of them is not in the lock file, or not installed.
+    """
+    found = list_distributions()
+    wanted = {_normalise(name): name for name in packages}
+    for normal, name in wanted.items():
+        if normal not in found:
+            raise ValueError(
+                f"source packages: {name!r} is no installed package of {find_lock().name}: name one that is"
+            )
+    return {name: facts for name, facts in found.items() if not wanted or name in wanted}
 
 
 def _hash_record(distribution: importlib.metadata.Distribution) -> str:
@@ -100,18 +124,25 @@ def _hash_record(distribution: importlib.metadata.Distribution) -> str:
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
 
 
-def list_files() -> list[tuple[str, str]]:
+def list_files(*packages: str) -> list[tuple[str, str]]:
     """(SHA-256 of the content, path) of every text of the corpus, in the order of the hash, each content once.
 
-    Hashes of packages' files are those their installer recorded.
+    Hashes of packages' files are those their installer recorded. Where `packages` are named, of these alone.
     """
-    return order_by_content({path: "" for _, path in standard_library()} | recorded_files(_is_text))
+    library = {} if packages else {path: "" for _, path in standard_library()}
+    return order_by_content(library | recorded_files(_is_text, packages))
 
 
-def recorded_files(accept: Callable[[str], bool]) -> dict[Path, str]:
-    """SHA-256 (hexadecimal) of the packages' files whose relative name `accept` takes, as their installer wrote it."""
+def recorded_files(accept: Callable[[str], bool], packages: Iterable[str] = ()) -> dict[Path, str]:
+    """SHA-256 (hexadecimal) of the packages' files whose relative name `accept` takes, as their installer wrote it.
+
+    Raises
+    ------
+    ValueError
+        One of `packages` is not in the lock file, or not installed; where none is named, all are read.
+    """
     files: dict[Path, str] = {}
-    for _, distribution in list_distributions().values():
+    for _, distribution in _select_distributions(packages).values():
         root = Path(str(distribution.locate_file("")))
         for line in filter(None, (distribution.read_text("RECORD") or "").split("\n")):
             name, recorded, _ = line.rsplit(",", 2)

@@ -49,7 +49,8 @@ class Group:
         """Yield the group's items, in an order that does not depend on any cap."""
         if not self.reads_files:
             return read_items(self.configs[0])
-        listed = header_texts.list_headers() if self._reads_headers else python_texts.list_files()
+        packages = self.configs[0].packages or ()
+        listed = header_texts.list_headers(*packages) if self._reads_headers else python_texts.list_files(*packages)
         return (Item(key, path) for key, path in listed)
 
     @property
@@ -97,6 +98,8 @@ def group_sources(data: DataConfig) -> list[Group]:
     if repeated:
         raise ValueError(f"data.sources {', '.join(python)} are of the same kind {repeated!r}: keep one")
     parsed = {n: c for n, c in python.items() if c.kind != "python_headers"}
+    if len({str(c.packages) for c in parsed.values()}) > 1:  # files that are parsed once for both
+        parsed = {}
     groups = [Group((n,), (c,)) for n, c in data.sources.items() if n not in parsed]
     return ([Group(tuple(parsed), tuple(parsed.values()))] if parsed else []) + groups
 

@@ -21,6 +21,9 @@ class CorpusConfig:
     near_duplicates: NearDuplicates | None = None
     """Of documents that are nearly equal only the first is kept, over all sources; None keeps them. `{}` takes FineWeb's
     settings."""
+    heldout_near_duplicates: NearDuplicates | None = None
+    """Documents that nearly repeat a held-out one are dropped, whatever `near_duplicates` does with the others; None drops none
+    for that. Settings of `near_duplicates`, but for `verify`."""
     contamination: Contamination | None = None
     """Benchmark texts that training documents must not hold; None looks for none."""
     overlap_words: int = 13
@@ -39,6 +42,11 @@ class CorpusConfig:
         check_at_least("data.corpus.shard_bytes", self.shard_bytes, 1)
         check_at_least("data.corpus.overlap_min_words", self.overlap_min_words, 1)
         check_at_least("data.corpus.language_sample", self.language_sample, 1)
+        if self.heldout_near_duplicates is not None and self.heldout_near_duplicates.verify:
+            raise ValueError(
+                "data.corpus.heldout_near_duplicates.verify=True is not there: documents that share a band with a held-out one "
+                "go unread; leave it out"
+            )
         if self.overlap_min_words > self.overlap_words:
             raise ValueError(
                 f"data.corpus.overlap_min_words={self.overlap_min_words} is more than overlap_words={self.overlap_words}: "

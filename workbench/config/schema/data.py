@@ -81,6 +81,9 @@ class SourceConfig:
     language: str | None = None
     """Field that names a document's language, such as `meta.lang`: the report says how many documents are in which. None: no
     field does. Needs `data.corpus`, and a kind with records."""
+    packages: list[str] | None = None
+    """`python_*`: packages of `requirements.lock` whose texts are read alone, such as `transformers`; None reads all of them
+    and, but for headers, the standard library."""
     token_dtype: str | None = None
     """`tokens`: `uint16` or `uint32`, for flat files, which do not say it themselves; None where they do."""
     heldout_path: str | None = None
@@ -101,6 +104,7 @@ class SourceConfig:
         self._check_tokens()
         self._check_files()
         self._check_url()
+        self._check_packages()
         if self.where is not None and not self.where.strip():
             raise ValueError(f"source where={self.where!r} is no condition: leave it out, or write null, to read all")
         if self.where is not None:
@@ -175,6 +179,19 @@ class SourceConfig:
             raise ValueError(
                 f"source path={self.scheme}://...@{place} holds a password, and paths are recorded: leave it out, and give it "
                 "to fsspec (environment variables, or ~/.config/fsspec)"
+            )
+
+    def _check_packages(self) -> None:
+        """Refuse packages where no package's texts are read, none, and one twice."""
+        if self.packages is None:
+            return
+        if not self.kind.startswith("python_"):
+            raise ValueError(
+                f"source packages={self.packages!r} is for sources of the kinds python_*, not {self.kind!r}: leave it out"
+            )
+        if not self.packages or len(set(self.packages)) < len(self.packages):
+            raise ValueError(
+                f"source packages={self.packages!r}: name packages, each once, or leave it out to read all"
             )
 
     def _check_tokens(self) -> None:
@@ -285,7 +302,11 @@ class DataConfig:
             )
         if self.corpus is None or len(tokens) < len(self.sources):
             return
-        for step, does in (("near_duplicates", "compares texts"), ("contamination", "looks into texts")):
+        for step, does in (
+            ("near_duplicates", "compares texts"),
+            ("heldout_near_duplicates", "compares texts"),
+            ("contamination", "looks into texts"),
+        ):
             if vars(self.corpus).get(step):
                 raise ValueError(f"data.corpus.{step} {does}, and all sources are of kind 'tokens': leave it out")
 

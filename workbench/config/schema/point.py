@@ -24,6 +24,7 @@ ANALYSES = (
     "transfer",
     "seeds",
     "extend",
+    "duplicates",
 )
 
 
@@ -103,8 +104,8 @@ class Config:
     """Stages that come after the recipe's, in order, by name."""
     analysis: str | None = None
     """Kind of analysis the study is for, which chooses its figures and fits: `token_scaling`, `isoflop`, `repetition`,
-    `continual`, `ablation`, `sweep`, `transfer`, `tuning`, `seeds` or `extend`; None chooses by what the points differ
-    in."""
+    `continual`, `ablation`, `sweep`, `transfer`, `tuning`, `seeds`, `extend` or `duplicates`; None chooses by what the points
+    differ in."""
     flops: float | None = None
     """Training budget in FLOPs of forward and backward (`workbench.study.flops`), instead of `tokens`."""
     published_cost: PublishedCost | None = None

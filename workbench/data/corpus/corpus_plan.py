@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig, from_dict, to_dict
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.corpus.benchmark_files import read_benchmark_texts
 from workbench.data.corpus.full_disk import SMALL_BYTES, naming_full_disk
 from workbench.data.corpus.languages import refuse_missing_detector
@@ -20,6 +21,8 @@ from workbench.data.remote_inputs import list_remote
 from workbench.study.files import write_atomically
 
 PLAN = "plan.json"
+BANDS = "bands.npy"
+HELDOUT_BANDS = "heldout_bands.npy"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,12 @@ class Corpus:
     def place(self, *parts: str) -> Path:
         """Path in the folder."""
         return self.folder.root.joinpath(*parts)
+
+    @property
+    def bands_files(self) -> dict[str, NearDuplicates]:
+        """Settings of the files of MinHash bands that each shard has, by their names."""
+        settings = {BANDS: self.settings.near_duplicates, HELDOUT_BANDS: self.settings.heldout_near_duplicates}
+        return {file: near for file, near in settings.items() if near is not None}
 
     def has_ended(self) -> bool:
         """Whether nothing is left to do: the manifest is written, or the folder was finished by another process."""

@@ -18,6 +18,9 @@ def known_causes(corpus: Corpus, shard: Shard) -> list[str | None]:
     if corpus.settings.near_duplicates is not None:
         for row in np.load(corpus.place("duplicates", f"{shard.name}.near.npy")).tolist():
             causes[row] = counts.NEAR_DUPLICATE
+    for row in near_heldout_rows(corpus, shard):
+        if causes[row] != counts.EXACT_DUPLICATE:
+            causes[row] = counts.NEAR_HELDOUT
     for row in heldout_rows(corpus, shard):
         causes[row] = counts.HELDOUT_SPLIT
     return causes
@@ -27,6 +30,13 @@ def read_copies(corpus: Corpus, shard: Shard) -> dict[int, tuple[int, int]]:
     """Rows of a shard that stay for others, with the number of exact and of near duplicates that were dropped for them."""
     copies = np.load(corpus.place("duplicates", f"{shard.name}.copies.npy")).tolist()
     return {row: (exact, near) for row, exact, near in copies}
+
+
+def near_heldout_rows(corpus: Corpus, shard: Shard) -> list[int]:
+    """Rows of a shard that nearly repeat a held-out document, that document among them; none where they are not to go."""
+    if corpus.settings.heldout_near_duplicates is None:
+        return []
+    return np.load(corpus.place("leaks", "near", f"{shard.name}.npy")).tolist()
 
 
 def heldout_rows(corpus: Corpus, shard: Shard) -> list[int]:

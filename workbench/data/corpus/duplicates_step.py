@@ -25,7 +25,7 @@ from workbench.config.schema import to_dict
 from workbench.data.corpus import near_duplicate_groups as groups
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.document_files import read_rows
-from workbench.data.corpus.dropped_rows import heldout_rows
+from workbench.data.corpus.dropped_rows import heldout_rows, near_heldout_rows
 from workbench.data.corpus.exact_duplicates import bucket_count, drop_in_bucket, kept_numbers, rows_to_drop
 from workbench.data.corpus.minhash import jaccard, probability
 from workbench.data.corpus.removed_samples import cut
@@ -89,7 +89,8 @@ def find_near(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
         similar = groups.similar_texts(lru_cache(1000)(_text_reader(corpus)), near.ngram, near.least_similarity)
     (scratch / "near").mkdir()
     output = scratch / "near" / f"{name}.pairs"
-    groups.write_pairs(int(name), files, output, _BUDGET_BYTES, similar)
+    left_out = [np.array(near_heldout_rows(corpus, shard), np.int64) for shard in ranked(corpus)]
+    groups.write_pairs(int(name), files, output, _BUDGET_BYTES, similar, left_out)
     return {"pairs": output.stat().st_size // 16}
 
 

@@ -6,6 +6,8 @@ another source; and all documents of the same text are out of training with the 
     heldout/<source>.jsonl    {"id", "text"}, the text cut at `heldout_document_bytes`
     leaks/texts.jsonl         texts that training must lose: what is scored, and the whole lines that it touches
     leaks/hashes.npy          uint64 (documents, 2): keys of the documents that held-out texts were taken from
+    leaks/near/<shard>.npy    with `heldout_near_duplicates`, int64 (rows,), ascending: documents that nearly repeat one of these,
+                              themselves among them
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.config.schema import SourceConfig
 from workbench.data import counts
 from workbench.data.corpus import ready_tokens_step
-from workbench.data.corpus.corpus_plan import Corpus
+from workbench.data.corpus.corpus_plan import HELDOUT_BANDS, Corpus
 from workbench.data.corpus.document_files import Hashes, hashes_of, read_rows
+from workbench.data.corpus.minhash import NO_WORDS, bands
 from workbench.data.corpus.shards import Shard
 from workbench.data.corpus.words import Words
 from workbench.data.heldout import compressed_sizes, excerpt
@@ -42,6 +46,7 @@ class _Choice:
     texts: list[dict[str, str]] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     touched: list[str] = field(default_factory=list)
+    bands: list[NDArray[np.uint64]] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
     is_full: bool = False
 
@@ -63,11 +68,27 @@ def hold_out(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     leaks = [text for c in choices.values() for e, t in zip(c.texts, c.touched, strict=True) for text in (e["text"], t)]
     _write_lines(scratch / "leaks" / "texts.jsonl", leaks)
     np.save(scratch / "leaks" / "hashes.npy", hashes_of([key for choice in choices.values() for key in choice.keys]))
+    _write_near(corpus, [bands for choice in choices.values() for bands in choice.bands], scratch / "leaks" / "near")
     return {
         "documents": sum(corpus.folder.read_record(f"read/{shard.name}").facts["kept"] for shard in corpus.shards),
         "sources": {name: _describe(choice) for name, choice in choices.items()},
         "sizes": {n: compressed_sizes([t["text"] for t in c.texts]) for n, c in choices.items() if c.texts},
     }
+
+
+def _write_near(corpus: Corpus, heldout: list[NDArray[np.uint64]], folder: Path) -> None:
+    """Write the rows of every shard that share a band with a held-out document, where that is asked for."""
+    near = corpus.settings.heldout_near_duplicates
+    if near is None:
+        return
+    folder.mkdir()
+    wanted = np.concatenate([np.empty((0, near.bands), np.uint64), *heldout])
+    for shard in corpus.shards:
+        stored = np.load(corpus.place("read", shard.name, HELDOUT_BANDS), mmap_mode="r")
+        alike = np.zeros(len(stored), bool)
+        for band in range(near.bands):
+            alike |= np.isin(stored[:, band], wanted[:, band]) & (stored[:, band] != NO_WORDS)
+        np.save(folder / f"{shard.name}.npy", np.flatnonzero(alike))
 
 
 def _describe(choice: _Choice) -> dict[str, Any]:
@@ -181,6 +202,8 @@ def _take(choice: _Choice, runs: HeldoutRuns, key: bytes, text: str, corpus: Cor
         choice.texts.append({"id": f"{name[:12]}-{len(choice.texts)}", "text": chosen})
         choice.keys.append(key)
         choice.touched.append(touched)
+        if corpus.settings.heldout_near_duplicates is not None:
+            choice.bands.append(bands(Words.of([text]), corpus.settings.heldout_near_duplicates))
         runs.add(chosen)
         runs.add(touched)
         choice.is_full = choice.room < corpus.data.min_document_bytes

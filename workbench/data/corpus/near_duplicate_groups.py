@@ -28,6 +28,7 @@ def write_pairs(
     output: Path,
     budget_bytes: int,
     similar: Callable[[int, int], bool] | None = None,
+    left_out: Sequence[NDArray[np.int64]] | None = None,
 ) -> Path:
     """Write a band's pairs: raw int64 (pairs, 2), the first document of a group and another of it.
 
@@ -39,12 +40,14 @@ def write_pairs(
         Memory to take at most; what is more goes through in buckets, each of which reads the band again.
     similar
         Whether two documents by number are similar indeed, as of `similar_texts`; others do not count.
+    left_out
+        Rows of each shard, int64 (rows,), ascending, that are in no pair; None leaves none out.
     """
     counts = [len(np.load(file, mmap_mode="r")) for file in band_files]
     buckets = bucket_count(sum(counts), budget_bytes)
     with output.open("wb") as file:
         for bucket in range(buckets):
-            pairs = _pairs(*_read_bucket(band, band_files, bucket, buckets))
+            pairs = _pairs(*_read_bucket(band, band_files, bucket, buckets, left_out))
             if similar is not None:
                 pairs = pairs[[similar(int(one), int(other)) for one, other in pairs]] if len(pairs) else pairs
             file.write(pairs.astype("<i8").tobytes())
@@ -61,13 +64,20 @@ def similar_texts(text_of: Callable[[int], str], ngram: int, least: float) -> Ca
 
 
 def _read_bucket(
-    band: int, band_files: Sequence[Path], bucket: int, buckets: int
+    band: int,
+    band_files: Sequence[Path],
+    bucket: int,
+    buckets: int,
+    left_out: Sequence[NDArray[np.int64]] | None,
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     hashes, numbers, before = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
-    for file in band_files:
+    for shard, file in enumerate(band_files):
         stored = np.load(file, mmap_mode="r")
         for start in range(0, len(stored), _CHUNK):
             chunk = np.array(stored[start : start + _CHUNK, band])
+            if left_out is not None:
+                rows = left_out[shard]
+                chunk[rows[(rows >= start) & (rows < start + _CHUNK)] - start] = NO_WORDS
             found = np.flatnonzero(in_bucket(chunk, bucket, buckets) & (chunk != NO_WORDS))
             hashes.append(chunk[found])
             numbers.append(found + (before + start))

@@ -187,10 +187,10 @@ def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
     """
     root = corpus.folder.root
     for shard in corpus.shards:
-        kind = corpus.source(shard).kind
-        if kind.startswith("python_"):
+        source = corpus.source(shard)
+        if source.kind.startswith("python_"):
             try:
-                list_planned_files(kind, shard.parts[0])
+                list_planned_files(source, shard.parts[0])
             except ValueError as error:
                 raise ValueError(f"{error}; what is done is kept in {root}") from None
     text = f"the inputs of data {corpus.data.name!r} changed while they were read: prepare again"

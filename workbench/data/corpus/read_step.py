@@ -3,6 +3,7 @@
 read/<shard>/    see `workbench.data.corpus.document_files`
 read/<shard>/languages.npy, languages.json    where a field names languages, see `workbench.data.corpus.languages`
 read/<shard>/bands.npy    where near duplicates are sought: uint64 (documents, bands), as of `workbench.data.corpus.minhash`
+read/<shard>/heldout_bands.npy    the same, where near duplicates of held-out documents are sought
 samples/<shard>.read.jsonl    samples of what is dropped (see `workbench.data.corpus.removed_samples`)
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.config.schema import SourceConfig
 from workbench.data import counts
@@ -35,7 +37,8 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     if corpus.source(shard).kind == "tokens":
         return ready_tokens_step.read(corpus, name, scratch)
     writer, samples, languages = DocumentWriter(scratch / "read" / name), RemovedSamples(), StatedLanguages()
-    near, bands = corpus.settings.near_duplicates, []
+    sought = corpus.bands_files
+    bands: dict[str, list[NDArray[np.uint64]]] = {file: [] for file in sought}
     dropped: Counter[str] = Counter()
     read = kept = size = 0
     for batch in read_shard(shard, corpus.source(shard)):
@@ -48,15 +51,17 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
             dropped[cause] += 1
             if each.text:
                 samples.add(cause, each.text, shard.source, value)
-        if near is not None and texts:
-            bands.append(minhash.bands(Words.of(texts), near))
+        if sought and texts:
+            words = Words.of(texts)
+            for file, near in sought.items():
+                bands[file].append(minhash.bands(words, near))
         size += int(writer.write(texts, [make_key(text) for text in texts]).sum())
         read += len(batch)
         kept += len(texts)
     writer.close()
-    if near is not None:  # each band lies together, and is read by itself
-        joined = np.concatenate([np.empty((0, near.bands), np.uint64), *bands])
-        np.save(scratch / "read" / name / "bands.npy", np.asfortranarray(joined))
+    for file, near in sought.items():  # each band lies together, and is read by itself
+        joined = np.concatenate([np.empty((0, near.bands), np.uint64), *bands[file]])
+        np.save(scratch / "read" / name / file, np.asfortranarray(joined))
     if corpus.source(shard).language is not None:
         languages.write(scratch / "read" / name)
     (scratch / "samples").mkdir()

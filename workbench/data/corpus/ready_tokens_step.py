@@ -4,6 +4,7 @@ Nothing is copied. For the steps that work on texts such a shard is one without 
 
 read/<shard>/token_documents.npy     int64 (documents, 3): part of the shard, first token in its file, end
 read/<shard>/bands.npy               where near duplicates are sought: of no document
+read/<shard>/heldout_bands.npy       where those of held-out documents are: of no document
 read/<shard>/token_keys.npy          uint64 (documents, 2): hash of each document's tokens
 tokens/<source>/<shard>.excluded.npy int64 (held-out documents, 3): number of the file, first token in it, end
 """
@@ -51,8 +52,8 @@ def read(corpus: Corpus, name: str, scratch: Path) -> dict[str, Any]:
     shard, source = corpus.by_name[name], corpus.source(corpus.by_name[name])
     folder = scratch / "read" / name
     DocumentWriter(folder).close()
-    if corpus.settings.near_duplicates is not None:
-        np.save(folder / "bands.npy", np.empty((0, corpus.settings.near_duplicates.bands), np.uint64))
+    for file, near in corpus.bands_files.items():
+        np.save(folder / file, np.empty((0, near.bands), np.uint64))
     _, bos_id, eos_id = _load_tokenizer(corpus)
     documents, keys = [np.empty((0, 3), np.int64)], [np.empty((0, 2), np.uint64)]
     rules: Counter[str] = Counter()

@@ -163,7 +163,7 @@ def _refuse_changed(path: Path, part: Part) -> None:
 
 def _read_own_files(part: Part, source: SourceConfig) -> Iterator[Read]:
     group = Group((source.kind,), (source,))
-    for key, path in list_planned_files(source.kind, part):
+    for key, path in list_planned_files(source, part):
         for found in group.documents(Item(key, path), (source.kind,)):
             yield Read(found.text, found.cause)
 

@@ -139,7 +139,7 @@ def _parts(source: SourceConfig, most: int, ask_hub: bool) -> Iterator[Part]:
     elif source.kind == "huggingface":
         yield Part("", 0, 0, _HUB_BYTES, _HUB_BYTES)
     elif source.kind.startswith("python_"):
-        yield from _of_own_files(source.kind, most)
+        yield from _of_own_files(source, most)
     elif source.kind == "tokens":
         for facts in describe_source_files(source):
             yield from _of_token_file(facts, most)
@@ -148,10 +148,10 @@ def _parts(source: SourceConfig, most: int, ask_hub: bool) -> Iterator[Part]:
             yield from _of_file(source.kind, path.absolute(), most)
 
 
-def _of_own_files(kind: str, most: int) -> Iterator[Part]:
+def _of_own_files(source: SourceConfig, most: int) -> Iterator[Part]:
     """Cut the list of this environment's files."""
     begin = size = 0
-    files = list_own_files(kind)
+    files = list_own_files(source)
     digest = digest_own_files(files)
     for i, (_, path) in enumerate(files):
         bytes_here = Path(path).stat().st_size
@@ -162,9 +162,12 @@ def _of_own_files(kind: str, most: int) -> Iterator[Part]:
     yield Part("", begin, len(files), size, 0, digest)
 
 
-def list_own_files(kind: str) -> list[tuple[str, str]]:
-    """(SHA-256, path) of the files that a `python_*` kind reads, in its order."""
-    return header_texts.list_headers() if kind == "python_headers" else python_texts.list_files()
+def list_own_files(source: SourceConfig) -> list[tuple[str, str]]:
+    """(SHA-256, path) of the files that a source of a `python_*` kind reads, in its order."""
+    packages = source.packages or ()
+    return (
+        header_texts.list_headers(*packages) if source.kind == "python_headers" else python_texts.list_files(*packages)
+    )
 
 
 def digest_own_files(files: list[tuple[str, str]]) -> str:
@@ -173,18 +176,18 @@ def digest_own_files(files: list[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(names).encode()).hexdigest()[:16]
 
 
-def list_planned_files(kind: str, part: Part) -> list[tuple[str, str]]:
-    """(SHA-256, path) of the files of a part of a `python_*` kind.
+def list_planned_files(source: SourceConfig, part: Part) -> list[tuple[str, str]]:
+    """(SHA-256, path) of the files of a part of a source of a `python_*` kind.
 
     Raises
     ------
     ValueError
         Other packages or another Python are installed here than where it was planned.
     """
-    files = list_own_files(kind)
+    files = list_own_files(source)
     if digest_own_files(files) != part.files:
         raise ValueError(
-            f"the packages that a source of kind {kind!r} reads on host {socket.gethostname()} are not those that it was "
+            f"the packages that a source of kind {source.kind!r} reads on host {socket.gethostname()} are not those that it was "
             "planned with: start the command where they are installed as they were"
         )
     return files[part.begin : part.end]

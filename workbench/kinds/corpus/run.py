@@ -51,7 +51,7 @@ def run(spec: CorpusSpec, layout: Layout, progress: Progress, workers: int | Non
     ------
     ValueError
         An input is missing or damaged, or is not what it was when the study was planned.
-    workbench.data.corpus.task_loop.NoSpaceError, workbench.data.corpus.pipeline.Stopped
+    workbench.data.corpus.full_disk.NoSpaceError, workbench.data.corpus.pipeline.Stopped
         See `workbench.data.corpus.pipeline.build_corpus`.
     """
     directory = layout.data(spec.fingerprint)
