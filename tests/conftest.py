@@ -116,7 +116,7 @@ def _composer(experiments):
     from workbench.config import compose
 
     surroundings = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
-    key = (experiments, os.getcwd(), tuple(sorted(surroundings.items())))
+    key = (experiments, Path.cwd(), tuple(sorted(surroundings.items())))
     if key not in _COMPOSERS:
         _COMPOSERS[key] = _LEFT_AT_THE_END.enter_context(compose.composer(experiments))
         compose._current = None

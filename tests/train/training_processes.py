@@ -35,7 +35,9 @@ from workbench.train.whole_stage import train_stage
 # Forked from a server that has imported training, and what it imports on the way: a rank starts at once rather than in
 # six seconds.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["workbench.train.whole_stage", "workbench.kinds.pretrain.run", "torch._inductor", "pyarrow.parquet", "pandas"])
+FORKSERVER.set_forkserver_preload(
+    ["workbench.train.whole_stage", "workbench.kinds.pretrain.run", "torch._inductor", "pyarrow.parquet", "pandas"]
+)
 PATIENCE_SECONDS = 120
 
 
