@@ -41,6 +41,12 @@ def kept_objects_are_not_searched():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Stores and checkpoints are made by the hundred; a busy disk takes 10 ms for each `fsync`, and no test cuts its power."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def peft():
     """The package, which `make test` puts where tests alone find it; their processes and `workbench` do not."""

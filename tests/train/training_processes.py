@@ -88,6 +88,7 @@ def free_port() -> int:
 
 def _rank(connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any]) -> None:
     gc.freeze()  # each stage collects garbage: not among what the server has imported
+    os.fsync = lambda _: None  # as in all tests: a rank is killed, the disk's power is not cut
     warnings.simplefilter("error")
     # As in pyproject.toml: PyTorch 2.13's own import of its compiler.
     warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
