@@ -11,10 +11,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 GROUPS = (
+    ("slurm/test_faults.py",),
     ("slurm",),
     ("end_to_end",),
     ("kinds",),
@@ -24,11 +26,13 @@ GROUPS = (
     ("analysis/test_notebook.py",),
 )
 """Those that take longest first, so that all processes end at about the same time; whatever is in none is the last."""
-AT_ONCE = 3
-"""Of two cores: the tests on a real Slurm mostly wait for its jobs."""
+AT_ONCE = 4
+"""Of two cores: the two groups on a real Slurm, which begin, mostly wait for its jobs."""
+PATIENCE = 5
+"""Niceness of all but these, whose jobs have limits of time."""
 NONE_COLLECTED = 5
-Command = tuple[str, list[str]]
-"""What is said of it, and its words."""
+Command = tuple[str, int, list[str]]
+"""What is said of it, its niceness, and its words."""
 
 
 def main(options: list[str]) -> int:
@@ -56,10 +60,14 @@ def commands(options: Sequence[str]) -> list[Command]:
     pytest = [sys.executable, "-m", "pytest", *options]
     named = [str(TESTS / name) for group in GROUPS for name in group]
     groups = [
-        (", ".join(group), [*pytest, *_without(group, named), *(str(TESTS / name) for name in group)])
+        (
+            ", ".join(group),
+            0 if group[0].startswith("slurm") else PATIENCE,
+            [*pytest, *_without(group, named), *(str(TESTS / name) for name in group)],
+        )
         for group in GROUPS
     ]
-    return [*groups, ("all others", [*pytest, *(f"--ignore={path}" for path in named), str(TESTS)])]
+    return [*groups, ("all others", PATIENCE, [*pytest, *(f"--ignore={path}" for path in named), str(TESTS)])]
 
 
 def _without(group: Sequence[str], named: Sequence[str]) -> list[str]:
@@ -106,7 +114,7 @@ class Lane(threading.Thread):
             with tempfile.TemporaryFile() as log:
                 with self._lock:
                     try:
-                        name, command = self.todo.get_nowait()
+                        name, patience, command = self.todo.get_nowait()
                     except queue.Empty:
                         return
                     if self._stopped:
@@ -117,7 +125,7 @@ class Lane(threading.Thread):
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
-                        preexec_fn=_hear_interrupts,
+                        preexec_fn=partial(_begin, patience),
                     )
                 self.statuses.append(self._running.wait())
                 log.seek(0)
@@ -134,9 +142,10 @@ class Lane(threading.Thread):
             self.ended.wait()
 
 
-def _hear_interrupts() -> None:
+def _begin(patience: int) -> None:
     """Undo that a shell has its background jobs, and all that these start, ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.nice(patience)
 
 
 def _interrupt(*_: object) -> None:

@@ -35,7 +35,7 @@ def lane():
     def make(*programs):
         todo, shown = queue.SimpleQueue(), []
         for name, program in programs:
-            todo.put((name, [sys.executable, "-c", program]))
+            todo.put((name, 0, [sys.executable, "-c", program]))
         made = side_by_side.Lane(todo, lambda *said: shown.append(said))
         made.start()
         return made, shown
@@ -53,7 +53,7 @@ def test_any_failure_is_told(statuses, told):
 
 def test_every_test_file_is_run_once():
     found = []
-    for _, command in side_by_side.commands([]):
+    for _, _, command in side_by_side.commands([]):
         paths = [Path(word) for word in command[3:] if not word.startswith("--")]
         ignored = [Path(word.removeprefix("--ignore=")) for word in command if word.startswith("--ignore=")]
         assert all(path.exists() for path in [*paths, *ignored])
@@ -84,12 +84,12 @@ def test_interrupted_it_prints_what_tests_have_said_so_far(tmp_path, number):
         f"spec = importlib.util.spec_from_file_location('side_by_side', {str(SCRIPT)!r})\n"
         "script = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(script)\n"
-        f"script.commands = lambda _: [('one', [sys.executable, '-c', {WAITS.format(begun=str(begun))!r}])]\n"
+        f"script.commands = lambda _: [('one', 0, [sys.executable, '-c', {WAITS.format(begun=str(begun))!r}])]\n"
         "script.main([])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=side_by_side._hear_interrupts,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: side_by_side._begin(0),
     )  # fmt: skip
     wait_for(begun)
     os.kill(process.pid, number)
