@@ -22,6 +22,7 @@ GROUPS = (
     ("kinds",),
     ("train",),
     ("data",),
+    ("study", "analysis"),
     ("evaluate", "tracking", "model"),
     ("analysis/test_notebook.py",),
 )
