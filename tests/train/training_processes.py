@@ -32,11 +32,10 @@ from workbench.train.state import TrainState, initial_state, load_state, save_st
 from workbench.train.step import StepResult, train_step
 from workbench.train.whole_stage import train_stage
 
-# Forked from a server that has imported training, and what it imports on the way: a rank starts at once rather than in
-# six seconds.
+# Forked from a server that has imported training and what it imports on the way, but for the compiler: a rank starts at once.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["workbench.train.whole_stage", "workbench.kinds.pretrain.run", "torch._inductor", "pyarrow.parquet", "pandas"]
+    ["workbench.train.whole_stage", "workbench.kinds.pretrain.run", "pyarrow.parquet", "pandas"]
 )
 PATIENCE_SECONDS = 120
 
