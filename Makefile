@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TESTS_ONLY := $(VENV)/tests-only
 DEMO := outputs/slurm-demo
 
 .PHONY: study test check slurm-demo slurm-demo-stop setup lock clean
@@ -25,8 +26,13 @@ $(STAMP): requirements.lock pyproject.toml
 study: $(STAMP)
 	$(BIN)/workbench run experiments=token_scaling_laptop
 
-test: $(STAMP)
+test: $(STAMP) $(TESTS_ONLY)/installed
 	$(BIN)/python tests/side_by_side.py
+
+$(TESTS_ONLY)/installed: requirements-tests.lock $(STAMP)
+	rm -rf $(TESTS_ONLY)
+	$(BIN)/pip install --quiet --no-deps --target $(TESTS_ONLY) --requirement requirements-tests.lock
+	@touch $@
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

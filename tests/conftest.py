@@ -1,11 +1,16 @@
 """A small world for every test: two sources of made-up text, prepared once, and studies over them."""
 
+import contextlib
+import gc
 import json
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
+
+TESTS_ONLY = Path(__file__).parents[1] / ".venv" / "tests-only"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -27,6 +32,26 @@ def make_words(count: int) -> list[str]:
     rng = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     return sorted({"".join(rng.choices(syllables, k=rng.randint(2, 3))) for _ in range(count)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_objects_are_not_searched():
+    """Every stage collects garbage, in 0.2 s where all libraries are imported: leave out what modules before this one made."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Stores and checkpoints are made by the hundred; a busy disk takes 10 ms for each `fsync`, and no test cuts its power."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def peft():
+    """The package, which `make test` puts where tests alone find it; their processes and `workbench` do not."""
+    sys.path.append(str(TESTS_ONLY))
+    return pytest.importorskip("peft", reason=f"no peft in {TESTS_ONLY}: `make test` installs requirements-tests.lock")
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +110,27 @@ def prepared_root(tmp_path_factory, base_overrides, experiments):
 
 def compose_points(overrides, experiments=None):
     """Compose a sweep into (name, config) pairs."""
-    from workbench.config.compose import composer
+    return [(point.name, point.config) for point in _composer(experiments).points(overrides)]
 
-    with composer(experiments) as hydra:
-        return [(point.name, point.config) for point in hydra.points(overrides)]
+
+_COMPOSERS = {}
+_LEFT_AT_THE_END = contextlib.ExitStack()
+
+
+def _composer(experiments):
+    """Enter Hydra once for all that a config can depend on but its overrides: what differs in plain values is quick then."""
+    from workbench.config import compose
+
+    surroundings = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    key = (experiments, Path.cwd(), tuple(sorted(surroundings.items())))
+    if key not in _COMPOSERS:
+        _COMPOSERS[key] = _LEFT_AT_THE_END.enter_context(compose.composer(experiments))
+        compose._current = None
+    return _COMPOSERS[key]
+
+
+def pytest_sessionfinish():
+    _LEFT_AT_THE_END.close()
 
 
 @pytest.fixture

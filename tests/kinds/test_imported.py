@@ -279,9 +279,8 @@ def test_the_native_context_is_no_part_of_an_id(compose, overrides, experiments,
 
 
 @pytest.fixture
-def adapter(checkpoint, tmp_path):
+def adapter(checkpoint, tmp_path, peft):
     """Adapters that peft makes for a checkpoint, filled with values that do something."""
-    peft = pytest.importorskip("peft")
 
     def make(base, name="adapter", **changes):
         settings = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj", "down_proj"], **changes}

@@ -164,8 +164,7 @@ def files_of(checkpoint):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_a_merged_checkpoint_is_the_base_with_its_adapters(tune, run_local):
-    peft = pytest.importorskip("peft")
+def test_a_merged_checkpoint_is_the_base_with_its_adapters(tune, run_local, peft):
     facts = tune("sft_lora", "then.chat.lora.rank=4", "then.chat.lora.targets=[q_proj,v_proj,down_proj]")
     run_local(facts, evaluate=False)
     node = tuned(facts)

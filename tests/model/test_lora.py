@@ -118,8 +118,7 @@ peft_asks_by_an_old_name = pytest.mark.filterwarnings("ignore:`is_gradient_check
 
 @peft_asks_by_an_old_name
 @pytest.mark.parametrize(("changes", "config"), KINDS, ids=str)
-def test_peft_reads_ours_and_we_read_what_it_writes(changes, config, tmp_path):
-    peft = pytest.importorskip("peft")
+def test_peft_reads_ours_and_we_read_what_it_writes(changes, config, tmp_path, peft):
     model = adapted(changes, config)
     for name in ("base", "ours", "theirs"):
         (tmp_path / name).mkdir()
@@ -138,8 +137,7 @@ def test_peft_reads_ours_and_we_read_what_it_writes(changes, config, tmp_path):
 
 
 @peft_asks_by_an_old_name
-def test_peft_reads_those_of_gpt_neox_that_are_matrices_of_its_own(tmp_path):
-    peft = pytest.importorskip("peft")
+def test_peft_reads_those_of_gpt_neox_that_are_matrices_of_its_own(tmp_path, peft):
     changes = OTHERS[1][0]
     config = LoraConfig(rank=4, alpha=8.0, targets=["o_proj", "up_proj", "down_proj"])
     model = adapted(changes, config)
@@ -161,9 +159,8 @@ def test_peft_reads_those_of_gpt_neox_that_are_matrices_of_its_own(tmp_path):
     assert "peft cannot apply" in (tmp_path / "fused" / "README.md").read_text()
 
 
-def test_every_field_of_pefts_config_is_known():
+def test_every_field_of_pefts_config_is_known(peft):
     """A field of another version may ask for other arithmetic."""
-    peft = pytest.importorskip("peft")
     names = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     known = _READ | _WITHOUT_EFFECT
     assert names - known <= set(_UNSUPPORTED)
@@ -171,9 +168,8 @@ def test_every_field_of_pefts_config_is_known():
 
 
 @peft_asks_by_an_old_name
-def test_adapters_that_peft_made(tmp_path):
+def test_adapters_that_peft_made(tmp_path, peft):
     """Made and filled by it, not by us."""
-    peft = pytest.importorskip("peft")
     write_hf(tmp_path, make_model(num_kv_heads=2), None, 1, 2)
     torch.manual_seed(0)
     theirs = peft.get_peft_model(

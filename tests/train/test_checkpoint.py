@@ -91,9 +91,7 @@ def write(stage_dir, large, say=lambda text: None, step=STEP):
 
 
 @pytest.fixture
-def stage_dir(tmp_path, monkeypatch):
-    # Of SIGKILL, not of a power failure; syncing some thousand times takes half a minute.
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+def stage_dir(tmp_path):
     return StageDir(tmp_path / "stage")
 
 

@@ -30,12 +30,6 @@ MILESTONES = "recipe.milestones=[2560,5120]"
 """Of a trunk to 8,192 tokens, where a cooldown to 10,240 begins."""
 
 
-@pytest.fixture(autouse=True)
-def without_syncing(monkeypatch):
-    """A power failure is no concern here, and a disk takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def study(make_study):
     """The small study with two milestones, frozen: its facts, the trunk and the cooldown."""
