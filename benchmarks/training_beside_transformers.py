@@ -3,7 +3,8 @@
     python benchmarks/training_beside_transformers.py
     python benchmarks/training_beside_transformers.py --models m1 --rounds 3 --threads 2
 
-Each side is a process of its own, and the sides take turns: our step as studies run it (eager, and compiled), the step of
+Each side is a process of its own, and the sides take turns: our step as studies run it (eager, and compiled, each also with
+`numerics.attention=blocks`), the step of
 `transformers`' Llama of the same shape (eager, and compiled) with its own loss, clipping and PyTorch's fused AdamW, and the
 matrix products of one step alone, by the faster of the two libraries that PyTorch carries. All keep the memory that they
 free (`workbench.train.freed_memory`), which `transformers` by itself would not. On one thread, speeds are in
@@ -30,7 +31,15 @@ SHAPES: dict[str, dict[str, int]] = {  # conf/model, with the vocabulary of the 
     "m1": {"width": 128, "layers": 4, "heads": 4, "kv-heads": 4, "mlp": 432},
     "w256": {"width": 256, "layers": 6, "heads": 8, "kv-heads": 8, "mlp": 688},  # 6.8M parameters
 }
-SIDES = ("ours", "ours compiled", "transformers", "transformers compiled", "products")
+SIDES = (
+    "ours",
+    "ours compiled",
+    "ours by blocks",
+    "ours by blocks compiled",
+    "transformers",
+    "transformers compiled",
+    "products",
+)
 
 
 def main() -> None:
@@ -106,7 +115,7 @@ def measure(options: argparse.Namespace, name: str, side: str) -> float:
     if side == "products":
         step, work = products_step(options, name)
     elif side.startswith("ours"):
-        step, work = our_step(options, name, compiled=side.endswith("compiled")), options.batch * options.context
+        step, work = our_step(options, name, side), options.batch * options.context
     else:
         step, work = their_step(options, name, compiled=side.endswith("compiled")), options.batch * options.context
     for _ in range(3):
@@ -120,25 +129,28 @@ def measure(options: argparse.Namespace, name: str, side: str) -> float:
     return work / statistics.median(times)
 
 
-def make_stage(options: argparse.Namespace, name: str, compiled: bool = False) -> Any:
-    """A stage of the shape, as `benchmarks/training.py` makes it."""
+def make_stage(options: argparse.Namespace, name: str, side: str = "ours") -> Any:
+    """A stage of the shape and side, as `benchmarks/training.py` makes it."""
     sys.path.insert(0, str(Path(__file__).parent))
     from training import make_stage as stage_of
 
     shape = {key.replace("-", "_"): value for key, value in SHAPES[name].items()}
-    rest = {"precision": "fp32", "attention": "sdpa", "micro_batch": None, "activation_checkpointing": False}
+    attention, compiled = "blocks" if "by blocks" in side else "sdpa", side.endswith("compiled")
+    rest = {"precision": "fp32", "attention": attention, "micro_batch": None, "activation_checkpointing": False}
     values = {"vocab": options.vocab, "context": options.context, "batch": options.batch, "threads": options.threads}
-    return stage_of(argparse.Namespace(**shape, **rest, **values, compile=compiled))
+    return stage_of(
+        argparse.Namespace(**shape, **rest, **values, compile=compiled, compile_unit="model", cross_entropy="own")
+    )
 
 
-def our_step(options: argparse.Namespace, name: str, compiled: bool) -> Callable[[], Any]:
+def our_step(options: argparse.Namespace, name: str, side: str) -> Callable[[], Any]:
     """One step as a stage takes it."""
     import torch
 
     from workbench.train.determinism import determinism, is_deterministic
     from workbench.train.throughput import plain_step
 
-    stage, device = make_stage(options, name, compiled), torch.device("cpu")
+    stage, device = make_stage(options, name, side), torch.device("cpu")
     determinism(is_deterministic(stage.numerics, device), device).__enter__()
     return plain_step(stage, device)
 

@@ -24,6 +24,12 @@ def test_sdpa_runs_everywhere(backend):
     check_attention(backend, torch.device("cuda"))
 
 
+def test_attention_by_blocks_is_for_a_cpu():
+    check_attention("blocks", "cpu")
+    with pytest.raises(ValueError, match=r"numerics\.attention='blocks' is for a CPU, not 'cuda': use sdpa"):
+        check_attention("blocks", "cuda")
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match=r"numerics\.attention='xformers' is not one of sdpa, flash_attn"):
         check_attention("xformers", "cpu")

@@ -37,11 +37,19 @@ LARGE = {size: replace(model, context_tokens=1024) for size, model in LARGE.item
 
 
 def measured_bytes(
-    model, precision, checkpointing, micro_batch, micro_batches, fake, document_mask=False, kind="adamw"
+    model,
+    precision,
+    checkpointing,
+    micro_batch,
+    micro_batches,
+    fake,
+    document_mask=False,
+    kind="adamw",
+    attention="sdpa",
 ):
     """Peak over two steps, the second of which has moments from the start."""
     with FakeTensorMode() if fake else contextlib.nullcontext():
-        network = Transformer(model, "sdpa", checkpointing)
+        network = Transformer(model, attention, checkpointing)
         if not fake:
             init_weights(network, 0)
         optimizer = build_optimizer(network, OptimizerConfig(kind=kind))
@@ -69,14 +77,16 @@ def fake_values(monkeypatch):
     monkeypatch.setattr(FakeTensor, "tolist", lambda x: [1.0] * len(x))
 
 
-def estimated(model, precision, checkpointing, micro_batch, micro_batches, document_mask=False, kind="adamw"):
+def estimated(
+    model, precision, checkpointing, micro_batch, micro_batches, document_mask=False, kind="adamw", attention="sdpa"
+):
     return peak_memory(
         model,
         micro_batch_sequences=micro_batch,
         micro_batches=micro_batches,
         precision=precision,
         activation_checkpointing=checkpointing,
-        attention="sdpa",
+        attention=attention,
         parallel="replicate",
         processes=1,
         device="cpu",
@@ -136,6 +146,17 @@ def test_peak_with_a_mask_of_documents(fake_values, precision):
         plain, masked = (measured_bytes(*case, fake=True, document_mask=mask) for mask in (False, True))
         assert masked > plain
         assert estimated(*case, document_mask=True).total == pytest.approx(masked, rel=0.15)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_kv_heads": 4, "context_tokens": 512}, {"vocab_size": 64, "mlp_width": 256}]
+)
+def test_peak_with_scores_kept_block_by_block(fake_values, changes, checkpointing):
+    case = (replace(SMALL, **changes), "fp32", checkpointing, 4, 1)
+    kept = measured_bytes(*case, fake=True, attention="blocks")
+    assert kept > measured_bytes(*case, fake=True)
+    assert estimated(*case, attention="blocks").total == pytest.approx(kept, rel=0.15)
 
 
 @pytest.mark.parametrize("model", [SMALL, replace(SMALL, vocab_size=64, context_tokens=16)], ids=["wide", "deep"])

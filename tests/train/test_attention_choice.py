@@ -53,11 +53,20 @@ def test_what_the_numerics_say_is_not_measured(here):
     assert choose_attention(stage, 2, CUDA, measure=unmeasured, begun_with="cudnn") == "flash_attn"
 
 
-def test_a_cpu_fp32_and_a_machine_with_one_backend_have_nothing_to_choose(here):
+def test_a_cpu_in_bf16_a_gpu_in_fp32_and_a_machine_with_one_backend_have_nothing_to_choose(here):
     assert choose_attention(STAGE, 2, CUDA, measure=unmeasured) == "sdpa"
     here.update(SECONDS)
     assert choose_attention(STAGE, 2, CPU, measure=unmeasured, begun_with="cudnn") == "sdpa"
     assert choose_attention(replace(STAGE, precision="fp32"), 2, CUDA, measure=unmeasured) == "sdpa"
+
+
+def test_a_cpu_in_fp32_has_attention_by_blocks_too():
+    exact = replace(STAGE, precision="fp32")
+    for faster in ("sdpa", "blocks"):
+        seconds = {"sdpa": 2.0, "blocks": 2.0, faster: 1.0}
+        assert choose_attention(exact, 2, CPU, measure=lambda backend, *_, s=seconds: s[backend]) == faster
+    assert choose_attention(exact, 2, CPU, measure=unmeasured, begun_with="blocks") == "blocks"
+    assert all(measured_seconds(backend, exact, 2, CPU) > 0 for backend in ("sdpa", "blocks"))
 
 
 def test_the_fastest_that_is_here_is_taken(here):

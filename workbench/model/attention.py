@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workbench.config.schema import ATTENTIONS
+from workbench.model.attention_blocks import attend_by_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,19 +43,23 @@ def check_attention(backend: str, device: str | torch.device) -> None:
     Parameters
     ----------
     backend
-        `sdpa`, or one that needs a CUDA device: `cudnn`, `flash_attn` and `flash_attn_3`, the latter also their
-        packages. `auto` chooses among those that are here.
+        `sdpa`, `blocks`, which needs a CPU, or one that needs a CUDA device: `cudnn`, `flash_attn` and `flash_attn_3`, the
+        latter also their packages. `auto` chooses among those that are here.
     device
         Where the model will run.
 
     Raises
     ------
     ValueError
-        The backend is unknown, its package is missing, or the device is no GPU.
+        The backend is unknown, its package is missing, or the device is no GPU (of `blocks`, no CPU).
     """
     if backend not in ATTENTIONS:
         raise ValueError(f"numerics.attention={backend!r} is not one of {', '.join(ATTENTIONS)}")
     if backend in ("sdpa", "auto"):
+        return
+    if backend == "blocks":
+        if torch.device(device).type != "cpu":
+            raise ValueError(f"numerics.attention='blocks' is for a CPU, not {str(device)!r}: use sdpa")
         return
     module, package = _MODULES.get(backend, (None, ""))
     if module is not None and importlib.util.find_spec(module) is None:
@@ -79,17 +84,19 @@ def attend(
     Raises
     ------
     ValueError
-        Another backend than `sdpa` was asked for and the tensors are fp32 (they compute in bf16 and fp16 alone), or one
+        A backend for a GPU was asked for and the tensors are fp32 (they compute in bf16 and fp16 alone), or one
         of flash-attn with a mask that is no `Borders`.
     """
     assert mask_B1TS is not None or q_BTHK.shape[1] == k_BSGK.shape[1]
-    if backend != "sdpa" and q_BTHK.dtype == torch.float32:
+    if backend not in ("sdpa", "blocks") and q_BTHK.dtype == torch.float32:
         raise ValueError(f"numerics.attention={backend!r} computes in 16 bits: set precision=bf16, or use sdpa")
     if takes_borders(backend):
         if isinstance(mask_B1TS, Tensor):
             raise ValueError(f"numerics.attention={backend!r} has no masks but those by document: use sdpa")
         return _flash_attention(backend, q_BTHK, k_BSGK, v_BSGK, mask_B1TS, scale)
     assert not isinstance(mask_B1TS, Borders)
+    if backend == "blocks" and q_BTHK.dtype == torch.float32 and q_BTHK.shape[1] == k_BSGK.shape[1]:
+        return attend_by_blocks(q_BTHK, k_BSGK, v_BSGK, mask_B1TS, scale)
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return _plain_attention(q, k, v, mask_B1TS, scale).transpose(1, 2)

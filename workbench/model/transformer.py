@@ -186,7 +186,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, attention: str = "sdpa", activation_checkpointing: bool = False) -> None:
         super().__init__()
-        if attention != "sdpa":
+        if attention not in ("sdpa", "blocks"):
             check_attention(attention, "cuda")
         self.config, self.activation_checkpointing = config, activation_checkpointing
         self.backend = attention

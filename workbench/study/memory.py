@@ -27,6 +27,21 @@ LOSS_ROWS = 4096
 LOSS_BYTES = 4 << 20
 """Logits that a CPU holds at once, as fp32; 2 to 8 MB were equally fast, 16 MB half as fast."""
 
+ATTENTION_BLOCK = 64
+"""Queries whose scores `workbench.model.attention_blocks` makes at once. Of 32, 64 and 128, 64 was the fastest or within 5% of
+it for sequences of 256 and 512 tokens."""
+
+
+def attention_blocks(context_tokens: int) -> list[tuple[int, int]]:
+    """Cut a sequence's queries into blocks: first place and the place behind the last, up to which its keys go."""
+    step = ATTENTION_BLOCK
+    return [(start, min(start + step, context_tokens)) for start in range(0, context_tokens, step)]
+
+
+def kept_scores(context_tokens: int) -> int:
+    """Count the scores that attention by blocks keeps of one head and one sequence."""
+    return sum((end - start) * end for start, end in attention_blocks(context_tokens))
+
 
 def loss_rows(vocab_size: int, device: str) -> int:
     """Tokens whose logits `workbench.model.loss` makes at once, on a `cpu` or another device."""
@@ -109,9 +124,19 @@ class _Shape:
     def plain_attention(self) -> bool:
         """Whether all T scores of a token exist: CPU in bf16, and GPU in fp32 where heads share keys and values."""
         grouped = self.model.num_heads != self.model.num_kv_heads
-        return self.attention in ("sdpa", "auto") and (
+        return self.attention in ("sdpa", "blocks", "auto") and (
             self.size != FP32 if self.device == "cpu" else self.size == FP32 and grouped
         )
+
+    @property
+    def attention_by_blocks(self) -> bool:
+        """Whether scores are kept block by block: on a CPU in fp32, where that was asked for."""
+        return self.attention == "blocks" and self.device == "cpu" and self.size == FP32
+
+    @property
+    def block_scores(self) -> int:
+        """The scores that attention by blocks keeps."""
+        return self.scores * kept_scores(self.model.context_tokens) // self.model.context_tokens**2
 
     @property
     def stream(self) -> int:
@@ -278,6 +303,8 @@ def _block_bytes(shape: _Shape) -> int:
     heads = size * tokens * model.head_width
     if shape.plain_attention:
         attention = 3 * model.num_heads * heads + shape.scores
+    elif shape.attention_by_blocks:  # queries, keys and values of every head by itself, the weights, and the output
+        attention = 4 * model.num_heads * heads + shape.block_scores
     else:
         attention = (2 * model.num_heads + 3 * model.num_kv_heads) * heads + FP32 * tokens * model.num_heads
     if model.qk_norm:
@@ -327,6 +354,11 @@ def _backward_bytes(shape: _Shape, checkpointing: bool) -> tuple[int, int]:
     temporary = rows * shape.hidden
     if shape.plain_attention:
         temporary = max(temporary, 2 * shape.scores - 2 * rows * shape.hidden)
+    elif shape.attention_by_blocks:
+        # Gradients of queries, keys, values and output, and the scores' of the last block, the largest.
+        last = shape.size * shape.tokens * shape.model.num_heads * min(ATTENTION_BLOCK, shape.model.context_tokens)
+        heads = 4 * shape.size * shape.tokens * shape.model.num_heads * shape.model.head_width
+        temporary = max(temporary, last + heads - 2 * rows * shape.hidden)
     temporary += shape.stream
     last = kept + temporary + (block - shape.stream if checkpointing else 0)
     return last, block + temporary

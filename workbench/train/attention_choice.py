@@ -33,10 +33,11 @@ def measured_seconds(backend: str, stage: TrainingStage, sequences: int, device:
         Whatever the backend raises, where it cannot do this.
     """
     model, T = stage.model, stage.stream.context_tokens
+    dtype = torch.float32 if stage.precision == "fp32" else torch.bfloat16
     generator = torch.Generator(device).manual_seed(0)
     heads = [
         torch.randn(
-            (sequences, T, count, model.head_width), generator=generator, device=device, dtype=torch.bfloat16
+            (sequences, T, count, model.head_width), generator=generator, device=device, dtype=dtype
         ).requires_grad_()
         for count in (model.num_heads, model.num_kv_heads, model.num_kv_heads)
     ]
@@ -46,7 +47,7 @@ def measured_seconds(backend: str, stage: TrainingStage, sequences: int, device:
         if takes_borders(backend):
             mask = document_borders(documents_BT, math.ceil(T / _DOCUMENT_TOKENS))
         else:
-            mask = document_mask(documents_BT, torch.bfloat16)
+            mask = document_mask(documents_BT, dtype)
     fastest = math.inf
     for round_ in range(2 + _ROUNDS):
         _wait(device)
@@ -82,7 +83,7 @@ def choose_attention(
     sequences
         Of a forward pass.
     device
-        Where. On a CPU and in fp32 there is `sdpa` alone.
+        Where. On a CPU in fp32 there are `sdpa` and `blocks`, on a CPU in bf16 and on a GPU in fp32 `sdpa` alone.
     begun_with
         What the stage was trained with so far. It is taken again while it is here, since another one changes the last
         bits.
@@ -118,7 +119,7 @@ def with_attention(stage: TrainingStage, attention: str) -> TrainingStage:
 def _candidates(stage: TrainingStage, device: torch.device) -> list[str]:
     """List the backends that this machine has for the stage's precision; cuDNN's adds in no fixed order."""
     if device.type == "cpu" or stage.precision == "fp32":
-        return ["sdpa"]
+        return ["sdpa", "blocks"] if device.type == "cpu" and stage.precision == "fp32" else ["sdpa"]
     fixed_order = is_deterministic(stage.numerics, device)
     return [
         backend

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workbench.config.plain import check_above, check_at_least, check_choice
 
-ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "auto")
+ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "blocks", "auto")
 DEVICES = ("auto", "cpu", "cuda")
 CROSS_ENTROPIES = ("own", "liger", "auto")
 COMPILE_UNITS = ("model", "block")
@@ -25,7 +25,7 @@ class NumericsConfig:
     micro_batch_sequences: int | None = None
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
-    """`sdpa` (PyTorch's choice), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
+    """`sdpa` (PyTorch's choice), on a CPU in fp32 `blocks` (products over blocks of queries, scores kept), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
     takes there the one that is fastest on the stage's shapes, which is recorded and kept. Fine-tuning takes `sdpa`."""
     cross_entropy: str = "own"
     """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
