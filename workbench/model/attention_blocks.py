@@ -61,7 +61,7 @@ class _ByBlocks(torch.autograd.Function):
                 scores_NQS[:, :, start:] += future[: end - start, : end - start]
             else:
                 scores_NQS.view(B, H, end - start, end).add_(_mask_of(mask, start, end))
-            torch._softmax(scores_NQS, -1, False, out=scores_NQS)
+            torch.ops.aten._softmax.out(scores_NQS, -1, False, out=scores_NQS)
             out_NTK[:, start:end] = scores_NQS @ v_NTK[:, :end]
             kept.append(scores_NQS)
         ctx.save_for_backward(q_NTK, k_NTK, v_NTK, *kept)
@@ -79,7 +79,7 @@ class _ByBlocks(torch.autograd.Function):
         for (start, end), weights_NQS in reversed(list(zip(attention_blocks(T), kept, strict=True))):
             d_NQK, q_NQK = d_NTK[:, start:end], q_NTK[:, start:end]
             scores_NQS = d_NQK @ v_NTK[:, :end].transpose(1, 2)
-            torch._softmax_backward_data(scores_NQS, weights_NQS, -1, torch.float32, grad_input=scores_NQS)
+            torch.ops.aten._softmax_backward_data.out(scores_NQS, weights_NQS, -1, torch.float32, grad_input=scores_NQS)
             dq[:, start:end] = scores_NQS @ k_NTK[:, :end]
             for out, wide, rows in ((dk, scores_NQS, q_NQK), (dv, weights_NQS, d_NQK)):
                 if end == T:
@@ -88,7 +88,7 @@ class _ByBlocks(torch.autograd.Function):
                     out[:, :end].baddbmm_(wide.transpose(1, 2), rows)
         shape, keys_shape = ctx.shapes
         dq = dq.mul_(ctx.factor).view(shape[0], shape[2], T, -1).transpose(1, 2)
-        return dq, *(_of_groups(x, keys_shape) for x in (dk, dv)), None, None
+        return dq, _of_groups(dk, keys_shape), _of_groups(dv, keys_shape), None, None
 
 
 def _of_groups(x_NTK: Tensor, shape: torch.Size) -> Tensor:
