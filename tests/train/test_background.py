@@ -225,7 +225,8 @@ def test_killed_while_it_writes_many_times(fresh):
     killed, _ = fresh("killed", BESIDE, OFTEN)
     stage_dir, rng, kills, halves = killed.stage(trunk), random.Random(6), 0, 0
     while kills < KILLS:
-        [ended] = start(1, train, root=killed.root, stage=trunk, kill_within=rng.uniform(0.0, 0.25))
+        within = rng.uniform(0.0, 0.25)
+        [ended] = start(1, train, root=killed.root, stage=trunk, kill_within=within, fsync_seconds=0.01)
         kills += ended.exit_code == -9
         assert ended.error in ("died", ""), ended.text
         halves += bool(list(stage_dir.checkpoints.glob(".step_*.partial")))

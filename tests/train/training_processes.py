@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -114,13 +115,17 @@ def train(
     largest_file_bytes: int | None = None,
     poisoned_steps: tuple[int, ...] = (),
     kill_within: float | None = None,
+    fsync_seconds: float | None = None,
 ) -> list[str]:
     """Train a stage; stop, die, fail or run out of room after so many steps. What the log was told.
 
-    `kill_within` so many seconds of the first step it dies, whatever it is doing then.
+    `kill_within` so many seconds of the first step it dies, whatever it is doing then. The disk takes `fsync_seconds` for each
+    `fsync`, as one does that many use.
     The losses of `poisoned_steps` are no numbers on this rank.
     """
     steps: list[int] = []
+    if fsync_seconds is not None:
+        os.fsync = lambda _: time.sleep(fsync_seconds)
 
     def on_progress(progress: Progress) -> None:
         steps.append(progress.step)
