@@ -258,6 +258,16 @@ def test_attention_without_masks_is_that_of_other_stages(tune):
             check_before_start(wide)
 
 
+def test_attention_by_blocks_is_for_fp32(tune):
+    facts = tune("sft", "numerics.attention=blocks", "precision=fp32")
+    check_before_start(facts)
+    *before, node = facts.plan.nodes.values()
+    assert {one.stage.numerics.attention for one in before} == {"blocks"}
+    assert node.stage.numerics.attention == "sdpa"
+    with pytest.raises(ValueError, match=r"numerics\.attention='blocks' computes in fp32 alone: set precision=fp32"):
+        check_before_start(tune("sft", "numerics.attention=blocks", "precision=bf16"))
+
+
 def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):
     facts = tune("sft", "recipe=constant", "recipe.warmup_tokens=512", "recipe.batch_sequences=4")
     many = tune(

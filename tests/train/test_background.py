@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
-from training_processes import start, train
+from training_processes import fail_alone_while_writing, start, train
 
 from workbench.config.schema import CheckpointConfig
 from workbench.study.checkpoint_copies import copied_bytes, writes_beside
@@ -250,6 +250,14 @@ def test_several_processes_write_the_same_files_beside(fresh, parallel):
         assert [each.text for each in ended] == ["", ""]
         stages.append(layout.stage(trunk))
     assert_same(*stages)
+
+
+def test_nobody_waits_for_a_writer_that_failed_alone():
+    for ended in start(2, fail_alone_while_writing):
+        settled, closed, seconds = ended.result
+        assert settled == ("KeyError", "'not a matter of files'")
+        assert closed == ("", "")
+        assert seconds < 20  # a collective would wait for 60
 
 
 @pytest.mark.parametrize(("rank", "parallel"), [(0, "replicate"), (1, "shard")])

@@ -27,9 +27,11 @@ from workbench.model.batch import Batch
 from workbench.model.transformer import summed_loss
 from workbench.study.layout import Layout
 from workbench.train import loop, shard_files
+from workbench.train.background import CheckpointWriter
 from workbench.train.distributed import World, join
 from workbench.train.gradient_sums import GradientSums
 from workbench.train.hooks import Hooks, Progress
+from workbench.train.interval import CheckpointClock
 from workbench.train.sharding import is_sharded, make_mesh
 from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.step import StepResult, train_step
@@ -212,6 +214,21 @@ def talk(world: World) -> dict[str, Any]:
         "sum": world.sum_(torch.tensor([1.0, world.rank])).tolist(),
         "gradients": summed_gradients(world),
     }
+
+
+def fail_alone_while_writing(world: World) -> tuple[tuple[str, str], tuple[str, str], float]:
+    """Rank 1's writer fails by itself while rank 0's waits for it: what `settle` and `close` raise, and their seconds."""
+    writer = CheckpointWriter(world, CheckpointClock(None, 0))
+
+    def save(apart: World) -> Path:
+        if world.rank == 1:
+            raise KeyError("not a matter of files")
+        apart.wait()
+        return Path()
+
+    began = time.monotonic()
+    writer.write_beside(save, lambda _: None)
+    return caught(writer.settle), caught(writer.close), time.monotonic() - began
 
 
 def summed_gradients(world: World) -> list[list[float]]:

@@ -86,6 +86,12 @@ class ClusterSpeeds:
             circumstances.append(stage.optimizer.kind)
         if numerics.compile and numerics.compile_unit != "model":
             circumstances.append(numerics.compile_unit)
+        if numerics.cross_entropy != "own":
+            circumstances.append(f"cross_entropy={numerics.cross_entropy}")
+        if numerics.pad_vocabulary is not None:
+            circumstances.append(f"pad_vocabulary={numerics.pad_vocabulary}")
+        if numerics.parallel == "hybrid":
+            circumstances.append("hybrid")
         return digest(
             [model_identity(stage.model), stage.precision, circumstances, self._cluster, *_own_settings(stage)]
         )

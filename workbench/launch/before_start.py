@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Stage, TrainingStage
 from workbench.evaluate.reconcile import EvaluationError
 from workbench.evaluate.suite import task_contents
@@ -29,7 +30,9 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
     trainings = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
     for stage in trainings:
         attention = stage.numerics.attention
-        if attention not in ("sdpa", "auto") and stage.precision == "fp32":
+        if attention == "blocks" and stage.precision != "fp32":
+            raise ValueError("numerics.attention='blocks' computes in fp32 alone: set precision=fp32, or use sdpa")
+        if attention not in ("sdpa", "auto", "blocks") and stage.precision == "fp32":
             raise ValueError(
                 f"numerics.attention={attention!r} computes in bf16 alone: set precision=bf16, or use sdpa"
             )
@@ -58,7 +61,8 @@ def _check_devices(stages: Iterable[Stage]) -> None:
         if isinstance(stage, TrainingStage):
             device = stage_device(stage)
             check_attention(stage.numerics.attention, device)
-            choose_cross_entropy(stage.numerics.cross_entropy, device)
+            if getattr(find_kind(stage.kind).run, "HAS_PLAIN_LOSS", True):
+                choose_cross_entropy(stage.numerics.cross_entropy, device)
             check_here(stage)
 
 

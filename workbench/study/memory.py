@@ -130,8 +130,8 @@ class _Shape:
 
     @property
     def attention_by_blocks(self) -> bool:
-        """Whether scores are kept block by block: on a CPU in fp32, where that was asked for."""
-        return self.attention == "blocks" and self.device == "cpu" and self.size == FP32
+        """Whether scores are kept block by block: on a CPU in fp32, where that was asked for or may be chosen."""
+        return self.attention in ("blocks", "auto") and self.device == "cpu" and self.size == FP32
 
     @property
     def block_scores(self) -> int:
@@ -227,11 +227,13 @@ def peak_memory(
         return _adapted_memory(shape, adapters, micro_batches, activation_checkpointing, document_mask)
     # FSDP2 sums gradients after the last micro-batch alone, and keeps them whole until then.
     ready = share * shares if micro_batches > 1 else 0
+    # Plain gradients that processes sum have set out as copies when the backward pass ends.
+    sums = share if shares == 1 and processes > 1 else 0
     before = share - (0 if ready else shape.table // shares) + (shape.table if shares > 1 else 0)
     held = max(
         ready + _loss_bytes(shape, activation_checkpointing) + copies,
         ready + last + shape.table + (copy if activation_checkpointing else copies),
-        before + first + copy,
+        before + first + copy + sums,
     ) + (_gathered_bytes(shape) if shares > 1 else 0)
     held += shape.mask if document_mask else 0
     moments, update = 2 * share, share

@@ -18,6 +18,9 @@ import torch
 from workbench.train.distributed import World
 from workbench.train.interval import CheckpointClock
 
+_ASK_SECONDS = 0.1
+"""Time between two agreements on whether all writers have ended."""
+
 
 @dataclass
 class _Pending:
@@ -109,8 +112,21 @@ class CheckpointWriter:
         Exception
             What its writer raised, on every process.
         """
-        if self._apart is not None:
-            self._world.together(self._end)
+        if self._apart is None:
+            return
+        # Where a thread has failed alone, the others' may wait for it until their channel gives up: nobody waits for them.
+        while True:
+            pending = self._pending
+            writing = pending is not None and pending.thread.is_alive()
+            failed = pending is not None and not writing and bool(pending.failure)
+            any_writing, any_failed = self._world.any_(writing, failed)
+            if any_failed or not any_writing:
+                break
+            if pending is not None:
+                pending.thread.join(_ASK_SECONDS)
+        if any_failed and writing:
+            self._pending = None
+        self._world.together(self._end)
 
     def close(self) -> None:
         """Wait for the checkpoint under way at the end of an attempt that may have failed already; raises nothing."""

@@ -51,7 +51,9 @@ class GradientSums:
             return
         while len(self._sent) < len(self._buckets):  # where a parameter had no part in the last micro-batch
             self._send()
-        for gradients, flat, work in self._sent:
+        sent, self._sent = self._sent, []
+        while sent:  # each bucket goes as soon as it is copied
+            gradients, flat, work = sent.pop(0)
             if work is not None:
                 work.wait()
             for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):

@@ -55,6 +55,9 @@ from workbench.train.state_copy import Snapshot
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import missing_targets
 
+_OLDER_NUMERICS = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model"}
+"""How checkpoints were made whose records do not say it."""
+
 
 class StageRun:
     """One process's attempt at a stage that trains; a kind that trains otherwise overrides what differs."""
@@ -73,9 +76,8 @@ class StageRun:
         begun_with = before.get("micro_batch_sequences") if before.get("world_size") == self.world.size else None
         chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
         self.micro_batch = min(self.world.gather(chosen))
-        chosen = partial(choose_attention, self.stage, self.micro_batch, self.device, say=self.hooks.log)
-        attention = self.world.main_only(lambda: chosen(begun_with=before.get("attention")))
-        self.stage = with_attention(self.stage, attention)
+        self._go_on_as(before)
+        self.stage = with_attention(self.stage, self.world.main_only(lambda: self._choose_attention(before)))
         self.numerics = self._numerics()
         self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
@@ -143,6 +145,24 @@ class StageRun:
         return save_state(snapshot, folder, prepared.tokenizer_dir, *ids, world, self.stop_ids)
 
     # -------------------------------------------------------------------------------
+
+    def _go_on_as(self, before: dict[str, Any]) -> None:
+        """Compute the loss as the stage's latest checkpoint was made, where the settings leave it open."""
+        before = _OLDER_NUMERICS | before if before else {}
+        if before and self.stage.numerics.pad_vocabulary is None and not before["pad_vocabulary"]:
+            self.padded_to = 1
+        if before and self.stage.numerics.cross_entropy == "auto" and before["cross_entropy"] == "own":
+            self.cross_entropy = "own"
+
+    def _choose_attention(self, before: dict[str, Any]) -> str:
+        """Settle `numerics.attention=auto`; a branch takes its trunk's choice."""
+        if self.stage.numerics.attention == "auto" and not before and self.stage.parent and self.stage.resumes:
+            before = ckpt.read_manifest(self._parent_checkpoint())["numerics"]
+        with determinism(self.deterministic, self.device):
+            begun_with = before.get("attention")
+            return choose_attention(
+                self.stage, self.micro_batch, self.device, begun_with=begun_with, say=self.hooks.log
+            )
 
     def _numerics_before(self) -> dict[str, Any]:
         """Numerics of the stage's latest checkpoint; empty if it has none."""
@@ -242,7 +262,8 @@ class StageRun:
         state = self.world.together(lambda: self.resume_from(path))
         self.hooks.log(f"resumes from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
         before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded
-        changed = {k: (v, self.numerics.get(k)) for k, v in before.items() if self.numerics.get(k) != v}
+        before, now = _OLDER_NUMERICS | before, _OLDER_NUMERICS | self.numerics
+        changed = {k: (v, now.get(k)) for k, v in before.items() if now.get(k) != v}
         if changed:
             self.hooks.log(f"numerics differ from that checkpoint's, so last bits may too: {changed}")
         return state

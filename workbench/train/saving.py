@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +75,14 @@ class StageSaver:
         run, copies = self._run, None if last else self._copies
         snapshot = run.world.together(lambda: run.snapshot(state))
         if copies is not None:
-            snapshot = copies.copy(snapshot, is_main=run.world.is_main)
+            copy = partial(copies.copy, snapshot, is_main=run.world.is_main)
+            # Of a shared-out model it is a collective by itself.
+            snapshot = copy() if snapshot.shared else run.world.together(copy)
         manifest, step, tokens = run.manifest(state), state.step, state.tokens
 
         def save(world: World) -> Path:
             if copies is not None:
-                copies.wait()
+                world.together(copies.wait)
             world.main_only(lambda: rows and rows.sync())
             path = ckpt.write_checkpoint(
                 self._dir,

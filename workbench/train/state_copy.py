@@ -7,7 +7,7 @@ the device; on the CPU they are made at once. The memory is kept from one checkp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,7 +63,8 @@ class HostCopies:
         The snapshot before it must have been written. What is copied may change as soon as `hold_back` lets it.
         """
         if not snapshot.shared and not is_main:
-            return snapshot  # which rank 0 alone writes
+            # Rank 0 alone writes; merged weights of adapters would stay on this one's device meanwhile.
+            return replace(snapshot, weights={}, optimizer={})
         weights = self._gather(snapshot.weights, is_main) if snapshot.shared else self._all("weights", snapshot.weights)
         copied = Snapshot(
             config=snapshot.config,

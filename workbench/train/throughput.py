@@ -94,7 +94,7 @@ def plain_step(
     from workbench.train.step import train_step
 
     state = initial_state(stage, device)
-    cross_entropy = choose_cross_entropy(stage.numerics.cross_entropy, device)
+    cross_entropy = "own" if loss_of else choose_cross_entropy(stage.numerics.cross_entropy, device)
     model = state.model
     model.head_padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, device.type)
     if stage.numerics.compile and missing_for_compile(device.type) is None:

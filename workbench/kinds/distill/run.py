@@ -36,11 +36,15 @@ def run(job: StageJob) -> None:
     DistillRun(job).all_targets()
 
 
+HAS_PLAIN_LOSS = False
+"""The loss asks a teacher, and has one kernel."""
+
+
 class DistillRun(StageRun):
     """A training whose loss asks a teacher; its rows have the divergence from it beside the cross-entropy."""
 
     stage: Spec
-    has_plain_loss = False
+    has_plain_loss = HAS_PLAIN_LOSS
 
     def __init__(self, job: StageJob) -> None:
         super().__init__(job)

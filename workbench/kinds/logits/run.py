@@ -84,6 +84,10 @@ def run(job: StageJob) -> None:
     LogitsRun(job).all_targets()
 
 
+HAS_PLAIN_LOSS = False
+"""It has none."""
+
+
 class LogitsRun:
     """One process's attempt at a stage; each computes its share of a batch, and rank 0 writes."""
 
