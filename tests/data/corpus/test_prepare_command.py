@@ -85,7 +85,9 @@ def test_two_commands_of_two_terminals_work_together(prepare, tmp_path: Path):
     two = prepare()
     outputs = [process.communicate(timeout=300) for process in (one, two)]
     assert [process.returncode for process in (one, two)] == [0, 0], outputs
-    (store,) = (tmp_path / "outputs" / "data").iterdir()
+    # Beside the store is what the commands wrote of themselves, and nothing else.
+    jobs, store = sorted((tmp_path / "outputs" / "data").iterdir(), key=lambda path: path.suffix, reverse=True)
+    assert jobs.name == f"{store.name}.jobs"
     assert all(store.name in out for out, _ in outputs)
 
 
