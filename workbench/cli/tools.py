@@ -58,7 +58,8 @@ def prepare(parsed: argparse.Namespace) -> int:
             print_table(head, rows)
         print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
         for context in [context for packed, context in packed_contexts(facts.plan) if packed == fingerprint]:
-            make_packing(prepared, context)
+            with _stopped_by_sigterm(goes_on=False):
+                make_packing(prepared, context)
             print("\n".join(packing_lines(read_packing(prepared, context))))
     return 0
 

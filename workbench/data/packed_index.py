@@ -141,13 +141,15 @@ def _map(path: Path, dtype: str) -> NDArray[Any]:
 
 def padded_share(facts: dict[str, Any], context_tokens: int) -> float:
     """Share of a source's positions that are filled."""
-    return facts["padded"] / (facts["sequences"] * context_tokens)
+    return facts["padded"] / max(1, facts["sequences"] * context_tokens)
 
 
 def packing_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
     """Describe packed sources for people."""
     return [
-        f"source {name!r}: {facts['documents']:,} documents in {facts['sequences']:,} packed sequences; padded "
+        f"source {name!r}: no document to pack"
+        if not facts["sequences"]
+        else f"source {name!r}: {facts['documents']:,} documents in {facts['sequences']:,} packed sequences; padded "
         f"{facts['padded'] / (facts['padded'] + facts['tokens']):.3%} of the positions; documents cut "
         f"{facts['cut'] / facts['documents']:.2%}, {facts['cut_in_windows'] / facts['documents']:.2%} if they were concatenated"
         for name, facts in sources.items()

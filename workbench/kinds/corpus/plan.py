@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from workbench.study.corpus_node import CorpusNode
 from workbench.study.layout import Layout
 from workbench.study.stage_states import Scheduled, StageState
 from workbench.train.attempt_status import read_status
+
+_SILENT_SECONDS = 3600
+"""How long another host's process that has no task's claim is believed to divide the input, or to end the corpus."""
 
 
 def expand(settings: CorpusConfig, config: Config, before: Sequence[Stage], data_fingerprint: str) -> list[Spec]:
@@ -110,9 +114,9 @@ def _last_line(error: str | None) -> str | None:
 
 
 def _lives(latest: Mapping[str, Any]) -> bool:
-    """Whether a process of this host that wrote a status is still there: between two tasks it has no claim."""
+    """Whether a process that wrote a status is still there: between two tasks it has no claim. Another host's is believed an hour."""
     if latest.get("host") != socket.gethostname():
-        return False
+        return time.time() - latest.get("time", 0) < _SILENT_SECONDS
     try:
         os.kill(latest["pid"], 0)
     except ProcessLookupError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from workbench.data.corpus.corpus_progress import Progress
+from workbench.data.corpus.full_disk import naming_full_disk
 from workbench.data.corpus.pipeline import Stopped
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST
@@ -56,7 +57,8 @@ def run(spec: CorpusSpec, layout: Layout, progress: Progress, workers: int | Non
     """
     directory = layout.data(spec.fingerprint)
     if (directory / MANIFEST).is_file():
-        record_files(spec, layout)
+        with contextlib.suppress(OSError):
+            record_files(spec, layout)
         return open_prepared(directory)
     with attempt(layout, spec.fingerprint) as note:
         _refuse_changed(spec)
@@ -67,7 +69,8 @@ def run(spec: CorpusSpec, layout: Layout, progress: Progress, workers: int | Non
             progress(text, done, total)
 
         prepared = prepare(spec.data, spec.tokenizer, layout, workers, tell)
-        record_files(spec, layout)
+        with contextlib.suppress(OSError):  # the next to open it tries again
+            record_files(spec, layout)
     return prepared
 
 
@@ -99,7 +102,7 @@ def attempt(
         Of a function that adds a line to the corpus's log.
     """
     place = layout.corpus(fingerprint)
-    place.path.mkdir(parents=True, exist_ok=True)
+    what = naming_full_disk(layout.root, fingerprint, "a note that it is made")
 
     def note(text: str) -> None:
         with contextlib.suppress(OSError), place.log.open("a", encoding="utf-8") as file:
@@ -110,7 +113,9 @@ def attempt(
         with contextlib.suppress(OSError):  # on a full disk what is raised says more
             write_status(place, state, text, error_class=type(error).__name__)
 
-    write_status(place, "running")
+    with what:
+        place.path.mkdir(parents=True, exist_ok=True)
+        write_status(place, "running")
     try:
         yield note
     except KeyboardInterrupt as error:
@@ -121,4 +126,5 @@ def attempt(
         end(state, error, f"{type(error).__name__}: {error}")
         raise
     note("finished")
-    write_status(place, "finished")
+    with contextlib.suppress(OSError):  # the corpus is made, and says so itself
+        write_status(place, "finished")

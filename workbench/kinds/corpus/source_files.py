@@ -85,11 +85,21 @@ def _open(directory: Path) -> Corpus | None:
     return None
 
 
+def _hash_of(path: str) -> str | None:
+    return hash_file(Path(path)) if Path(path).is_file() else None
+
+
+def _listed_hash(content: str) -> str | None:
+    """SHA-256 as the hub listed it; other versions, as an object store's, are none."""
+    kind, _, value = content.partition(":")
+    return value if kind == "sha256" else None
+
+
 def _describe(corpus: Corpus, source: str) -> dict[str, Any]:
-    sizes = {part.path: part.file_bytes for shard in corpus.shards_of(source) for part in shard.parts if part.path}
-    # What lies elsewhere than in files of this machine is not hashed again.
+    parts = {part.path: part for shard in corpus.shards_of(source) for part in shard.parts if part.path}
+    remote = corpus.data.sources[source].is_remote
     files = [
-        {"path": path, "bytes": size, "sha256": hash_file(Path(path)) if Path(path).is_file() else None}
-        for path, size in sizes.items()
+        {"path": path, "bytes": part.file_bytes, "sha256": _listed_hash(part.content) if remote else _hash_of(path)}
+        for path, part in parts.items()
     ]
     return {**{name: getattr(corpus.data.sources[source], name) for name in _OF_SOURCE}, "files": files}

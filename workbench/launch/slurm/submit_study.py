@@ -94,6 +94,9 @@ def _may_wait_in_the_queue(facts: Facts, preparing: Sequence[Preparing], say: Ca
                 f"{node.stage.label} reads what is prepared with the corpus's tokenizer, so no training is submitted yet"
             )
             return False
+    if any(point.config.data.unique_tokens is not None for point in facts.plan.points):
+        say("data.unique_tokens is held against the corpus before training, so no training is submitted yet")
+        return False
     return all(each.live or each.submitted for each in preparing)
 
 
