@@ -207,5 +207,5 @@ def test_keeping_logits(monkeypatch, model, precision, sequences, micro_batch):
 
     monkeypatch.setattr(teacher, "hidden", told)
     with tracker:
-        ask(teacher, stage, torch.zeros(sequences, model.context_tokens + 1, dtype=torch.int64), 0, micro_batch)
+        ask(teacher, stage, Batch(torch.zeros(sequences, model.context_tokens + 1, dtype=torch.int64)), micro_batch)
     compare(stage, tracker.get_tracker_snapshot("peak")[CPU]["Total"])

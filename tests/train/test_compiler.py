@@ -78,6 +78,7 @@ def made(activation_checkpointing: bool = False) -> Transformer:
 def test_the_code_of_one_block_serves_all_of_them_in_every_step(frugal, by_document, precision):
     batch = Batch.by_document(TOKENS, 3) if by_document else Batch(TOKENS)
     eager, plain = made(frugal), made(frugal)
+    torch.compiler.reset()  # not the code that other tests in this process had made of a block
     counters.clear()
     compiled = compile_model(plain, "block")
     for _ in range(3):
