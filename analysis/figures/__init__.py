@@ -6,8 +6,8 @@ writes both with their lineage. `FIGURES` lists them all.
 
 from analysis.figures.ablation import ablation_figure
 from analysis.figures.continual import continual_figure
+from analysis.figures.deduplication_curve import duplicates_figure
 from analysis.figures.diagnostics import diagnostics_figure, predicted_figure
-from analysis.figures.duplicates import duplicates_figure
 from analysis.figures.isoflop import isoflop_figure
 from analysis.figures.law_curve import fit_figure
 from analysis.figures.points import FIGURES, POINT_COLUMNS

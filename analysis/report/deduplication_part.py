@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis import style
 from analysis.deduplication import deduplication_table
-from analysis.figures.duplicates import duplicates_figure
+from analysis.figures.deduplication_curve import duplicates_figure
 from analysis.report.study_results import Results, file_name
 
 _CORPUS = ["documents", "removed", "stored_tokens"]
