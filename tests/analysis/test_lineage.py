@@ -51,7 +51,7 @@ DRAW = {
     "continual_figure": lambda frame: analysis.figures.continual_figure(
         made_studies.continual(frame), [BITS], baseline="continual_prose"
     ),
-    "duplicates_figure": lambda frame: analysis.figures.deduplication_curve_figure(
+    "duplicates_figure": lambda frame: analysis.figures.duplicates_figure(
         made_studies.duplicates(frame), BITS
     ),
     "diagnostics_figure": lambda frame: analysis.figures.diagnostics_figure(*fitted(frame)),
