@@ -51,9 +51,7 @@ DRAW = {
     "continual_figure": lambda frame: analysis.figures.continual_figure(
         made_studies.continual(frame), [BITS], baseline="continual_prose"
     ),
-    "duplicates_figure": lambda frame: analysis.figures.duplicates_figure(
-        made_studies.duplicates(frame), BITS
-    ),
+    "duplicates_figure": lambda frame: analysis.figures.duplicates_figure(made_studies.duplicates(frame), BITS),
     "diagnostics_figure": lambda frame: analysis.figures.diagnostics_figure(*fitted(frame)),
     "fit_figure": lambda frame: analysis.figures.fit_figure(*fitted(frame)),
     "isoflop_figure": lambda frame: analysis.figures.isoflop_figure(select_loss(made_studies.isoflop(frame), BITS)),
