@@ -33,7 +33,8 @@ class Check:
         self._heldout_texts = [each["text"] for each in heldout]
         chosen = np.array([int(each["id"].split("-")[0], 16) for each in heldout], np.uint64)
         self._heldout = set(np.flatnonzero(np.isin(keys >> np.uint64(16), chosen)).tolist())
-        whole = {number for number, _ in truth.tasks} | {number for number, _ in truth.unicode} | set(truth.leaks)
+        whole = {number for number, _ in truth.tasks} | {number for number, _ in truth.unicode}
+        whole |= {page for page, _ in truth.leaks}
         self._copies = np.zeros(len(keys), np.int64)
         """How often a document with each mark is in the store."""
         self._whole: dict[int, list[str]] = {}
@@ -71,7 +72,9 @@ class Check:
         self._say("too_short", truth.short, dropped.get(counts.TOO_SHORT, 0))
         if self._quality:
             rules = sum(count for cause, count in dropped.items() if cause.startswith("gopher"))
-            self._say("quality", truth.bad, rules)
+            # A passage wrapped anew has a line a word, and goes by the rule of repeated lines.
+            wrapped = sum(not self._whole.get(number) for number, _ in truth.tasks if number not in self._heldout)
+            self._say("quality", truth.bad, rules, wrapped)
         originals = [number for number in set(truth.exact) if number not in self._heldout]
         extra = sum(int(self._copies[number] > 1) for number in originals)
         say("exact", planted=len(originals), recall=1 - extra / max(1, len(originals)))
@@ -88,8 +91,10 @@ class Check:
             if number not in self._heldout
         ]
         say("odd_unicode", planted=len(same), unchanged=sum(same))
-        # Of an original whose near copy is held out most is cut away, its mark too.
+        # Of an original whose near copy is held out most is cut away, its mark too; where a page with its words is held out,
+        # these words, and what is left before them may be too short to be kept.
         excused = self._heldout | {number for number, copy, _ in truth.near if copy in self._heldout}
+        excused |= {number for page, number in truth.leaks if page in self._heldout}
         lost = [number for number in truth.plain if number not in excused and not self._copies[number]]
         say(
             "plain_documents",
@@ -99,17 +104,18 @@ class Check:
             lost_first=lost[:5],
         )
 
-    def _say(self, name: str, planted: list[int], dropped: int) -> None:
-        """A step that drops documents: `planted` of them, each with a mark of its own."""
+    def _say(self, name: str, planted: list[int], dropped: int, wrapped: int = 0) -> None:
+        """A step that drops documents: `planted` of them, each with a mark of its own, and `wrapped` that hold a passage."""
         wanted = [number for number in planted if number not in self._heldout]
         found = sum(int(not self._copies[number]) for number in wanted)
-        precision = min(1.0, found / dropped) if dropped else None
+        precision = min(1.0, (found + wrapped) / dropped) if dropped else None
         say(
             name,
             planted=len(wanted),
             found=found,
             recall=found / max(1, len(wanted)),
             dropped=dropped,
+            dropped_with_a_passage=wrapped,
             precision=precision,
         )
 
@@ -161,9 +167,10 @@ class Check:
         """Whether any 13 words of held-out text are left in the planted pages of one line."""
         wanted = {gram for text in self._heldout_texts for gram in ngrams_of(text, 13)}
         left = sum(
-            any(self._has_any(piece, wanted) for piece in self._whole.get(number, [])) for number in self._truth.leaks
+            any(self._has_any(piece, wanted) for piece in self._whole.get(number, []))
+            for number, _ in self._truth.leaks
         )
-        split = sum(len(self._whole.get(number, [])) > 1 for number in self._truth.leaks)
+        split = sum(len(self._whole.get(number, [])) > 1 for number, _ in self._truth.leaks)
         cut = self._facts.get("cut", {}).get(counts.HELDOUT_TEXT, 0) + self._facts["dropped"].get(
             counts.HELDOUT_TEXT, 0
         )

@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--alone", type=float, default=500, help="megabytes that `tokenizers` alone encodes")
     parser.add_argument("--no-quality", action="store_true", help="without Gopher's rules")
     parser.add_argument("--datatrove", type=Path, help="a Python that has datatrove; without it nothing is compared")
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
     refuse_damaged(folder, tokenizer)
     prepared, seen = run_pipeline(folder, tokenizer, options.workers, not options.no_quality)
     speed = report_speed(prepared, seen, truth, options.workers)
-    compare_to_tokenizers(folder, speed, options.workers)
+    compare_to_tokenizers(folder, speed, options.workers, options.alone)
     Check(folder, truth, prepared, not options.no_quality).report()
     if options.datatrove is None:
         say("datatrove", result="not compared: name a Python that has it by --datatrove")
@@ -154,15 +155,20 @@ def report_speed(prepared: Prepared, seen: Watched, truth: Truth, workers: int) 
     return speeds
 
 
-def compare_to_tokenizers(folder: Path, speed: dict[str, dict[str, float]], workers: int) -> None:
-    """Encode the same text by `tokenizers` alone, in as many processes, and set the pipeline beside it."""
-    files = sorted((folder / "text").glob("*.jsonl"))
+def compare_to_tokenizers(folder: Path, speed: dict[str, dict[str, float]], workers: int, megabytes: float) -> None:
+    """Encode the first files by `tokenizers` alone, in as many processes, and set the pipeline beside it."""
+    files, size = [], 0
+    for path in sorted((folder / "text").glob("*.jsonl")):
+        if size < megabytes * 1e6:
+            files.append(path)
+            size += path.stat().st_size
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         results = list(pool.map(_encode, files, [folder / "tokenizer.json"] * len(files)))
-    size, wall, processor = (sum(column) for column in zip(*results, strict=True))
-    alone = {"of_processor": size / processor, "of_wall": size / wall}
+    encoded, wall, processor = (sum(column) for column in zip(*results, strict=True))
+    alone = {"of_processor": encoded / processor, "of_wall": encoded / wall}
     say(
         "tokenizers_alone",
+        megabytes=encoded,
         megabytes_per_processor_second=alone["of_processor"],
         megabytes_per_core_second_of_wall=alone["of_wall"],
     )

@@ -1,7 +1,8 @@
 """Made text for corpora: phrases of real prose in a random order, with things planted in it that a pipeline should find.
 
 Documents are of phrases of 3 to 7 words from the standard library's and the locked packages' prose, so that words and spelling
-are real, no two documents share a passage of 13 words by chance, and any amount can be made fast. Every document begins with
+are real, no two documents share a passage of 13 words by chance, and any amount can be made fast. No phrase has three words in
+a row of a benchmark text, so that no eight of those come about by chance. Every document begins with
 a word of its own (its *mark*), by which it is known again in a finished store. Planted are:
 
     exact      copies of a document, some with other white space
@@ -69,7 +70,8 @@ class Truth:
     short: list[int] = field(default_factory=list)
     unicode: list[tuple[int, str]] = field(default_factory=list)
     """Document, SHA-256 of its text."""
-    leaks: list[int] = field(default_factory=list)
+    leaks: list[tuple[int, int]] = field(default_factory=list)
+    """Page, and the document whose words it has."""
     benchmark: list[str] = field(default_factory=list)
     """Texts of the made benchmark."""
     seconds: float = 0.0
@@ -151,8 +153,10 @@ def _read_phrases(megabytes: float, seed: int) -> tuple[list[str], list[str]]:
         if len(words_of(passage)) >= 8 and not found & seen and passage.isascii():
             passages.append(passage)
             seen |= found
+    # Of any eight words of a document, three in a row are of one phrase, each of which has at least three (edges of leaks have less).
+    taken = set().union(*(ngrams_of(passage, 3) for passage in passages))
     # Common phrases stay common only up to a point, lest whole passages come about by chance.
-    return sorted(set(phrases)), passages
+    return sorted(phrase for phrase in set(phrases) if taken.isdisjoint(ngrams_of(phrase, 3))), passages
 
 
 class _Maker:
@@ -297,5 +301,5 @@ class _Maker:
             before, behind = self._bodies(2)
             taken = " ".join(words[max(1, middle - 20) : middle + 20])
             mine = len(self.keys)
-            self.truth.leaks.append(mine)
+            self.truth.leaks.append((mine, number))
             yield self._write(f"{mark(mine)} {' '.join(before[:60])} {taken} {' '.join(behind[:60])}")
