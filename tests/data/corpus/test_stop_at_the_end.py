@@ -23,17 +23,16 @@ def fixture_whole(corpus_data, small_tokenizer, tmp_path: Path, hash_store) -> d
     return hash_store(prepare(corpus_data, small_tokenizer, Layout(tmp_path / "whole"), workers=1).directory)
 
 
-@pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize(
-    ("place", "after", "is_made"),
+    ("number", "place", "after", "is_made"),
     [
-        ("data_fingerprint", False, False),  # the inputs are looked at again
-        ("write_manifest", False, False),
-        ("write_manifest", True, False),
-        ("fsync", False, True),  # of the folder, before it gets its name: that is done to its end
-        ("fsync", True, True),
-        ("_do_all", True, False),  # between the last task and the end
-        ("_finish", True, True),  # when all is done
+        (signal.SIGINT, "data_fingerprint", False, False),  # the inputs are looked at again
+        (signal.SIGTERM, "write_manifest", False, False),
+        (signal.SIGINT, "write_manifest", True, False),
+        (signal.SIGINT, "fsync", False, True),  # of the folder, before it gets its name: that is done to its end
+        (signal.SIGTERM, "fsync", True, True),
+        (signal.SIGTERM, "_do_all", True, False),  # between the last task and the end
+        (signal.SIGTERM, "_finish", True, True),  # when all is done
     ],
 )
 def test_a_stop_at_the_end_is_heeded(
