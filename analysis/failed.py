@@ -15,6 +15,7 @@ _WORDS = {
     "diverged": "diverged",
     "memory": "ran out of memory",
     "disk": "found no room on the disk",
+    "network": "could not reach its data",
     "evaluation": "could not be evaluated",
 }
 
@@ -26,7 +27,7 @@ class FailedPoint:
     point: str
     """Its name."""
     cause: str
-    """Why: `diverged`, `memory`, `disk`, `input`, `evaluation` or `other`."""
+    """Why: `diverged`, `memory`, `disk`, `network`, `input`, `evaluation` or `other`."""
     stage: str
     """Id of the stage that failed."""
     error: str

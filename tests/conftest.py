@@ -1,6 +1,7 @@
 """A small world for every test: two sources of made-up text, prepared once, and studies over them."""
 
 import contextlib
+import fnmatch
 import gc
 import json
 import os
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS_ONLY = Path(__file__).parents[1] / ".venv" / "tests-only"
+ROOT = Path(__file__).parents[1]
+TESTS_ONLY = ROOT / ".venv" / "tests-only"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -32,6 +34,25 @@ def make_words(count: int) -> list[str]:
     rng = random.Random(0)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
     return sorted({"".join(rng.choices(syllables, k=rng.randint(2, 3))) for _ in range(count)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_in_the_repository():
+    """What a test writes into its working directory is found here: MLflow's artifacts once were committed from there."""
+    before = {path.name for path in ROOT.iterdir()}
+    yield
+    assert_nothing_left(ROOT, before)
+
+
+def assert_nothing_left(root: Path, before: set[str]) -> None:
+    """Name what a folder has gained beyond what its `.gitignore` names."""
+    ignored = [line.rstrip("/") for line in (root / ".gitignore").read_text(encoding="utf-8").split()]
+    gained = [
+        name
+        for name in sorted({path.name for path in root.iterdir()} - before)
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in ignored)
+    ]
+    assert not gained, f"a test of this module has left {', '.join(gained)} in {root}"
 
 
 @pytest.fixture(scope="module", autouse=True)

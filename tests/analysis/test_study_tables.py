@@ -138,6 +138,11 @@ def test_a_study_in_postgresql(tmp_path, postgres_uri, monkeypatch):
     result |= {"eval_id": "ffff", "date": result["date"] + 100}
     result["results"] = {"heldout_prose": {"bits_per_byte,none": math.inf, "bits_per_byte_stderr,none": 0.5}}
     write_result(last.with_name("embedded-ffff.json"), result, {})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     publish_study(made.layout, made.study, postgres_uri)
+    assert not list(elsewhere.iterdir())
+    assert list((made.layout.artifacts / made.study).glob("*/artifacts/stage.yaml"))
     assert math.inf in set(both_ways(made.study, postgres_uri, monkeypatch)["value"])
     assert study_tables.read_tables("another", postgres_uri) is None

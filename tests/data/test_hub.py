@@ -154,6 +154,16 @@ def test_errors_of_a_data_set_name_the_row(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", broken)
     with pytest.raises(ValueError, match=r"^data set some/set cannot be read after row 1: connection lost"):
         list(read_items(SET))
+
+    def silent(*_, **__):
+        yield {"text": "fine"}
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", silent)
+    with pytest.raises(
+        hub.HubOutOfReachError, match=r"^data set some/set cannot be read after row 1: no route; see whether"
+    ):
+        list(read_items(SET))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: iter([]))
     with pytest.raises(ValueError, match="data set some/set is empty: split 'train' has no row"):
         list(read_items(SET))

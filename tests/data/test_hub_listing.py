@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import httpx2
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
 
 from tests.data.conftest import forget_answers
 from tests.data.hub_server import DataSet, HubServer, git_hash
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
 from workbench.data import hub as hub_revisions
+from workbench.data.corpus.full_disk import NoSpaceError
 from workbench.data.fingerprint import data_fingerprint, describe_source
 from workbench.data.hub import HubOutOfReachError
 from workbench.data.hub_download import check_access, fetch_hub_file
@@ -212,9 +215,11 @@ def test_a_hub_that_does_not_answer_is_said(hub: HubServer, texts: DataSet, monk
     ):
         listed("data/b/**")
     with pytest.raises(
-        ValueError, match=r"does not give data/a/train/0\.jsonl of data set 'some/texts': .*HF_HUB_OFFLINE is set"
-    ):
+        HubOutOfReachError,
+        match=r"does not give data/a/train/0\.jsonl of data set 'some/texts': .*HF_HUB_OFFLINE is set",
+    ) as caught:
         fetch_hub_file("some/texts", commit, file)
+    assert not caught.value.may_pass
 
 
 def test_what_the_library_fetched_before_is_read_without_the_hub(hub: HubServer, texts: DataSet, monkeypatch):
@@ -251,15 +256,84 @@ def test_other_bytes_in_the_cache_are_refused(hub: HubServer, texts: DataSet):
         fetch_hub_file("some/texts", commit, file)
 
 
-def test_a_full_disk_is_said(hub: HubServer, texts: DataSet, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Quota"),
+        RuntimeError("Data error: No space left on device"),
+    ],
+)
+def test_a_full_disk_is_said_and_no_fault_of_the_input(hub: HubServer, texts: DataSet, monkeypatch, error: Exception):
     [file, *_] = list_hub_files("some/texts", None, ("data/**",))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(error))
     with pytest.raises(
-        ValueError, match=r"no room for data/a/train/0\.jsonl .* set HF_HUB_CACHE to a folder of a larger disk"
+        NoSpaceError,
+        match=r"no room for data/a/train/0\.jsonl of data set 'some/texts' in the hub's cache: it needs 0\.0 kB, and [\d,.]+ [kM]B "
+        rf"are free in {huggingface_hub.constants.HF_HUB_CACHE} .* set HF_HUB_CACHE to a folder of a larger disk",
     ):
+        fetch_hub_file("some/texts", texts.branches["main"], file)
+
+
+def raising(error: Exception):
+    def raise_it(*args, **kwargs):
+        raise error
+
+    return raise_it
+
+
+def answer(status: int) -> HfHubHTTPError:
+    error = HfHubHTTPError(
+        "said", response=httpx2.Response(status, request=httpx2.Request("GET", "http://hub/x?sig=hunter2"))
+    )
+    error.args = (f"{status} for url 'http://hub/x?sig=hunter2'",)
+    return error
+
+
+def in_the_library(error: Exception) -> Exception:
+    outer = LocalEntryNotFoundError("cannot find the requested files in the local cache")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        in_the_library(ConnectionError("no route")),
+        in_the_library(answer(503)),
+        in_the_library(FileMetadataError("no header")),
+        answer(429),
+        answer(502),
+        httpx2.ReadTimeout("too slow"),
+        OSError("Consistency check failed: file should be of size 4 but has size 3"),
+        RuntimeError("Data processing error: CAS service error"),
+    ],
+)
+def test_a_hub_out_of_reach_is_no_fault_of_the_input(hub: HubServer, texts: DataSet, monkeypatch, error: Exception):
+    [file, *_] = list_hub_files("some/texts", None, ("data/**",))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(error))
+    with pytest.raises(
+        HubOutOfReachError,
+        match=rf"^the hub is out of reach and does not give {file.name} .*: see|; see whether {hub.url}",
+    ) as caught:
+        fetch_hub_file("some/texts", texts.branches["main"], file)
+    assert caught.value.may_pass
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [answer(403), answer(404), ValueError("The file is too large")])
+def test_a_refusal_is_the_inputs(hub: HubServer, texts: DataSet, monkeypatch, error: Exception):
+    [file, *_] = list_hub_files("some/texts", None, ("data/**",))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(error))
+    with pytest.raises(ValueError, match=r"^the hub does not give data/a/train/0\.jsonl of data set") as caught:
+        fetch_hub_file("some/texts", texts.branches["main"], file)
+    assert type(caught.value) is ValueError
+
+
+def test_an_error_that_is_neither_stays_what_it_is(hub: HubServer, texts: DataSet, monkeypatch):
+    [file, *_] = list_hub_files("some/texts", None, ("data/**",))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
         fetch_hub_file("some/texts", texts.branches["main"], file)
 
 

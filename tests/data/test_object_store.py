@@ -23,6 +23,7 @@ from workbench.data.corpus.shard_reading import read_shard
 from workbench.data.corpus.shards import plan_shards
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.object_store import forget_lists, list_objects, open_object
+from workbench.data.out_of_reach import OutOfReachError
 from workbench.data.remote_files import RemoteFile
 
 
@@ -180,6 +181,65 @@ def test_an_error_names_url_and_line(bucket, monkeypatch):
         read_all(SourceConfig("jsonl", path="memory:///bucket/c.jsonl.gz"), 100)
 
 
+def test_a_service_that_does_not_answer_is_no_fault_of_the_input(bucket, monkeypatch):
+    rows = pyarrow.table({"text": [f"text {i}" for i in range(5000)]})
+    with bucket.open("/bucket/a.parquet", "wb") as file:
+        pyarrow.parquet.write_table(rows, file)
+    for name, content in (("a.jsonl", b'{"text": "a"}\n' * 9), ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n'))):
+        bucket.pipe(f"/bucket/{name}", content)
+    plans = {}
+    for name, kind in (("a.jsonl", "jsonl"), ("a.jsonl.gz", "jsonl"), ("a.parquet", "parquet")):
+        source = SourceConfig(kind, path=f"memory:///bucket/{name}")
+        plans[name] = source, plan_shards(DataConfig("x", {"s": source}, corpus=CorpusConfig()))
+    opened = type(bucket).open
+
+    def broken(self, path, *args, **settings):
+        file = opened(self, path, *args, **settings)
+        monkeypatch.setattr(file, "read", lambda *_: (_ for _ in ()).throw(ConnectionResetError(104, "reset")))
+        return file
+
+    monkeypatch.setattr(type(bucket), "open", broken)
+    for name, (source, shards) in plans.items():
+        with pytest.raises(
+            OutOfReachError, match=rf"^memory:///bucket/{name} cannot be read behind byte 0: the service"
+        ):
+            list(read_shard(shards[0], source))
+    monkeypatch.setattr(type(bucket), "open", opened)
+
+    def silent(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr(type(bucket), "info", silent)
+    with pytest.raises(OutOfReachError, match=r"a\.jsonl cannot be read: the service does not answer \(TimeoutError\)"):
+        list(read_shard(plans["a.jsonl"][1][0], plans["a.jsonl"][0]))
+    forget_lists()
+    with pytest.raises(
+        OutOfReachError, match=r"path='memory:///bucket/a\.jsonl' cannot be listed: the service does not"
+    ):
+        names("memory:///bucket/a.jsonl")
+
+
+def test_a_web_address_where_nobody_listens_is_out_of_reach(bucket):
+    with pytest.raises(
+        OutOfReachError, match=r"path='http://127\.0\.0\.1:9/x\.jsonl' cannot be listed: the service does"
+    ):
+        list_objects("http://127.0.0.1:9/x.jsonl", "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_glob"),
+    [
+        ("s3://bucket/x.jsonl?versionId=abc", False),
+        ("https://host/x.jsonl?versionId=abc", False),
+        ("s3://bucket/part-?.jsonl", True),
+        ("s3://bucket/*.jsonl?versionId=abc", True),
+        ("s3://bucket/a?versionId=b/x.jsonl", True),
+    ],
+)
+def test_a_version_of_an_object_is_no_glob(url, is_glob):
+    assert object_store._is_glob(url) == is_glob
+
+
 class RangeHandler(SimpleHTTPRequestHandler):
     """Serves a folder by ranges, with an ETag."""
 
@@ -246,6 +306,14 @@ def test_a_web_address_is_read_by_ranges(tmp_path: Path, bucket):
         ({"path": "file:///data/x.jsonl"}, r"write files of this machine without file://"),
         ({"kind": "tokens", "path": "s3://bucket/x.bin"}, r"token files are read in place, on this machine"),
         ({"path": "https://me:secret@host/x.jsonl"}, r"path=https://\.\.\.@host/x\.jsonl holds a password"),
+        (
+            {"path": "https://host/x.jsonl?sig=secret"},
+            r"path=https://host/x\.jsonl\?\.\.\. holds a signed query \(sig\)",
+        ),
+        (
+            {"kind": "tokens", "path": "https://me:secret@host/x.bin"},
+            r"path=https://\.\.\.@host/x\.bin holds a password",
+        ),
     ],
 )
 def test_urls_that_are_read_in_another_way_are_refused(settings, said):

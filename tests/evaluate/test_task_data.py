@@ -96,6 +96,16 @@ def test_id_ignores_where_the_files_are(tmp_path: Path, kind: str) -> None:
     assert ids[0] == ids[1]
 
 
+def test_a_signed_url_is_refused(tmp_path: Path) -> None:
+    """Results have the task's fields."""
+    url = "https://example.org/x.jsonl?sig=hunter2"
+    suite = make_suite(tmp_path, dataset_path="json", dataset_kwargs={"data_files": {"test": url}})
+    with pytest.raises(
+        EvaluationError, match=r"task 'one': data_files=https://example\.org/x\.jsonl\?\.\.\. holds a signed"
+    ):
+        id_of(suite)
+
+
 def test_relative_paths_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = make_suite(tmp_path / "tasks", dataset_path="json", dataset_kwargs={"data_files": "rows.jsonl"})
     write(tmp_path / "tasks" / "rows.jsonl")

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from workbench.config import schema
-from workbench.study.causes import DIVERGED, INPUT, MEMORY, OTHER, advise, cause_of, is_repeatable
+from workbench.study.causes import DISK, DIVERGED, INPUT, MEMORY, NETWORK, OTHER, advise, cause_of, is_repeatable
 from workbench.train.step import NonFiniteLossError
 
 
@@ -13,6 +13,10 @@ def test_the_class_decides_and_not_the_text():
     assert cause_of(NonFiniteLossError.__name__) == DIVERGED
     assert cause_of("ValueError") == INPUT
     assert cause_of("OutOfMemoryError") == cause_of("KilledForMemoryError") == MEMORY
+    assert cause_of("DiskFullError") == cause_of("NoSpaceError") == DISK
+    assert cause_of("HubOutOfReachError") == cause_of("OutOfReachError") == NETWORK
+    assert not is_repeatable(DISK)
+    assert not is_repeatable(NETWORK)
     assert cause_of(None) == cause_of("RuntimeError") == OTHER
     assert cause_of("KeyError") == cause_of("AssertionError") == OTHER  # ours to mend, and no input's
     assert [is_repeatable(cause) for cause in (DIVERGED, INPUT, MEMORY, OTHER, None)] == [True, True] + [False] * 3
@@ -24,6 +28,7 @@ def test_each_cause_is_one_line_that_names_its_stages():
     assert "optimizer.learning_rate" in lines[0]
     assert "launch" not in lines[0]
     assert "and 15 more diverged" in advise([(f"stage {n}", DIVERGED) for n in range(20)])[0]
+    assert advise([("corpus x", NETWORK)])[0].startswith("corpus x could not reach what the message names")
     assert advise([("m1 trunk a", OTHER), ("m1 trunk b", None)]) == []
 
 

@@ -48,6 +48,8 @@ def test_artifacts_lie_in_the_outputs_or_where_a_server_says(tmp_path):
     layout = Layout(tmp_path / "a?b#c%20 d")
     location = artifact_location(layout, "reference/mine", default_uri(layout))
     assert location == f"{tmp_path.as_uri()}/a%3Fb%23c%2520%20d/mlartifacts/reference/mine"
+    for database in ("postgresql://me@host/mlflow", "postgresql+psycopg://me@host/x", "mysql+pymysql://me@host/mlflow"):
+        assert artifact_location(layout, "reference/mine", database) == location
     assert artifact_location(layout, "mine", "http://127.0.0.1:5000") is None
 
 

@@ -11,6 +11,8 @@ import typing
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from workbench.config.secret_urls import refuse_secrets
+
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise `ValueError` unless the value is one of those allowed."""
@@ -134,7 +136,8 @@ def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = 
     Raises
     ------
     ValueError
-        A key is unknown or missing, or a value has the wrong type; the value is quoted.
+        A key is unknown or missing, or a value has the wrong type, and is quoted; or a text holds a URL with a password or a
+        signed query, which is hidden.
     """
     return typing.cast(T, _build(cls, values, where, as_written, built))
 
@@ -163,6 +166,8 @@ def _build(kind: Any, value: Any, where: str, as_written: bool, built: Built | N
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
+    if isinstance(value, str):
+        refuse_secrets(where, value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}={value!r} must be of type {kind.__name__}")
     return value

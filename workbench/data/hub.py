@@ -13,7 +13,8 @@ from typing import Any
 
 from workbench.config.schema import DataConfig, SourceConfig
 from workbench.data.cache import recall, remember
-from workbench.data.hub_errors import explain, is_silence
+from workbench.data.hub_errors import advise, explain, is_silence
+from workbench.data.out_of_reach import OutOfReachError, is_out_of_reach
 from workbench.data.readers import text_of
 from workbench.data.unpack import one_line
 
@@ -23,8 +24,8 @@ _SECONDS_TO_ANSWER = 10
 logger = logging.getLogger(__name__)
 
 
-class HubOutOfReachError(ValueError):
-    """The hub does not answer, and never answered this user before."""
+class HubOutOfReachError(OutOfReachError):
+    """The hub does not answer, and what it said to this user before does not do."""
 
 
 def is_local(source: SourceConfig) -> bool:
@@ -116,9 +117,11 @@ def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, A
     Raises
     ------
     ValueError
-        `datasets` cannot read it, or a record has no text in `text_field`.
+        `datasets` cannot read it, or a record has no text in `text_field`; `HubOutOfReachError` where the hub does not answer.
     """
     import datasets
+    import huggingface_hub
+    from datasets import config
     from datasets.exceptions import DatasetsError
 
     commit = None if is_local(source) else resolve_revision(source.path, source.revision)
@@ -132,8 +135,10 @@ def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, A
     except (OSError, ValueError, DatasetsError, RuntimeError) as error:  # the last: it refuses loading scripts
         if str(error).startswith(f"{source.path}, row {number}:"):
             raise
-        raise ValueError(
-            f"data set {source.path} cannot be read after row {number}: {one_line(error)[:500]}"
-        ) from error
+        said = f"data set {source.path} cannot be read after row {number}: {one_line(error)[:500]}"
+        if is_out_of_reach(error):
+            offline = config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE
+            raise HubOutOfReachError(f"{said}; {advise(error, source.path)}", may_pass=not offline) from error
+        raise ValueError(said) from error
     if not number:
         raise ValueError(f"data set {source.path} is empty: split {source.split!r} has no row")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from pathlib import Path
 from typing import Any
 
+from workbench.data.corpus.full_disk import free_bytes, is_full, no_space_elsewhere
 from workbench.data.fingerprint import hash_file
+from workbench.data.hub import HubOutOfReachError
 from workbench.data.hub_errors import advise, explain, is_silence
+from workbench.data.out_of_reach import is_out_of_reach
 from workbench.data.remote_files import RemoteFile
 from workbench.data.unpack import one_line
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fetch_hub_file(path: str, commit: str, file: RemoteFile) -> Path:
@@ -28,8 +28,11 @@ def fetch_hub_file(path: str, commit: str, file: RemoteFile) -> Path:
     Raises
     ------
     ValueError
-        The hub does not give it, the disk of the cache is full, or it has other bytes than were listed; the message says
-        what to do.
+        The hub refuses it, or it has other bytes than were listed; the message says what to do.
+    workbench.data.hub.HubOutOfReachError
+        The hub does not answer.
+    workbench.data.corpus.full_disk.NoSpaceError
+        The disk of the hub's cache is full.
     """
     import huggingface_hub
     from huggingface_hub.utils import silent_tqdm  # many workers fetch at a time, and the corpus has a line of its own
@@ -40,7 +43,10 @@ def fetch_hub_file(path: str, commit: str, file: RemoteFile) -> Path:
             huggingface_hub.hf_hub_download(path, file.name, repo_type="dataset", revision=commit, tqdm_class=bar)
         )
     except Exception as error:  # of many classes, also the HTTP client's
-        raise ValueError(_describe_failure(path, file, error)) from error
+        failure = _understand(path, file, error)
+        if failure is None:
+            raise
+        raise failure from error
     _refuse_other_bytes(place, file)
     return place
 
@@ -63,26 +69,49 @@ def check_access(path: str, commit: str, file: RemoteFile) -> None:
         huggingface_hub.get_hf_file_metadata(url)
     except HfHubHTTPError as error:
         if not is_silence(error):
-            raise ValueError(_describe_failure(path, file, error)) from error
+            raise ValueError(_describe_refusal(path, file, error)) from error
     except Exception:  # whatever the HTTP client calls a hub out of reach; all may be in the cache
         return
 
 
-def _describe_failure(path: str, file: RemoteFile, error: Exception) -> str:
+def _understand(path: str, file: RemoteFile, error: Exception) -> Exception | None:
+    """Give what to raise for an error of a fetch; None where nothing is known that says more than the error itself."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    if isinstance(error, OSError) and (error.errno in _FULL or "No space left" in str(error)):
-        return (
-            f"no room for {file.name} of data set {path!r} ({file.size / 1e6:,.1f} MB) in the hub's cache {constants.HF_HUB_CACHE}: "
-            "make room, or set HF_HUB_CACHE to a folder of a larger disk; what is done is kept, and the same command goes on"
+    cache = Path(constants.HF_HUB_CACHE)
+    if is_full(error) or (_is_of_library(error) and free_bytes(cache) < file.size):
+        return no_space_elsewhere(
+            f"{file.name} of data set {path!r} in the hub's cache",
+            file.size,
+            cache,
+            "make room, or set HF_HUB_CACHE to a folder of a larger disk",
         )
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # it says why
     if isinstance(error, PermissionError):
-        return f"the hub's cache cannot be written: {one_line(error)}; set HF_HUB_CACHE to a folder of yours"
-    said = explain(error, path) if is_silence(error) else advise(error, path)
-    return f"the hub does not give {file.name} of data set {path!r}: {said}"
+        return ValueError(
+            f"the hub's cache cannot be written: {one_line(error)}; set HF_HUB_CACHE to a folder of yours"
+        )
+    offline = isinstance(error, OfflineModeIsEnabled)
+    if offline or is_out_of_reach(error) or _is_of_library(error):
+        said = f"the hub is out of reach and does not give {file.name} of data set {path!r}: {explain(error, path)}"
+        return HubOutOfReachError(said, may_pass=not offline)
+    if isinstance(error, HfHubHTTPError | EntryNotFoundError | ValueError):
+        return ValueError(_describe_refusal(path, file, error))
+    return None
+
+
+def _is_of_library(error: Exception) -> bool:
+    """Whether it is an error of a transfer that has no class of its own: content cut short, or whatever hf_xet meets."""
+    from huggingface_hub.errors import FileMetadataError, XetDownloadError
+
+    is_short = isinstance(error, OSError) and type(error) is OSError and error.errno is None
+    return is_short or isinstance(error, FileMetadataError | XetDownloadError | RuntimeError)
+
+
+def _describe_refusal(path: str, file: RemoteFile, error: Exception) -> str:
+    return f"the hub does not give {file.name} of data set {path!r}: {advise(error, path)}"
 
 
 def _refuse_other_bytes(place: Path, file: RemoteFile) -> None:

@@ -6,6 +6,7 @@ Keys and addresses of services are fsspec's own: environment variables, and `~/.
 from __future__ import annotations
 
 import io
+import re
 import stat
 from datetime import datetime
 from functools import lru_cache
@@ -14,6 +15,7 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 from workbench.data.inputs import file_endings, some_names
+from workbench.data.out_of_reach import OutOfReachError, is_out_of_reach
 from workbench.data.remote_files import RemoteFile, describe_near
 from workbench.data.unpack import one_line
 
@@ -23,6 +25,8 @@ _VERSIONS = {
     "time": ("LastModified", "last_modified", "updated", "mtime", "modified", "created"),
 }
 """What a service may say that changes with a file's bytes, the surest first, and the names that fsspec's packages use for it."""
+_OF_VERSION = re.compile(r"[?]versionId=[^?*/\[]+$")
+"""How an object store's URL ends that means one version of one object."""
 _MOST_NAMES = 1000
 """Names that are looked at to tell which ones are near."""
 
@@ -43,15 +47,17 @@ def list_objects(url: str, kind: str) -> tuple[RemoteFile, ...]:
     Raises
     ------
     ValueError
-        fsspec needs a package, the service refuses or does not answer, there is no file, or one has no version.
+        fsspec needs a package, the service refuses, there is no file, or one has no version.
+    workbench.data.out_of_reach.OutOfReachError
+        The service does not answer.
     """
     system = _open_system(url)
     try:
         found = _find(system, url, kind)
-    except FileNotFoundError:
-        found = {}
     except Exception as error:  # of many classes: every package has its own
-        raise ValueError(f"data source path={url!r} cannot be listed: {one_line(error)[:300]}; {_ADVICE}") from error
+        if not isinstance(error, FileNotFoundError) or is_out_of_reach(error):
+            raise _explain(f"data source path={url!r} cannot be listed", error) from error
+        found = {}
     if not found:
         raise ValueError(f"data source path={url!r}: {_why_none(system, url, kind)}")
     return tuple(_describe(system, name, found[name]) for name in sorted(found))
@@ -81,7 +87,17 @@ def _open_system(url: str) -> Any:
     except ValueError as error:
         raise ValueError(f"data source path={url!r}: fsspec knows no {scheme}:// ({one_line(error)})") from error
     except Exception as error:  # a package may ask for keys at once
-        raise ValueError(f"data source path={url!r} cannot be opened: {one_line(error)[:300]}; {_ADVICE}") from error
+        raise _explain(f"data source path={url!r} cannot be opened", error) from error
+
+
+def _explain(what: str, error: BaseException) -> ValueError:
+    """Give what to raise for an error of a service, which refuses or does not answer."""
+    said = one_line(error)[:300]
+    if is_out_of_reach(error):
+        return OutOfReachError(
+            f"{what}: the service does not answer ({said}); check the address, or start the command again later"
+        )
+    return ValueError(f"{what}: {said}; {_ADVICE}")
 
 
 def _find(system: Any, url: str, kind: str) -> dict[str, dict[str, Any]]:
@@ -97,7 +113,9 @@ def _find(system: Any, url: str, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def _is_glob(url: str) -> bool:
-    return any(character in url for character in "*[") or ("?" in url and not url.startswith("http"))
+    """Whether a URL names several files: a `?` begins a query on the web, and where it asks for a version of one object."""
+    is_query = url.startswith("http") or _OF_VERSION.search(url) is not None
+    return any(character in url for character in "*[") or ("?" in url and not is_query)
 
 
 def _is_read(name: str, endings: tuple[str, ...]) -> bool:
@@ -158,13 +176,15 @@ def open_object(file: RemoteFile) -> Path:
     ------
     ValueError
         It is not what it was when it was listed, or not there.
+    workbench.data.out_of_reach.OutOfReachError
+        The service does not answer.
     """
     system = _open_system(file.name)
     system.invalidate_cache()
     try:
         facts = system.info(file.name)
     except Exception as error:  # of many classes: every package has its own
-        raise ValueError(f"{file.name} cannot be read: {one_line(error)[:300]}; {_ADVICE}") from error
+        raise _explain(f"{file.name} cannot be read", error) from error
     now = _versions(facts)
     if facts.get("size") != file.size or file.content not in now:
         raise ValueError(
@@ -209,5 +229,41 @@ class RemotePath(PosixPath):
     ) -> Any:
         """Open it for reading bytes: ranges are fetched as they are read."""
         assert mode == "rb", mode
-        file = self._system.open(self._file.name, "rb")
+        try:
+            file = _Ranges(self._system.open(self._file.name, "rb"), self._file.name)
+        except Exception as error:
+            raise _explain(f"{self._file.name} cannot be read", error) from error
         return file if buffering == 0 else io.BufferedReader(file)
+
+
+class _Ranges(io.RawIOBase):
+    """A file that is fetched as it is read; an error of the service is no error of the file, for which readers would take it."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self.name = file, name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        place = self._file.tell()
+        try:
+            content = self._file.read(len(buffer))
+        except Exception as error:
+            raise _explain(f"{self.name} cannot be read behind byte {place}", error) from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

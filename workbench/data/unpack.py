@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from workbench.config.secret_urls import hide_secrets
 from workbench.data.inputs import show
 
 _CHUNK_BYTES = 16_384
@@ -36,8 +37,8 @@ _FORMATS = {
 
 
 def one_line(error: BaseException) -> str:
-    """Text of an error without line ends, or its name where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Text of an error without line ends and without passwords and signatures of URLs, or its name where it has none."""
+    return hide_secrets(" ".join(str(error).split())) or type(error).__name__
 
 
 def read_text_lines(path: Path) -> Iterator[str]:

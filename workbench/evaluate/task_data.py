@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.config.secret_urls import refuse_secrets
 from workbench.data.fingerprint import hash_file
 
 _OF_FILES = ("arrow", "csv", "hdf5", "json", "pandas", "parquet", "text", "webdataset", "xml")
@@ -106,6 +107,7 @@ def _hashes(pattern: str, base: Path) -> Any:
     """Hashes of the files that a path or glob names, in the order of their names; a URL stays as it is."""
     local = pattern.removeprefix("file://").rpartition("::")[2]
     if "://" in local:
+        refuse_secrets("data_files", local)
         return pattern
     path = base / Path(local).expanduser()
     found = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (absolute globs)

@@ -8,6 +8,7 @@ DIVERGED = "diverged"
 INPUT = "input"
 MEMORY = "memory"
 DISK = "disk"
+NETWORK = "network"
 EVALUATION = "evaluation"
 PARENT = "parent"
 OTHER = "other"
@@ -24,6 +25,8 @@ _CAUSES = {
     KILLED_FOR_MEMORY: MEMORY,
     "DiskFullError": DISK,
     "NoSpaceError": DISK,
+    "OutOfReachError": NETWORK,
+    "HubOutOfReachError": NETWORK,
     "EvaluationError": EVALUATION,
 }
 _REPEATABLE = frozenset({DIVERGED, INPUT})
@@ -42,6 +45,10 @@ _ADVICE = {
         "(locally, fewer at a time: hydra.launcher.workers)"
     ),
     DISK: "found no room on the disk: make room before launching again",
+    NETWORK: (
+        "could not reach what the message names, and nothing is known to be wrong with the input: launch again once it "
+        "answers, which goes on with what is not done"
+    ),
     EVALUATION: "could not be evaluated: mend what the message names, then `workbench evaluate` scores what is missing",
 }
 

@@ -20,6 +20,8 @@ from workbench.study.layout import Layout
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Beginnings of addresses of databases that a client opens itself, without a server that would keep artifacts."""
 LOCK_SECONDS = 300.0
 """How long to wait while another process publishes the same study, or any study to the same SQLite file."""
 
@@ -50,9 +52,9 @@ def default_uri(layout: Layout) -> str:
 def artifact_location(layout: Layout, name: str, uri: str) -> str | None:
     """URI of the folder of an experiment's artifacts; None leaves it to a server.
 
-    MLflow's own default for SQLite is the working directory.
+    MLflow's own default for a database is the working directory of whoever publishes first.
     """
-    return (layout.artifacts.resolve() / name).as_uri() if database_file(uri) else None
+    return (layout.artifacts.resolve() / name).as_uri() if uri.startswith(DATABASES) else None
 
 
 def init_store(uri: str) -> None:

@@ -19,11 +19,12 @@ from tests.data.conftest import forget_answers
 from tests.data.corpus.conftest import make_texts
 from tests.data.hub_server import DataSet, HubServer
 from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_trial import try_corpus
 from workbench.data.corpus.pipeline import begin_corpus, build_corpus, building_folder
 from workbench.data.corpus.shards import plan_shards
 from workbench.data.fingerprint import data_fingerprint
-from workbench.data.hub import pin_revisions
+from workbench.data.hub import HubOutOfReachError, pin_revisions
 from workbench.data.object_store import forget_lists
 from workbench.data.store import Prepared, prepare, verify
 from workbench.study.layout import Layout
@@ -132,27 +133,47 @@ def test_a_fetch_that_breaks_costs_no_byte(hub: HubServer, texts: DataSet, files
 
 
 def test_a_hub_that_ends_half_way_leaves_what_is_done_and_the_same_command_goes_on(
-    hub: HubServer, texts: DataSet, files, tmp_path: Path, monkeypatch
+    hub: HubServer, texts: DataSet, files, tmp_path: Path, monkeypatch, caplog
 ):
     original = huggingface_hub.hf_hub_download
+    failures: list[str] = []
+    limit = 10**9
 
     def fail(path, name, **settings):
-        if name.startswith("table/"):
+        if name.startswith("table/") and len(failures) < limit:
+            failures.append(name)
             raise ConnectionError("the cable was pulled")
         return original(path, name, **settings)
 
+    monkeypatch.setattr(task_loop, "_PAUSES_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     data = hub_data()
     with pytest.raises(
-        ValueError, match=r"does not give table/0\.parquet of data set 'some/texts': the cable was pulled; see"
+        HubOutOfReachError, match=r"does not give table/0\.parquet of data set 'some/texts': the cable was pulled; see"
     ):
         prepare(data, TOKENIZER, Layout(tmp_path / "out"), workers=1)
+    assert len(failures) == 3
+    assert "the cable was pulled; see" in caplog.text
+    assert "read/000007 is tried again in 0.02 s" in caplog.text
+    [root] = (tmp_path / "out" / "data").glob("*.building")
+    assert not [*(root / "claims").iterdir(), *(root / "scratch").iterdir()]
     before = len(hub.fetched())
     assert before == 3
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", original)
+    limit = 5  # two more, and then it answers
     prepared = prepare(data, TOKENIZER, Layout(tmp_path / "out"), workers=1)
+    assert len(failures) == 5
     assert hub.fetched()[before:] == ["table/0.parquet"]
     verify(prepared)
+
+
+def test_a_worker_says_what_is_no_fault_of_the_input(hub: HubServer, texts: DataSet, tmp_path: Path, monkeypatch):
+    """What is raised in a worker process is of the same class here, which decides what a study says."""
+    data = pin_revisions(hub_data())
+    directory = Layout(tmp_path / "out").data(data_fingerprint(data, TOKENIZER))
+    assert begin_corpus(directory, data, TOKENIZER) is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubOutOfReachError, match="HF_HUB_OFFLINE is set"):
+        build_corpus(directory, data, TOKENIZER, 2, lambda *_: None)
 
 
 def test_without_the_hub_what_was_fetched_is_enough(hub: HubServer, texts: DataSet, files, tmp_path: Path, monkeypatch):

@@ -9,6 +9,7 @@ from workbench.config.filter_syntax import parse_filter
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
 from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.quality_thresholds import QualitySettings
+from workbench.config.secret_urls import refuse_secrets
 
 SOURCE_KINDS = (
     "python_prose",
@@ -45,8 +46,8 @@ class SourceConfig:
     path: str = ""
     """File, folder (with everything in it) or glob; for `huggingface` the data set's name, or a folder. A path that
     exists is never read as a glob. Relative paths start at the working directory. Of `jsonl`, `parquet`, `arrow` and `text`
-    also a URL that fsspec knows (`s3://bucket/folder/*.parquet`), which needs `data.corpus`. Unused by the `python_*`
-    kinds."""
+    also a URL that fsspec knows (`s3://bucket/folder/*.parquet`), which needs `data.corpus`; without password and signature,
+    since it is recorded. Unused by the `python_*` kinds."""
     files: list[str] | None = None
     """`huggingface`: globs of the data set's files (`sample/10BT/*.parquet`; `**` is any number of folders), which are fetched
     one by one and read by their endings, without `datasets` and loading scripts. Needs `data.corpus`. None reads rows
@@ -91,7 +92,11 @@ class SourceConfig:
     `heldout_bytes`, and no token is kept out of training; None holds out documents of the token files."""
 
     def __post_init__(self) -> None:
-        """Refuse a source that no reader could read."""
+        """Refuse a source that no reader could read, and one whose settings let their bearer in."""
+        for name in ("path", "heldout_path", "revision"):
+            refuse_secrets(f"source {name}", getattr(self, name) or "")
+        for pattern in self.files or ():
+            refuse_secrets("source files", pattern)
         check_choice("source kind", self.kind, SOURCE_KINDS)
         check_at_least("source weight", self.weight, 0)
         if not self.kind.startswith("python_") and not self.path:
@@ -161,7 +166,7 @@ class SourceConfig:
                 )
 
     def _check_url(self) -> None:
-        """Refuse URLs that are read in another way, and passwords, which would be recorded."""
+        """Refuse URLs that are read in another way."""
         if self.kind == "tokens" and _URL.match(self.path):
             raise ValueError(
                 f"source path={self.path!r}: token files are read in place, on this machine: download them"
@@ -173,12 +178,6 @@ class SourceConfig:
             raise ValueError(
                 f"source path={self.path!r}: data sets of the hub are read at a commit: set kind=huggingface path={name} and "
                 "files to globs of its files"
-            )
-        if self.scheme is not None and re.match(r"[^/@]*:[^/@]*@", self.path.partition("://")[2]):
-            place = self.path.rpartition("@")[2]
-            raise ValueError(
-                f"source path={self.scheme}://...@{place} holds a password, and paths are recorded: leave it out, and give it "
-                "to fsspec (environment variables, or ~/.config/fsspec)"
             )
 
     def _check_packages(self) -> None:

@@ -47,9 +47,9 @@ def naming_full_disk(root: Path, fingerprint: str, what: str, needed: int = SMAL
         raise
 
 
-def is_full(error: OSError) -> bool:
+def is_full(error: Exception) -> bool:
     """Whether the disk or a quota was full; libraries may say so in words alone."""
-    return error.errno in _FULL or "No space left" in str(error)
+    return (isinstance(error, OSError) and error.errno in _FULL) or "No space left" in str(error)
 
 
 def free_bytes(folder: Path) -> int:
@@ -63,6 +63,14 @@ def no_space(root: Path, fingerprint: str, what: str, needed: int, free: int) ->
     return NoSpaceError(
         f"no room for {what} of data {fingerprint}: it needs about {_size(needed)}, and {_size(free)} are free in {root} (or a "
         "quota is used up); what is done is kept: make room, and the same command goes on"
+    )
+
+
+def no_space_elsewhere(what: str, size: int, place: Path, advice: str) -> NoSpaceError:
+    """Give the same error for what is to be written outside a corpus's folder, with other advice."""
+    return NoSpaceError(
+        f"no room for {what}: it needs {_size(size)}, and {_size(free_bytes(place))} are free in {place} (or a quota is used up): "
+        f"{advice}; what is done is kept, and the same command goes on"
     )
 
 

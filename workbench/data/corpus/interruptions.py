@@ -22,6 +22,10 @@ class Interruptions:
         if self._may_raise:
             raise KeyboardInterrupt
 
+    def is_asked(self) -> bool:
+        """Whether somebody asked."""
+        return self._is_asked
+
     def check(self) -> None:
         """Raise `KeyboardInterrupt` if somebody asked."""
         if self._is_asked:
@@ -36,6 +40,17 @@ class Interruptions:
             yield
         finally:
             self._may_raise = False
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Do what may not be broken off inside of work that may be: a signal raises at its end."""
+        before, self._may_raise = self._may_raise, False
+        try:
+            yield
+        finally:
+            self._may_raise = before
+        if before:
+            self.check()
 
     @contextmanager
     def heeding(self, *numbers: signal.Signals) -> Iterator[None]:

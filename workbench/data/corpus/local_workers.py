@@ -21,6 +21,8 @@ from workbench.data.corpus.full_disk import NoSpaceError
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.task_loop import do_tasks
+from workbench.data.hub import HubOutOfReachError
+from workbench.data.out_of_reach import OutOfReachError
 from workbench.data.workers import follow_parent
 
 _POLL_SECONDS = 0.2
@@ -30,6 +32,9 @@ _LAST_SECONDS = 10.0
 """Time that workers have to end once one of them has found no task left; they look every 5 s at least."""
 _MOST_DEATHS = 2
 """A task whose worker was killed this often is not tried again: it may need more memory than there is."""
+
+_RAISED = {each.__name__: each for each in (NoSpaceError, HubOutOfReachError, OutOfReachError, ValueError)}
+"""Classes of errors that are the same here as in the worker, which says what is to be done about them."""
 
 
 def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interruptions: Interruptions) -> None:
@@ -48,7 +53,7 @@ def run_workers(corpus: Corpus, workers: int, watch: Callable[[], None], interru
 
     Raises
     ------
-    ValueError, NoSpaceError
+    ValueError, workbench.data.out_of_reach.OutOfReachError, NoSpaceError
         As a worker raised it.
     RuntimeError
         A worker failed otherwise, or those of one task were killed twice.
@@ -108,7 +113,7 @@ def _ended(corpus: Corpus, process: BaseProcess, connection: Connection, deaths:
     except EOFError:
         kind, text = "", ""
     if kind:
-        raise {"ValueError": ValueError, "NoSpaceError": NoSpaceError}.get(kind, RuntimeError)(text)
+        raise _RAISED.get(kind, RuntimeError)(text)
     code = process.exitcode or 0
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     task = next((t for t, o in corpus.folder.claims.all().items() if o.pid == process.pid and o.is_gone()), "no task")
@@ -143,7 +148,8 @@ def _work(root: Path, connection: Connection) -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)
     except (ValueError, NoSpaceError) as error:
-        connection.send((type(error).__name__ if isinstance(error, NoSpaceError) else "ValueError", str(error)))
+        kind = next(name for name in (type(error).__name__, "ValueError") if name in _RAISED)
+        connection.send((kind, str(error)))
         sys.exit(1)
     except Exception:
         connection.send(("RuntimeError", traceback.format_exc()))

@@ -35,6 +35,7 @@ from workbench.data.corpus.task_loop import do_tasks
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.folders import MANIFEST, locked
 from workbench.data.object_store import forget_lists
+from workbench.data.unpack import one_line
 from workbench.study.files import fsync
 
 
@@ -78,10 +79,9 @@ def build_corpus(
     workbench.data.corpus.full_disk.NoSpaceError
         The disk is full.
     Stopped
-        SIGINT or SIGTERM came.
+        SIGINT or SIGTERM came, also where it was at the very end and the store is made.
     """
     interruptions = Interruptions()
-    corpus: Corpus | None = None
 
     def say(text: str) -> None:
         progress(text, 0, None)
@@ -90,16 +90,19 @@ def build_corpus(
         with interruptions.heeding(signal.SIGINT, signal.SIGTERM):
             with interruptions.allowed():
                 corpus = begin_corpus(directory, data, tokenizer, say)
-            if corpus is None:
-                return
-            _do_all(corpus, workers, ProgressWatch(corpus, progress), interruptions)
-            with interruptions.allowed():
-                if on_done is not None:
-                    on_done(corpus)
-                _finish(directory, corpus, data, tokenizer, say)
+            if corpus is not None:
+                _do_all(corpus, workers, ProgressWatch(corpus, progress), interruptions)
+                with interruptions.allowed():
+                    if on_done is not None:
+                        on_done(corpus)
+                    _finish(directory, corpus, data, tokenizer, say, interruptions)
+        interruptions.check()  # of what came where nothing could be broken off
     except KeyboardInterrupt:
-        if not (directory / MANIFEST).is_file():
-            raise Stopped(_describe_stop(building_folder(directory))) from None
+        raise Stopped(_describe_stop(directory)) from None
+    except Exception as error:
+        if not interruptions.is_asked():
+            raise
+        raise Stopped(f"{_describe_stop(directory)}; it had met an error: {one_line(error)}") from error
 
 
 def _do_all(corpus: Corpus, workers: int, watch: ProgressWatch, interruptions: Interruptions) -> None:
@@ -152,9 +155,16 @@ def _alone(directory: Path, purpose: str, say: Callable[[str], None] | None) -> 
 
 
 def _finish(
-    directory: Path, corpus: Corpus, data: DataConfig, tokenizer: TokenizerConfig, say: Callable[[str], None]
+    directory: Path,
+    corpus: Corpus,
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    say: Callable[[str], None],
+    interruptions: Interruptions,
 ) -> None:
     """Write the manifest, delete the work and give the folder its name: one command alone, the others find it done.
+
+    What takes long may be broken off; the last step may not, so that the store is there under its name or is not.
 
     Raises
     ------
@@ -174,9 +184,10 @@ def _finish(
         for place in sorted(root.iterdir()):
             if place.name not in (*STAYS, PLAN, MANIFEST):
                 shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
-        fsync(root)
-        root.replace(directory)
-        fsync(directory.parent)
+        with interruptions.held_back():
+            fsync(root)
+            root.replace(directory)
+            fsync(directory.parent)
 
 
 def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
@@ -202,7 +213,10 @@ def _refuse_changed(directory: Path, corpus: Corpus) -> NoReturn:
     raise ValueError(f"{text}; what was made of them as they were is of no use, and lies in {place}: delete it")
 
 
-def _describe_stop(root: Path) -> str:
+def _describe_stop(directory: Path) -> str:
+    if (directory / MANIFEST).is_file():
+        return f"stopped; data {directory.name} is made, and the same command goes on from there"
+    root = building_folder(directory)
     counted = count_begun(root)
     if counted is None:  # nothing was read yet, or all is read
         return f"stopped at the beginning or the end; what is done is kept in {root}, and the same command goes on"

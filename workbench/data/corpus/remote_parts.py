@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def open_remote(part: Part, source: SourceConfig) -> Path:
 def find_row_groups(path: Path, part: Part) -> Part:
     """Give a part of a parquet file with row groups in place of bytes: each group is in the part where it begins.
 
+    Whatever a file says of itself, each group is in exactly one part, and those of a part follow each other: one that begins
+    before its predecessor, or outside the file, goes where the predecessor is, or to the nearest end.
+
     Raises
     ------
     ValueError
@@ -40,14 +44,17 @@ def find_row_groups(path: Path, part: Part) -> Part:
     """
     with open_parquet(path) as file:
         begins = [_first_byte(file.metadata.row_group(i)) for i in range(file.num_row_groups)]
-    if not begins:
+        rows = file.metadata.num_rows
+    if not rows:
         raise ValueError(f"{show(path)} is empty: it has no row")
-    inside = [i for i, place in enumerate(begins) if part.begin <= place < part.end]
+    ordered = accumulate((min(place, part.file_bytes - 1) for place in begins), max, initial=0)
+    inside = [i for i, place in enumerate(islice(ordered, 1, None)) if part.begin <= place < part.end]
     return replace(part, begin=inside[0], end=inside[-1] + 1) if inside else replace(part, begin=0, end=0)
 
 
 def _first_byte(group: Any) -> int:
     columns = (group.column(i) for i in range(group.num_columns))
-    return min(
+    places = (
         column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset for column in columns
     )
+    return min(places, default=0)

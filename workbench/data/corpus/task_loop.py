@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
@@ -10,10 +11,15 @@ from workbench.data.corpus.full_disk import free_bytes, naming_full_disk, no_spa
 from workbench.data.corpus.interruptions import Interruptions
 from workbench.data.corpus.phases import Phase
 from workbench.data.corpus.task_claims import Claims, LostClaimError, Owner
+from workbench.data.out_of_reach import OutOfReachError
 
 _WAIT_SECONDS = 0.1
 """First wait for the tasks of others; each further one is half as long again."""
 _LONGEST_WAIT_SECONDS = 5.0
+_PAUSES_SECONDS = (10.0, 60.0)
+"""Before a task is tried again for which a service did not answer; the libraries that ask it have tried again before that."""
+
+logger = logging.getLogger(__name__)
 
 
 def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptions) -> None:
@@ -25,6 +31,8 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptio
         An input is damaged, or the settings do not fit it.
     workbench.data.corpus.full_disk.NoSpaceError
         The disk is full; nothing that was done is lost.
+    workbench.data.out_of_reach.OutOfReachError
+        A service that has the input did not answer, however often it was asked.
     KeyboardInterrupt
         Somebody asked to stop; the task that was being done has left nothing.
     """
@@ -64,7 +72,7 @@ def _try_task(corpus: Corpus, claims: Claims, phase: Phase, task: str, interrupt
         if corpus.folder.is_done(task) or corpus.has_ended():
             return False
         with claims.kept(task, owner), interruptions.allowed():
-            _do(corpus, phase, task, owner)
+            _do_patiently(corpus, phase, task, owner)
     except LostClaimError:
         return False
     except Exception:
@@ -86,6 +94,21 @@ def _claim(corpus: Corpus, claims: Claims, task: str) -> Owner | None:
             return None
         corpus.folder.discard(dead)
     return claims.take(task)
+
+
+def _do_patiently(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:
+    """Do a task, and again after a pause where a service did not answer."""
+    for seconds in _PAUSES_SECONDS:
+        try:
+            _do(corpus, phase, task, owner)
+            return
+        except OutOfReachError as error:
+            if not error.may_pass:
+                raise
+            logger.warning("%s; %s is tried again in %g s", error, task, seconds)
+        corpus.folder.discard(owner)
+        time.sleep(seconds)
+    _do(corpus, phase, task, owner)
 
 
 def _do(corpus: Corpus, phase: Phase, task: str, owner: Owner) -> None:

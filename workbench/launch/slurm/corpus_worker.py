@@ -12,6 +12,7 @@ from pathlib import Path
 from workbench.data.corpus.corpus_plan import Corpus, open_corpus
 from workbench.data.corpus.corpus_speeds import remember
 from workbench.data.corpus.pipeline import Stopped, build_corpus, building_folder
+from workbench.data.folders import MANIFEST
 from workbench.kinds.corpus.run import SpacedLines, attempt
 from workbench.launch.slurm.interrupt import REQUEUE_SIGNALS, Interrupt
 from workbench.study.layout import Layout
@@ -52,7 +53,7 @@ def make_corpus(directory: Path, workers: int, interrupt: Interrupt, say: Callab
             build_corpus(directory, corpus.data, corpus.tokenizer, workers, SpacedLines(say), remember_speed)
     except Stopped as stopped:
         say(str(stopped))
-        return False
+        return (directory / MANIFEST).is_file()
     except RuntimeError:
         if not interrupt.is_asked():  # workers that were told to end beside us are no failure
             raise
