@@ -285,12 +285,13 @@ class StageRun:
             row = self._row(state, result, time.perf_counter() - began)
             new_row = writer if state.step > durable else None
             stop, overdue = self._agree(partial(self._tell, state, result.loss, row, new_row))
-            if stop and state.tokens < target:
-                self.saver.save(state, writer, keep=False, last=True)
+            there = state.tokens == target
+            stops = stop and not (there and last)
+            if there or overdue or stops:
+                # A grace period has no time for a further step and its checkpoint: a milestone is the last one then.
+                self.saver.save(state, writer, keep=there, last=stops or (there and last))
+            if stops:
                 raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
-            if state.tokens == target or overdue:
-                there = state.tokens == target
-                self.saver.save(state, writer, keep=there, last=last and there)
 
     def _tell(self, state: TrainState, loss: float, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
         if writer is not None:
