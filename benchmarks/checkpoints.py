@@ -27,16 +27,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import save_file
 
-from workbench.config.schema import (
-    MixtureSegment,
-    ModelConfig,
-    NumericsConfig,
-    OptimizerConfig,
-    Schedule,
-    StreamConfig,
-    StreamSource,
-    TrainingStage,
-)
+from workbench.config.schema import ModelConfig, NumericsConfig, OptimizerConfig
 from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, to_hf, write_hf_config
 from workbench.study.files import sha256
@@ -52,6 +43,7 @@ from workbench.train.optimizer import build_optimizer, optimizer_tensors, set_le
 from workbench.train.state import OPTIMIZER_FILE, TrainState, save_state
 from workbench.train.state_copy import HostCopies, Snapshot
 from workbench.train.throughput import plain_step
+from workbench.train.trial_stage import make_trial_stage
 
 
 def main() -> None:
@@ -130,19 +122,8 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
 def measure_stalls(options: argparse.Namespace) -> dict[str, Any]:
     """Time rounds of steps without a checkpoint, and with one; of the last, how long it kept the steps waiting."""
     config = make_config(options.layers, options.width, options.mlp, options.vocabulary, options.context)
-    stage = TrainingStage(
-        parent=None,
-        model=config,
-        stream=StreamConfig(
-            "none", options.context, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]
-        ),
-        batch_sequences=options.batch,
-        schedule=Schedule(peak=1e-5, warmup_tokens=0),
-        optimizer=OptimizerConfig(),
-        precision="fp32",
-        seed_init=0,
-        numerics=NumericsConfig(threads=options.threads),
-    )
+    numerics = NumericsConfig(threads=options.threads)
+    stage = make_trial_stage(config, batch_sequences=options.batch, peak=1e-5, numerics=numerics)
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     step = cast("partial[Any]", plain_step(stage, torch.device("cpu")))

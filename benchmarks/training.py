@@ -13,18 +13,10 @@ import platform
 
 import torch
 
-from workbench.config.schema import (
-    MixtureSegment,
-    ModelConfig,
-    NumericsConfig,
-    OptimizerConfig,
-    Schedule,
-    StreamConfig,
-    StreamSource,
-    TrainingStage,
-)
+from workbench.config.schema import ModelConfig, NumericsConfig, TrainingStage
 from workbench.study.flops import training_flops_per_token
 from workbench.train.throughput import measure_tokens_per_second
+from workbench.train.trial_stage import make_trial_stage
 
 
 def main() -> None:
@@ -79,17 +71,11 @@ def make_stage(options: argparse.Namespace) -> TrainingStage:
         vocab_size=options.vocab,
         context_tokens=options.context,
     )
-    return TrainingStage(
-        parent=None,
-        model=model,
-        stream=StreamConfig(
-            "none", options.context, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]
-        ),
+    return make_trial_stage(
+        model,
         batch_sequences=options.batch,
-        schedule=Schedule(peak=1e-5, warmup_tokens=0),
-        optimizer=OptimizerConfig(),
         precision=options.precision,
-        seed_init=0,
+        peak=1e-5,
         numerics=NumericsConfig(
             threads=options.threads,
             attention=options.attention,

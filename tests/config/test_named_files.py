@@ -55,6 +55,21 @@ def test_named_files_and_modules_exist():
     assert {name: names for name, names in stale.items() if names} == {}
 
 
+def test_the_tour_names_every_folder_of_modules_and_no_other():
+    text = (PROJECT_ROOT / "CONTRIBUTING.md").read_text()
+    tour = text[text.index("## The tour") : text.index("## How to add")]
+    tour = re.sub(r"\*On disk:\*.*", "", tour)
+    named = re.findall(r"`([\w./-]+)`", tour)
+    folders = {
+        name.rsplit("/", 1)[0] for name in FILES if name.split("/")[0] in ("workbench", "analysis", "hydra_plugins")
+    }
+    ends = {"/".join(name.split("/")[start:]) for name in folders for start in range(name.count("/") + 1)}
+    others = {f"{path.name}/" for path in PROJECT_ROOT.iterdir() if path.is_dir()}
+    assert {name for name in named if name.endswith("/") and name not in others and name[:-1] not in ends} == set()
+    segments = {part for name in named for part in name.split("/")}
+    assert {name for name in folders if name.rsplit("/", 1)[-1] not in segments} == set()
+
+
 def test_a_module_is_found_by_the_name_of_its_file():
     """Only the files that every kind of stage has, and those that Python and pytest look for, stand more than once."""
     modules = [name.split("/")[-1] for name in FILES if name.endswith(".py")]

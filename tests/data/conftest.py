@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.data.hub_server import HubServer
 from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
@@ -155,3 +156,16 @@ def forget_answers() -> None:
     """Ask hubs again, as a new process would."""
     resolve_revision.cache_clear()
     list_hub_files.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def alphabet(tmp_path_factory: pytest.TempPathFactory) -> TokenizerConfig:
+    """A tokenizer of single bytes: every text has its own tokens, and nothing is trained."""
+    ids = {"<s>": 0, **{piece: i for i, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}}
+    tokenizer = Tokenizer(models.BPE(ids, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<s>"])
+    path = tmp_path_factory.mktemp("alphabet") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return TokenizerConfig("file", 257, str(path), bos="<s>")

@@ -1,76 +1,32 @@
+"""Prepared stores: what they hold, and that nothing but their content changes them."""
+
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from tests.data.store_texts import digests, heldout_texts, replace_source, training_texts
 from workbench.config.schema import (
-    DataConfig,
     MixtureSegment,
-    SourceConfig,
     StreamConfig,
     StreamSource,
     TokenizerConfig,
 )
-from workbench.data import folders, python_texts, store
-from workbench.data.heldout import is_heldout
-from workbench.data.store import heldout_sizes, open_prepared, prepare, verify
-from workbench.data.store_summary import describe, dropped_table, notes, source_table
+from workbench.data import folders, store
+from workbench.data.store import open_prepared, prepare, verify
+from workbench.data.store_summary import describe
 from workbench.data.stream import Stream
-from workbench.data.tokenizer import load_saved
 from workbench.evaluate.suites.documents import read_heldout
 from workbench.study.layout import Layout
-
-
-def training_texts(prepared, source: str) -> list[str]:
-    """Documents of the finished store, decoded from its token ids."""
-    tokens = prepared.sources[source]
-    tokenizer = load_saved(prepared.tokenizer_dir)
-    parts = np.split(tokens, np.flatnonzero(tokens == prepared.bos_id))[1:]
-    return [tokenizer.decode(part[1:].tolist()) for part in parts]
-
-
-def heldout_texts(prepared, source: str) -> list[str]:
-    with prepared.heldout_path(source).open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines]
-
-
-def share_inside(heldout: list[str], training: list[str], length: int = 5) -> float:
-    """Share of held-out bytes in runs of `length` non-blank lines of the training texts: written down once more."""
-    fold = [["".join(line.split()) for line in text.split("\n") if line.strip()] for text in training]
-    seen = {tuple(lines[i : i + length]) for lines in fold for i in range(len(lines) - length + 1)}
-    inside = total = 0
-    for text in heldout:
-        lines = [line for line in text.split("\n") if line.strip()]
-        folded = ["".join(line.split()) for line in lines]
-        hit = set()
-        for i in range(len(lines) - length + 1):
-            if tuple(folded[i : i + length]) in seen:
-                hit.update(range(i, i + length))
-        inside += sum(len(lines[i].encode()) for i in hit)
-        total += sum(len(line.encode()) for line in lines)
-    return inside / total
-
-
-def replace_source(data: DataConfig, name: str, **changes) -> DataConfig:
-    source = dataclasses.replace(data.sources[name], **changes)
-    return dataclasses.replace(data, sources={**data.sources, name: source})
-
-
-def digests(prepared) -> dict[str, str]:
-    return {name: facts["sha256"] for name, facts in prepared.manifest["files"].items()}
 
 
 def test_a_store_holds_its_documents(prepared, make_documents):
@@ -111,164 +67,6 @@ def test_the_number_of_workers_changes_nothing(prepared, two_sources, small_toke
     assert digests(two) == digests(prepared)
 
 
-def test_caps_move_neither_held_out_documents_nor_tokenizer(prepared, two_sources, small_tokenizer, tmp_path):
-    smaller = replace_source(two_sources, "a", max_bytes=30_000)
-    small = prepare(smaller, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert small.fingerprint != prepared.fingerprint
-    assert small.heldout_fingerprint == prepared.heldout_fingerprint
-    kept = {n: d for n, d in digests(prepared).items() if not n.startswith("tokens_a")}
-    assert {n: d for n, d in digests(small).items() if not n.startswith("tokens_a")} == kept
-    assert 29_000 < small.manifest["sources"]["a"]["bytes"] <= 30_000
-    tokens = small.sources["a"]
-    assert (prepared.sources["a"][: len(tokens)] == tokens).all()
-
-
-def test_a_planted_passage_leaves_the_training_text(
-    prepared, two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
-):
-    passage = heldout_texts(prepared, "a")[0].split("\n")[:8]
-    before, after = make_documents(2, seed=9)
-    planted = "\n".join([before, *("      " + line for line in passage), after])
-    exact = heldout_texts(prepared, "a")[1]
-    texts = [*make_documents(200, 2), planted, exact]
-    write_jsonl(tmp_path / "b.jsonl", texts)
-    assert share_inside(heldout_texts(prepared, "a"), texts) > 0.2
-    leaky = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert heldout_texts(leaky, "a") == heldout_texts(prepared, "a")
-    training = training_texts(leaky, "a") + training_texts(leaky, "b")
-    assert before in training
-    assert after in training
-    assert not [line for line in passage if any(line in text for text in training)]
-    assert share_inside(heldout_texts(leaky, "a"), training) == 0
-    assert leaky.manifest["overlap_before"]["a"]["share"] > 0.1
-    assert leaky.manifest["overlap_left"]["a"] == {"share": 0, "worst_document": 0, "documents_above_tenth": 0}
-
-
-def test_a_store_that_leaks_is_not_kept(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
-):
-    clean = prepare(two_sources, small_tokenizer, Layout(tmp_path / "clean"), workers=1)
-    write_jsonl(tmp_path / "b.jsonl", [*make_documents(200, 2), "x\n" + heldout_texts(clean, "a")[0]])
-    monkeypatch.setattr("workbench.data.overlap.HeldoutRuns.cut", lambda self, text: ([text], set()))
-    with pytest.raises(RuntimeError, match="'a' has 100% of its bytes in training"):
-        prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert not list((tmp_path / "outputs" / "data").iterdir())
-
-
-@pytest.fixture
-def python_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_documents, write_with_key):
-    """A made-up corpus of Python files; `write(name, text)` adds one, its hash says whether it is held out."""
-    files: list[tuple[str, str]] = []
-
-    def write(number: int, text: str, heldout: bool) -> None:
-        path = tmp_path / f"file{number}.py"
-        key = write_with_key(path, lambda draw: f"# {draw}\n{text}", heldout)
-        files.append((key, str(path)))
-
-    monkeypatch.setattr(python_texts, "list_files", lambda: sorted(files))
-    monkeypatch.setattr(python_texts, "describe_corpus", lambda: [[key, path] for key, path in files])
-    for i, text in enumerate(make_documents(120, seed=5)):
-        docstring = "\n    ".join(text.split("\n"))
-        body = "\n".join(
-            f"    value_{letter} = compute_something(previous, {i}) + step_{letter}" for letter in "abcdefghijkl"
-        )
-        write(i, f'def f{i}():\n    """{docstring}\n    """\n{body}\n    return value_a\n', heldout=i % 10 == 0)
-    return write
-
-
-def test_a_held_out_passage_planted_in_training_code_and_docstrings_is_removed(
-    python_files, small_tokenizer, tmp_path, make_documents
-):
-    sources = {
-        "prose": SourceConfig("python_prose", heldout_bytes=5000),
-        "code": SourceConfig("python_code", heldout_bytes=5000),
-    }
-    data = DataConfig("python", sources, heldout_percent=5.0)
-    clean = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    prose, code = heldout_texts(clean, "prose"), heldout_texts(clean, "code")
-    assert prose
-    assert code
-    as_comment = "".join(f"    # {line}\n" for line in code[0].split("\n")[1:3])
-    as_string = "\n".join("        " + line for line in prose[0].split("\n"))
-    stolen = code[0].replace("\n", "\n    ")
-    padding = "\n".join(f"    other_{letter} = padding(something, more)" for letter in "abcdefghijklmnop")
-    planted = f"class Copy:\n{as_comment}    {stolen}\n\n    TEXT = [f'''\n{as_string}\n''']\n{padding}\n"
-    python_files(500, planted, heldout=False)
-    before = share_inside(prose + code, [planted])
-    assert before > 0.1
-    leaky = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert leaky.fingerprint != clean.fingerprint
-    assert heldout_texts(leaky, "prose") == prose
-    assert heldout_texts(leaky, "code") == code
-    training = training_texts(leaky, "prose") + training_texts(leaky, "code")
-    assert any("other_p = padding" in text for text in training)
-    assert share_inside(prose + code, training) == 0
-    assert not any(prose[0].split("\n")[2] in text for text in training)
-    assert leaky.manifest["overlap_before"]["prose"]["share"] > 0.05
-    assert leaky.manifest["overlap_before"]["code"]["share"] > 0.05
-
-
-def test_docstrings_of_training_files_are_in_prose_and_nowhere_in_code(python_files, small_tokenizer, tmp_path):
-    sources = {
-        "prose": SourceConfig("python_prose", heldout_bytes=3000),
-        "code": SourceConfig("python_code", heldout_bytes=3000),
-    }
-    prepared = prepare(DataConfig("python", sources), small_tokenizer, Layout(tmp_path), workers=1)
-    assert all("value_" in text and '"""' not in text for text in training_texts(prepared, "code"))
-    assert all("value_" not in text for text in training_texts(prepared, "prose"))
-
-
-def test_exact_duplicates_are_stored_once(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
-    texts = make_documents(400, seed=1)
-    write_jsonl(tmp_path / "a.jsonl", texts + texts[::-1])
-    write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2) + texts[:100])
-    prepared = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    stored = training_texts(prepared, "a") + training_texts(prepared, "b")
-    assert len(stored) == len(set(stored)) > 500
-
-
-def test_counts_say_what_became_of_every_document(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
-    plain = prepare(two_sources, small_tokenizer, Layout(tmp_path / "plain"), workers=1)
-    held, texts = heldout_texts(plain, "a"), make_documents(200, 2)
-    odd = [*texts, *texts[:40], *["short one\nwith lines"] * 3, "", " \n\t", held[0], held[0] + "\nbehind it"]
-    write_jsonl(tmp_path / "b.jsonl", odd)
-    made = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    facts = made.manifest["sources"]["b"]
-    split = [t for t in odd if is_heldout(hashlib.sha256(t.encode()).hexdigest(), 5.0)]
-    trained = [text for text in odd if text not in split]
-    assert facts["read"] == len(odd) == facts["documents"] + sum(facts["dropped"].values())
-    assert facts["dropped"] == {
-        "heldout_split": len(split),
-        "duplicate": len(trained) - len(set(trained)) - trained.count(odd[240]) + 1,
-        "too_short": trained.count(odd[240]),
-        "empty": sum(not text.strip() for text in trained),
-        "heldout_text": sum(held[0] in text for text in trained),
-    }
-    head, [_, row] = dropped_table(made)
-    assert dict(zip(head, row, strict=True))["too short"] == str(facts["dropped"]["too_short"])
-    assert sum(int(cell) for cell in row[2:]) == int(row[1]) == len(odd)
-
-
-def read_all_first(self, method, arguments):
-    """`Pool.results` with workers that read as far ahead as can be."""
-    yield from [self.submit(method, *each).result() for each in list(arguments)]
-
-
-def test_damage_behind_the_cap_matters_to_no_number_of_workers(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
-):
-    monkeypatch.setattr("workbench.data.build._TEXT_A_CHUNK", 20_000)
-    path = write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2))
-    with path.open("ab") as file:
-        file.write(b"{}\n")
-    capped = replace_source(two_sources, "b", max_bytes=40_000)
-    first = prepare(capped, small_tokenizer, Layout(tmp_path / "first"), workers=1)
-    monkeypatch.setattr("workbench.data.workers.Pool.results", read_all_first)
-    assert digests(prepare(capped, small_tokenizer, Layout(tmp_path / "second"), workers=1)) == digests(first)
-    with pytest.raises(ValueError, match=r"b\.jsonl, line 201: no field 'text'"):
-        prepare(two_sources, small_tokenizer, Layout(tmp_path / "second"), workers=1)
-
-
 def test_a_source_without_text_is_named_before_the_tokenizer_is_trained(
     two_sources, small_tokenizer, tmp_path, write_jsonl
 ):
@@ -279,114 +77,6 @@ def test_a_source_without_text_is_named_before_the_tokenizer_is_trained(
         ValueError, match=r"'b' has no training text of .*=200 bytes or more; dropped are .*1 empty, 3 too short"
     ):
         prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-
-
-def test_counts_and_overlap_do_not_depend_on_how_far_workers_read_ahead(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl, monkeypatch
-):
-    monkeypatch.setattr("workbench.data.build._TEXT_A_CHUNK", 20_000)
-    write_jsonl(tmp_path / "a.jsonl", [text for text in make_documents(400, 1) for _ in range(2)])
-    data = replace_source(two_sources, "a", max_bytes=60_000)
-    first = prepare(data, small_tokenizer, Layout(tmp_path / "first"), workers=1)
-    monkeypatch.setattr("workbench.data.workers.Pool.results", read_all_first)
-    second = prepare(data, small_tokenizer, Layout(tmp_path / "second"), workers=1)
-    assert digests(first) == digests(second)
-    for facts in ("sources", "overlap_before"):
-        assert first.manifest[facts] == second.manifest[facts]
-
-
-def test_a_cap_without_room_for_the_first_document_is_refused_with_both_numbers(two_sources, small_tokenizer, tmp_path):
-    data = replace_source(two_sources, "a", max_bytes=300)
-    with pytest.raises(
-        ValueError, match=r"'a': max_bytes=300 has no room for the first document, which has \d{3} bytes"
-    ):
-        prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert not list((tmp_path / "outputs" / "data").iterdir())
-
-
-def test_a_large_document_that_ends_a_source_early_is_named_with_both_numbers(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
-):
-    large = "\n".join(make_documents(100, seed=8))
-    write_jsonl(tmp_path / "a.jsonl", [*make_documents(50, 1), large, *make_documents(200, 3)])
-    capped = {cap: replace_source(two_sources, "a", max_bytes=cap) for cap in (100_000, 200_000)}
-    stores = {c: prepare(d, small_tokenizer, Layout(tmp_path / "outputs"), workers=1) for c, d in capped.items()}
-    facts = stores[100_000].manifest["sources"]["a"]
-    assert facts["bytes"] < 40_000
-    assert facts["left_out_bytes"] == len(large)
-    assert facts["dropped"]["beyond_cap"] == 1
-    note, *few = notes(stores[100_000])
-    assert all("held-out document" in line for line in few)
-    for number in (
-        f"{facts['bytes']:,} of max_bytes=100,000",
-        f"{len(large):,} bytes",
-        f"{facts['bytes'] + len(large)}",
-    ):
-        assert number in note
-    assert not [line for line in notes(stores[200_000]) if "max_bytes" in line]
-    row = dict(
-        zip(*(part for part in (source_table(stores[100_000])[0], source_table(stores[100_000])[1][0])), strict=True)
-    )
-    assert row["filled"] == f"{facts['bytes'] / 100_000:.1%}"
-    tokens = stores[100_000].sources["a"]
-    assert (stores[200_000].sources["a"][: len(tokens)] == tokens).all()
-
-
-def test_files_that_are_not_read_are_named_and_counted(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
-):
-    (tmp_path / "data").mkdir()
-    write_jsonl(tmp_path / "data" / "a.jsonl", make_documents(200, seed=1))
-    for name in ("README.md", *(f"{i:02}.log" for i in range(30))):
-        (tmp_path / "data" / name).write_text("x")
-    source = dataclasses.replace(two_sources.sources["a"], path=str(tmp_path / "data"))
-    data = dataclasses.replace(two_sources, sources={"a": source})
-    made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert made.manifest["sources"]["a"]["skipped_files"]["count"] == 31
-    assert len(made.manifest["sources"]["a"]["skipped_files"]["names"]) == 20
-    assert notes(made)[:1] == [
-        "source 'a': 31 files there are not read as jsonl: 00.log, 01.log, 02.log, 03.log, 04.log and 26 more"
-    ]
-
-
-def test_held_out_documents_are_as_long_as_is_asked(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
-):
-    write_jsonl(tmp_path / "a.jsonl", make_documents(400, seed=1, lines=100))
-    source = dataclasses.replace(two_sources.sources["a"], heldout_bytes=20_000)
-    for cut in (1500, 3000):
-        data = dataclasses.replace(two_sources, sources={"a": source}, heldout_document_bytes=cut)
-        made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-        assert cut - 200 < max(len(text.encode()) for text in heldout_texts(made, "a")) <= cut
-        assert not verify(made)
-
-
-def test_held_out_documents_shorter_than_any_document_are_refused(two_sources):
-    with pytest.raises(
-        ValueError, match=r"^data\.heldout_document_bytes=100 is below data\.min_document_bytes=200[^\n]*$"
-    ):
-        dataclasses.replace(two_sources, heldout_document_bytes=100)
-    sources = {name: dataclasses.replace(source, heldout_bytes=0) for name, source in two_sources.sources.items()}
-    dataclasses.replace(two_sources, sources=sources, heldout_document_bytes=100)
-
-
-def test_few_held_out_documents_are_named_with_their_number(
-    two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl
-):
-    """Error bars over a handful of documents say little."""
-    write_jsonl(tmp_path / "few.jsonl", make_documents(200, seed=1))
-    write_jsonl(tmp_path / "many.jsonl", make_documents(1500, seed=1))
-    for name, said in (("few", True), ("many", False)):
-        source = dataclasses.replace(
-            two_sources.sources["a"], path=str(tmp_path / f"{name}.jsonl"), heldout_bytes=10**6
-        )
-        data = dataclasses.replace(two_sources, sources={"a": source})
-        made = prepare(data, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-        count = made.manifest["sources"]["a"]["heldout_documents"]
-        assert (count < 20) == said
-        assert [f"scores rest on {count} held-out documents" in note for note in notes(made)] == (
-            [True] if said else []
-        )
 
 
 def test_what_only_looks_like_a_line_end_stays_in_training_and_held_out_text(
@@ -437,12 +127,6 @@ def test_a_store_under_another_name_is_refused(prepared):
     moved = prepared.directory.rename(prepared.directory.with_name("0123456789abcdef"))
     with pytest.raises(ValueError, match=f"0123456789abcdef holds data {prepared.fingerprint}"):
         open_prepared(moved)
-
-
-def test_short_documents_are_dropped(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
-    write_jsonl(tmp_path / "b.jsonl", make_documents(200, 2) + ["short one\nwith lines"] * 3)
-    prepared = prepare(two_sources, small_tokenizer, Layout(tmp_path / "outputs"), workers=1)
-    assert min(len(text.encode()) for text in training_texts(prepared, "b")) >= 200
 
 
 def test_names_of_stores_follow_what_is_in_them(two_sources, small_tokenizer, tmp_path, make_documents, write_jsonl):
@@ -500,16 +184,6 @@ def test_damaged_stores_are_named(prepared, tmp_path):
         verify(open_prepared(prepared.directory))
     with pytest.raises(ValueError, match="run `workbench prepare`"):
         open_prepared(tmp_path / "nowhere")
-
-
-def test_sizes_of_held_out_text_are_those_of_the_command_line_tools(prepared, tmp_path):
-    text = "".join(heldout_texts(prepared, "a")).encode()
-    sizes = heldout_sizes(prepared)["a"]
-    assert sizes["bytes"] == len(text)
-    for tool in ("gzip", "xz"):
-        if shutil.which(tool):
-            packed = subprocess.run([tool, "-9", "-c"], input=text, capture_output=True, check=True).stdout
-            assert sizes[f"{tool}_bytes"] == pytest.approx(len(packed), abs=20)
 
 
 @pytest.mark.parametrize(
@@ -584,22 +258,3 @@ def test_stopping_prepare_leaves_no_store_and_no_process(name, tmp_path, write_j
             return
         time.sleep(0.1)
     pytest.fail(f"{left} still run")
-
-
-@pytest.mark.slow
-def test_this_environments_own_texts_make_a_store_without_leak(small_tokenizer, tmp_path):
-    sources = {
-        "prose": SourceConfig("python_prose", 7, max_bytes=700_000, heldout_bytes=30_000),
-        "code": SourceConfig("python_code", 3, max_bytes=300_000, heldout_bytes=30_000),
-    }
-    tokenizer = dataclasses.replace(small_tokenizer, vocab_size=512, train_bytes=300_000)
-    prepared = prepare(DataConfig("python", sources), tokenizer, Layout(tmp_path), workers=1)
-    for name in sources:
-        training = training_texts(prepared, "prose") + training_texts(prepared, "code")
-        held = heldout_texts(prepared, name)
-        assert len(held) >= 20
-        assert share_inside(held, training) == 0
-        assert max(len(text.encode()) for text in held) <= 1500
-    facts = prepared.manifest["sources"]
-    assert facts["prose"]["bytes"] > 690_000
-    assert facts["code"]["bytes"] > 250_000

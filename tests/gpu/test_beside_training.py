@@ -1,41 +1,24 @@
 """What a GPU does beside its training: copies of a checkpoint's state, and a head padded while the loss is computed."""
 
-import socket
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
-from workbench.config.schema import (
-    MixtureSegment,
-    ModelConfig,
-    NumericsConfig,
-    OptimizerConfig,
-    Schedule,
-    StreamConfig,
-    StreamSource,
-    TrainingStage,
-)
-from workbench.model.batch import Batch
-from workbench.model.transformer import summed_loss
+from workbench.config.schema import ModelConfig
 from workbench.train.distributed import World
 from workbench.train.state import initial_state, save_state
 from workbench.train.state_copy import HostCopies
-from workbench.train.step import train_step
+from workbench.train.trial_stage import make_trial_stage, make_trial_step
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = torch.device("cuda", 0)
-BACKEND = "nccl"
 VOCABULARY = 50257
-STAGE = TrainingStage(
-    parent=None,
-    model=ModelConfig(
+STAGE = make_trial_stage(
+    ModelConfig(
         name="test",
         num_layers=4,
         width=512,
@@ -45,42 +28,12 @@ STAGE = TrainingStage(
         vocab_size=VOCABULARY,
         context_tokens=256,
     ),
-    stream=StreamConfig("none", 256, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]),
     batch_sequences=8,
-    schedule=Schedule(peak=1e-3, warmup_tokens=0),
-    optimizer=OptimizerConfig(),
-    precision="fp32",
-    seed_init=0,
-    numerics=NumericsConfig(),
 )
 
 
-@pytest.fixture
-def mesh():
-    """One process that shares the model out among one."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    dist.init_process_group(f"cpu:gloo,cuda:{BACKEND}", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    yield init_device_mesh(DEVICE.type, (1,))
-    dist.destroy_process_group()
-
-
 def step_of(state, stage):
-    shape = (stage.batch_sequences, stage.model.context_tokens + 1)
-    tokens = torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    return partial(
-        train_step,
-        state.model,
-        partial(summed_loss, state.model),
-        state.optimizer,
-        Batch(tokens),
-        torch.zeros(stage.batch_sequences, dtype=torch.int64, device=DEVICE),
-        num_sources=1,
-        learning_rate=1e-3,
-        clip_norm=1.0,
-        precision=stage.precision,
-    )
+    return make_trial_step(state.model, state.optimizer, stage, DEVICE)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["plain", "shared"])

@@ -1,27 +1,13 @@
 """Training on one GPU as a process of several would: nccl, FSDP2, its files and its memory."""
 
 import importlib.util
-import socket
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from workbench.config.schema import (
-    MixtureSegment,
-    ModelConfig,
-    NumericsConfig,
-    OptimizerConfig,
-    Schedule,
-    StreamConfig,
-    StreamSource,
-    TrainingStage,
-)
-from workbench.model.batch import Batch
+from workbench.config.schema import ModelConfig, NumericsConfig
 from workbench.model.transformer import summed_loss
 from workbench.study.memory import peak_memory
 from workbench.train.determinism import determinism
@@ -29,17 +15,15 @@ from workbench.train.distributed import World, join
 from workbench.train.micro_batch import choose_micro_batch
 from workbench.train.optimizer import optimizer_tensors
 from workbench.train.state import initial_state, load_state, save_state
-from workbench.train.step import train_step
+from workbench.train.trial_stage import make_trial_stage, make_trial_step
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = torch.device("cuda", 0)
-BACKEND = "nccl"
-STAGE = TrainingStage(
-    parent=None,
-    model=ModelConfig(
+STAGE = make_trial_stage(
+    ModelConfig(
         name="test",
         num_layers=3,
         width=256,
@@ -49,48 +33,16 @@ STAGE = TrainingStage(
         vocab_size=512,
         context_tokens=128,
     ),
-    stream=StreamConfig("none", 128, 0, {"random": StreamSource()}, [MixtureSegment(0, {"random": 1.0})]),
     batch_sequences=4,
-    schedule=Schedule(peak=1e-3, warmup_tokens=0),
-    optimizer=OptimizerConfig(),
-    precision="fp32",
-    seed_init=0,
-    numerics=NumericsConfig(),
 )
 WORLD = World(0, 1, DEVICE)
 NUMERICS = ("numerics.device=cuda", "numerics.deterministic=true")
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    """One process that shares the model out among one."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    dist.init_process_group(BACKEND, init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    yield init_device_mesh(DEVICE.type, (1,))
-    dist.destroy_process_group()
-
-
-def step_of(state, stage, micro_batch_sequences, loss=None, **settings):
+def step_of(state, stage, micro_batch_sequences, **settings):
     """One step on one random batch, to be called as often as wanted."""
-    shape = (stage.batch_sequences, stage.model.context_tokens + 1)
-    tokens = torch.randint(0, 512, shape, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    sources = torch.zeros(stage.batch_sequences, dtype=torch.int64, device=DEVICE)
-    return partial(
-        train_step,
-        state.model,
-        loss or partial(summed_loss, state.model),
-        state.optimizer,
-        Batch(tokens),
-        sources,
-        num_sources=1,
-        learning_rate=1e-3,
-        clip_norm=1.0,
-        precision=stage.precision,
-        micro_batch_sequences=micro_batch_sequences,
-        **settings,
-    )
+    settings |= {"micro_batch_sequences": micro_batch_sequences}
+    return make_trial_step(state.model, state.optimizer, stage, DEVICE, **settings)
 
 
 def losses_of(state, stage, steps, micro_batch_sequences=2):
@@ -128,7 +80,7 @@ def test_strict_kernels_repeat_every_bit(precision, attention):
         pytest.skip("needs the package flash-attn, and bf16")
     model = replace(STAGE.model, num_kv_heads=4, context_tokens=1024)
     numerics = NumericsConfig(attention=attention, deterministic=True)
-    stage = replace(STAGE, model=model, precision=precision, batch_sequences=16, numerics=numerics)
+    stage = make_trial_stage(model, batch_sequences=16, precision=precision, numerics=numerics)
     with determinism(True, DEVICE):
         first, second = (losses_of(initial_state(stage, DEVICE), stage, 10, 8) for _ in range(2))
     assert first == second
@@ -218,7 +170,8 @@ def test_peak_memory_is_the_planned_one(precision, frugal, width, layers):
         vocab_size=16384,
         context_tokens=1024,
     )
-    stage = replace(STAGE, model=model, precision=precision, numerics=NumericsConfig(activation_checkpointing=frugal))
+    numerics = NumericsConfig(activation_checkpointing=frugal)
+    stage = make_trial_stage(model, batch_sequences=4, precision=precision, numerics=numerics)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -4,12 +4,16 @@ It lets tests import `training_processes` and `taught_students` by name, as the 
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.kinds.imported_studies import TOKENS
+from workbench.data.store import open_prepared
 from workbench.forecast.study_facts import make_facts, prepare_data
 from workbench.launch.snapshot import freeze_study
 from workbench.train.whole_stage import train_stage
@@ -75,5 +79,40 @@ def taught(make_study, outputs):
         for node in of_kind(facts, "pretrain"):
             train_stage(facts.layout, node.id)
         return facts
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(outputs, tmp_path):
+    """Make a family's tiny random checkpoint with the tokenizer of the prepared corpus."""
+    # Other tests leave stores of tokenizers with templates and named tokens beside it.
+    stores = [path for path in (outputs / "data").iterdir() if (path / "manifest.json").exists()]
+    store = next(path for path in sorted(stores) if not list(path.rglob("chat_template.jinja")))
+
+    def make(name, **changes):
+        from tests.model.test_pretrained import FAMILIES
+
+        kind, config = FAMILIES[name]
+        directory = tmp_path / f"made_{name}"
+        torch.manual_seed(0)
+        values = {**config.to_dict(), "vocab_size": open_prepared(store).vocab_size + 1, **changes}
+        kind(type(config)(**values)).save_pretrained(directory)
+        for file in open_prepared(store).tokenizer_dir.iterdir():
+            shutil.copyfile(file, directory / file.name)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def begin(compose, overrides, experiments):
+    """Plan, prepare and freeze a study that begins from a checkpoint."""
+
+    def make(directory, *more):
+        settings = [*overrides, "init=hf", f"init.path={directory}", *TOKENS, *more]
+        facts = make_facts(compose(settings, experiments))
+        prepare_data(facts, print)
+        return freeze_study(facts)
 
     return make

@@ -14,14 +14,13 @@ from pathlib import Path
 import outputs_tree
 import pytest
 from outputs_tree import make_study, row_of
+from stored_runs import SMALL, run_infos, stored_counts
 
-from workbench.study.evaluation_files import documents_path, result_path, write_result
+from workbench.study.evaluation_files import documents_path
 from workbench.study.files import exclusive
 from workbench.study.layout import Layout
 from workbench.tracking import spool
-from workbench.tracking.mlflow import default_uri, log_figures, publish_study
-
-SMALL = {"sizes": {"m0_03": 30_000, "m0_1": 100_000}, "budgets": (50_000, 100_000), "row_every": 5}
+from workbench.tracking.mlflow import default_uri, publish_study
 
 
 def stored_rows(layout: Layout) -> Counter:
@@ -46,14 +45,6 @@ def expected_rows(layout: Layout, study: str) -> Counter:
             for key, value in {**values, "train/tokens": row["tokens"]}.items():
                 expected[stage_id, key, row["step"], int(row["time"] * 1000), float(value)] += 1
     return expected
-
-
-def stored_counts(layout: Layout) -> dict[str, int]:
-    tables = ("runs", "metrics", "logged_models", "logged_model_metrics", "inputs", "params", "tags")
-    connection = sqlite3.connect(layout.database)
-    counts = {table: connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables}
-    connection.close()
-    return counts
 
 
 def test_everything_arrives_and_again_adds_nothing(root):
@@ -206,14 +197,6 @@ def test_status_is_true(root):
     assert run_infos(made.layout, made.study)[ids[2]].info.status == "FINISHED"
 
 
-def run_infos(layout: Layout, study: str) -> dict:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=default_uri(layout))
-    experiment = client.get_experiment_by_name(study)
-    return {run.data.tags.get("stage", ""): run for run in client.search_runs([experiment.experiment_id])}
-
-
 def test_tags_params_and_artifacts(root):
     from mlflow import MlflowClient
 
@@ -312,142 +295,6 @@ def test_damaged_result_is_named_and_the_rest_arrives(root):
     assert (report.evaluations, report.skipped) == (1, ())
 
 
-def test_the_frame_says_what_the_study_is_for(root):
-    from analysis.load import load_study
-
-    made = make_study(root, sizes={"m0_03": 30_000}, budgets=(250_000,), evaluated=False)
-    file = made.layout.study_file(made.study)
-    plan = json.loads(file.read_text())
-    for analysis in ("isoflop", None):
-        file.write_text(json.dumps({**plan, "analysis": analysis}))
-        publish_study(made.layout, made.study)
-        assert load_study(made.study, default_uri(made.layout)).attrs.get("analysis") == analysis
-
-
 def test_unknown_study_is_refused(root):
     with pytest.raises(ValueError, match="study 'nothing' has no"):
         publish_study(Layout(root), "nothing")
-
-
-def test_figures_stand_with_the_study(root):
-    from mlflow import MlflowClient
-
-    made = make_study(root, **SMALL)
-    names = ("a.csv", "a.lineage.json", "noise.table.csv", "chinchilla.json", "report.html")
-    for name in names:
-        (root / name).write_text("x\n1\n")
-    for _ in range(2):
-        log_figures(made.layout, made.study, [root / name for name in names], description="what was asked")
-    publish_study(made.layout, made.study)
-    runs = run_infos(made.layout, made.study)
-    assert len(runs) == 7
-    client = MlflowClient(tracking_uri=default_uri(made.layout))
-    run = client.get_run(runs[""].info.run_id)
-    found = {
-        folder: [file.path for file in client.list_artifacts(run.info.run_id, folder)]
-        for folder in (None, "figures", "fits", "tables")
-    }
-    assert found[None] == ["figures", "fits", "report.files.json", "report.html", "study.json", "tables"]
-    assert found["figures"] == ["figures/a.csv", "figures/a.lineage.json"]
-    assert found["fits"] == ["fits/chinchilla.json"]
-    assert found["tables"] == ["tables/noise.table.csv"]
-    assert run.data.tags["mlflow.note.content"] == "what was asked"
-    assert (run.data.tags["points"], run.data.tags["stages"], run.data.tags["commit"]) == ("4", "6", "c0ffee")
-
-
-def test_what_an_earlier_report_stored_is_removed(root):
-    """Artifacts that no report stored stay, and so does what the report stores again."""
-    from mlflow import MlflowClient
-
-    made = make_study(root, **SMALL)
-    names = ("a.csv", "b.csv", "noise.table.csv", "chinchilla.json", "report.html", "mine.svg")
-    for name in names:
-        (root / name).write_text("x\n1\n")
-    log_figures(made.layout, made.study, [root / name for name in names[:-1]])
-    client = MlflowClient(tracking_uri=default_uri(made.layout))
-    run_id = run_infos(made.layout, made.study)[""].info.run_id
-    client.log_artifact(run_id, str(root / "mine.svg"), "figures")
-    log_figures(made.layout, made.study, [root / "b.csv", root / "report.html"])
-    found = {
-        file.path for folder in ("figures", "fits", "tables", None) for file in client.list_artifacts(run_id, folder)
-    }
-    assert {path for path in found if "." in path} == {
-        "figures/b.csv", "figures/mine.svg", "report.files.json", "report.html", "study.json"
-    }  # fmt: skip
-    log_figures(made.layout, made.study, [])
-    assert [file.path for file in client.list_artifacts(run_id, "figures")] == ["figures/mine.svg"]
-
-
-def test_frames_leave_out_what_the_latest_plan_dropped(root):
-    """A stage of an earlier plan stays in MLflow and comes back with the plan that has it."""
-    from analysis.load import load_study
-
-    layout, name = make_study(root, **SMALL).layout, "synthetic"
-    publish_study(layout, name)
-    path = layout.study_file(name)
-    whole = json.loads(path.read_text())
-    fewer = {i: stage for i, stage in whole["stages"].items() if stage["stage"]["model"]["name"] == "m0_1"}
-    points = [point for point in whole["points"] if point["chain"][0]["stage"] in fewer]
-    path.write_text(json.dumps({**whole, "stages": fewer, "points": points}))
-    publish_study(layout, name)
-    assert set(load_study(name, default_uri(layout)).model) == {"m0_1"}
-    path.write_text(json.dumps(whole))
-    publish_study(layout, name)
-    assert set(load_study(name, default_uri(layout)).model) == {"m0_1", "m0_03"}
-
-
-def test_frames_show_the_evaluation_that_the_study_asks_for(root):
-    """A smaller evaluation, done later, does not take the place of the one the study asks for."""
-    from analysis.load import load_study
-
-    made = make_study(root, **SMALL)
-    path = made.layout.study_file(made.study)
-    plan = json.loads(path.read_text())
-    checkpoint = made.layout.stage(next(iter(plan["stages"]))).list_checkpoints()[0]
-    [result] = [p for p in (checkpoint / "evals").glob("*.json") if "documents" not in p.name]
-    suite, _, eval_id = result.stem.rpartition("-")
-    later = json.loads(result.read_text()) | {"eval_id": "f" * 16}
-    later["date"] = later["date"] + 1000
-    documents = json.loads(documents_path(result).read_text())
-    write_result(result_path(checkpoint, suite, "f" * 16), later, documents)
-    for asked in (eval_id, "f" * 16):
-        path.write_text(json.dumps({**plan, "evaluation_ids": {suite: [asked]}}))
-        publish_study(made.layout, made.study)
-        frame = load_study(made.study, default_uri(made.layout))
-        assert set(frame.loc[frame.checkpoint == str(checkpoint.resolve()), "eval_id"]) == {asked}
-
-
-def test_scores_of_replaced_weights_do_not_stay(root):
-    """A checkpoint that was trained again to other weights has no scores until it is evaluated, and then its own."""
-    from analysis.load import load_study
-
-    made = make_study(root, **SMALL)
-    stage = made.layout.stage(next(iter(json.loads(made.layout.study_file(made.study).read_text())["stages"])))
-    checkpoint = stage.list_checkpoints()[0]
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    evals = checkpoint / "evals"
-
-    def publish(weights: str):
-        files = {"model.safetensors": {"sha256": weights, "bytes": 1}}
-        (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
-        publish_study(made.layout, made.study)
-        frame = load_study(made.study, default_uri(made.layout))
-        return frame[frame.checkpoint == str(checkpoint.resolve())].set_index("metric")["value"]
-
-    publish_study(made.layout, made.study)  # as before weights were named
-    first = publish("a" * 64)
-    assert first.notna().all()
-    evals.rename(root / "aside")
-    assert publish("b" * 64).isna().all()
-    (root / "aside").rename(evals)
-    [result] = [path for path in evals.glob("*.json") if "documents" not in path.name]
-    scores = json.loads(result.read_text())
-    scores["results"]["heldout_prose"]["bits_per_byte,none"] += 1
-    suite, _, eval_id = result.stem.rpartition("-")
-    documents = json.loads(documents_path(result).read_text())
-    write_result(result_path(checkpoint, suite, eval_id), scores, documents)
-    second = publish("b" * 64)
-    assert second["heldout/prose/bits_per_byte"] == pytest.approx(first["heldout/prose/bits_per_byte"] + 1)
-    before = stored_counts(made.layout)
-    publish("b" * 64)
-    assert stored_counts(made.layout) == before

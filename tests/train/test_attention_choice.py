@@ -4,14 +4,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from workbench.config.schema import ModelConfig, NumericsConfig, OptimizerConfig, Schedule, StreamConfig, TrainingStage
-from workbench.train import attention_choice, loop
+from workbench.train import attention_choice, compiler, loop
 from workbench.train import checkpoint as ckpt
-from workbench.train.attention_choice import choose_attention, measured_seconds
+from workbench.train.attention_choice import choose_attention, compiled_seconds, measured_seconds
+from workbench.train.compiler import missing_for_compile
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.whole_stage import train_stage
 
+needs_compiler = pytest.mark.skipif(bool(missing_for_compile("cpu")), reason="torch.compile has no C++ compiler here")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 STAGE = TrainingStage(
     parent=None,
@@ -107,6 +110,51 @@ def test_what_a_stage_was_begun_with_is_taken_again_while_it_is_here(here):
     assert choose_attention(STAGE, 2, CUDA, measure=unmeasured, begun_with="flash_attn") == "flash_attn"
     here.remove("flash_attn")
     assert choose_attention(STAGE, 2, CUDA, measure=measured, begun_with="flash_attn") == "cudnn"
+
+
+COMPILED = replace(STAGE, precision="fp32", numerics=NumericsConfig(attention="auto", compile=True))
+
+
+@pytest.mark.parametrize("missing", [None, "a C++ compiler"])
+def test_where_training_is_compiled_a_compiled_block_is_measured(monkeypatch, missing):
+    said = []
+    monkeypatch.setattr(compiler, "missing_for_compile", lambda device: missing)
+    monkeypatch.setattr(attention_choice, "measured_seconds", lambda backend, *_: {"sdpa": 1.0, "blocks": 2.0}[backend])
+    monkeypatch.setattr(attention_choice, "compiled_seconds", lambda backend, *_: {"sdpa": 4.0, "blocks": 3.0}[backend])
+    chosen, said_of = ("sdpa", "a block's attention") if missing else ("blocks", "a compiled block")
+    assert choose_attention(COMPILED, 2, CPU, say=said.append) == chosen
+    times = "sdpa 1000.000 ms, blocks 2000.000 ms" if missing else "sdpa 4000.000 ms, blocks 3000.000 ms"
+    assert said == [f"numerics.attention=auto takes {chosen}: {said_of} and its gradients take {times}"]
+
+
+def test_a_compiled_stage_that_was_begun_with_a_kernel_measures_nothing_anew():
+    for backend in ("sdpa", "blocks"):
+        assert choose_attention(COMPILED, 2, CPU, measure=unmeasured, begun_with=backend) == backend
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize(("backend", "masked", "frugal"), [("sdpa", True, False), ("blocks", False, True)])
+def test_the_block_that_is_measured_is_compiled_and_of_the_stages_shapes(monkeypatch, backend, masked, frugal):
+    seen = []
+
+    def watched(model, unit):
+        seen.append((model.backend, model.activation_checkpointing, unit, model.config.width, len(model.blocks)))
+        hidden = model.hidden
+        model.hidden = lambda tokens, *rest: seen.append((*tokens.shape, rest[1] is not None)) or hidden(tokens, *rest)
+        return original(model, unit)
+
+    original = attention_choice.compile_model
+    monkeypatch.setattr(attention_choice, "compile_model", watched)
+    numerics = replace(COMPILED.numerics, activation_checkpointing=frugal)
+    stage = replace(COMPILED, numerics=numerics, stream=replace(STAGE.stream, document_mask=masked))
+    counters.clear()
+    random = torch.get_rng_state()
+    assert compiled_seconds(backend, stage, 2, CPU) > 0
+    assert seen[0] == (backend, frugal, "block", 32, 1)
+    assert set(seen[1:]) == {(2, 64, masked)}
+    assert counters["frames"]["ok"] >= 1
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -174,6 +174,46 @@ def test_the_next_one_waits_for_the_one_before(fresh, slowly, monkeypatch):
     assert copied == [[], [4], [4, 10], [4, 10, 20]]  # nothing is copied over what is still being written
 
 
+@pytest.mark.parametrize("way", ["inline", "background"])
+def test_a_stop_at_a_milestone_writes_it_once_and_nothing_else(fresh, monkeypatch, way):
+    """In a grace period there is no time for another step and its checkpoint."""
+    layout, trunk = fresh(way, f"checkpoint.writes={way}")
+    original, begun, steps = ckpt.write_checkpoint, [], []
+
+    def write(stage_dir, step, *values, **settings):
+        begun.append(step)
+        return original(stage_dir, step, *values, **settings)
+
+    monkeypatch.setattr(ckpt, "write_checkpoint", write)
+    hooks = Hooks(on_progress=lambda progress: steps.append(progress.step), should_stop=lambda: len(steps) >= 4)
+    with pytest.raises(StoppedError, match="stopped at step 4"):
+        train_stage(layout, trunk, hooks)
+    assert (begun, steps[-1]) == ([4], 4)
+    [(tokens, path)] = checkpoints_by_tokens(layout.stage(trunk)).items()
+    assert tokens == 1024
+    assert (path / ckpt.KEEP).exists()
+    assert not writers()
+
+
+def test_a_stop_while_one_is_written_takes_both_writes_and_tells_what_each_took(fresh, slowly):
+    """What is to be written now is never what is being written, which a step ago at least was begun."""
+    layout, trunk = fresh("slow", BESIDE)
+    seconds, steps = [], []
+
+    def should_stop():
+        if len(steps) == 5:
+            threading.Timer(0.3, slowly.event.set).start()
+        return len(steps) >= 5
+
+    hooks = Hooks(on_progress=steps.append, should_stop=should_stop, on_written=seconds.append)
+    with pytest.raises(StoppedError, match="stopped at step 5"):
+        train_stage(layout, trunk, hooks)
+    assert slowly.begun == slowly.ended == [4, 5]
+    assert len(seconds) == 2
+    assert seconds[0] >= 0.3
+    assert seconds[1] > 0
+
+
 def test_a_full_disk_is_said_at_the_next_step(fresh, monkeypatch):
     layout, trunk = fresh("full", BESIDE)
     original, failed = loop.save_state, threading.Event()

@@ -1,122 +1,31 @@
-"""Several processes training one stage: they compute what one does, stop together and fail together."""
+"""Several processes training one stage: they compute what one does, stop together and end the same."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from training_processes import start, talk, train, weighted_step, write_again
+from training_processes import start, talk, weighted_step, write_again
+from trunks import PARALLELS, STEPS, TOKENS, TWO_BY_TWO, Trunk, assert_equal, assert_same, state_of
 
 from workbench.config.schema import COMPILE_UNITS
 from workbench.data.store import open_prepared
 from workbench.model.weights import load_model
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
-from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.compiler import missing_for_compile
 from workbench.train.state import initial_state
-from workbench.train.weights_only import is_resumable
 from workbench.train.whole_stage import train_stage
 
-PARALLELS = ("replicate", "shard")
-TWO_BY_TWO = ("numerics.parallel=hybrid", "numerics.shard_processes=2")
-"""Of four processes, two share a copy of the model; of two, all do."""
-STEPS = 52
 MUON_APART = 1e-2
 """Nats: sums in another order reach Muon's iterations in bf16, whose last bits are 2^-8."""
-TOKENS = ("tokens=16640", "recipe.milestones=[2560]")
-"""A trunk of 52 steps with a milestone after 10, and a cooldown."""
 
 
 @pytest.fixture
-def fresh(make_study, outputs):
-    """The same study under other outputs: call it and get the layout and its trunk."""
-
-    def make(name, *more):
-        root = outputs.parent / name
-        root.mkdir()
-        (root / "data").symlink_to(outputs / "data")
-        facts = make_study(f"paths.outputs={root}", *TOKENS, *more)
-        return Trunk(facts)
-
-    return make
-
-
-class Trunk:
-    """A study's first stage, and what stands in its directory."""
-
-    def __init__(self, facts):
-        self.facts, self.node = facts, next(iter(facts.plan.nodes.values()))
-        self.root, self.dir = facts.layout.root, facts.layout.stage(self.node.id)
-
-    def train(self, size, by_rank=None, **options):
-        return start(size, train, by_rank, root=self.root, stage=self.node.id, **options)
-
-    def finish(self, size, **options):
-        ended = self.train(size, **options)
-        assert [(each.exit_code, each.text) for each in ended] == [(0, "")] * size
-        return self
-
-    def rows(self):
-        rows = spool.read_rows(self.dir.path)
-        return [{k: v for k, v in row.items() if k not in spool.WALL_CLOCK} for row in rows]
-
-    def column(self, name):
-        return [row[name] for row in spool.read_rows(self.dir.path)]
-
-    def last(self):
-        return self.dir.list_checkpoints()[-1]
-
-    def states(self):
-        present = checkpoints_by_tokens(self.dir)
-        return {tokens: state_of(present[tokens]) for tokens in self.node.targets}
-
-
-def state_of(checkpoint):
-    """Weights and optimizer state (if it is kept) of a checkpoint, whole, however many processes wrote it."""
-    files = {path.name for path in checkpoint.iterdir()}
-    weights = load_file(checkpoint / "model.safetensors")
-    if "manifest.json" in files and not is_resumable(ckpt.read_manifest(checkpoint)):
-        assert not {"optimizer", "optimizer.safetensors"} & files
-        return weights
-    assert ("optimizer" in files) != ("optimizer.safetensors" in files)
-    if "optimizer.safetensors" in files:
-        return weights | load_file(checkpoint / "optimizer.safetensors")
-    return weights | whole_shards(checkpoint / "optimizer")
-
-
-def whole_shards(folder):
-    """Put the shards together from what their headers say, without the reader that training uses."""
-    parts, sizes = [], {}
-    for path in sorted(folder.iterdir()):
-        with safe_open(path, "pt") as file:
-            places = json.loads(file.metadata()["DCP_SHARDING_INFO"])
-            for key in file.keys():  # noqa: SIM118
-                part, offsets = file.get_tensor(key), places[key]["saved_offsets"]
-                ends = [a + b for a, b in zip(part.shape, offsets, strict=True)]
-                sizes[key] = [max(pair) for pair in zip(ends, sizes.get(key, ends), strict=True)]
-                parts.append((key, part, tuple(slice(a, b) for a, b in zip(offsets, ends, strict=True))))
-    tensors = {key: torch.full(size, torch.nan) for key, size in sizes.items()}
-    for key, part, where in parts:
-        tensors[key][where] = part
-    return tensors
-
-
-def assert_equal(ours, theirs):
-    """Bit for bit."""
-    assert ours.keys() == theirs.keys()
-    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
-
-
-def assert_same(ours, theirs):
-    """Bit for bit the same rows, weights and optimizer state."""
-    assert ours.rows() == theirs.rows()
-    for tokens, state in ours.states().items():
-        assert_equal(state, theirs.states()[tokens])
+def fresh(fresh):
+    """The same study under other outputs: call it and get its trunk."""
+    return lambda name, *more: Trunk(fresh(name, *TOKENS, *more))
 
 
 def test_what_processes_tell_each_other():
@@ -250,13 +159,6 @@ def test_groups_that_share_a_copy_each_stop_and_go_on_as_others_do(fresh):
     assert losses == pytest.approx(alone.column(spool.TRAIN_LOSS)[:42], abs=1e-5)
 
 
-def test_processes_that_make_no_whole_groups_are_refused(fresh):
-    trunk = fresh("trunk", "numerics.parallel=hybrid", "numerics.shard_processes=3")
-    ended = trunk.train(4)
-    assert [each.error for each in ended] == ["ValueError"] * 4
-    assert "numerics.shard_processes=3 does not divide the 4 processes: set one that does, or null" in ended[0].text
-
-
 def test_a_share_is_a_share_and_nothing_is_lost_between_sizes(fresh, tmp_path):
     trunk = fresh("trunk", "numerics.parallel=shard")
     trunk.train(2, stop_after=3)
@@ -283,71 +185,6 @@ def test_initial_weights_are_those_of_one_process(fresh, tmp_path):
     assert_equal(
         load_model(tmp_path / "out").state_dict(), initial_state(stage, torch.device("cpu")).model.state_dict()
     )
-
-
-@pytest.mark.parametrize(("rank", "parallel"), [(0, "replicate"), (1, "shard")])
-def test_a_killed_process_ends_the_other_and_costs_no_bit(fresh, rank, parallel):
-    settings = (f"numerics.parallel={parallel}", "checkpoint.interval_seconds=0.1")
-    untouched = fresh("untouched", *settings).finish(2)
-    harmed = fresh("harmed", *settings)
-    ended = harmed.train(2, {rank: {"kill_after": 23}})
-    killed, other = ended[rank], ended[1 - rank]
-    assert killed.exit_code == -9
-    assert other.exit_code == 1
-    assert other.error not in ("hung", "died")
-    assert harmed.dir.list_checkpoints()
-    assert_same(untouched, harmed.finish(2))
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_what_fails_on_one_process_is_said_by_all(fresh, rank):
-    failing = fresh("failing", "numerics.parallel=shard")
-    ended = failing.train(2, {rank: {"fail_after": 15}})
-    assert [each.error for each in ended] == ["OSError"] * 2
-    assert all("out of luck" in each.text for each in ended)
-    assert json.loads(failing.dir.status.read_text())["state"] == "failed"
-    assert failing.finish(2).rows()[-1]["step"] == STEPS
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_no_room_on_one_process_ends_all_and_the_checkpoints_before_stand(fresh, rank):
-    full = fresh("full", "numerics.parallel=shard")
-    full.train(2, stop_after=5)
-    good = full.last()
-    ended = full.train(2, {rank: {"largest_file_bytes": 100_000}})
-    assert [each.error for each in ended] == ["DiskFullError"] * 2, ended
-    assert [path.name for path in full.dir.checkpoints.iterdir()] == [good.name]
-    assert ckpt.verify(good)["step"] == 5
-    assert full.finish(2).rows()[-1]["step"] == STEPS
-
-
-def test_a_damaged_share_is_named_and_the_checkpoint_before_used(fresh):
-    untouched = fresh("untouched", "numerics.parallel=shard").finish(2)
-    damaged = fresh("damaged", "numerics.parallel=shard")
-    for steps in (7, 7):
-        damaged.train(2, stop_after=steps)
-    [*_, share] = sorted((damaged.last() / "optimizer").iterdir())
-    share.write_bytes(share.read_bytes()[:-8] + bytes(8))
-    ended = damaged.train(2)
-    assert [each.exit_code for each in ended] == [0, 0]
-    assert any(f"step_00000014: optimizer/{share.name} does not match" in line for line in ended[0].result)
-    assert ended[1].result == []
-    assert_same(untouched, damaged)
-
-
-def test_data_missing_on_one_process_ends_all(fresh, tmp_path):
-    trunk = fresh("trunk")
-    (tmp_path / "empty" / "stages").mkdir(parents=True)
-    shutil.copytree(trunk.dir.path, tmp_path / "empty" / "stages" / trunk.node.id)
-    ended = trunk.train(2, {1: {"root": tmp_path / "empty"}})
-    assert ended[0].error == ended[1].error == "ValueError"
-    assert str(tmp_path / "empty" / "data") in ended[0].text
-
-
-def test_a_batch_that_does_not_divide_is_refused_by_all(fresh):
-    ended = fresh("trunk").train(3)
-    assert [each.error for each in ended] == ["ValueError"] * 3
-    assert "a global batch of 8 sequences does not divide by 3 processes" in ended[2].text
 
 
 def test_a_job_keeps_the_numerics_and_the_code_it_was_submitted_with(fresh):

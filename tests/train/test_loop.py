@@ -2,10 +2,7 @@
 
 import errno
 import json
-import re
 import shutil
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from functools import partial
@@ -14,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from whole_trainings import assert_same, rows_of, stop_after, train_all
 
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream
@@ -25,65 +23,7 @@ from workbench.train.checkpoint import checkpoints_by_tokens
 from workbench.train.distributed import World
 from workbench.train.hooks import Hooks, StoppedError
 from workbench.train.state import OPTIMIZER_FILE
-from workbench.train.step import NonFiniteLossError
 from workbench.train.whole_stage import train_stage
-
-
-def train_all(facts, hooks=None):
-    for identifier in facts.plan.nodes:
-        train_stage(facts.layout, identifier, hooks)
-
-
-def rows_of(facts):
-    """Rows of every stage, wall-clock columns aside."""
-    return {
-        i: [
-            {k: v for k, v in row.items() if k not in spool.WALL_CLOCK}
-            for row in spool.read_rows(facts.layout.stage(i).path)
-        ]
-        for i in facts.plan.nodes
-    }
-
-
-def weights_of(facts):
-    """Weights of every kept checkpoint, and the optimizer's state where it is kept."""
-    return {
-        (i, tokens, name): load_file(path / name)
-        for i, node in facts.plan.nodes.items()
-        for tokens, path in checkpoints_by_tokens(facts.layout.stage(i)).items()
-        if tokens in node.targets
-        for name in ("model.safetensors", OPTIMIZER_FILE)
-        if name in ckpt.read_manifest(path)["files"]
-    }
-
-
-def assert_same(first, second):
-    """Bit for bit the same weights, optimizer state, losses and metrics."""
-    assert rows_of(first) == rows_of(second)
-    ours, theirs = weights_of(first), weights_of(second)
-    assert ours.keys() == theirs.keys()
-    for key, tensors in ours.items():
-        assert tensors.keys() == theirs[key].keys()
-        assert all(torch.equal(tensors[name], theirs[key][name]) for name in tensors), key
-
-
-def stop_after(steps):
-    """Hooks that stop a stage after so many of its steps."""
-    seen = []
-    return Hooks(should_stop=lambda: seen.append(1) or len(seen) >= steps)
-
-
-@pytest.fixture
-def fresh(make_study, outputs):
-    """The same study under other outputs: call it and get its facts."""
-
-    def make(name, *more):
-        root = outputs.parent / name
-        root.mkdir()
-        (root / "data").symlink_to(outputs / "data")
-        return make_study(f"paths.outputs={root}", *more)
-
-    return make
 
 
 def test_rows_and_checkpoints(make_study):
@@ -247,67 +187,6 @@ def test_a_milestone_added_later_is_filled_in(make_study, fresh):
     assert_same(at_once, facts)
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(fresh, harm):
-    untouched = fresh("untouched", "recipe.milestones=[2560,5120]")
-    train_all(untouched)
-    facts = fresh("damaged", "recipe.milestones=[2560,5120]")
-    trunk = next(iter(facts.plan.nodes))
-    with pytest.raises(StoppedError):
-        train_stage(facts.layout, trunk, stop_after(25))
-    damage(facts.layout.stage(trunk).list_checkpoints()[-1], harm)
-    said = []
-    train_all(facts, Hooks(log=said.append))
-    assert_same(untouched, facts)
-    if harm != "manifest":
-        assert any("step_00000025" in line and "model.safetensors" in line for line in said)
-    assert (facts.layout.stage(trunk).checkpoints / "step_00000025.damaged").exists()
-
-
-def damage(checkpoint, harm):
-    path = checkpoint / ("manifest.json" if harm == "manifest" else "model.safetensors")
-    content = bytearray(path.read_bytes())
-    if harm == "flip":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    elif harm == "remove":
-        path.unlink()
-    else:
-        path.write_bytes(content[: len(content) // 2])
-
-
-def test_a_parents_damaged_checkpoint_stops_the_child_and_is_named(make_study):
-    facts = make_study()
-    trunk, cooldown = facts.plan.nodes
-    train_stage(facts.layout, trunk)
-    damage(facts.layout.stage(trunk).list_checkpoints()[-1], "flip")
-    with pytest.raises(ckpt.DamagedCheckpointError, match=r"step_00000032: model\.safetensors"):
-        train_stage(facts.layout, cooldown)
-    train_all(facts)
-    assert facts.layout.stage(cooldown).list_checkpoints()
-
-
-def test_non_finite_loss_stops_with_step_loss_and_sequences(make_study, monkeypatch):
-    facts = make_study()
-    trunk = next(iter(facts.plan.nodes))
-    steps = []
-    original = loop.summed_loss
-
-    def poisoned(model, tokens, **settings):
-        steps.append(1)
-        total, losses = original(model, tokens, **settings)
-        factor = float("nan") if len(steps) == 6 else 1.0
-        return total * factor, losses * factor
-
-    monkeypatch.setattr(loop, "summed_loss", poisoned)
-    with pytest.raises(NonFiniteLossError, match=r"step 6: loss nan.*sequences \[40, 48\)"):
-        train_stage(facts.layout, trunk)
-    status = json.loads(facts.layout.stage(trunk).status.read_text())
-    assert status["state"] == "failed"
-    assert "step 6" in status["error"]
-    assert not facts.layout.stage(trunk).list_checkpoints()
-
-
 def test_the_loss_that_is_reported_has_no_z_loss(make_study, fresh):
     plain, with_z = fresh("plain"), fresh("z", "optimizer.z_loss=0.01")
     for facts in (plain, with_z):
@@ -318,71 +197,6 @@ def test_the_loss_that_is_reported_has_no_z_loss(make_study, fresh):
     )
     assert ours[0] == theirs[0]
     assert ours[-1] != theirs[-1]
-
-
-def poison(monkeypatch, steps):
-    """Have the loss of these steps be no number."""
-    original = loop.train_step
-
-    def poisoned(model, loss_function, *rest, **settings):
-        factor = float("nan") if settings["step"] in steps else 1.0
-
-        def loss(tokens):
-            total, losses = loss_function(tokens)
-            return total * factor, losses * factor
-
-        return original(model, loss, *rest, **settings)
-
-    monkeypatch.setattr(loop, "train_step", poisoned)
-
-
-def test_skipped_updates_are_counted_in_the_rows(make_study, monkeypatch):
-    poison(monkeypatch, {3, 4, 9, 34})
-    facts, said, told = make_study("optimizer.non_finite=skip"), [], []
-    train_all(facts, Hooks(log=said.append, on_progress=told.append))
-    trunk, cooldown = ([*spool.read_rows(facts.layout.stage(i).path)] for i in facts.plan.nodes)
-    assert [row["step"] for row in trunk if spool.TRAIN_LOSS not in row] == [3, 4, 9]
-    assert [row[spool.TRAIN_SKIPPED_UPDATES] for row in trunk] == [0, 0, 1, *[2] * 5, *[3] * 24]
-    assert not {spool.TRAIN_GRADIENT_NORM, spool.source_loss("prose"), spool.source_loss("code")} & trunk[2].keys()
-    assert [row[spool.TRAIN_SKIPPED_UPDATES] for row in cooldown] == [3, *[4] * 7]  # the parent's are counted on
-    assert [line.split(",")[0] for line in said if "skipped" in line] == [
-        f"step {step}: update skipped" for step in (3, 4, 9, 34)
-    ]
-    assert len(told) == 40
-    last = facts.layout.stage(list(facts.plan.nodes)[-1]).list_checkpoints()[-1]
-    assert ckpt.verify(last)["skipped_updates"] == 4
-
-
-def test_a_stage_that_skips_resumes_exactly(fresh, monkeypatch):
-    """Stopped before, within and behind updates that are skipped."""
-    poison(monkeypatch, {3, 4, 9})
-    untouched, stopped = (fresh(name, "optimizer.non_finite=skip") for name in ("untouched", "stopped"))
-    train_all(untouched)
-    for steps in (2, 1, 1, 5):
-        with pytest.raises(StoppedError):
-            train_stage(stopped.layout, next(iter(stopped.plan.nodes)), stop_after(steps))
-    train_all(stopped)
-    assert_same(untouched, stopped)
-
-
-def test_one_skip_too_many_in_a_row_stops_also_after_a_resume(make_study, monkeypatch):
-    poison(monkeypatch, {3, 4, 6, 7, 8})
-    facts = make_study("optimizer.non_finite=skip", "optimizer.max_skips_in_a_row=2")
-    trunk = next(iter(facts.plan.nodes))
-    message = r"step 8: loss nan.*it is update 3 in a row to skip: optimizer\.max_skips_in_a_row=2"
-    for stop in (None, stop_after(6), stop_after(1), None):
-        with pytest.raises(StoppedError) if stop else pytest.raises(NonFiniteLossError, match=message):
-            train_stage(facts.layout, trunk, stop)
-    assert [row["step"] for row in spool.read_rows(facts.layout.stage(trunk).path)] == list(range(1, 8))
-    assert json.loads(facts.layout.stage(trunk).status.read_text())["state"] == "failed"
-
-
-def test_a_diverged_training_is_not_skipped_through(make_study):
-    facts = make_study("optimizer.non_finite=skip", "optimizer.learning_rate=1e30")
-    trunk = next(iter(facts.plan.nodes))
-    with pytest.raises(NonFiniteLossError, match="update 6 in a row to skip"):
-        train_stage(facts.layout, trunk)
-    assert len(spool.read_rows(facts.layout.stage(trunk).path)) < 20
 
 
 def test_a_stage_is_compiled_once(fresh, monkeypatch):
@@ -420,50 +234,6 @@ def test_numerics_say_what_was_chosen_and_training_is_strict(make_study):
     assert strict == [2, 2]  # an error, not a warning
 
 
-def test_disk_full_leaves_the_last_good_checkpoint(make_study, monkeypatch):
-    facts = make_study("recipe.milestones=[2560]")
-    trunk = next(iter(facts.plan.nodes))
-    original = loop.save_state
-
-    def full(state, directory, *rest):
-        written = original(state, directory, *rest)
-        if state.tokens > 2560:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written
-
-    monkeypatch.setattr(loop, "save_state", full)
-    with pytest.raises(ckpt.DiskFullError, match=r"needs \d+\.\d MB and \d+\.\d MB are free"):
-        train_stage(facts.layout, trunk)
-    stage_dir = facts.layout.stage(trunk)
-    [good] = stage_dir.list_checkpoints()
-    assert ckpt.verify(good)["tokens"] == 2560
-    assert sorted(path.name for path in stage_dir.checkpoints.iterdir()) == [good.name]
-    monkeypatch.undo()
-    train_stage(facts.layout, trunk)
-    assert sorted(checkpoints_by_tokens(stage_dir)) == [2560, 8192]
-
-
-def test_a_file_system_that_refuses_is_disk_full(make_study):
-    """A real refusal in the middle of a file, by the limit on a file's size."""
-    facts = make_study("recipe.milestones=[2560]")
-    trunk = next(iter(facts.plan.nodes))
-    train_stage(facts.layout, trunk, wanted=[2560])
-    code = (
-        "import resource, signal, sys; from pathlib import Path\n"
-        "from workbench.study.layout import Layout; from workbench.train.whole_stage import train_stage\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "train_stage(Layout(Path(sys.argv[1])), sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, str(facts.layout.root), trunk]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert re.search(r"DiskFullError: no room for checkpoint .*it needs \d+\.\d MB", run.stderr), run.stderr
-    [good] = facts.layout.stage(trunk).list_checkpoints()
-    assert ckpt.verify(good)["tokens"] == 2560
-    train_stage(facts.layout, trunk)
-    assert sorted(checkpoints_by_tokens(facts.layout.stage(trunk))) == [2560, 8192]
-
-
 def test_waiting_for_another_run_can_be_left(make_study):
     facts = make_study()
     trunk = next(iter(facts.plan.nodes))
@@ -478,32 +248,6 @@ def test_utilisation_is_a_share(make_study):
     train_all(facts)
     rows = spool.read_rows(facts.layout.stage(next(iter(facts.plan.nodes))).path)
     assert all(0 < row[spool.TRAIN_MODEL_FLOPS_UTILISATION] < 1 for row in rows)
-
-
-def test_too_little_room_is_found_before_writing(make_study, monkeypatch):
-    facts = make_study()
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(ckpt.DiskFullError, match=r"0\.0 MB are free"):
-        train_stage(facts.layout, next(iter(facts.plan.nodes)))
-
-
-def test_spare_checkpoints_go_and_needed_ones_stay(make_study):
-    facts = make_study("checkpoint.interval_seconds=1e-9", "checkpoint.keep_last=2", "recipe.milestones=[2560]")
-    trunk = next(iter(facts.plan.nodes))
-    with pytest.raises(StoppedError):
-        train_stage(facts.layout, trunk, stop_after(20))
-    assert sorted(checkpoints_by_tokens(facts.layout.stage(trunk))) == [2560, 19 * 256, 20 * 256]
-    train_stage(facts.layout, trunk)
-    assert {2560, 8192} <= set(checkpoints_by_tokens(facts.layout.stage(trunk)))
-
-
-def test_a_later_study_never_loses_an_earlier_ones_milestones(make_study):
-    train_all(make_study("recipe.milestones=[2560,5120]"))
-    facts = make_study("tokens=40960", "checkpoint.interval_seconds=1e-9", "checkpoint.keep_last=1")
-    train_all(facts)
-    trunk = next(iter(facts.plan.nodes))
-    assert {2560, 5120, 8192} <= set(checkpoints_by_tokens(facts.layout.stage(trunk)))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

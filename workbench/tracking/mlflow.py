@@ -15,8 +15,6 @@ MLflow is imported inside functions: it takes over a second, and training must n
 
 from __future__ import annotations
 
-import json
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +32,7 @@ from workbench.tracking.connection import (
 from workbench.tracking.owner import claim, make_owner
 from workbench.tracking.pages import PAGE_TAGS, settle_page
 from workbench.tracking.published_state import PublishedState
+from workbench.tracking.report_artifacts import replace_report
 from workbench.tracking.run_records import CheckpointRecord, EvaluationRecord, StageRecord, StudyRecord
 from workbench.tracking.thinning import is_sent
 
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 MAX_BATCH_METRICS = 1000
 """MLflow's limit for one `log_batch`; 16,000 metrics per second, against 350 sent one by one."""
 MAX_BATCH_PARAMS = 100
-REPORT_FILES = "report.files.json"
-"""Artifact of a study's run that lists what its report stored, so that the next can remove what it does not store."""
 SOURCE = {"mlflow.source.name": "workbench", "mlflow.source.type": "LOCAL"}
 """What MLflow's pages show as a run's source, with its commit."""
 ANALYSIS_TAG = "workbench.analysis"
@@ -122,7 +119,7 @@ def log_figures(
 ) -> None:
     """Store what a study comes to with its own run: figures, tables and fits in folders of their names, the page on top.
 
-    What an earlier call stored there and this one does not is removed; the artifact `REPORT_FILES` says what that is.
+    What an earlier call stored there and this one does not is removed; an artifact lists them.
 
     Parameters
     ----------
@@ -152,53 +149,11 @@ def log_figures(
         was_current = state.is_current(client)
         publisher = _Publisher(client, uri, layout, intended.read_study(layout, study))
         run_id = publisher.ensure_study_run()
-        earlier, paths = _read_report_files(client, run_id), {_artifact_path(file) for file in files}
-        # A call that is killed leaves a list of both.
-        client.log_dict(run_id, {"files": sorted(earlier | paths)}, REPORT_FILES)
-        for file in files:
-            client.log_artifact(run_id, str(file), _artifact_folder(file))
-        _delete_artifacts(client, run_id, earlier - paths, uri)
-        client.log_dict(run_id, {"files": sorted(paths)}, REPORT_FILES)
+        replace_report(client, run_id, files, uri)
         if description:
             client.set_tag(run_id, "mlflow.note.content", description)
         if was_current:
             state.renew(client, publisher.runs[""])
-
-
-def _read_report_files(client: MlflowClient, run_id: str) -> set[str]:
-    """Artifacts that an earlier report stored, empty where none is known."""
-    if REPORT_FILES not in {file.path for file in client.list_artifacts(run_id)}:
-        return set()
-    with tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(run_id, REPORT_FILES, folder)
-        return set(json.loads(Path(path).read_text(encoding="utf-8"))["files"])
-
-
-def _delete_artifacts(client: MlflowClient, run_id: str, paths: set[str], uri: str) -> None:
-    """Remove artifacts of a run, which its client has no call for."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    if not paths:
-        return
-    repository = get_artifact_repository(str(client.get_run(run_id).info.artifact_uri), tracking_uri=uri)
-    for path in sorted(paths):
-        repository.delete_artifacts(path)
-
-
-def _artifact_path(file: Path) -> str:
-    """Path of one file of a study's results among its run's artifacts."""
-    return "/".join(part for part in (_artifact_folder(file), file.name) if part)
-
-
-def _artifact_folder(file: Path) -> str | None:
-    """Folder in the study's run for one file of its results."""
-    if file.suffix == ".html":
-        return None
-    if file.name.endswith(".table.csv"):
-        return "tables"
-    if file.name.endswith(".data.json"):
-        return "data"
-    return "fits" if file.suffix == ".json" and not file.name.endswith(".lineage.json") else "figures"
 
 
 class _Publisher:

@@ -43,10 +43,14 @@ class CheckpointWriter:
         The processes.
     clock
         Told what each write took.
+    on_written
+        Told the same, on rank 0.
     """
 
-    def __init__(self, world: World, clock: CheckpointClock) -> None:
-        self._world, self._clock = world, clock
+    def __init__(
+        self, world: World, clock: CheckpointClock, on_written: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self._world, self._clock, self._on_written = world, clock, on_written
         self._apart: World | None = None
         self._pending: _Pending | None = None
 
@@ -68,7 +72,7 @@ class CheckpointWriter:
         began = time.monotonic()
         path = save(self._world)
         seconds = time.monotonic() - began
-        self._world.main_only(lambda: after(path))
+        self._world.main_only(lambda: self._tell(after, path, seconds))
         self._clock.saved(seconds)
 
     def write_beside(self, save: Callable[[World], Path], after: Callable[[Path], None]) -> None:
@@ -128,6 +132,10 @@ class CheckpointWriter:
             self._pending = None
         self._world.together(self._end)
 
+    def _tell(self, after: Callable[[Path], None], path: Path, seconds: float) -> None:
+        after(path)
+        self._on_written(seconds)
+
     def close(self) -> None:
         """Wait for the checkpoint under way at the end of an attempt that may have failed already; raises nothing."""
         with suppress(Exception):
@@ -142,5 +150,5 @@ class CheckpointWriter:
         if pending.failure:
             raise pending.failure[0]
         if self._world.is_main:
-            pending.after(pending.path[0])
+            self._tell(pending.after, pending.path[0], pending.seconds)
         self._clock.saved(pending.seconds)

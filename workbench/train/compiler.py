@@ -14,6 +14,7 @@ from types import MethodType
 import torch
 from torch import nn
 
+from workbench.config.schema import NumericsConfig
 from workbench.model.transformer import Block, Transformer
 
 
@@ -34,6 +35,11 @@ def missing_for_compile(device_type: str) -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "Python's headers (Debian: apt-get install python3-dev)"
     return None
+
+
+def is_compiled(numerics: NumericsConfig, device: torch.device) -> bool:
+    """Whether a training with these numerics is compiled on this machine."""
+    return numerics.compile and missing_for_compile(device.type) is None
 
 
 def compile_model(model: nn.Module, unit: str = "model") -> nn.Module:

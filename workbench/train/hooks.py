@@ -37,6 +37,8 @@ class Hooks:
     """Told of every step, on every process."""
     on_checkpoint: Callable[[Path], None] = lambda path: None
     """Told of every checkpoint that was written, on rank 0."""
+    on_written: Callable[[float], None] = lambda seconds: None
+    """Told the seconds that a checkpoint took to be written, on rank 0."""
     log: Callable[[str], None] = lambda text: None
     """Told what a reader of the stage's log should know, on rank 0."""
 

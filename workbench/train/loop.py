@@ -25,13 +25,12 @@ from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.generation_file import read_stop_ids
 from workbench.model.liger import choose_cross_entropy
-from workbench.model.matmul import uses_onednn
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
 from workbench.study.flops import count_parameters
 from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
-from workbench.study.memory import HEAD_MULTIPLE, head_padded_to
+from workbench.study.memory import head_padded_to
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
 from workbench.train.attention_choice import choose_attention, with_attention
@@ -45,6 +44,7 @@ from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
 from workbench.train.job import StageJob
 from workbench.train.micro_batch import choose_micro_batch
+from workbench.train.numerics_record import find_differences, make_record, read_latest_record, settle_loss
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.saving import StageSaver
@@ -54,9 +54,6 @@ from workbench.train.state import TrainState, fresh_state, initial_state, load_s
 from workbench.train.state_copy import Snapshot
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import missing_targets
-
-_OLDER_NUMERICS = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model"}
-"""How checkpoints were made whose records do not say it."""
 
 
 class StageRun:
@@ -72,13 +69,24 @@ class StageRun:
         self.hooks, self.world = job.hooks, job.world
         self.world.together(self._prepare)
         # One number for all processes: where the model is shared out, each pass is a collective.
-        before = self.world.main_only(self._numerics_before)
+        before = self.world.main_only(lambda: read_latest_record(self.dir))
         begun_with = before.get("micro_batch_sequences") if before.get("world_size") == self.world.size else None
         chosen = choose_micro_batch(self.stage, self.world.size, self.device, begun_with=begun_with)
         self.micro_batch = min(self.world.gather(chosen))
-        self._go_on_as(before)
+        self.padded_to, self.cross_entropy = settle_loss(
+            self.stage.numerics, before, padded_to=self.padded_to, cross_entropy=self.cross_entropy
+        )
         self.stage = with_attention(self.stage, self.world.main_only(lambda: self._choose_attention(before)))
-        self.numerics = self._numerics()
+        self.numerics = make_record(
+            self.stage,
+            self.device,
+            padded_to=self.padded_to,
+            cross_entropy=self.cross_entropy,
+            compiled=self.compiled,
+            deterministic=self.deterministic,
+            micro_batch=self.micro_batch,
+            world_size=self.world.size,
+        )
         self.mesh = make_mesh(self.stage, self.world) if is_sharded(self.stage, self.world) else None
         self.stop_ids: list[int] = []
         self.saver = StageSaver(self)
@@ -146,14 +154,6 @@ class StageRun:
 
     # -------------------------------------------------------------------------------
 
-    def _go_on_as(self, before: dict[str, Any]) -> None:
-        """Compute the loss as the stage's latest checkpoint was made, where the settings leave it open."""
-        before = _OLDER_NUMERICS | before if before else {}
-        if before and self.stage.numerics.pad_vocabulary is None and not before["pad_vocabulary"]:
-            self.padded_to = 1
-        if before and self.stage.numerics.cross_entropy == "auto" and before["cross_entropy"] == "own":
-            self.cross_entropy = "own"
-
     def _choose_attention(self, before: dict[str, Any]) -> str:
         """Settle `numerics.attention=auto`; a branch takes its trunk's choice."""
         if self.stage.numerics.attention == "auto" and not before and self.stage.parent and self.stage.resumes:
@@ -163,29 +163,6 @@ class StageRun:
             return choose_attention(
                 self.stage, self.micro_batch, self.device, begun_with=begun_with, say=self.hooks.log
             )
-
-    def _numerics_before(self) -> dict[str, Any]:
-        """Numerics of the stage's latest checkpoint; empty if it has none."""
-        found = ckpt.checkpoints_by_tokens(self.dir)
-        return ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
-
-    def _numerics(self) -> dict[str, Any]:
-        """How the arithmetic is carried out here, with what the stage leaves open as it was chosen."""
-        numerics = self.stage.numerics
-        said = {key: value for key, value in asdict(numerics).items() if key != "pad_vocabulary"}
-        pads = {"pad_vocabulary": self.padded_to > 1} if self.stage.model.vocab_size % HEAD_MULTIPLE else {}
-        return {
-            **said,
-            **pads,  # said where it makes a difference
-            "device": self.device.type,
-            "cross_entropy": self.cross_entropy,
-            "compile": self.compiled,
-            "deterministic": self.deterministic,
-            "micro_batch_sequences": self.micro_batch,
-            "world_size": self.world.size,
-            "torch": torch.__version__,
-            "onednn": uses_onednn(self.device),
-        }
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
@@ -261,9 +238,7 @@ class StageRun:
         self.stop_ids = self.world.main_only(lambda: read_stop_ids(path))
         state = self.world.together(lambda: self.resume_from(path))
         self.hooks.log(f"resumes from {path.parent.parent.name}/{path.name} at {manifest['tokens']} tokens")
-        before = {k: v for k, v in manifest["numerics"].items() if v is not None}  # None: the choice was not recorded
-        before, now = _OLDER_NUMERICS | before, _OLDER_NUMERICS | self.numerics
-        changed = {k: (v, now.get(k)) for k, v in before.items() if now.get(k) != v}
+        changed = find_differences(manifest["numerics"], self.numerics)
         if changed:
             self.hooks.log(f"numerics differ from that checkpoint's, so last bits may too: {changed}")
         return state
@@ -285,12 +260,13 @@ class StageRun:
             row = self._row(state, result, time.perf_counter() - began)
             new_row = writer if state.step > durable else None
             stop, overdue = self._agree(partial(self._tell, state, result.loss, row, new_row))
-            if stop and state.tokens < target:
-                self.saver.save(state, writer, keep=False, last=True)
+            there = state.tokens == target
+            stops = stop and not (there and last)
+            if there or overdue or stops:
+                # A grace period has no time for a further step and its checkpoint: a milestone is the last one then.
+                self.saver.save(state, writer, keep=there, last=stops or (there and last))
+            if stops:
                 raise StoppedError(f"stage {self.dir.id} stopped at step {state.step}")
-            if state.tokens == target or overdue:
-                there = state.tokens == target
-                self.saver.save(state, writer, keep=there, last=last and there)
 
     def _tell(self, state: TrainState, loss: float, row: dict[str, Any], writer: spool.MetricsWriter | None) -> None:
         if writer is not None:

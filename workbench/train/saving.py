@@ -38,7 +38,7 @@ class StageSaver:
 
     def __init__(self, run: StageRun) -> None:
         self._run, self._stage, self._dir = run, run.stage, run.dir
-        self._writer = CheckpointWriter(run.world, run.clock)
+        self._writer = CheckpointWriter(run.world, run.clock, run.hooks.on_written)
         self._copies = HostCopies(run.device) if writes_beside(run.stage, run.device.type) else None
         self.look, self.settle, self.close = self._writer.look, self._writer.settle, self._writer.close
 

@@ -82,38 +82,27 @@ def plain_step(
     stage: TrainingStage, device: torch.device, loss_of: Callable[[torch.nn.Module], LossFunction] | None = None
 ) -> Callable[[], Any]:
     """Give a function that trains one step on the same random tokens each time; `loss_of` a model is pretraining's."""
-    import torch
-
-    from workbench.model.batch import Batch
     from workbench.model.liger import choose_cross_entropy
     from workbench.model.transformer import summed_loss
     from workbench.study.memory import head_padded_to
-    from workbench.train.compiler import compile_model, missing_for_compile
+    from workbench.train.compiler import compile_model, is_compiled
     from workbench.train.micro_batch import choose_micro_batch
     from workbench.train.state import initial_state
-    from workbench.train.step import train_step
+    from workbench.train.trial_stage import make_trial_step
 
     state = initial_state(stage, device)
     cross_entropy = "own" if loss_of else choose_cross_entropy(stage.numerics.cross_entropy, device)
     model = state.model
     model.head_padded_to = head_padded_to(stage.numerics, stage.model.vocab_size, device.type)
-    if stage.numerics.compile and missing_for_compile(device.type) is None:
+    if is_compiled(stage.numerics, device):
         model = compile_model(model, stage.numerics.compile_unit)
-    generator = torch.Generator().manual_seed(0)
-    shape = (stage.batch_sequences, stage.stream.context_tokens + 1)
-    tokens = torch.randint(stage.model.vocab_size, shape, generator=generator).to(device)
-    sources = torch.zeros(stage.batch_sequences, dtype=torch.int64, device=device)
-    return partial(
-        train_step,
+    return make_trial_step(
         model,
-        loss_of(model) if loss_of else partial(summed_loss, model, cross_entropy=cross_entropy),
         state.optimizer,
-        Batch(tokens),
-        sources,
-        num_sources=1,
+        stage,
+        device,
+        loss=loss_of(model) if loss_of else partial(summed_loss, model, cross_entropy=cross_entropy),
         learning_rate=1e-5,
-        clip_norm=1.0,
-        precision=stage.precision,
         micro_batch_sequences=choose_micro_batch(stage, 1, device),
     )
 

@@ -36,7 +36,8 @@ class ClusterConfig:
     time_limit_minutes: int = 60
     """Longest time limit of a job; a stage that takes longer is requeued under the same job id."""
     signal_seconds: int = 120
-    """How long before its limit a job is warned; it has that long to write a checkpoint."""
+    """How long before its limit a job is warned; it has that long to write a checkpoint. A job whose checkpoints are measured to
+    take longer stops earlier by itself."""
     max_array_tasks: int = 1000
     """Most elements per job array (Slurm's MaxArraySize)."""
     array_parallelism: int | None = None

@@ -26,7 +26,8 @@ class NumericsConfig:
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
     """`sdpa` (PyTorch's choice), on a CPU in fp32 `blocks` (products over blocks of queries, scores kept), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
-    takes there the one that is fastest on the stage's shapes, which is recorded and kept. Fine-tuning takes `sdpa`."""
+    takes there the one that is fastest on the stage's shapes, by itself or, with `compile`, in a compiled block; it is recorded
+    and kept. Fine-tuning takes `sdpa`."""
     cross_entropy: str = "own"
     """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
     extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""

@@ -31,7 +31,7 @@ class Interrupt:
 
     def __init__(self, leave: Callable[[], None], patience_seconds: float) -> None:
         self._leave, self._patience = leave, patience_seconds
-        self._asked = threading.Event()
+        self._asked, self._asking = threading.Event(), threading.Lock()
         self._orderly = threading.Event()
         self._ended = threading.Event()
         self._told_to_end = threading.Event()
@@ -70,6 +70,11 @@ class Interrupt:
         """Whether a TERM has come since `expect_the_end`."""
         return self._told_to_end.is_set()
 
+    def warn(self, patience_seconds: float) -> None:
+        """Act as if the signal before the time limit had come; the work has that long for its checkpoints."""
+        self._patience, self.requeue = patience_seconds, True
+        self._ask()
+
     def _hear(self, reading: int) -> None:
         while True:
             number = os.read(reading, 1)[0]
@@ -78,9 +83,14 @@ class Interrupt:
             self.requeue = self.requeue or number in REQUEUE_SIGNALS
             if number in END_SIGNALS:
                 self._told_to_end.set()
-            if not self._asked.is_set():
-                self._asked.set()
-                threading.Thread(target=self._enforce, daemon=True).start()
+            self._ask()
+
+    def _ask(self) -> None:
+        with self._asking:
+            if self._asked.is_set():
+                return
+            self._asked.set()
+        threading.Thread(target=self._enforce, daemon=True).start()
 
     def _enforce(self) -> None:
         patience = self._patience if self._orderly.is_set() else 0.0

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from workbench.config.schema import ClusterConfig, EvaluationConfig, Stage, Trac
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.corpus.task_counts import count_begun
 from workbench.launch.slurm import claim as claims
+from workbench.launch.slurm.early_warning import EarlyWarning, patience_seconds
 from workbench.launch.slurm.interrupt import Interrupt
+from workbench.study.checkpoint_copies import writes_beside
 from workbench.study.files import write_atomically
 from workbench.study.kind_plan import progress
 from workbench.study.layout import Layout
@@ -53,7 +56,8 @@ class Job:
         self.id = f"{array}_{self.index}" if array else os.environ.get("SLURM_JOB_ID", "")
         self.rank = int(os.environ.get("SLURM_PROCID", "0"))
         self.size = int(os.environ.get("SLURM_NTASKS", "1"))
-        self.interrupt = Interrupt(self.leave, patience_seconds=max(1.0, self.cluster.signal_seconds - 10.0))
+        self.patience_seconds = patience_seconds(self.cluster.signal_seconds)
+        self.interrupt = Interrupt(self.leave, self.patience_seconds)
 
     def run(self) -> int:
         """Do the job; return its exit status."""
@@ -113,11 +117,13 @@ class Job:
 
         frozen = from_dict(Stage, self.element["frozen"])
         self._check_corpus(self.layout.data(frozen.data_fingerprint))
+        early = self._early_warning(frozen) if self.rank == 0 else None
         hooks = Hooks(
-            should_stop=self.interrupt.is_asked,
+            should_stop=lambda: self._is_to_stop(early),
             # Until the first step is done (imports, rendezvous, loading, compilation) there is nothing to save.
             on_progress=lambda progress: self.interrupt.end_orderly(),
             on_checkpoint=self._submit_evaluation,
+            on_written=lambda seconds: early and early.written(seconds),
             log=self.say,
         )
         with join(**self._rendezvous(), device=stage_device(frozen), timeout_seconds=_COLLECTIVE_SECONDS) as world:
@@ -133,10 +139,28 @@ class Job:
                 )
             except StoppedError as error:
                 self.say(str(error))
+                if not self.interrupt.is_asked():  # rank 0 was warned, or another rank has heard a signal first
+                    self.interrupt.warn(self.patience_seconds)
                 return STOPPED
         if self.rank == 0:
             ClusterSpeeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
         return FINISHED
+
+    def _early_warning(self, stage: Stage) -> EarlyWarning:
+        from workbench.train.loop import stage_device
+
+        writes = 2 if writes_beside(stage, stage_device(stage).type) else 1
+        file = self.file.with_name(f"writes-{self.index}.json")
+        return EarlyWarning(self.cluster.signal_seconds, writes, file, self._ask_end)
+
+    def _is_to_stop(self, early: EarlyWarning | None) -> bool:
+        """Whether a signal has come, or is expected too late for the checkpoints of a stop."""
+        if early is not None and not self.interrupt.is_asked() and early.is_due():
+            self.say(
+                f"the limit is near for checkpoints that take {early.write_seconds:.1f} s: stopping before its signal"
+            )
+            self.interrupt.warn(early.patience_seconds)
+        return self.interrupt.is_asked()
 
     def _check_corpus(self, directory: Path) -> None:
         """Refuse to begin on a corpus whose jobs were all cancelled in the queue, which Slurm takes for well ended."""
@@ -280,17 +304,30 @@ class Job:
 
     def is_to_return(self) -> bool:
         """Whether the job was pre-empted or is out of time, and not cancelled."""
+        facts = self._ask_slurm()
+        if facts is None:
+            return self.interrupt.requeue
+        if facts.get("JobState") not in ("RUNNING", "PREEMPTED"):
+            return False  # cancelled
+        # A TERM alone is a pre-emption's, or srun's because another task has failed.
+        return self.interrupt.requeue or facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+
+    def _ask_slurm(self) -> dict[str, str] | None:
+        """Ask what Slurm says of the job; None where it is silent."""
         from workbench.launch.slurm.commands import SlurmError, call
 
         try:
             text = call(["scontrol", "--oneliner", "show", "job", self.id], patience=10.0)
         except SlurmError:
-            return self.interrupt.requeue
-        facts = dict(word.split("=", 1) for word in text.split() if "=" in word)
-        if facts.get("JobState") not in ("RUNNING", "PREEMPTED"):
-            return False  # cancelled
-        # A TERM alone is a pre-emption's, or srun's because another task has failed.
-        return self.interrupt.requeue or facts.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+            return None
+        return dict(word.split("=", 1) for word in text.split() if "=" in word)
+
+    def _ask_end(self) -> float | None:
+        """When Slurm is going to end the job, in seconds since 1970; None where it does not say."""
+        try:
+            return datetime.fromisoformat((self._ask_slurm() or {})["EndTime"]).timestamp()
+        except (KeyError, ValueError):  # no answer, or `Unknown`
+            return None
 
     def _stands_still(self) -> bool:
         """Whether the last turns in the queue have all ended where the one before them did."""
