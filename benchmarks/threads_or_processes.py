@@ -84,8 +84,8 @@ def print_table(options: argparse.Namespace, name: str, found: dict[str, list[Me
         used = statistics.median(one.processor_seconds for one in rounds)
         fastest = tokens / min(one.fastest_seconds for one in rounds)
         print(
-            f"  {label(options, side):<14}{middle:>10,.0f} tokens/s ({low:,.0f} to {high:,.0f}), fastest step {fastest:,.0f}"
-            f"  {used * 1e3:9.1f} ms of the processor a step{beside(side, found)}",
+            f"  {label(options, side):<14}{middle:>10,.0f} tokens/s ({low:,.0f} to {high:,.0f})"
+            f", fastest step {fastest:,.0f}  {used * 1e3:9.1f} ms of the processor a step{beside(side, found)}",
             flush=True,
         )
 
