@@ -4,8 +4,10 @@ import json
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
+import pytest
+
 from workbench.forecast.cluster_cost import cluster_work
-from workbench.forecast.estimate import study_speeds
+from workbench.forecast.estimate import estimate, study_speeds
 from workbench.forecast.slots import Slots
 from workbench.forecast.speeds import ClusterSpeeds, MachineSpeeds
 
@@ -106,3 +108,37 @@ def test_a_chain_is_measured_as_it_will_train_alone(make_study, monkeypatch):
         trunk = next(iter(facts.plan.nodes.values()))
         study_speeds(facts.layout, facts.plan, Slots(4, "")).measure([trunk.stage])
     assert seen == [1, 2]
+
+
+def test_a_stage_of_two_processes_is_measured_as_both_will_train(make_study, monkeypatch):
+    seen = []
+
+    def measured(stages, environments):
+        seen.append(len(environments))
+        return [100.0] * len(stages), 3.0
+
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", measured)
+    facts = make_study("tokens=10240", "resources.processes=2")
+    trunk = next(iter(facts.plan.nodes.values()))
+    study_speeds(facts.layout, facts.plan, Slots(4, "")).measure([trunk.stage])
+    assert seen == [2]
+
+
+def test_what_two_processes_took_together_is_the_speed_of_two(make_study):
+    facts = make_study("tokens=10240", "resources.processes=2")
+    trunk = next(iter(facts.plan.nodes.values()))
+    alone = replace(trunk.stage, resources=replace(trunk.stage.resources, processes=None))
+    write_rows(facts, trunk, steps=21)
+    MachineSpeeds(facts.layout, TWO).remember_training(facts.layout, trunk.id, trunk.stage)
+    assert MachineSpeeds(facts.layout, TWO).training(trunk.stage) == 1110 / 2
+    assert MachineSpeeds(facts.layout, TWO).training(alone) is None  # which sums no gradients
+
+
+def test_processes_that_train_a_stage_together_need_less_of_the_clock(make_study, monkeypatch):
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 0.0))
+    monkeypatch.setattr("workbench.forecast.slots.usable_cores", lambda: 2)
+    one, two = (estimate(make_study("tokens=10240", *more)) for more in ([], ["resources.processes=2"]))
+    assert one.chain_seconds == 10240 / 100
+    assert two.chain_seconds == one.chain_seconds / 2
+    assert two.critical_seconds == pytest.approx(one.critical_seconds - one.chain_seconds / 2)
+    assert sum(two.training_seconds.values()) == sum(one.training_seconds.values())  # of a slot, of which it has two

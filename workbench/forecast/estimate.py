@@ -39,9 +39,9 @@ class Estimate:
     disk_bytes: int
     """New checkpoints that stay."""
     workers: int
-    """Stages at a time."""
+    """Processes at a time: stages, or those that train one together."""
     training_seconds: dict[str, float] | None
-    """Of one worker, by stage; None where a speed is not known."""
+    """Of one worker, by stage, so of one process after the other; None where a speed is not known."""
     evaluations: int
     """Evaluations still to be made."""
     evaluation_seconds: dict[str, float] = field(default_factory=dict[str, float])
@@ -51,7 +51,7 @@ class Estimate:
     fixed_seconds: float = 0.0
     """Starting processes, preparing the embedded text, and drawing the report."""
     chain_seconds: float = 0.0
-    """Training of the chain of stages that takes longest, each after its parent."""
+    """Training of the chain of stages that takes longest, each after its parent and by all its processes together."""
     critical_seconds: float = 0.0
     """The same with the scores of the chain's last checkpoint, which can only be made once it is there."""
     training_disk_bytes: int = 0
@@ -100,9 +100,10 @@ def study_slots(facts: Facts, workers: int | None) -> Slots:
 
 
 def study_speeds(layout: Layout, plan: Plan, slots: Slots) -> MachineSpeeds:
-    """Speeds of a study's trainings, as many at once as it can have: no more than it has stages that nothing follows."""
+    """Speeds of a study's trainings, as many at once as it can have: the processes of stages that nothing follows."""
     followed = {reference.stage for node in plan.nodes.values() for reference in node.stage.references}
-    return MachineSpeeds(layout, slots, max(1, len(plan.nodes.keys() - followed)))
+    at_once = sum(node.stage.processes for identifier, node in plan.nodes.items() if identifier not in followed)
+    return MachineSpeeds(layout, slots, max(1, at_once))
 
 
 def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
@@ -124,6 +125,7 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         trainings = {i: node.stage for i, node in facts.plan.nodes.items() if isinstance(node.stage, TrainingStage)}
         speeds.measure(stage for i, stage in trainings.items() if todo[i])
     training = _training_seconds(facts, todo, speeds)
+    clock = {i: seconds / facts.plan.nodes[i].stage.processes for i, seconds in (training or {}).items()}
     missing = missing_evaluations(facts)
     evaluation, uncounted = _evaluation_seconds(facts, missing, speeds)
     return Estimate(
@@ -136,8 +138,8 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         evaluation_seconds=evaluation,
         uncounted=uncounted,
         fixed_seconds=_fixed_seconds(facts, speeds, trains=any(facts.missing().values()), evaluates=bool(missing)),
-        chain_seconds=longest_chain(facts.plan, training) if training else 0.0,
-        critical_seconds=longest_chain(facts.plan, training, _last_scores(missing, evaluation)) if training else 0.0,
+        chain_seconds=longest_chain(facts.plan, clock) if clock else 0.0,
+        critical_seconds=longest_chain(facts.plan, clock, _last_scores(missing, evaluation)) if clock else 0.0,
     )
 
 
@@ -227,7 +229,7 @@ def longest_chain(plan: Plan, seconds: Mapping[str, float], after: Mapping[str, 
     plan
         The graph.
     seconds
-        Of each stage.
+        Of each stage, on the clock.
     after
         What follows a stage and holds no other stage up, such as its scores; None is nothing.
     """

@@ -107,7 +107,7 @@ class MachineSpeeds:
     slots
         Where stages train at the same time.
     at_once
-        Stages that do, where the study never fills the slots; None is one in each slot.
+        Processes that do, where the study never fills the slots; None is one in each slot.
     """
 
     def __init__(self, layout: Layout, slots: Slots, at_once: int | None = None) -> None:
@@ -123,7 +123,7 @@ class MachineSpeeds:
         return self._file.get(self._start_key())
 
     def training(self, stage: Stage) -> float | None:
-        """Tokens per second of a stage like this one; None if neither measured nor scaled."""
+        """Tokens per second of each process of a stage like this one; None if neither measured nor scaled."""
         if not isinstance(stage, TrainingStage):
             return None
         key = self._training_key(stage)
@@ -137,6 +137,8 @@ class MachineSpeeds:
     def measure(self, stages: Iterable[TrainingStage]) -> None:
         """Measure the training speeds that are not known, about two seconds each, as many at once as will train.
 
+        Each process is measured as if it trained alone; what summing gradients costs several of them is known when a
+        stage like theirs has been trained.
         Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
         A measurement that fails is a warning, and leaves its speeds unknown: a plan can do without.
         """
@@ -162,7 +164,7 @@ class MachineSpeeds:
         """Keep what a stage's last steps took in place of what was measured: a machine may have been busy then."""
         speed = _last_speed(layout, stage_id, fewest=_FEWEST_ROWS)
         if speed is not None:
-            self._file.keep({self._training_key(stage): speed})
+            self._file.keep({self._training_key(stage): speed / stage.processes})
 
     def remember_evaluations(self, stage: Stage, suite: SuiteConfig, seconds: Sequence[float]) -> None:
         """Keep what evaluations of a stage's checkpoints took: the median, so that one slow start-up does not count."""
@@ -177,6 +179,8 @@ class MachineSpeeds:
             shape.append("document_mask")
         if stage.optimizer.kind != "adamw":
             shape.append(stage.optimizer.kind)
+        if stage.processes > 1:
+            shape.append(f"processes={stage.processes}")
         shape += _own_settings(stage)
         return digest(["training", shape, self._here])
 

@@ -296,9 +296,7 @@ class LocalRun:
         speeds = study_speeds(self.layout, self.plan, self.slots)
         for identifier in self.outcome.trained:
             stage = self.plan.nodes[identifier].stage
-            if (
-                isinstance(stage, TrainingStage) and stage.processes == 1
-            ):  # an estimate is of stages that one worker trains
+            if isinstance(stage, TrainingStage):
                 speeds.remember_training(self.layout, identifier, stage)
         for (stage, suite), seconds in self.scored.items():
             speeds.remember_evaluations(self.plan.nodes[stage].stage, self.plan.evaluation.suites[suite], seconds)
