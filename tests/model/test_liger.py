@@ -64,6 +64,7 @@ def test_losses_and_gradients_are_those_of_pytorchs_operators():
 
 def test_own_is_taken_everywhere_and_auto_takes_what_is_here(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(liger, "missing_for_triton", lambda: None)
     assert choose_cross_entropy("own", CUDA) == "own"
     assert choose_cross_entropy("auto", CUDA) == "liger"
     assert choose_cross_entropy("auto", CPU) == "own"
@@ -81,5 +82,9 @@ def test_what_liger_lacks_is_said_before_training(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='liger' needs a CUDA device, not 'cpu': use own"):
         choose_cross_entropy("liger", CPU)
+    monkeypatch.setattr(liger, "missing_for_triton", lambda: "a C compiler (Debian: apt-get install gcc)")
+    with pytest.raises(ValueError, match=r"numerics\.cross_entropy='liger' needs a C compiler \(.*\): install it, or use"):
+        choose_cross_entropy("liger", CUDA)
+    assert choose_cross_entropy("auto", CUDA) == "own"
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='apex' is not one of own, liger, auto"):
         NumericsConfig(cross_entropy="apex")
