@@ -83,7 +83,9 @@ def test_what_liger_lacks_is_said_before_training(monkeypatch):
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='liger' needs a CUDA device, not 'cpu': use own"):
         choose_cross_entropy("liger", CPU)
     monkeypatch.setattr(liger, "missing_for_triton", lambda: "a C compiler (Debian: apt-get install gcc)")
-    with pytest.raises(ValueError, match=r"numerics\.cross_entropy='liger' needs a C compiler \(.*\): install it, or use"):
+    with pytest.raises(
+        ValueError, match=r"numerics\.cross_entropy='liger' needs a C compiler \(.*\): install it, or use"
+    ):
         choose_cross_entropy("liger", CUDA)
     assert choose_cross_entropy("auto", CUDA) == "own"
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='apex' is not one of own, liger, auto"):

@@ -12,9 +12,9 @@ from torch._dynamo.utils import counters
 from torch._inductor import cpu_vec_isa
 
 from workbench.config.schema import ModelConfig
+from workbench.model import triton_build
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
-from workbench.model import triton_build
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.model.triton_build import missing_for_triton
 from workbench.train.compiler import compile_model, missing_for_compile

@@ -1,5 +1,7 @@
 """Page-locked memory: every tensor has its own place, and blocks lose little of what they take."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -46,7 +48,7 @@ def test_places_do_not_overlap(sizes):
     for size, places in plan_blocks(names):
         assert is_power_of_two(size)
         ends = sorted((begin, begin + names[name]) for name, begin in places.items())
-        assert all(end <= begin for (_, end), (begin, _) in zip(ends, ends[1:], strict=False))
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(ends))
         assert ends[-1][1] <= size
         assert all(begin % 64 == 0 for begin, _ in ends)
         found += places
@@ -62,6 +64,9 @@ def test_the_state_of_a_model_takes_little_more_than_its_bytes(shape):
         optimizer = build_optimizer(model, OptimizerConfig())
         tensors = {**dict(model.named_parameters()), **empty_optimizer_tensors(model, optimizer)}
     sizes = {name: 4 * tensor.numel() for name, tensor in tensors.items()}
-    taken, each_alone = sum(size for size, _ in plan_blocks(sizes)), sum(1 << (n - 1).bit_length() for n in sizes.values())
+    taken, each_alone = (
+        sum(size for size, _ in plan_blocks(sizes)),
+        sum(1 << (n - 1).bit_length() for n in sizes.values()),
+    )
     assert sum(sizes.values()) <= taken < 1.02 * sum(sizes.values())
     assert each_alone > 1.3 * sum(sizes.values())

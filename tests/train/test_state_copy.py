@@ -1,10 +1,12 @@
-"""Copies of a training's state: what waits for what on a GPU, seen by stand-ins for its streams; and that a CPU asks for none."""
+"""Copies of a training's state: what waits for what on a GPU, by stand-ins for its streams, and that a CPU has none."""
 
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import filesystem
 
 from workbench.config.schema import (
     MixtureSegment,
@@ -17,7 +19,9 @@ from workbench.config.schema import (
     TrainingStage,
 )
 from workbench.train import pinned_memory
+from workbench.train.distributed import World
 from workbench.train.optimizer import set_learning_rate
+from workbench.train.shard_files import write_shards
 from workbench.train.state import initial_state
 from workbench.train.state_copy import HostCopies
 
@@ -145,3 +149,19 @@ def test_a_share_without_numbers_has_a_place(notes):
     taken = HostCopies(CUDA).copy(snapshot, is_main=True)
     assert taken.optimizer["a"].shape == (0, 4)
     assert taken.optimizer["b"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
+def test_shares_that_were_copied_are_written_without_asking_the_gpu(monkeypatch, tmp_path):
+    """PyTorch's writer waits for a GPU's current stream every 10 MB, wherever the tensors are: for the training's steps."""
+
+    def waits(*_, **__):
+        raise AssertionError("the writer waits for the GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(filesystem, "_OverlappingCpuLoader", waits)
+    tensors = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(())}
+    facts = write_shards(tmp_path, tensors, World())
+    [name] = facts
+    found = load_file(tmp_path / name)
+    assert all(torch.equal(found[key], tensor) for key, tensor in tensors.items())

@@ -33,8 +33,8 @@ class Borders(NamedTuple):
     """Where documents begin, for kernels that take sequences end to end and know no other mask."""
 
     begins: tuple[Tensor, ...]
-    """Of each group of sequences, the place of each document's first token among the group's N, then N until the end: int32,
-    (D + 1,)."""
+    """Of each group of sequences, the place of each document's first token among the group's N, then N until the end:
+    int32, (D + 1,)."""
     sequences: int
     """Of each group but the last, which has what is left."""
 

@@ -1,7 +1,7 @@
 """Page-locked memory of the host, in few blocks that tensors of many sizes lie in.
 
-PyTorch takes a power of two for each pinned tensor (2.11 and 2.13, `CachingHostAllocator.h`): for all tensors of a model up to
-twice their bytes, which a job's request of memory would not cover. Blocks that are powers of two themselves lose little.
+PyTorch takes a power of two for each pinned tensor (2.11 and 2.13, `CachingHostAllocator.h`): up to twice a model's
+bytes, which a job's request of memory would not cover. Blocks that are powers of two themselves lose little.
 """
 
 from __future__ import annotations

@@ -133,12 +133,13 @@ class HostCopies:
 
 def _shapes(snapshot: Snapshot, is_main: bool) -> Shapes:
     """Shapes of all that this process copies: of what is shared out its shares, but the weights whole, on rank 0."""
-    copied = {f"optimizer {name}": _local(tensor) for name, tensor in snapshot.optimizer.items()}
-    copied |= {f"adapters {name}": _local(tensor) for name, tensor in snapshot.adapters.items()}
+    copied = {f"optimizer {name}": local_part(tensor) for name, tensor in snapshot.optimizer.items()}
+    copied |= {f"adapters {name}": local_part(tensor) for name, tensor in snapshot.adapters.items()}
     if is_main or not snapshot.shared:
         copied |= {f"weights {name}": tensor for name, tensor in snapshot.weights.items()}
     return {name: (tensor.shape, tensor.dtype) for name, tensor in copied.items()}
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """Give this process's share of a tensor that is shared out, any other as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
