@@ -12,7 +12,7 @@ from pathlib import Path
 def missing_for_triton() -> str | None:
     """Say what Triton lacks on this machine; None when nothing.
 
-    Where it looks is its own way (3.6, `triton/runtime/build.py`): the environment's `CC`, gcc, clang. Its error comes with
+    Where it looks is its own way (3.6: triton/runtime/build.py): the environment's `CC`, gcc, clang. Its error comes with
     the first kernel, which is a training's first step.
     """
     if importlib.util.find_spec("triton") is None:
