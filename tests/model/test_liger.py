@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,8 +46,14 @@ print(json.dumps(found))
 """
 
 
+def interprets():
+    """Triton 3.6's interpreter makes numbers of arrays in a way that NumPy 2.4 refuses; with NumPy 2.3.5 the test passes."""
+    return not version("triton").startswith("3.6.") or np.lib.NumpyVersion(np.__version__) < "2.4.0"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(LACKING), reason=f"needs the packages {LACKING} (the extra kernels)")
+@pytest.mark.skipif(not LACKING and not interprets(), reason="Triton 3.6 interprets no kernels with NumPy 2.4")
 def test_losses_and_gradients_are_those_of_pytorchs_operators():
     """With and without weights and z-loss, over several chunks."""
     done = subprocess.run(
