@@ -74,6 +74,15 @@ def test_a_kernel_equals_the_plain_one(backend, masked, kv_heads):
         assert (ours.float() - theirs).norm() <= 0.02 * theirs.norm()
 
 
+@pytest.mark.parametrize("backend", ["flash_attn", "flash_attn_3"])
+def test_more_documents_than_a_grid_has_room_for(backend):
+    """Of a token each, which sees itself alone."""
+    need(backend)
+    q, k, v = (torch.randn(160, T, 1, 64, device=DEVICE, dtype=torch.bfloat16) for _ in range(3))
+    out = attend(q, k, v, backend, document_borders(torch.arange(T, device=DEVICE).expand(160, T)))
+    torch.testing.assert_close(out, v, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("compiled", [None, "model", "block"])
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_a_model_of_documents_is_the_same_with_each(backend, compiled):

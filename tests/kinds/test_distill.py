@@ -179,6 +179,23 @@ def test_each_target_counts_by_its_weight(make_study):
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_a_teacher_is_told_how_many_documents_a_sequence_has(make_study, monkeypatch):
+    """Kernels that take documents by their borders are slow, or fail, where each token might be one."""
+    stage = distilled(make_study(*DISTILL))[0].stage
+    student, teacher = Transformer(stage.model), Transformer(stage.teacher)
+    for seed, model in enumerate((student, teacher)):
+        init_weights(model, seed)
+    told, original = [], Transformer.hidden
+
+    def watched(self, tokens, positions=None, documents=None, documents_at_most=None):
+        told.append((self is teacher, documents_at_most))
+        return original(self, tokens, positions, documents, documents_at_most)
+
+    monkeypatch.setattr(Transformer, "hidden", watched)
+    distillation_loss(student, teacher, stage, Batch.by_document(torch.ones(2, 33, dtype=torch.int64), 0, at_most=4))
+    assert sorted(told) == [(False, 4), (True, 4)]
+
+
 # ------------------------------------------------------------------------------------------------ what is planned
 
 

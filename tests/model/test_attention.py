@@ -96,7 +96,7 @@ def test_documents_by_their_borders_are_those_of_the_mask(kernels, backend, at_m
     q = torch.randn(3, 8, 4, 8, generator=generator).bfloat16()
     k, v = (torch.randn(3, 8, 2, 8, generator=generator).bfloat16() for _ in range(2))
     borders = document_borders(DOCUMENTS, at_most)
-    assert len(borders.begins) == 3 * min(8, at_most or 8) + 1
+    assert [len(begins) for begins in borders.begins] == [3 * min(8, at_most or 8) + 1]
     ours = attend(q, k, v, backend, borders)
     expected = attend(q, k, v, "sdpa", document_mask(DOCUMENTS, torch.bfloat16))
     torch.testing.assert_close(ours, expected, rtol=0, atol=0.02)
@@ -105,7 +105,37 @@ def test_documents_by_their_borders_are_those_of_the_mask(kernels, backend, at_m
 
 def test_borders_of_documents():
     """Each sequence's first token begins one, whatever its number is."""
-    assert document_borders(DOCUMENTS, 3).begins.tolist() == [0, 3, 5, 8, 9, 16, 24, 24, 24, 24]
+    assert [x.tolist() for x in document_borders(DOCUMENTS, 3).begins] == [[0, 3, 5, 8, 9, 16, 24, 24, 24, 24]]
+
+
+@pytest.mark.parametrize("backend", MODULES)
+def test_no_kernel_is_given_more_documents_than_a_grid_has_room_for(kernels, backend):
+    """flash-attn 2 has a document for each step along the second side of CUDA's grid: 65,535 at most."""
+    B, T = 9000, 8
+    documents = torch.arange(T).expand(B, T)  # of a token each, which sees itself alone
+    q, k, v = (torch.randn(B, T, 1, 8, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in range(3))
+    asked = []
+
+    def itself(q_NHK, k_NGK, v_NGK, begins, *_, **__):
+        asked.append(len(begins) - 1)
+        assert begins.tolist() == list(range(len(v_NGK) + 1))
+        return v_NGK
+
+    kernels.flash_attn_varlen_func = itself
+    assert torch.equal(attend(q, k, v, backend, document_borders(documents)), v)
+    assert sum(asked) == B * T
+    assert max(asked) <= 65535
+
+
+@pytest.mark.parametrize("backend", MODULES)
+def test_documents_of_several_groups_are_those_of_the_mask(kernels, monkeypatch, backend):
+    monkeypatch.setattr(attention_module, "_MOST_DOCUMENTS", 16)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 8, heads, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
+    borders = document_borders(DOCUMENTS)
+    assert [begins[-1].item() for begins in borders.begins] == [16, 8]
+    expected = attend(q, k, v, "sdpa", document_mask(DOCUMENTS, torch.bfloat16))
+    torch.testing.assert_close(attend(q, k, v, backend, borders), expected, rtol=0, atol=0.02)
 
 
 def test_the_bound_of_documents_is_enough_and_has_few_values():

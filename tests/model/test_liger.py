@@ -8,7 +8,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,8 +46,14 @@ print(json.dumps(found))
 """
 
 
+def interprets():
+    """Triton 3.6's interpreter makes numbers of arrays in a way that NumPy 2.4 refuses; with NumPy 2.3.5 the test passes."""
+    return not version("triton").startswith("3.6.") or np.lib.NumpyVersion(np.__version__) < "2.4.0"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(bool(LACKING), reason=f"needs the packages {LACKING} (the extra kernels)")
+@pytest.mark.skipif(not LACKING and not interprets(), reason="Triton 3.6 interprets no kernels with NumPy 2.4")
 def test_losses_and_gradients_are_those_of_pytorchs_operators():
     """With and without weights and z-loss, over several chunks."""
     done = subprocess.run(
@@ -64,6 +72,7 @@ def test_losses_and_gradients_are_those_of_pytorchs_operators():
 
 def test_own_is_taken_everywhere_and_auto_takes_what_is_here(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(liger, "missing_for_triton", lambda: None)
     assert choose_cross_entropy("own", CUDA) == "own"
     assert choose_cross_entropy("auto", CUDA) == "liger"
     assert choose_cross_entropy("auto", CPU) == "own"
@@ -81,5 +90,11 @@ def test_what_liger_lacks_is_said_before_training(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='liger' needs a CUDA device, not 'cpu': use own"):
         choose_cross_entropy("liger", CPU)
+    monkeypatch.setattr(liger, "missing_for_triton", lambda: "a C compiler (Debian: apt-get install gcc)")
+    with pytest.raises(
+        ValueError, match=r"numerics\.cross_entropy='liger' needs a C compiler \(.*\): install it, or use"
+    ):
+        choose_cross_entropy("liger", CUDA)
+    assert choose_cross_entropy("auto", CUDA) == "own"
     with pytest.raises(ValueError, match=r"numerics\.cross_entropy='apex' is not one of own, liger, auto"):
         NumericsConfig(cross_entropy="apex")

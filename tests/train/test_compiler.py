@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import cpu_vec_isa
 
 from workbench.config.schema import ModelConfig
+from workbench.model import triton_build
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer, summed_loss
+from workbench.model.triton_build import missing_for_triton
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.step import autocast
 
@@ -104,3 +107,43 @@ def test_blocks_that_are_compiled_keep_their_weights_names():
     model = made()
     assert compile_model(model, "block") is model
     assert model.state_dict().keys() == made().state_dict().keys()
+
+
+def test_for_a_gpu_no_compiler_of_the_processors_code_is_asked_for(monkeypatch):
+    """PyTorch finds vectors by compiling for them, which raises an error where Triton's C compiler is the only one."""
+
+    def missing():
+        raise AssertionError("a C++ compiler has been asked for")
+
+    monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", missing)
+    monkeypatch.setenv("TORCH_COMPILE_CACHE_KEY_TAG", "mine")
+    compile_model(torch.nn.Linear(2, 2, device="meta"))
+    assert torch.compiler.config.cache_key_tag == "mine"
+    with pytest.raises(AssertionError, match="asked for"):
+        compile_model(torch.nn.Linear(2, 2))
+
+
+def test_what_triton_needs_is_said(monkeypatch, tmp_path):
+    """It comes with a compiler for GPUs, and none for what hands kernels to them."""
+    here = {"gcc", "triton"}
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(triton_build.importlib.util, "find_spec", lambda name: object() if name in here else None)
+    monkeypatch.setattr(triton_build.shutil, "which", lambda name: name if name in here else None)
+    monkeypatch.setattr(triton_build, "_headers", lambda: str(tmp_path))
+    assert missing_for_triton() is None
+    (tmp_path / "Python.h").unlink()
+    for without, said in (
+        ("headers", "Python's headers (Debian: apt-get install python3-dev)"),
+        ("gcc", "a C compiler (Debian: apt-get install gcc)"),
+        ("triton", "the package triton"),
+    ):
+        here.discard(without)
+        assert missing_for_triton() == said
+        missing_for_compile.cache_clear()
+        assert missing_for_compile("cuda") == said
+        if without == "gcc":
+            monkeypatch.setenv("CC", "/opt/cc")
+            assert missing_for_triton() != said
+            monkeypatch.delenv("CC")
+    missing_for_compile.cache_clear()

@@ -25,11 +25,18 @@ _MODULES = {"flash_attn": ("flash_attn", "flash-attn"), "flash_attn_3": ("flash_
 """Of the backends that are packages: the module, and what installs it."""
 
 
-class Borders(NamedTuple):
-    """Where the documents of all sequences begin, for kernels that take them end to end and know no other mask."""
+_MOST_DOCUMENTS = 65535
+"""Of one call: flash-attn 2 counts them along the second side of CUDA's grid, which has no room for more."""
 
-    begins: Tensor
-    """Place of each document's first token among all N, then N until the end: int32, (D + 1,)."""
+
+class Borders(NamedTuple):
+    """Where documents begin, for kernels that take sequences end to end and know no other mask."""
+
+    begins: tuple[Tensor, ...]
+    """Of each group of sequences, the place of each document's first token among the group's N, then N until the end:
+    int32, (D + 1,)."""
+    sequences: int
+    """Of each group but the last, which has what is left."""
 
 
 def takes_borders(backend: str) -> bool:
@@ -122,12 +129,19 @@ def document_borders(documents_BT: Int[Tensor, "B T"], at_most: int | None = Non
         Documents of a sequence, at most: there are so many borders a sequence, the rest of empty documents, which cost a
         kernel little each. None is one for each token.
     """
+    T = documents_BT.shape[1]
+    each = min(T, at_most or T)
+    sequences = max(1, _MOST_DOCUMENTS // each)
+    return Borders(tuple(_borders_of(group, each) for group in documents_BT.split(sequences)), sequences)
+
+
+def _borders_of(documents_BT: Tensor, each: int) -> Tensor:
     B, T = documents_BT.shape
     begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
     begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
     place_N = torch.arange(B * T, device=documents_BT.device)
     first_N = torch.where(begins_BT.flatten(), place_N, B * T).sort().values
-    return Borders(F.pad(first_N[: B * min(T, at_most or T)], (0, 1), value=B * T).int())
+    return F.pad(first_N[: B * each], (0, 1), value=B * T).int()
 
 
 def document_mask(documents_BT: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
@@ -189,10 +203,16 @@ def _flash_attention(
     fixed_order = torch.are_deterministic_algorithms_enabled()
     settings = {"softmax_scale": scale, "causal": True, "deterministic": fixed_order}
     if borders is None:
-        out = kernels.flash_attn_func(q_BTHK, k_BTGK, v_BTGK, **settings)
-    else:
-        T = q_BTHK.shape[1]
-        rows = [x.flatten(0, 1) for x in (q_BTHK, k_BTGK, v_BTGK)]
-        out = kernels.flash_attn_varlen_func(*rows, borders.begins, borders.begins, T, T, **settings)
-    # Some versions of the third give the scores' logarithmic sums too.
-    return (out[0] if isinstance(out, tuple) else out).view_as(q_BTHK)
+        return _first(kernels.flash_attn_func(q_BTHK, k_BTGK, v_BTGK, **settings))
+    found: list[Tensor] = []
+    groups = zip(*(x.split(borders.sequences) for x in (q_BTHK, k_BTGK, v_BTGK)), strict=True)
+    for begins, group in zip(borders.begins, groups, strict=True):
+        T, rows = q_BTHK.shape[1], [x.flatten(0, 1) for x in group]
+        out = _first(kernels.flash_attn_varlen_func(*rows, begins, begins, T, T, **settings))
+        found.append(out.view_as(group[0]))
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Leave out the scores' logarithmic sums, which some versions of the third give too."""
+    return out[0] if isinstance(out, tuple) else out

@@ -16,6 +16,8 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from workbench.model.triton_build import missing_for_triton
+
 CROSS_ENTROPY_PACKAGES = ("liger_kernel", "triton")
 _LARGEST_BLOCK = 32768
 """Logits that one program reads at once, as in Liger's own calls."""
@@ -27,13 +29,13 @@ def choose_cross_entropy(asked: str, device: torch.device) -> str:
     Raises
     ------
     ValueError
-        `liger` was asked for, and it or a CUDA device is missing.
+        `liger` was asked for, and it, a CUDA device or what Triton needs is missing.
     """
     if asked == "own":
         return "own"
     lacking = [name for name in CROSS_ENTROPY_PACKAGES if importlib.util.find_spec(name) is None]
     if asked == "auto":
-        return "own" if lacking or device.type != "cuda" else "liger"
+        return "own" if lacking or device.type != "cuda" or missing_for_triton() else "liger"
     if lacking:
         raise ValueError(
             f"numerics.cross_entropy='liger' needs the package {lacking[0].replace('_', '-')}: install the extra kernels, "
@@ -41,6 +43,8 @@ def choose_cross_entropy(asked: str, device: torch.device) -> str:
         )
     if device.type != "cuda":
         raise ValueError(f"numerics.cross_entropy='liger' needs a CUDA device, not {str(device)!r}: use own")
+    if (missing := missing_for_triton()) is not None:
+        raise ValueError(f"numerics.cross_entropy='liger' needs {missing}: install it, or use own")
     return "liger"
 
 

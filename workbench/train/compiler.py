@@ -16,20 +16,17 @@ from torch import nn
 
 from workbench.config.schema import NumericsConfig
 from workbench.model.transformer import Block, Transformer
+from workbench.model.triton_build import missing_for_triton
 
 
 @cache
 def missing_for_compile(device_type: str) -> str | None:
     """Say what `torch.compile` lacks on this machine; None when nothing.
 
-    On the CPU it needs a C++ compiler and Python's headers; on a GPU, Triton.
+    On the CPU it needs a C++ compiler and Python's headers; on a GPU, Triton and what that needs.
     """
     if device_type == "cuda":
-        try:
-            import triton  # noqa: F401  # pyright: ignore
-        except ImportError:
-            return "the package triton"
-        return None
+        return missing_for_triton()
     if not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         return "a C++ compiler (Debian: apt-get install g++)"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
@@ -59,7 +56,10 @@ def compile_model(model: nn.Module, unit: str = "model") -> nn.Module:
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     # Kernels that are chosen by timing them would differ from one start to the next.
     inductor.deterministic = torch.cuda.is_available() and torch.are_deterministic_algorithms_enabled()
-    torch.compiler.config.cache_key_tag = _cache_tag(os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", ""))
+    tag = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    # A GPU's kernels have no vectors of the processor's, and asking for these needs a C++ compiler, which Triton does not.
+    elsewhere = any(parameter.device.type != "cpu" for parameter in model.parameters())
+    torch.compiler.config.cache_key_tag = tag if elsewhere else _cache_tag(tag)
     if unit == "model":
         return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
     assert isinstance(model, Transformer)

@@ -26,7 +26,7 @@ from workbench.config.schema import ModelConfig
 from workbench.model.tensor_file import FileFacts, HashedFile, header
 from workbench.model.weights import WEIGHTS, hf_keys, hf_rows, hf_shapes, our_rows
 from workbench.train.distributed import World
-from workbench.train.state_copy import Snapshot
+from workbench.train.state_copy import Snapshot, local_part
 
 FILE_BYTES = 1 << 30
 """Of whole tensors whose shares go into one file of each process: the writer holds twice what it writes at once."""
@@ -150,6 +150,9 @@ def write_shards(directory: Path, tensors: Mapping[str, Tensor], world: World) -
         str(directory), fqn_to_index_mapping=_file_numbers(tensors), save_distributed=True
     )
     writer.fs = files = _HashingFileSystem()
+    if all(local_part(tensor).device.type == "cpu" for tensor in tensors.values()):
+        # Else it would wait for the GPU's stream, which training goes on in, after every 10 MB that it writes.
+        writer.per_thread_copy_ahead = 0
     try:
         save(dict(tensors), storage_writer=writer, process_group=world.group)
     except CheckpointException as error:

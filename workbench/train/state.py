@@ -69,7 +69,7 @@ class TrainState:
             config=self.model.config,
             weights={name: tensor.detach() for name, tensor in named},
             optimizer=optimizer_tensors(self.model, self.optimizer),
-            rng=_rng_tensors(),
+            rng=_rng_tensors(self.model.norm.weight.device),
             counters={name: getattr(self, name) for name in _COUNTERS},
             shared=shared,
         )
@@ -252,10 +252,11 @@ def _load_optimizer(
     return tensors
 
 
-def _rng_tensors() -> dict[str, torch.Tensor]:
+def _rng_tensors(device: torch.device) -> dict[str, torch.Tensor]:
     tensors = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
+    # Of no other device: asking a GPU starts CUDA, which takes its memory, also beside a training on the CPU.
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 

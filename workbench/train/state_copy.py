@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import ModelConfig
+from workbench.train.pinned_memory import Shapes, pinned_tensors
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class HostCopies:
         if not snapshot.shared and not is_main:
             # Rank 0 alone writes; merged weights of adapters would stay on this one's device meanwhile.
             return replace(snapshot, weights={}, optimizer={})
+        self._take_room(_shapes(snapshot, is_main))
         weights = self._gather(snapshot.weights, is_main) if snapshot.shared else self._all("weights", snapshot.weights)
         copied = Snapshot(
             config=snapshot.config,
@@ -99,13 +101,13 @@ class HostCopies:
             assert isinstance(share, DTensor)
             whole = share.full_tensor()  # every process takes part
             if is_main:
-                found[name] = self._room(f"weights {name}", whole)
-                found[name].copy_(whole, non_blocking=True)
+                found[name] = self._kept[f"weights {name}"].copy_(whole, non_blocking=True)
         return found
 
     def _all(self, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        if self._stream is None:
+            return {name: self._copy(f"{kind} {name}", tensor) for name, tensor in tensors.items()}
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             return {name: self._copy(f"{kind} {name}", tensor) for name, tensor in tensors.items()}
 
@@ -114,15 +116,30 @@ class HostCopies:
             # A share on the host that knows its place in the whole, as PyTorch's own checkpoints have it.
             local = self._copy(name, tensor.to_local())
             return DTensor(local, tensor._spec, requires_grad=False)  # pyright: ignore
-        kept = self._room(name, tensor)
-        kept.copy_(tensor, non_blocking=True)
+        kept = self._kept[name].copy_(tensor, non_blocking=True)
         if self._stream is not None and tensor.is_cuda:
             tensor.record_stream(self._stream)
         return kept
 
-    def _room(self, name: str, like: Tensor) -> Tensor:
-        kept = self._kept.get(name)
-        if kept is None or kept.shape != like.shape or kept.dtype != like.dtype:
-            kept = torch.empty(like.shape, dtype=like.dtype, pin_memory=self._device.type == "cuda")
-            self._kept[name] = kept
-        return kept
+    def _take_room(self, shapes: Shapes) -> None:
+        """Take memory for what has none yet, or has another shape than before."""
+        kept = {name: (tensor.shape, tensor.dtype) for name, tensor in self._kept.items()}
+        lacking = {name: each for name, each in shapes.items() if kept.get(name) != each}
+        if self._device.type == "cuda":
+            self._kept |= pinned_tensors(lacking)
+        else:
+            self._kept |= {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in lacking.items()}
+
+
+def _shapes(snapshot: Snapshot, is_main: bool) -> Shapes:
+    """Shapes of all that this process copies: of what is shared out its shares, but the weights whole, on rank 0."""
+    copied = {f"optimizer {name}": local_part(tensor) for name, tensor in snapshot.optimizer.items()}
+    copied |= {f"adapters {name}": local_part(tensor) for name, tensor in snapshot.adapters.items()}
+    if is_main or not snapshot.shared:
+        copied |= {f"weights {name}": tensor for name, tensor in snapshot.weights.items()}
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in copied.items()}
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Give this process's share of a tensor that is shared out, any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

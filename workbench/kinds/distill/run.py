@@ -165,7 +165,8 @@ def _lesson(teacher: Transformer | None, stage: Spec, batch: Batch) -> Lesson | 
         return SparseLesson(batch.taught_ids.long(), batch.taught_log_q, stage.temperature, stage.alpha)
     assert teacher is not None
     with torch.no_grad():
-        h_BTE = teacher.before_head(teacher.hidden(batch.tokens[:, :-1], batch.positions, batch.documents))
+        documents = batch.documents, batch.documents_at_most
+        h_BTE = teacher.before_head(teacher.hidden(batch.tokens[:, :-1], batch.positions, *documents))
     return Lesson(h_BTE, teacher.head_weight[: stage.model.vocab_size], stage.temperature, stage.alpha)
 
 

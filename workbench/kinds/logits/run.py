@@ -36,7 +36,7 @@ from workbench.kinds.logits.kept_logits import (
     weights_checksum,
 )
 from workbench.kinds.logits.spec import Spec
-from workbench.model.attention import check_attention
+from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
 from workbench.model.matmul import uses_onednn
@@ -166,7 +166,8 @@ class LogitsRun:
         size, rank = self.world.size, self.world.rank
         mine = rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
         drawn, masked = self.stream.draw(mine.start, len(mine)), self.stage.stream.document_mask
-        batch = make_batch(drawn, self._to_device, self.prepared.bos_id, document_mask=masked)
+        bounded = takes_borders(self.stage.numerics.attention)
+        batch = make_batch(drawn, self._to_device, self.prepared.bos_id, document_mask=masked, bounded=bounded)
         return ask(self.teacher, self.stage, batch, self.micro_batch)
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
@@ -307,7 +308,8 @@ def ask(teacher: Transformer, stage: Spec, batch: Batch, micro_batch: int) -> An
     ids, log_q, loss = [np.empty(shape, dtype)], [np.empty(shape, LOG_Q_DTYPE)], 0.0
     with torch.no_grad(), autocast(stage.precision, batch.tokens.device):
         for micro in batch.split(micro_batch):
-            h_BTE = teacher.before_head(teacher.hidden(micro.tokens[:, :-1], micro.positions, micro.documents))
+            documents = micro.documents, micro.documents_at_most
+            h_BTE = teacher.before_head(teacher.hidden(micro.tokens[:, :-1], micro.positions, *documents))
             found, values, losses = most_probable(h_BTE, head, micro.tokens[:, 1:], stage.top_k)
             ids.append(found.cpu().numpy().astype(dtype))
             log_q.append(values.cpu().numpy().astype(LOG_Q_DTYPE))
