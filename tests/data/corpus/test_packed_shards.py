@@ -9,6 +9,7 @@ import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, MixtureSegment, SourceConfig, StreamConfig, StreamSource
 from workbench.data.corpus.referenced_tokens import refuse_mask
+from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import make_packing, open_packing, packing_folder, read_packing
 from workbench.data.store import prepare
 from workbench.data.stored_documents import find_documents
@@ -45,7 +46,7 @@ def test_the_size_of_shards_changes_no_packed_sequence(corpus_data: DataConfig, 
             assert (covered(prepared, name) == 1).all()
             assert facts[name]["tokens"] == len(tokens)
             assert facts[name]["documents"] == prepared.manifest["sources"][name]["documents"]
-        files = sorted(packing_folder(prepared, CONTEXT).glob("*.bin"))
+        files = sorted(p for name in prepared.sources for p in packing_folder(prepared, CONTEXT, name).glob("*.bin"))
         found.append([facts, [path.read_bytes() for path in files], draw_all(prepared).tokens.tolist()])
     assert found[0] == found[1] == found[2]
 
@@ -104,4 +105,27 @@ def test_tokens_without_borders_are_refused(encoded, prepared_of, tmp_path):
         make_packing(prepared, CONTEXT)
     with pytest.raises(ValueError, match=r"data.packing='best_fit'"):
         list(find_documents(prepared, "text"))
-    assert not packing_folder(prepared, CONTEXT).exists()
+    assert not packing_folder(prepared, CONTEXT, "text").exists()
+
+
+def test_tokens_without_borders_that_nothing_draws_are_not_refused(encoded, llama_tokenizer, write_tokens, tmp_path):
+    """As of a source with a weight of 0, or one that is there for its held-out text."""
+    np.concatenate([ids[1:] for ids in encoded[0]]).astype(np.uint16).tofile(tmp_path / "window.bin")
+    path, changes = write_tokens("flat")
+    sources = {
+        "window": SourceConfig("tokens", path=str(tmp_path / "window.bin"), heldout_bytes=3_000, token_dtype="uint16"),
+        "text": SourceConfig("tokens", path=str(path), heldout_bytes=3_000, **changes),
+    }
+    data = DataConfig("ready", sources, corpus=CorpusConfig(shard_bytes=6_000))
+    prepared = prepare(data, llama_tokenizer, Layout(tmp_path / "out"), workers=1)
+    limits = {name: StreamSource(None, None) for name in sources}
+
+    def config(window: float) -> StreamConfig:
+        mixture = [MixtureSegment(0, {"text": 1, "window": window})]
+        return StreamConfig(prepared.fingerprint, CONTEXT, 0, limits, mixture, packing="best_fit")
+
+    make_packing(prepared, CONTEXT, drawn_sources(config(0).mixture))
+    assert Stream(prepared, config(0)).counts(5)["window"].drawn_tokens == 0
+    assert not packing_folder(prepared, CONTEXT, "window").exists()
+    with pytest.raises(ValueError, match=r"nothing tells the documents in token files of source 'window' apart"):
+        make_packing(prepared, CONTEXT, drawn_sources(config(1).mixture))
