@@ -12,6 +12,7 @@ from workbench.data.corpus.referenced_tokens import refuse_mask
 from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import make_packing, open_packing, packing_folder, read_packing
 from workbench.data.store import prepare
+from workbench.data.store_audit import audit
 from workbench.data.stored_documents import find_documents
 from workbench.data.stream import Stream
 from workbench.study.layout import Layout
@@ -129,3 +130,30 @@ def test_tokens_without_borders_that_nothing_draws_are_not_refused(encoded, llam
     assert not packing_folder(prepared, CONTEXT, "window").exists()
     with pytest.raises(ValueError, match=r"nothing tells the documents in token files of source 'window' apart"):
         make_packing(prepared, CONTEXT, drawn_sources(config(1).mixture))
+
+
+def test_an_audit_finds_what_pieces_of_token_files_leave_out_or_have_twice(write_tokens, prepared_of):
+    path, changes = write_tokens("megatron")
+    prepared = prepared_of(path, "audited", **changes)
+    make_packing(prepared, CONTEXT)
+    folder = packing_folder(prepared, CONTEXT, "text")
+
+    def found() -> str:
+        checks = {check.name: check for check in audit(prepared.directory)}
+        return " ".join(checks[f"packed {CONTEXT}-text: text"].wrong)
+
+    assert not found()
+    begins, sizes = (np.fromfile(folder / f"text.{name}.bin", t) for name, t in (("begins", "<i8"), ("sizes", "<i4")))
+    lengths, counts = np.unique(sizes, return_counts=True)
+    one, other = np.flatnonzero(sizes == lengths[counts > 1][0])[:2]
+    excluded = prepared.sources["text"].excluded
+    for place, value in ((other, begins[one]), (one, begins[one] + 1), (one, excluded[0, 0])):
+        changed = begins.copy()
+        changed[place] = value
+        changed.tofile(folder / "text.begins.bin")
+        assert found().startswith("pieces and held-out ranges (")
+    begins.tofile(folder / "text.begins.bin")
+    changed = sizes.copy()
+    changed[one] = -abs(sizes[one]) if abs(sizes[one]) < CONTEXT else -CONTEXT - 1
+    changed.tofile(folder / "text.sizes.bin")
+    assert "1 pieces of documents that go on are not as long as a sequence" in found()
