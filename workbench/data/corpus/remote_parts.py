@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,16 @@ def open_remote(part: Part, source: SourceConfig) -> Path:
 def find_row_groups(path: Path, part: Part) -> Part:
     """Give a part of a parquet file with row groups in place of bytes: each group is in the part where it begins.
 
+    Groups whose bytes lie in another order than they are numbered count from the last byte at which one of them or before
+    them begins, so that a part has neighbours alone, and no group is in two parts.
+
     Raises
     ------
     ValueError
         The file is no parquet file, or has no row.
     """
     with open_parquet(path) as file:
-        begins = [_first_byte(file.metadata.row_group(i)) for i in range(file.num_row_groups)]
+        begins = list(accumulate((_first_byte(file.metadata.row_group(i)) for i in range(file.num_row_groups)), max))
     if not begins:
         raise ValueError(f"{show(path)} is empty: it has no row")
     inside = [i for i, place in enumerate(begins) if part.begin <= place < part.end]
