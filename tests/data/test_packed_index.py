@@ -339,10 +339,11 @@ def test_an_index_of_all_sources_that_an_earlier_version_made_is_read(prepared):
     folders = [packing_folder(prepared, 128, name) for name in prepared.sources]
     before = folders[0].with_name(f"{prepared.fingerprint}-128")
     before.mkdir()
-    whole: dict[str, dict] = {"sources": {}, "files": {}}
+    keys = ("sources", "files")
+    whole: dict = {key: {} for key in keys}
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text())
-        whole = manifest | {key: whole[key] | manifest[key] for key in whole}
+        whole = manifest | {key: whole[key] | manifest[key] for key in keys}
         for path in folder.glob("*.bin"):
             path.replace(before / path.name)
         (folder / "manifest.json").unlink()

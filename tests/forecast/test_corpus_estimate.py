@@ -157,6 +157,7 @@ def test_a_plan_estimates_packing_of_the_sources_that_are_drawn(compose, overrid
     chosen = ["data=jsonl", f"data.sources.text.path={tmp_path / 'a.jsonl'}", "data.corpus={}", "recipe=cosine"]
     chosen += [f"+data.sources.other={{kind: jsonl, path: {tmp_path / 'b.jsonl'}, weight: 0}}", "data.packing=best_fit"]
     chosen += ["evaluation=none", "data.sources.text.heldout_bytes=0", "data.sources.other.heldout_bytes=0"]
+    overrides = [one for one in overrides if "evaluation" not in one]
     facts = make_facts(compose([*overrides, *chosen], experiments))
     [work] = estimate_corpora(facts, None, measure=True)
     [packing] = work.packing
