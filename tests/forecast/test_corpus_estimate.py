@@ -16,9 +16,8 @@ from workbench.data.corpus.shards import plan_shards
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.packed_index import make_packing, packing_folder, read_packing
 from workbench.data.store import prepare
-from workbench.forecast.corpus_estimate import CorpusWork, corpus_disk, corpus_time, describe_corpus, estimate_corpora
+from workbench.forecast.corpus_estimate import CorpusWork, corpus_disk, corpus_time, describe_corpus
 from workbench.forecast.packing_estimate import PackingWork, estimate_packing
-from workbench.forecast.study_facts import make_facts
 from workbench.study.layout import Layout
 
 SPEED = Speed(bytes=20_000_000, seconds=4.0, work_bytes=8_000_000, store_bytes=5_000_000)
@@ -146,31 +145,6 @@ def test_the_estimate_of_a_packed_index_is_about_what_it_takes(data: DataConfig,
         facts = read_packing(prepared, context)["text"]
         assert facts["pieces"] <= guess.pieces
         assert 0.9 < guess.disk_bytes / size < 1.5
-
-
-def test_a_plan_estimates_packing_of_the_sources_that_are_drawn(compose, overrides, experiments, tmp_path: Path):
-    for name, lines in (("a", 900), ("b", 300)):
-        texts = [
-            f"{name} {i} has words that are long enough for a document of its own {i * i} " * 5 for i in range(lines)
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    chosen = ["data=jsonl", f"data.sources.text.path={tmp_path / 'a.jsonl'}", "data.corpus={}", "recipe=cosine"]
-    chosen += [f"+data.sources.other={{kind: jsonl, path: {tmp_path / 'b.jsonl'}, weight: 0}}", "data.packing=best_fit"]
-    chosen += ["evaluation=none", "data.sources.text.heldout_bytes=0", "data.sources.other.heldout_bytes=0"]
-    overrides = [one for one in overrides if "evaluation" not in one]
-    facts = make_facts(compose([*overrides, *chosen], experiments))
-    [work] = estimate_corpora(facts, None, measure=True)
-    [packing] = work.packing
-    assert packing.sources == ("text",)
-    assert 700 < packing.pieces < 30 * 900
-    [unmeasured] = estimate_corpora(facts, None, measure=False)
-    assert unmeasured.packing == (PackingWork(packing.context_tokens, ("text",), None, None, None),)
-    line = describe_corpus(work)
-    assert f"; packing text into {packing.context_tokens} tokens: about 0 s of one process" in line
-    assert describe_corpus(replace(work, packing=())) in line
-    both = make_facts(compose([*overrides, *chosen, "data.sources.other.weight=1"], experiments))
-    [more] = estimate_corpora(both, None, measure=True)[0].packing
-    assert more.sources == ("other", "text")
 
 
 def test_packing_is_not_estimated_where_documents_were_not_counted():
