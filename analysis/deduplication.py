@@ -22,36 +22,56 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.columns import truths
 from analysis.data_records import Record
+from analysis.frames import cooled_scores
 from analysis.overrides import base_models, override_of, refuse_pooled
 
 NEAR = "data.corpus.near_duplicates"
 """Override that says how near duplicates are looked for; null leaves them in."""
 KEPT = "kept"
 """Label of a training on a corpus with its near duplicates."""
-_DEFAULTS = {"bands": 14, "rows": 8}
+_DEFAULTS = {"bands": 14, "rows": 8, "ngram": 5}
 """What a search has where an override does not say it, as in `workbench.config.schema.near_duplicates`."""
+_MEANS = ("model", "tokens", "search")
+"""What the runs of a mean have in common."""
+_WITHOUT_EFFECT = ("verify", "least_similarity")
+"""What changes nothing of a search that does not verify, and no search that does is read."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for near duplicates, as an override names it."""
+    """A search for near duplicates, as an override names it; two that drop other documents are not equal."""
 
     bands: int
     """Bands; 0 where near duplicates are kept."""
     rows: int
     """MinHash values in a band."""
+    ngram: int = _DEFAULTS["ngram"]
+    """Words in a shingle."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether near duplicates are kept."""
+        return not self.bands
 
     @property
     def threshold(self) -> float:
-        """Jaccard similarity about which pairs begin to be found; 1 where near duplicates are kept."""
+        """Jaccard similarity of shingles about which pairs begin to be found; 1 where near duplicates are kept.
+
+        Also 1 of a search with one band, and alike of others that differ, such as 4 bands of 1 and 16 of 2.
+        """
         return (1 / self.bands) ** (1 / self.rows) if self.bands else 1.0
 
     @property
     def label(self) -> str:
-        """Threshold, bands and rows, or `kept`."""
-        return f"{self.threshold:.2f} ({self.bands} x {self.rows})" if self.bands else KEPT
+        """Threshold, bands and rows, and words in a shingle where they are not 5; or `kept`."""
+        words = "" if self.ngram == _DEFAULTS["ngram"] else f", {self.ngram}-grams"
+        return KEPT if self.is_kept else f"{self.threshold:.2f} ({self.bands} x {self.rows}{words})"
+
+    @property
+    def order(self) -> tuple[bool, float, int, int, int]:
+        """Sort key: `kept` first, then from the highest threshold to the lowest."""
+        return not self.is_kept, -self.threshold, self.ngram, self.bands, self.rows
 
 
 def read_search(text: str) -> Search:
@@ -60,11 +80,15 @@ def read_search(text: str) -> Search:
     Raises
     ------
     ValueError
-        It checks the true similarity, so that bands and rows are not its threshold, or is none of these.
+        It checks the true similarity, so that bands and rows are not its threshold, or is none of these, or sets what is
+        not known here, by which two searches could not be told apart.
     """
     if text == "null":
         return Search(0, 0)
     given = dict[str, str](re.findall(r"(\w+) *: *([^,{}]+)", text))
+    unknown = sorted(set(given) - {*_DEFAULTS, *_WITHOUT_EFFECT})
+    if unknown:
+        raise ValueError(f"{NEAR}={text}: what {unknown[0]} makes of a search is not known here")
     if not re.fullmatch(r"\{.*\}", text) or given.get("verify", "false").strip() != "false":
         raise ValueError(f"{NEAR}={text}: the threshold is known of null, and of bands and rows without verify")
     return Search(*(int(given.get(name, default)) for name, default in _DEFAULTS.items()))
@@ -87,14 +111,33 @@ def scored_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        There is none, or rows differ by another override than search, model, budget and seeds.
+        There is none, rows differ by another override than search, model, budget and seeds, or those of one search are
+        of several corpora.
     """
-    rows = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
-    if rows.empty:
-        raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
+    rows = cooled_scores(frame, metric)
     refuse_pooled(rows, (NEAR,), "a comparison of near duplicates")
     found = searches(rows)
-    return rows.assign(search=found, threshold=[search.threshold for search in found], model=base_models(rows))
+    rows = rows.assign(search=found, threshold=[search.threshold for search in found], model=base_models(rows))
+    _refuse_several_corpora(rows)
+    return rows
+
+
+def select_search(rows: pd.DataFrame, search: Search) -> pd.DataFrame:
+    """Select the rows of `scored_rows` that are of one search."""
+    return rows.loc[[other == search for other in rows["search"]]]
+
+
+def _refuse_several_corpora(rows: pd.DataFrame) -> None:
+    """Refuse to take a mean over corpora that differ in something that the points do not say."""
+    found: dict[tuple[str, int, str], set[str]] = {}
+    for model, tokens, search, data in zip(*(rows[name] for name in _MEANS), rows["data_fingerprint"], strict=True):
+        found.setdefault((str(model), int(tokens), search.label), set()).update([data] if isinstance(data, str) else [])
+    for (model, tokens, label), corpora in found.items():
+        if len(corpora) > 1:
+            raise ValueError(
+                f"near duplicates {label} of {model} at {tokens:,} tokens would pool the data "
+                f"{', '.join(sorted(corpora))}: select the rows of one"
+            )
 
 
 def deduplication_table(
@@ -130,22 +173,22 @@ def deduplication_table(
     table: list[dict[str, Any]] = []
     for model, tokens in sorted({(str(m), int(t)) for m, t in zip(rows["model"], rows["tokens"], strict=True)}):
         line = rows.loc[(rows["model"] == model) & (rows["tokens"] == tokens)]
-        kept = _by_seed(line.loc[line["threshold"] == 1.0])
-        for threshold in sorted(set(line["threshold"]), reverse=True):
-            here = line.loc[line["threshold"] == threshold]
+        kept = _by_seed(select_search(line, Search(0, 0)))
+        for search in sorted(set(line["search"]), key=lambda one: one.order):
+            here = select_search(line, search)
             values = _by_seed(here)
             table.append(
                 {
                     "model": model,
                     "tokens": tokens,
-                    "search": here["search"].iloc[0].label,
-                    "threshold": float(threshold),
+                    "search": search.label,
+                    "threshold": search.threshold,
                     **_corpus(here, records or {}),
                     "epochs": float(here["epochs"].mean()),
                     "seeds": len(values),
                     "mean": float(values.mean()),
                     "stderr": standard_error(values.to_numpy()),
-                    **(_differences((values - kept).dropna(), level) if threshold < 1.0 else _NO_DIFFERENCE),
+                    **(_differences((values - kept).dropna(), level) if not search.is_kept else _NO_DIFFERENCE),
                 }
             )
     return pd.DataFrame(table)

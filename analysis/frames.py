@@ -67,6 +67,27 @@ def select_loss(frame: pd.DataFrame, metric: str, *, size: str = "params_non_emb
     return result
 
 
+def cooled_scores(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Rows of one metric that were cooled down and evaluated, of whatever kind.
+
+    Parameters
+    ----------
+    frame
+        With the columns metric, annealed and value.
+    metric
+        Its name.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    rows = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
+    if rows.empty:
+        raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
+    return rows
+
+
 def annealed_rows(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows cooled down by their column `annealed`, and what was left out; all where there is no such column.
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.deduplication import Search, scored_rows, standard_error
-from analysis.figures.points import (
-    Drawing,
-    Marks,
-    column,
-    direction,
-    group_by,
-    model_looks,
-    model_sizes,
-    register,
-    study_name,
-)
+from analysis.deduplication import Search, scored_rows, select_search, standard_error
+from analysis.figures.metric_panels import finish_panels, make_panels, model_handles
+from analysis.figures.points import Drawing, Marks, column, model_looks, register, study_name
 
 
 @register
 def duplicates_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) -> Drawing:
     """One metric against the threshold of the search for near duplicates, a panel per budget and a line per model.
 
-    At the left near duplicates are kept. A mark is the mean over seeds with its standard error; dots are the runs.
+    At the left near duplicates are kept. A mark is the mean over seeds of one search, with its standard error; dots are the
+    runs. Similarity is of shingles, so that searches for shingles of other lengths have lines of their own, and of searches
+    with one threshold each mark is named.
 
     Parameters
     ----------
@@ -49,66 +45,91 @@ def duplicates_figure(frame: pd.DataFrame, metric: str, *, title: str | None = N
     """
     rows = scored_rows(frame, metric)
     budgets = sorted({int(tokens) for tokens in rows["tokens"]})
-    found: dict[float, Search] = {search.threshold: search for search in rows["search"]}
+    searches = sorted(set(rows["search"]), key=lambda one: one.order)
     marks = Marks()
     with style.house_style():
-        figure = Figure(figsize=(1.6 + 4.2 * len(budgets), 4.4), layout="constrained")
-        grid = figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0]
+        figure, grid = make_panels(len(budgets), width=4.2, margin=1.6)
         for axes, budget in zip(grid, budgets, strict=True):
-            here = rows.loc[rows["tokens"] == budget]
             panel = f"{style.count_label(budget)} tokens trained on"
-            _draw_panel(axes, here, rows, panel, marks)
-            _thresholds(axes, found)
+            _draw_panel(axes, rows.loc[rows["tokens"] == budget], rows, panel, marks)
+            _thresholds(axes, searches)
             axes.set_title(panel)
-        grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
-        figure.suptitle(title or f"{study_name(frame)}: near duplicates taken out", x=0.01, ha="left")
-        figure.legend(
-            handles=_handles(rows),
-            loc="outside lower left",
-            ncols=4,
-            title="Mean over seeds and its standard error; dots are runs. In brackets: bands and rows of the search.",
-            alignment="left",
-            title_fontsize=7.5,
-        )
+        handles = [*model_handles(rows), *_shingle_handles(searches)]
+        note = "Mean over seeds and its standard error; dots are runs. In brackets: bands and rows of the search."
+        finish_panels(figure, metric, title or f"{study_name(frame)}: near duplicates taken out", handles, note)
         return figure, marks.points()
 
 
 def _draw_panel(axes: Axes, here: pd.DataFrame, rows: pd.DataFrame, panel: str, marks: Marks) -> None:
+    dashes = _dashes(rows["search"])
     for model, (color, marker) in model_looks(rows).items():
         line = here.loc[here["model"] == model]
-        if line.empty:
+        found = sorted(set(line["search"]), key=lambda one: one.order)
+        groups = [select_search(line, search) for search in found]
+        means = [float(column(group, "value").mean()) for group in groups]
+        if not groups:
             continue
         axes.plot(line["threshold"], line["value"], ".", color=color, alpha=0.4, markersize=5, zorder=2)
-        groups = group_by(line, "threshold")
-        errors = [standard_error(column(group.rows, "value")) for group in groups]
+        for ngram, dash in dashes.items():
+            ends = [(s.threshold, y) for s, y in zip(found, means, strict=True) if s.is_kept or s.ngram == ngram]
+            axes.plot(*zip(*ends, strict=True), color=color, linestyle=dash, zorder=3)
         axes.errorbar(
-            [group.x for group in groups],
-            [group.mean for group in groups],
-            yerr=errors,
+            [search.threshold for search in found],
+            means,
+            yerr=[standard_error(column(group, "value")) for group in groups],
             color=color,
+            linestyle="none",
             marker=marker,
             markersize=6,
             markeredgecolor="white",
             capsize=3,
             zorder=3,
         )
-        for group in groups:
-            marks.add(axes, group.x, group.mean, group.rows, panel=panel, role="cooled_down")
+        tied = {search for place in _places(set(rows["search"])) if len(place) > 1 for search in place}
+        for search, mean, group in zip(found, means, groups, strict=True):
+            marks.add(axes, search.threshold, mean, group, panel=panel, role="cooled_down")
+            if search in tied:
+                name, place = _brackets(search), (search.threshold, mean)
+                axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=6.5, color=color)
 
 
-def _thresholds(axes: Axes, found: dict[float, Search]) -> None:
+def _dashes(searches: Iterable[Search]) -> dict[int, Any]:
+    """Style of the line of each length of shingles."""
+    lengths = sorted({search.ngram for search in searches if not search.is_kept})
+    return {ngram: ("-", "--", ":", "-.")[i % 4] for i, ngram in enumerate(lengths)}
+
+
+def _places(searches: Iterable[Search]) -> list[list[Search]]:
+    """Group searches by their threshold as it is written, `kept` first and the lowest last."""
+    ordered = sorted(searches, key=lambda one: one.order)
+    return [list(some) for _, some in groupby(ordered, key=lambda one: round(one.threshold, 2))]
+
+
+def _brackets(search: Search) -> str:
+    return search.label.partition("(")[2].rstrip(")") or search.label
+
+
+def _thresholds(axes: Axes, searches: list[Search]) -> None:
     """Label the thresholds, the corpus with its near duplicates at the left."""
-    places = sorted(found, reverse=True)
-    labels = [found[place].label.replace(" (", "\n(") for place in places]
-    axes.set_xticks(places, labels, fontsize=7.5)
-    reach = 0.08 * (places[0] - places[-1]) or 0.05
-    axes.set_xlim(places[0] + reach, places[-1] - reach)
+    places = _places(searches)
+    labels = ["\n".join(_lines(some)) for some in places]
+    first, last = places[0][0].threshold, places[-1][-1].threshold
+    axes.set_xticks([some[0].threshold for some in places], labels, fontsize=7.5)
+    reach = 0.08 * (first - last) or 0.05
+    axes.set_xlim(first + reach, last - reach)
     axes.set_xlabel("Jaccard similarity from which on near duplicates go")
 
 
-def _handles(rows: pd.DataFrame) -> list[Line2D]:
-    sizes = model_sizes(rows)
+def _lines(searches: list[Search]) -> list[str]:
+    """Lines of a tick: each threshold once, and what stands in brackets of each search."""
+    words = [search.label.split(" ", 1) for search in searches]
+    return list(dict.fromkeys(one for parts in words for one in parts))
+
+
+def _shingle_handles(searches: list[Search]) -> list[Line2D]:
+    """Legend of the lengths of shingles, where there are several."""
+    dashes = _dashes(searches)
     return [
-        Line2D([], [], color=color, marker=marker, markersize=5.5, label=f"{model}: {style.count_label(sizes[model])}")
-        for model, (color, marker) in model_looks(rows).items()
+        Line2D([], [], color=style.GREY, linestyle=dash, label=f"{ngram}-grams of words")
+        for ngram, dash in (dashes.items() if len(dashes) > 1 else ())
     ]

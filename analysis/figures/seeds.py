@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.columns import truths
-from analysis.figures.points import Drawing, Marks, column, direction, model_sizes, register, study_name
+from analysis.figures.metric_panels import finish_panels, make_panels
+from analysis.figures.points import Drawing, Marks, column, model_sizes, register, study_name
+from analysis.frames import cooled_scores
 from analysis.noise.crossed import seed_components
 from analysis.overrides import label_order
 
@@ -46,36 +46,26 @@ def seeds_figure(frame: pd.DataFrame, metric: str, *, title: str | None = None) 
         The metric was evaluated on no cooled-down point, or a model's seeds are not crossed (the message names what is
         missing).
     """
-    scored = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
-    if scored.empty:
-        raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
+    scored = cooled_scores(frame, metric)
     sizes = model_sizes(scored)
     models = sorted(sizes, key=lambda model: (sizes[model], label_order(model)))
     inits = sorted({int(seed) for seed in scored["seed_init"]})
     looks: Looks = dict(zip(inits, style.category_looks([str(seed) for seed in inits]).values(), strict=True))
     marks = Marks()
     with style.house_style():
-        figure = Figure(figsize=(1.2 + 3.4 * len(models), 4.2), layout="constrained")
-        grid = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
+        figure, grid = make_panels(len(models), width=3.4, margin=1.2, height=4.2)
         for axes, model in zip(grid, models, strict=True):
             rows = scored.loc[scored["model"] == model]
             total = {part.source: part for part in seed_components(rows, metric)}["both seeds"]
             _draw_model(axes, rows, looks, total.sd, marks)
             name = f"{model}: {style.count_label(sizes[model])} parameters"
             axes.set_title(f"{name}\nsd {total.sd:.3f} ({total.low**0.5:.3f} to {total.high**0.5:.3f})")
-        grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
-        figure.suptitle(title or f"{study_name(frame)}: the effect of seeds", x=0.01, ha="left")
-        figure.legend(
-            handles=[
-                Line2D([], [], color=color, marker=marker, linestyle=dash, label=f"initialisation {seed}")
-                for seed, (color, marker, dash) in looks.items()
-            ],
-            loc="outside lower left",
-            ncols=4,
-            title="Band: mean and one standard deviation of a run with two new seeds (95% interval above).",
-            alignment="left",
-            title_fontsize=7.5,
-        )
+        handles = [
+            Line2D([], [], color=color, marker=marker, linestyle=dash, label=f"initialisation {seed}")
+            for seed, (color, marker, dash) in looks.items()
+        ]
+        note = "Band: mean and one standard deviation of a run with two new seeds (95% interval above)."
+        finish_panels(figure, metric, title or f"{study_name(frame)}: the effect of seeds", handles, note)
         return figure, marks.points()
 
 

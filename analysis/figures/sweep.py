@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis import style
-from analysis.columns import truths
-from analysis.figures.points import (
-    Drawing,
-    Marks,
-    direction,
-    draw_groups,
-    group_by,
-    model_looks,
-    model_sizes,
-    register,
-    study_name,
-)
+from analysis.figures.metric_panels import finish_panels, make_panels, model_handles
+from analysis.figures.points import Drawing, Marks, draw_groups, group_by, model_looks, register, study_name
+from analysis.frames import cooled_scores
 from analysis.overrides import base_models, override_values, refuse_pooled
 
 SAME_TOKENS = 1.05
@@ -59,9 +48,7 @@ def sweep_figure(
         The metric was evaluated on no cooled-down point, no point names the setting with a number above 0, or points of
         one line differ by tokens or by another override (it is named).
     """
-    scored = frame.loc[(frame["metric"] == metric) & truths(frame, "annealed") & frame["value"].notna()]
-    if scored.empty:
-        raise ValueError(f"metric {metric!r} was evaluated on no cooled-down checkpoint")
+    scored = cooled_scores(frame, metric)
     runs = scored.assign(
         setting=_numbers(scored, setting),
         panel_value=override_values(scored, panels) if panels else "",
@@ -72,23 +59,15 @@ def sweep_figure(
     values = sorted({str(value) for value in runs["panel_value"]}, key=_order)
     marks = Marks()
     with style.house_style():
-        figure = Figure(figsize=(1.2 + 4.2 * len(values), 4.4), layout="constrained")
-        grid = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
+        figure, grid = make_panels(len(values), width=4.2, margin=1.2)
         for axes, value in zip(grid, values, strict=True):
             rows = runs.loc[runs["panel_value"].astype(str) == value]
             panel = f"{panels}={value}" if panels else metric
             _draw_panel(axes, rows, runs, panel, metric, marks)
             axes.set_xlabel(setting)
-        grid[0].set_ylabel(f"{style.metric_label(metric)} {direction(metric)}")
-        figure.suptitle(title or f"{study_name(frame)}: {setting.split('.')[-1].replace('_', ' ')}", x=0.01, ha="left")
-        figure.legend(
-            handles=_handles(runs),
-            loc="outside lower left",
-            ncols=4,
-            title="Ringed: the best of a line; dashed where it is the first or last tried: the optimum may lie beyond.",
-            alignment="left",
-            title_fontsize=7.5,
-        )
+        heading = title or f"{study_name(frame)}: {setting.split('.')[-1].replace('_', ' ')}"
+        note = "Ringed: the best of a line; dashed where it is the first or last tried: the optimum may lie beyond."
+        finish_panels(figure, metric, heading, model_handles(runs), note)
         return figure, marks.points()
 
 
@@ -135,11 +114,3 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, runs: pd.DataFrame, panel: str, 
     axes.set_xscale("log")
     style.log_axis(axes.xaxis, sorted(set(rows["setting"])))
     axes.set_title(panel if panel != metric else style.metric_label(metric))
-
-
-def _handles(runs: pd.DataFrame) -> list[Line2D]:
-    sizes = model_sizes(runs)
-    return [
-        Line2D([], [], color=color, marker=marker, markersize=5.5, label=f"{model}: {style.count_label(sizes[model])}")
-        for model, (color, marker) in model_looks(runs).items()
-    ]

@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.data.hub_server import HubServer
-from workbench.config.schema import DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
 from workbench.data.heldout import is_heldout
 from workbench.data.hub import resolve_revision
 from workbench.data.hub_listing import list_hub_files
@@ -169,3 +169,20 @@ def alphabet(tmp_path_factory: pytest.TempPathFactory) -> TokenizerConfig:
     path = tmp_path_factory.mktemp("alphabet") / "tokenizer.json"
     tokenizer.save(str(path))
     return TokenizerConfig("file", 257, str(path), bos="<s>")
+
+
+@pytest.fixture(scope="session")
+def audited_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """One small store of each format, by format."""
+    draw, root = random.Random(4), tmp_path_factory.mktemp("audited")
+    words = ["token", "model", "loss", "width", "depth", "layer", "naïve", "東京", "budget", "sweep"]
+    texts = ["\n".join(" ".join(draw.choices(words, k=9)) + f" {i} {j}" for j in range(9)) for i in range(260)]
+    for name, part in (("a", texts[:180]), ("b", texts[180:])):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    sources = {name: SourceConfig("jsonl", path=str(root / f"{name}.jsonl"), heldout_bytes=3000) for name in "ab"}
+    tokenizer, layout = TokenizerConfig(vocab_size=300, train_bytes=30_000), Layout(root / "outputs")
+    made: dict[int, Path] = {}
+    for number, corpus in ((2, None), (3, CorpusConfig(shard_bytes=20_000))):
+        data = DataConfig("audited", sources, heldout_percent=5.0, corpus=corpus)
+        made[number] = prepare(data, tokenizer, layout, workers=1).directory
+    return made

@@ -12,6 +12,7 @@ import pytest
 
 from workbench.config.schema import MixtureSegment, StreamConfig, StreamSource
 from workbench.data.best_fit import best_fit_decreasing
+from workbench.data.data_record import make_record
 from workbench.data.folders import verify_files
 from workbench.data.packed_index import (
     PackedSource,
@@ -228,7 +229,7 @@ def stream_config(prepared, context: int, **changes) -> StreamConfig:
 
 def check_store(prepared, context: int, said: list[str]) -> None:
     """Every token of the documents is in one place of the packed sequences, and the counts are theirs."""
-    make_packing(prepared, context, said.append)
+    make_packing(prepared, context, say=said.append)
     facts, packing = read_packing(prepared, context), open_packing(prepared, context)
     for name, tokens in prepared.sources.items():
         documents = read_documents(prepared, name)
@@ -254,7 +255,9 @@ def test_a_store_made_in_one_pass(prepared):
     said: list[str] = []
     config = stream_config(prepared, 128)
     assert not is_packed_for(prepared, config)
-    with pytest.raises(ValueError, match="not packed into sequences of 128 yet: `workbench prepare` or"):
+    with pytest.raises(
+        ValueError, match=r"source 'a' of data .* not packed into sequences of 128 yet: `workbench prepare` or"
+    ):
         Stream(prepared, config)
     check_store(prepared, 128, said)
     assert is_packed_for(prepared, config)
@@ -262,12 +265,14 @@ def test_a_store_made_in_one_pass(prepared):
         documents = read_documents(prepared, name)
         assert len(documents) == prepared.manifest["sources"][name]["documents"]
         assert (prepared.sources[name][documents[:, 0]] == prepared.bos_id).all()
-    folder = packing_folder(prepared, 128)
-    verify_files(folder, json.loads((folder / "manifest.json").read_text()))
+    for name in prepared.sources:
+        folder = packing_folder(prepared, 128, name)
+        verify_files(folder, json.loads((folder / "manifest.json").read_text()))
+    folder = packing_folder(prepared, 128, "a")
     assert [line.startswith("source ") for line in said[1:]] == [True, True]
     assert said[1:] == packing_lines(read_packing(prepared, 128))
     before = len(said)
-    make_packing(prepared, 128, said.append)
+    make_packing(prepared, 128, say=said.append)
     assert len(said) == before
     check_store(prepared, 256, said)  # another context beside it
     assert Stream(prepared, config).batch(0, 3)[0].shape == (3, 129)
@@ -293,9 +298,57 @@ def test_what_a_killed_packing_left_is_made_anew(prepared, monkeypatch):
         patch.setattr("workbench.data.packed_index.pack_block", stop)
         with pytest.raises(KeyboardInterrupt):
             make_packing(prepared, 64)
-    assert not packing_folder(prepared, 64).exists()
-    partial = packing_folder(prepared, 64).with_name(f"{prepared.fingerprint}-64.partial")
+    assert not packing_folder(prepared, 64, "a").exists()
+    partial = packing_folder(prepared, 64, "a").with_name(f"{prepared.fingerprint}-64-a.partial")
     partial.mkdir(parents=True)
     (partial / "a.begins.bin").write_bytes(b"abc")
     check_store(prepared, 64, [])
     assert not partial.exists()
+
+
+def test_sources_are_packed_when_something_draws_from_them(prepared):
+    """Not those with a weight of 0 throughout; what is there is packed once, and counted as it was."""
+    said: list[str] = []
+    sources = {name: StreamSource(None, None) for name in prepared.sources}
+    mixture = [MixtureSegment(0, {"a": 1, "b": 0})]
+    config = StreamConfig(prepared.fingerprint, 128, 0, sources, mixture, packing="best_fit")
+    make_packing(prepared, 128, ["a"], say=said.append)
+    assert not packing_folder(prepared, 128, "b").exists()
+    assert is_packed_for(prepared, config)
+    stream = Stream(prepared, config)
+    assert (stream.draw(0, 20).sources == 0).all()
+    counts = stream.counts(20)
+    assert (counts["a"].drawn_tokens, counts["b"].drawn_tokens, counts["b"].epochs) == (20 * 128, 0, 0.0)
+    stream.check(20)
+    later = replace(config, mixture=[*mixture, MixtureSegment(20, {"a": 1, "b": 1})])
+    assert not is_packed_for(prepared, later)
+    with pytest.raises(ValueError, match=r"source 'b' of data .* not packed into sequences of 128 yet"):
+        Stream(prepared, later)
+    before = (packing_folder(prepared, 128, "a") / "manifest.json").stat()
+    make_packing(prepared, 128, ["a", "b"], say=said.append)
+    assert (packing_folder(prepared, 128, "a") / "manifest.json").stat() == before
+    assert [line[:10] for line in said] == ["packing th", "source 'a'", "packing th", "source 'b'"]
+    drawn = Stream(prepared, later).draw(0, 20)
+    assert (drawn.tokens == stream.draw(0, 20).tokens).all()
+    assert [one["sources"].keys() for one in make_record(prepared.directory)["packing"]] == [{"a", "b"}]
+
+
+def test_an_index_of_all_sources_that_an_earlier_version_made_is_read(prepared):
+    make_packing(prepared, 128)
+    drawn = Stream(prepared, stream_config(prepared, 128)).draw(0, 30)
+    folders = [packing_folder(prepared, 128, name) for name in prepared.sources]
+    before = folders[0].with_name(f"{prepared.fingerprint}-128")
+    before.mkdir()
+    keys = ("sources", "files")
+    whole: dict = {key: {} for key in keys}
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        whole = manifest | {key: whole[key] | manifest[key] for key in keys}
+        for path in folder.glob("*.bin"):
+            path.replace(before / path.name)
+        (folder / "manifest.json").unlink()
+    (before / "manifest.json").write_text(json.dumps(whole | {"fingerprint": before.name}))
+    assert is_packed_for(prepared, stream_config(prepared, 128))
+    make_packing(prepared, 128, say=pytest.fail)
+    again = Stream(prepared, stream_config(prepared, 128)).draw(0, 30)
+    assert (again.tokens == drawn.tokens).all()

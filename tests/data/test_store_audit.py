@@ -8,42 +8,20 @@ import numpy as np
 import pytest
 
 from workbench.cli import main
-from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
 from workbench.data.audit_texts import HashSet
-from workbench.data.store import prepare
 from workbench.data.store_audit import OK, UNCHECKED, WRONG, Sample, audit, describe
 from workbench.data.tokenizer import load_saved
-from workbench.study.layout import Layout
 
 WHOLE = Sample(whole=True)
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    """One small store of each format, by format."""
-    import random
-
-    draw, root = random.Random(4), tmp_path_factory.mktemp("audited")
-    words = ["token", "model", "loss", "width", "depth", "layer", "naïve", "東京", "budget", "sweep"]
-    texts = ["\n".join(" ".join(draw.choices(words, k=9)) + f" {i} {j}" for j in range(9)) for i in range(260)]
-    for name, part in (("a", texts[:180]), ("b", texts[180:])):
-        (root / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-    sources = {name: SourceConfig("jsonl", path=str(root / f"{name}.jsonl"), heldout_bytes=3000) for name in "ab"}
-    tokenizer, layout = TokenizerConfig(vocab_size=300, train_bytes=30_000), Layout(root / "outputs")
-    made = {}
-    for number, corpus in ((2, None), (3, CorpusConfig(shard_bytes=20_000))):
-        data = DataConfig("audited", sources, heldout_percent=5.0, corpus=corpus)
-        made[number] = prepare(data, tokenizer, layout, workers=1).directory
-    return made
-
-
 @pytest.fixture
-def copy(stores, tmp_path):
+def copy(audited_stores, tmp_path):
     """Copies a store to elsewhere, to be changed."""
 
     def make(number):
-        target = tmp_path / "elsewhere" / stores[number].name
-        shutil.copytree(stores[number], target)
+        target = tmp_path / "elsewhere" / audited_stores[number].name
+        shutil.copytree(audited_stores[number], target)
         load_saved.cache_clear()
         return target
 

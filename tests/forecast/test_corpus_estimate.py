@@ -14,8 +14,10 @@ from workbench.data.corpus.corpus_speeds import Speed, recall
 from workbench.data.corpus.corpus_trial import try_corpus
 from workbench.data.corpus.shards import plan_shards
 from workbench.data.fingerprint import data_fingerprint
+from workbench.data.packed_index import make_packing, packing_folder, read_packing
 from workbench.data.store import prepare
 from workbench.forecast.corpus_estimate import CorpusWork, corpus_disk, corpus_time, describe_corpus
+from workbench.forecast.packing_estimate import PackingWork, estimate_packing
 from workbench.study.layout import Layout
 
 SPEED = Speed(bytes=20_000_000, seconds=4.0, work_bytes=8_000_000, store_bytes=5_000_000)
@@ -99,6 +101,8 @@ def test_a_trial_measures_the_beginning_of_the_input(data: DataConfig):
     assert speed.seconds > 0
     assert 500_000 < speed.bytes <= 800_000
     assert speed.store_bytes == speed.bytes // 4 * 2
+    assert speed.tokens == speed.bytes // 4
+    assert 1000 < speed.documents < 1300
     assert 0 < speed.work_bytes < 2 * speed.bytes
 
 
@@ -112,3 +116,43 @@ def test_a_finished_corpus_leaves_its_speed(data: DataConfig, tmp_path: Path):
     names = [name for name in prepared.manifest["files"] if name.startswith("tokens/")]
     assert found[0].store_bytes == sum(prepared.manifest["files"][name]["bytes"] for name in names)
     assert recall(outputs, replace(data, overlap_lines=7), TOKENIZER) is None
+    stored = prepared.manifest["sources"]["text"]
+    assert (found[0].documents, found[0].tokens) == (stored["documents"], stored["tokens"])
+
+
+def test_a_speed_that_was_kept_before_documents_were_counted_is_still_read():
+    assert Speed(bytes=2, seconds=1.0, work_bytes=1, store_bytes=1).documents is None
+
+
+def test_a_packed_index_takes_what_its_format_says():
+    """A million documents of 3,000 tokens into 2,048: at most 2.46 pieces each, 12 bytes a piece and 8 a sequence."""
+    work = estimate_packing(2048, ("web",), 1_000_000, 3_000_000_000)
+    assert work.pieces == 1_000_000 + 1_464_844
+    assert work.disk_bytes == 12 * work.pieces + 8 * (1_464_844 + 1)
+    assert work.seconds == pytest.approx(3e9 / 1.7e9)
+    assert estimate_packing(2048, ("web",), 9_000_000, 3_000_000_000).seconds == pytest.approx(10_464_844 / 1.9e6)
+    assert estimate_packing(2048, ("web",), None, 3e9) == PackingWork(2048, ("web",), None, None, None)
+
+
+def test_the_estimate_of_a_packed_index_is_about_what_it_takes(data: DataConfig, tmp_path: Path):
+    prepared = prepare(data, TOKENIZER, Layout(tmp_path / "outputs"), workers=2)
+    found = recall(tmp_path / "outputs", data, TOKENIZER)
+    assert found is not None
+    for context in (32, 256):
+        make_packing(prepared, context)
+        size = sum(path.stat().st_size for path in packing_folder(prepared, context, "text").glob("*.bin"))
+        guess = estimate_packing(context, ("text",), found[0].documents, found[0].tokens)
+        facts = read_packing(prepared, context)["text"]
+        assert facts["pieces"] <= guess.pieces
+        assert 0.9 < guess.disk_bytes / size < 1.5
+
+
+def test_packing_is_not_estimated_where_documents_were_not_counted():
+    line = describe_corpus(replace(WORK, packing=(estimate_packing(2048, ("web",), None, None),)))
+    assert line.endswith(
+        "; packing web into 2,048 tokens: not estimated, since the documents of the data that were measured were not counted"
+    )
+    packed = replace(WORK, packing=(estimate_packing(2048, ("web", "code"), 4e8, 225e9),))
+    assert describe_corpus(packed).endswith(
+        "; packing web, code into 2,048 tokens: about 4 min of one process after that, and 7 GB of disk (by docs/performance.md)"
+    )

@@ -57,10 +57,12 @@ def prepare(parsed: argparse.Namespace) -> int:
             print()
             print_table(head, rows)
         print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
-        for context in [context for packed, context in packed_contexts(facts.plan) if packed == fingerprint]:
+        for (packed, context), sources in packed_contexts(facts.plan).items():
+            if packed != fingerprint:
+                continue
             with _stopped_by_sigterm(goes_on=False):
-                make_packing(prepared, context)
-            print("\n".join(packing_lines(read_packing(prepared, context))))
+                make_packing(prepared, context, sources)
+            print("\n".join(packing_lines(read_packing(prepared, context, sources))))
     return 0
 
 

@@ -45,14 +45,25 @@ def open_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     if not path.is_file():
         raise ValueError(f"{directory} has no {MANIFEST}: give the folder of prepared data, data/<fingerprint>")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") not in FORMATS or manifest.get("kind") == "chat":
         found = manifest.get("kind", manifest.get("format")) if isinstance(manifest, dict) else manifest
         raise ValueError(f"{path} is of {found!r}, but token stores of the formats 2 and 3 are audited")
     return manifest
+
+
+def read_json(path: Path) -> Any:
+    """Read a manifest.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def token_files(directory: Path, manifest: Mapping[str, Any]) -> list[TokenFile]:

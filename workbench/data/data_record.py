@@ -81,11 +81,12 @@ def make_record(directory: Path) -> dict[str, Any]:
 def _packing(directory: Path) -> list[dict[str, Any]]:
     """Give counts of each context into whose sequences the documents were packed, the shortest first."""
     folders = directory.parent.glob(f"packed/{directory.name}-*")
-    found = [manifest for folder in folders if (manifest := _read(folder, MANIFEST)) is not None]
-    return sorted(
-        ({"context_tokens": one["context_tokens"], "sources": one["sources"]} for one in found),
-        key=lambda one: one["context_tokens"],
-    )
+    found: dict[int, dict[str, Any]] = {}
+    for folder in sorted(folders):  # one a source, or one for all
+        manifest = _read(folder, MANIFEST)
+        if manifest is not None:
+            found.setdefault(manifest["context_tokens"], {}).update(manifest["sources"])
+    return [{"context_tokens": context, "sources": dict(sorted(found[context].items()))} for context in sorted(found)]
 
 
 def _examples(directory: Path, source: str) -> list[str]:

@@ -23,6 +23,11 @@ from workbench.config.schema import MixtureSegment, exact_weights
 from workbench.data.largest_deficit import Span
 
 
+def drawn_sources(segments: list[MixtureSegment]) -> tuple[str, ...]:
+    """Names of the sources that some segment of a mixture draws from, sorted."""
+    return tuple(sorted({name for segment in segments for name in exact_weights(segment.weights)}))
+
+
 class Mixture:
     """The assignment of sequences to sources along a chain."""
 

@@ -1,10 +1,12 @@
 """Documents packed into sequences by best fit: which pieces of a prepared store share a sequence, found once and kept.
 
-data/packed/<fingerprint>-<context>/
-  manifest.json          counts by source, checksums
+data/packed/<fingerprint>-<context>-<source>/
+  manifest.json          counts of the source, checksums
   <source>.begins.bin    int64: first token of each piece in the source, sequence by sequence
   <source>.sizes.bin     int32: its tokens; negative where its document goes on behind it
   <source>.starts.bin    int64: place of each sequence's first piece, and the number of all
+
+A folder without a source in its name, as earlier versions made them, has all sources of the store, and is read as well.
 
 A document longer than the context is cut into pieces of it, of which the last keeps what is left; every other one is a
 piece. Pieces are packed by best fit in blocks: the fewest whole documents in the store's order with at least
@@ -14,7 +16,7 @@ it, and as much memory as a block takes is enough.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from numpy.typing import NDArray
 from workbench.data.best_fit import best_fit_decreasing
 from workbench.data.folders import MANIFEST, make_folder, read_manifest
 from workbench.data.store import Prepared
-from workbench.data.stored_documents import begin_with_bos, find_documents
+from workbench.data.stored_documents import begin_with_bos, find_documents, refuse_windows
 
 BEST_FIT = "best_fit"
 PIECES_A_BLOCK = 1 << 18
@@ -56,72 +58,108 @@ class PackedSource:
         return len(self.starts) - 1
 
 
-def packing_folder(prepared: Prepared, context_tokens: int) -> Path:
-    """Folder of the packed sequences of a context, beside the store."""
-    return prepared.directory.parent / "packed" / f"{prepared.fingerprint}-{context_tokens}"
+def packing_folder(prepared: Prepared, context_tokens: int, source: str) -> Path:
+    """Folder of a source's packed sequences of a context, beside the store."""
+    return prepared.directory.parent / "packed" / f"{prepared.fingerprint}-{context_tokens}-{source}"
 
 
-def is_packed(prepared: Prepared, context_tokens: int) -> bool:
-    """Whether the sequences of a context have been packed."""
-    return (packing_folder(prepared, context_tokens) / MANIFEST).is_file()
+def _made_folder(prepared: Prepared, context_tokens: int, source: str) -> Path | None:
+    """Folder in which a source is packed, also one of an earlier version; None where there is none yet."""
+    own = packing_folder(prepared, context_tokens, source)
+    of_all = own.with_name(f"{prepared.fingerprint}-{context_tokens}")
+    return next((folder for folder in (own, of_all) if (folder / MANIFEST).is_file()), None)
 
 
-def make_packing(prepared: Prepared, context_tokens: int, say: Callable[[str], None] = lambda _: None) -> None:
+def is_packed(prepared: Prepared, context_tokens: int, sources: Collection[str] | None = None) -> bool:
+    """Whether the sequences of a context have been packed, of some sources; None is all of the store's."""
+    return all(_made_folder(prepared, context_tokens, name) for name in _names(prepared, sources))
+
+
+def _names(prepared: Prepared, sources: Collection[str] | None) -> list[str]:
+    return list(prepared.sources) if sources is None else sorted(sources)
+
+
+def make_packing(
+    prepared: Prepared,
+    context_tokens: int,
+    sources: Collection[str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
     """Pack a store's documents for a context, unless that is done; another process that does it is waited for.
 
     Parameters
     ----------
     prepared
-        The store, of which all sources are packed.
+        The store.
     context_tokens
         Predicted tokens of a sequence.
+    sources
+        Those that are drawn from; None packs all of the store's.
     say
         Told what is done.
 
     Raises
     ------
     ValueError
-        Nothing tells the documents of a source apart.
+        Nothing tells the documents of one of these sources apart.
     """
-
-    def write(partial: Path) -> dict[str, Any]:
+    missing = [name for name in _names(prepared, sources) if _made_folder(prepared, context_tokens, name) is None]
+    for name in missing:
+        refuse_windows(prepared.manifest, name)
+    if missing:
         say(f"packing the documents of {prepared.fingerprint} into sequences of {context_tokens} ...")
-        sources = {name: _pack_source(prepared, name, context_tokens, partial) for name in prepared.sources}
-        for line in packing_lines(sources):
-            say(line)
-        return {"format": 1, "kind": "packed", "context_tokens": context_tokens, "sources": sources}
+    for name in missing:
 
-    make_folder(packing_folder(prepared, context_tokens), write)
+        def write(partial: Path, name: str = name) -> dict[str, Any]:
+            facts = {name: _pack_source(prepared, name, context_tokens, partial)}
+            for line in packing_lines(facts):
+                say(line)
+            return {"format": 1, "kind": "packed", "context_tokens": context_tokens, "sources": facts}
+
+        make_folder(packing_folder(prepared, context_tokens, name), write)
 
 
-def read_packing(prepared: Prepared, context_tokens: int) -> dict[str, dict[str, Any]]:
+def read_packing(
+    prepared: Prepared, context_tokens: int, sources: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Give counts by source: `tokens`, `documents`, `pieces`, `sequences`, `padded` positions, and documents that are cut.
 
-    Of those, `cut` are longer than a sequence, and `cut_in_windows` are cut where the same documents are concatenated.
+    Of some sources; None takes all of the store's. Of the documents, `cut` are longer than a sequence, and `cut_in_windows` are cut where the same documents are concatenated.
 
     Raises
     ------
     ValueError
         They have not been packed, or a file is missing or of another size than was written.
     """
-    folder = packing_folder(prepared, context_tokens)
-    if not (folder / MANIFEST).is_file():
-        raise ValueError(
-            f"the documents of data {prepared.fingerprint} are not packed into sequences of {context_tokens} yet: "
-            "`workbench prepare` or `workbench run` does it"
-        )
-    return read_manifest(folder)["sources"]
+    return {name: facts for name, (_, facts) in _read(prepared, context_tokens, sources).items()}
 
 
-def open_packing(prepared: Prepared, context_tokens: int) -> dict[str, PackedSource]:
-    """Open packed sequences by source, as memory maps.
+def _read(
+    prepared: Prepared, context_tokens: int, sources: Collection[str] | None
+) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Folder and counts by source."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for name in _names(prepared, sources):
+        folder = _made_folder(prepared, context_tokens, name)
+        if folder is None:
+            raise ValueError(
+                f"the documents of source {name!r} of data {prepared.fingerprint} are not packed into sequences of "
+                f"{context_tokens} yet: `workbench prepare` or `workbench run` does it"
+            )
+        found[name] = folder, read_manifest(folder)["sources"][name]
+    return found
+
+
+def open_packing(
+    prepared: Prepared, context_tokens: int, sources: Collection[str] | None = None
+) -> dict[str, PackedSource]:
+    """Open packed sequences by source, as memory maps; None opens all of the store's.
 
     Raises
     ------
     ValueError
         As `read_packing`.
     """
-    folder = packing_folder(prepared, context_tokens)
     return {
         name: PackedSource(
             _map(folder / f"{name}.begins.bin", "<i8"),
@@ -131,7 +169,7 @@ def open_packing(prepared: Prepared, context_tokens: int) -> dict[str, PackedSou
             begin_with_bos(prepared.manifest, name),
             padded_share(facts, context_tokens),
         )
-        for name, facts in read_packing(prepared, context_tokens).items()
+        for name, (folder, facts) in _read(prepared, context_tokens, sources).items()
     }
 
 

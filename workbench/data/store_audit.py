@@ -1,6 +1,7 @@
 """The audit of a prepared token store: what its files say for themselves, compared with its manifest.
 
-Nothing but the store's folder is read, so that anybody who was given it can repeat this. What writes stores and what audits
+Nothing but the store's folder is read, and the packed documents that lie beside it, so that anybody who was given these can
+repeat this. What writes stores and what audits
 them share the tokenizer's library and the checksum; held-out text is looked for by `workbench.data.overlap.OverlapMeter` and
 `workbench.data.corpus.leak_meter`, which share no code with what cuts it.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from workbench.data import audit_files
 from workbench.data.audit_check import OK, UNCHECKED, WRONG, Check, Sample, describe
+from workbench.data.audit_packing import check_packing
 from workbench.data.audit_texts import TextAudit, choose_documents
 from workbench.data.audit_tokens import check_begins, check_ids, scan
 
@@ -66,6 +68,7 @@ def _audit(directory: Path, manifest: Mapping[str, Any], sample: Sample) -> Iter
     scans = [(file, scan(file.path, np.dtype(manifest["dtype"]), bos_id, vocab_size)) for file in there]
     yield check_ids(scans, vocab_size)
     yield check_begins(scans, len(files))
+    yield from check_packing(directory, manifest, files, scans)
     heldout, check = audit_files.read_heldout(directory, manifest)
     yield check
     try:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from workbench.config.schema import StreamConfig, StreamSource
 from workbench.data.corpus.token_shards import TokenShards
-from workbench.data.mixture import Mixture
+from workbench.data.mixture import Mixture, drawn_sources
 from workbench.data.packed_index import BEST_FIT, PackedSource, is_packed, open_packing
 from workbench.data.packed_rows import lay_out_pieces
 from workbench.data.permutation import Permutation
@@ -162,7 +162,7 @@ def _touched(tokens: NDArray[np.unsignedinteger] | TokenShards, context: int) ->
 
 def is_packed_for(prepared: Prepared, config: StreamConfig) -> bool:
     """Whether a stream's sequences are there to be drawn: packed, where documents are to be packed."""
-    return config.packing != BEST_FIT or is_packed(prepared, config.context_tokens)
+    return config.packing != BEST_FIT or is_packed(prepared, config.context_tokens, drawn_sources(config.mixture))
 
 
 class Stream:
@@ -197,12 +197,15 @@ class Stream:
         self._mixture = Mixture(config.mixture, self.source_names)
         packed: dict[str, PackedSource | None] = dict.fromkeys(self.source_names)
         if config.packing == BEST_FIT:
+            drawn = drawn_sources(config.mixture)
             if packing is None:
                 assert isinstance(prepared, Prepared), "what is packed lies beside a prepared store"
-                packing = open_packing(prepared, config.context_tokens)
-            packed |= {name: packing[name] for name in self.source_names}
+                packing = open_packing(prepared, config.context_tokens, drawn)
+            packed = {name: packing[name] for name in drawn}
+        # None where documents are to be packed and nothing is drawn, so that nothing was packed.
         self._sources = [
-            _Source(n, prepared.sources[n], config.sources[n], config, packed[n]) for n in self.source_names
+            _Source(n, prepared.sources[n], config.sources[n], config, packed[n]) if n in packed else None
+            for n in self.source_names
         ]
 
     def draw(self, start: int, count: int) -> StreamBatch:
@@ -219,7 +222,7 @@ class Stream:
             )
         for k, source in enumerate(self._sources):
             rows = np.flatnonzero(index == k)
-            if len(rows):
+            if source is not None and len(rows):
                 source.read(windows[rows], batch, rows)
         return batch
 
@@ -234,7 +237,7 @@ class Stream:
         windows = np.empty(count, np.int64)
         for k, source in enumerate(self._sources):
             mine = index == k
-            if mine.any():
+            if source is not None and mine.any():
                 windows[mine] = source.locate(ordinals[mine])
         return index, windows
 
@@ -247,20 +250,22 @@ class Stream:
         """Count what sequences [0, stop) draw from each source, exactly."""
         context = self.config.context_tokens
         return {
-            source.name: SourceCounts(
+            name: SourceCounts(0, 0, 0.0, 0)
+            if source is None
+            else SourceCounts(
                 drawn_tokens=drawn * context,
                 distinct_tokens=min(drawn, source.windows) * context,
                 epochs=drawn / source.windows,
                 max_repeats=-(-drawn // source.windows),
                 padded_share=source.packed.padded_share if source.packed else 0.0,
             )
-            for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True)
+            for name, source, drawn in zip(self.source_names, self._sources, self._mixture.counts(stop), strict=True)
         }
 
     def shortages(self) -> dict[str, tuple[int, int]]:
         """Distinct tokens asked for and there, of each source whose `unique_tokens` exceed what the store has."""
         context = self.config.context_tokens
-        return {s.name: (s.wanted * context, s.stored * context) for s in self._sources if s.wanted > s.stored}
+        return {s.name: (s.wanted * context, s.stored * context) for s in self._sources if s and s.wanted > s.stored}
 
     def check(self, stop: int) -> None:
         """Refuse sequences [0, stop) if they repeat a source more than allowed.
@@ -272,8 +277,8 @@ class Stream:
         """
         context = self.config.context_tokens
         for source, drawn in zip(self._sources, self._mixture.counts(stop), strict=True):
-            allowed = source.most_draws
-            if allowed is not None and drawn > allowed:
+            allowed = None if source is None else source.most_draws
+            if source is not None and allowed is not None and drawn > allowed:
                 raise ValueError(
                     f"source {source.name!r} would give {drawn * context} tokens, but has {source.windows * context} "
                     f"distinct ones and max_epochs={source.config.max_epochs}, so {allowed * context} at most: "

@@ -17,7 +17,8 @@ from workbench.data.corpus.pipeline import building_folder
 from workbench.data.corpus.shards import Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.inputs import PACKED_SUFFIXES
-from workbench.forecast.study_facts import Facts, unmade_corpora
+from workbench.forecast.packing_estimate import PackingWork, describe_packing, estimate_packing
+from workbench.forecast.study_facts import Facts, packed_contexts, unmade_corpora
 from workbench.study.cores import usable_cores
 from workbench.study.corpus_node import CorpusNode, CorpusSpec
 from workbench.study.stage_states import Scheduled, StageState
@@ -59,6 +60,8 @@ class CorpusWork:
     """Input that is fetched into the hub's cache, unless it is there."""
     id: str = ""
     """Fingerprint of the data."""
+    packing: tuple[PackingWork, ...] = ()
+    """What packing its documents takes beside all this, by context; none where no stage packs them."""
 
 
 def estimate_corpora(facts: Facts, cluster: ClusterConfig | None, *, measure: bool) -> list[CorpusWork]:
@@ -113,7 +116,24 @@ def _estimate(facts: Facts, node: CorpusNode, cluster: ClusterConfig | None, mea
         disk_after_bytes=None if total is None or speed is None else corpus_disk(total, speed)[1],
         download_bytes=sum(shard.bytes for shard in shards if data.sources[shard.source].files is not None),
         id=fingerprint,
+        packing=tuple(
+            _estimate_packing(context, sources, shards, sizes, speed)
+            for (packed, context), sources in packed_contexts(facts.plan).items()
+            if packed == fingerprint
+        ),
     )
+
+
+def _estimate_packing(
+    context: int, sources: Sequence[str], shards: Sequence[Shard], sizes: Sequence[int | None], speed: Speed | None
+) -> PackingWork:
+    """Estimate packing some sources of a corpus, whose input is as much as their shards have."""
+    drawn = [size for shard, size in zip(shards, sizes, strict=True) if shard.source in sources]
+    known = [size for size in drawn if size is not None]
+    if speed is None or speed.documents is None or speed.tokens is None or len(known) < len(drawn):
+        return estimate_packing(context, sources, None, None)
+    part = sum(known) / speed.bytes
+    return estimate_packing(context, sources, part * speed.documents, part * speed.tokens)
 
 
 def _size(shard: Shard, config: CorpusSpec) -> int | None:
@@ -198,7 +218,7 @@ def describe_corpus(work: CorpusWork) -> str:
     text += f"; disk: {name_bytes(work.disk_while_bytes or 0)} while it is made, {name_bytes(work.disk_after_bytes or 0)} after"
     if work.is_packed and work.measured.startswith("tried"):
         text += " (measured on plain text: as many times more as the packed input's text is larger than its files)"
-    return text
+    return "; ".join([text, *map(describe_packing, work.packing)])
 
 
 def name_bytes(size: int) -> str:

@@ -47,14 +47,16 @@ def unique_token_notes(facts: Facts) -> list[str]:
 def packing_notes(facts: Facts) -> list[str]:
     """Lines on packed documents: the padding among the positions that are trained on, and the documents that are cut."""
     notes: list[str] = []
-    for fingerprint, context in packed_contexts(facts.plan):
+    for (fingerprint, context), sources in packed_contexts(facts.plan).items():
         folder = facts.layout.data(fingerprint)
-        if not (folder / "manifest.json").exists() or not is_packed(prepared := open_prepared(folder), context):
+        if not (folder / "manifest.json").exists() or not is_packed(
+            prepared := open_prepared(folder), context, sources
+        ):
             notes.append(
                 f"packing into {context:,} tokens: padding is known once `workbench prepare` has packed the data"
             )
             continue
-        lines = packing_lines(read_packing(prepared, context))
+        lines = packing_lines(read_packing(prepared, context, sources))
         notes += [f"packing into {context:,} tokens: {line}" for line in lines]
     return list(dict.fromkeys(notes))
 

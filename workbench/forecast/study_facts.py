@@ -11,6 +11,7 @@ from workbench.config.kind_registry import find_kind
 from workbench.config.schema import Config, TrainingStage
 from workbench.data.fingerprint import data_fingerprint, provisional_fingerprint
 from workbench.data.hub import pin_revisions
+from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import BEST_FIT
 from workbench.data.special_tokens import choose
 from workbench.data.store import Prepared, open_prepared, prepare
@@ -249,11 +250,14 @@ def stores(plan: Plan) -> dict[str, Config]:
     return {point.data_fingerprint: point.config for point in plan.points}
 
 
-def packed_contexts(plan: Plan) -> list[tuple[str, int]]:
-    """Fingerprints and contexts of the stores whose documents a plan packs into sequences."""
-    streams = [node.stage.stream for node in plan.nodes.values() if isinstance(node.stage, TrainingStage)]
-    asked = [(stream.data_fingerprint, stream.context_tokens) for stream in streams if stream.packing == BEST_FIT]
-    return list(dict.fromkeys(asked))
+def packed_contexts(plan: Plan) -> dict[tuple[str, int], tuple[str, ...]]:
+    """Name the sources whose documents a plan packs, since a stage draws from them, by fingerprint and context."""
+    drawn: dict[tuple[str, int], set[str]] = {}
+    for node in plan.nodes.values():
+        if isinstance(node.stage, TrainingStage) and (stream := node.stage.stream).packing == BEST_FIT:
+            names = drawn_sources(stream.mixture)
+            drawn.setdefault((stream.data_fingerprint, stream.context_tokens), set()).update(names)
+    return {place: tuple(sorted(names)) for place, names in drawn.items()}
 
 
 def point_counts(facts: Facts, point: Point) -> dict[str, SourceCounts] | None:

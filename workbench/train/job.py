@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import Stage, TrainingStage
 from workbench.data.carried_tokens import Carried, read_carried, write_carried
+from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import BEST_FIT, make_packing
 from workbench.data.store import Prepared, open_prepared
 from workbench.study.files import exclusive
@@ -65,7 +66,7 @@ class StageJob:
             )
         stream = self.stage.stream if isinstance(self.stage, TrainingStage) else None
         if stream is not None and stream.packing == BEST_FIT:
-            make_packing(prepared, stream.context_tokens, self.hooks.log)
+            make_packing(prepared, stream.context_tokens, drawn_sources(stream.mixture), self.hooks.log)
         return prepared
 
     def checkpoint_of(self, stage: str, tokens: int, *, resumable: bool = False) -> Path:

@@ -9,8 +9,10 @@ import pytest
 
 from workbench.config.schema import CorpusConfig, DataConfig, MixtureSegment, SourceConfig, StreamConfig, StreamSource
 from workbench.data.corpus.referenced_tokens import refuse_mask
+from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import make_packing, open_packing, packing_folder, read_packing
 from workbench.data.store import prepare
+from workbench.data.store_audit import audit
 from workbench.data.stored_documents import find_documents
 from workbench.data.stream import Stream
 from workbench.study.layout import Layout
@@ -45,7 +47,7 @@ def test_the_size_of_shards_changes_no_packed_sequence(corpus_data: DataConfig, 
             assert (covered(prepared, name) == 1).all()
             assert facts[name]["tokens"] == len(tokens)
             assert facts[name]["documents"] == prepared.manifest["sources"][name]["documents"]
-        files = sorted(packing_folder(prepared, CONTEXT).glob("*.bin"))
+        files = sorted(p for name in prepared.sources for p in packing_folder(prepared, CONTEXT, name).glob("*.bin"))
         found.append([facts, [path.read_bytes() for path in files], draw_all(prepared).tokens.tolist()])
     assert found[0] == found[1] == found[2]
 
@@ -104,4 +106,54 @@ def test_tokens_without_borders_are_refused(encoded, prepared_of, tmp_path):
         make_packing(prepared, CONTEXT)
     with pytest.raises(ValueError, match=r"data.packing='best_fit'"):
         list(find_documents(prepared, "text"))
-    assert not packing_folder(prepared, CONTEXT).exists()
+    assert not packing_folder(prepared, CONTEXT, "text").exists()
+
+
+def test_tokens_without_borders_that_nothing_draws_are_not_refused(encoded, llama_tokenizer, write_tokens, tmp_path):
+    """As of a source with a weight of 0, or one that is there for its held-out text."""
+    np.concatenate([ids[1:] for ids in encoded[0]]).astype(np.uint16).tofile(tmp_path / "window.bin")
+    path, changes = write_tokens("flat")
+    sources = {
+        "window": SourceConfig("tokens", path=str(tmp_path / "window.bin"), heldout_bytes=3_000, token_dtype="uint16"),
+        "text": SourceConfig("tokens", path=str(path), heldout_bytes=3_000, **changes),
+    }
+    data = DataConfig("ready", sources, corpus=CorpusConfig(shard_bytes=6_000))
+    prepared = prepare(data, llama_tokenizer, Layout(tmp_path / "out"), workers=1)
+    limits = {name: StreamSource(None, None) for name in sources}
+
+    def config(window: float) -> StreamConfig:
+        mixture = [MixtureSegment(0, {"text": 1, "window": window})]
+        return StreamConfig(prepared.fingerprint, CONTEXT, 0, limits, mixture, packing="best_fit")
+
+    make_packing(prepared, CONTEXT, drawn_sources(config(0).mixture))
+    assert Stream(prepared, config(0)).counts(5)["window"].drawn_tokens == 0
+    assert not packing_folder(prepared, CONTEXT, "window").exists()
+    with pytest.raises(ValueError, match=r"nothing tells the documents in token files of source 'window' apart"):
+        make_packing(prepared, CONTEXT, drawn_sources(config(1).mixture))
+
+
+def test_an_audit_finds_what_pieces_of_token_files_leave_out_or_have_twice(write_tokens, prepared_of):
+    path, changes = write_tokens("megatron")
+    prepared = prepared_of(path, "audited", **changes)
+    make_packing(prepared, CONTEXT)
+    folder = packing_folder(prepared, CONTEXT, "text")
+
+    def found() -> str:
+        checks = {check.name: check for check in audit(prepared.directory)}
+        return " ".join(checks[f"packed {CONTEXT}-text: text"].wrong)
+
+    assert not found()
+    begins, sizes = (np.fromfile(folder / f"text.{name}.bin", t) for name, t in (("begins", "<i8"), ("sizes", "<i4")))
+    lengths, counts = np.unique(sizes, return_counts=True)
+    one, other = np.flatnonzero(sizes == lengths[counts > 1][0])[:2]
+    excluded = prepared.sources["text"].excluded
+    for place, value in ((other, begins[one]), (one, begins[one] + 1), (one, excluded[0, 0])):
+        changed = begins.copy()
+        changed[place] = value
+        changed.tofile(folder / "text.begins.bin")
+        assert found().startswith("pieces and held-out ranges (")
+    begins.tofile(folder / "text.begins.bin")
+    changed = sizes.copy()
+    changed[one] = -abs(sizes[one]) if abs(sizes[one]) < CONTEXT else -CONTEXT - 1
+    changed.tofile(folder / "text.sizes.bin")
+    assert "1 pieces of documents that go on are not as long as a sequence" in found()

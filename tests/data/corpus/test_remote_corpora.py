@@ -22,7 +22,8 @@ from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, Toke
 from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_trial import try_corpus
 from workbench.data.corpus.pipeline import begin_corpus, build_corpus, building_folder
-from workbench.data.corpus.shards import plan_shards
+from workbench.data.corpus.remote_parts import find_row_groups
+from workbench.data.corpus.shards import Part, plan_shards
 from workbench.data.fingerprint import data_fingerprint
 from workbench.data.hub import HubOutOfReachError, pin_revisions
 from workbench.data.object_store import forget_lists
@@ -248,3 +249,18 @@ def test_files_in_a_bucket_are_what_they_are_on_this_machine(files, tmp_path: Pa
     finally:
         bucket.store.clear()
         forget_lists()
+
+
+def test_row_groups_whose_bytes_lie_in_another_order_are_read_once(tmp_path, monkeypatch):
+    """As of files that several writers filled: groups are numbered as the footer lists them."""
+    path, groups = tmp_path / "table.parquet", 5
+    pyarrow.parquet.write_table(pyarrow.table({"text": [str(i) for i in range(groups)]}), path, row_group_size=1)
+    for places in ((4, 20, 40, 60, 80), (4, 60, 20, 80, 40), (80, 60, 40, 20, 4)):
+        for step in (7, 25, 50, 99, 200):
+            read: list[int] = []
+            for begin in range(0, 100, step):
+                left = iter(places)
+                monkeypatch.setattr("workbench.data.corpus.remote_parts._first_byte", lambda _, left=left: next(left))
+                part = find_row_groups(path, Part(str(path), begin, min(begin + step, 100), step, 100))
+                read += range(part.begin, part.end)
+            assert read == list(range(groups)), (places, step)

@@ -35,6 +35,10 @@ class Speed:
     """Disk that is freed at the end."""
     store_bytes: int
     """Tokens, and the places of documents."""
+    documents: int | None = None
+    """Documents in the store, pieces of cut ones each; None: not counted, as in speeds that were kept before they were."""
+    tokens: int | None = None
+    """Tokens in the store, or in token files made elsewhere; None as above."""
 
     @property
     def bytes_per_second(self) -> float:
@@ -57,7 +61,9 @@ def measure(corpus: Corpus) -> Speed | None:
         return None
     root = corpus.folder.root
     work = sum(_disk(place) for place in root.iterdir() if place.is_dir() and place.name not in _NO_WORK)
-    return Speed(size, round(seconds, 3), work, _disk(root / "tokens"))
+    written = [corpus.folder.read_record(f"tokens/{shard.name}").facts for shard in corpus.shards]
+    documents, tokens = (sum(facts[what] for facts in written) for what in ("documents", "tokens"))
+    return Speed(size, round(seconds, 3), work, _disk(root / "tokens"), documents, tokens)
 
 
 def _disk(folder: Path) -> int:

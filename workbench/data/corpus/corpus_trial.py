@@ -76,8 +76,12 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
             return None
     if speed is None:
         return None
-    store = speed.bytes // _BYTES_PER_TOKEN * np.min_scalar_type(tokenizer.vocab_size - 1).itemsize
-    return replace(speed, seconds=seconds, store_bytes=store if is_replaced else speed.store_bytes), what
+    speed = replace(speed, seconds=seconds)
+    if is_replaced:
+        tokens = speed.bytes // _BYTES_PER_TOKEN
+        size = np.min_scalar_type(tokenizer.vocab_size - 1).itemsize
+        speed = replace(speed, store_bytes=tokens * size, tokens=tokens)
+    return speed, what
 
 
 def _do(corpus: Corpus) -> float:

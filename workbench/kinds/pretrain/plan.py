@@ -19,6 +19,7 @@ from workbench.config.schema import (
     exact_weights,
 )
 from workbench.data.corpus.referenced_tokens import refuse_mask
+from workbench.data.mixture import drawn_sources
 from workbench.data.packed_index import BEST_FIT, make_packing
 from workbench.data.store import open_prepared
 from workbench.data.stream import Stream, is_packed_for
@@ -71,7 +72,7 @@ def expand(recipe: RecipeConfig, config: Config, before: list[Stage], data_finge
 
 
 def prepare(stage: TrainingStage, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
-    """Pack the documents of a stage's store into sequences, where its data are packed.
+    """Pack the documents of the sources that a stage draws from into sequences, where its data are packed.
 
     Raises
     ------
@@ -80,7 +81,8 @@ def prepare(stage: TrainingStage, config: Config, layout: Layout, say: Callable[
     """
     folder = layout.data(stage.data_fingerprint)
     if stage.stream.packing == BEST_FIT and (folder / "manifest.json").exists():
-        make_packing(open_prepared(folder), stage.stream.context_tokens, say)
+        drawn = drawn_sources(stage.stream.mixture)
+        make_packing(open_prepared(folder), stage.stream.context_tokens, drawn, say)
 
 
 def check(stage: TrainingStage, layout: Layout) -> None:
