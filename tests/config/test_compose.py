@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
 from workbench.config.schema import ANALYSES, Config, from_dict, to_dict
+from workbench.data.store_summary import ignored_percent
 
 GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking", "variant")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
@@ -32,6 +33,12 @@ def test_every_file_composes(compose, group, choice):
     [(_, config)] = compose([f"{group}={choice}", *extra])
     assert isinstance(config, Config)
     assert from_dict(Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "data"])
+def test_no_corpus_sets_what_it_does_not_take(compose, choice):
+    [(_, config)] = compose([f"data={choice}", *PATHS.get(("data", choice), [])])
+    assert ignored_percent(to_dict(config.data)) == []
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -244,3 +251,45 @@ def test_a_parametrisation_with_its_base_composes_at_one_rate_for_all_sizes(comp
 
 def test_standard_needs_neither(compose):
     assert len(compose(["model=m0_1,m0_3"])) == 2
+
+
+CORPUS = ["data=jsonl_corpus", "data.sources.text.path=a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "near", "shard_bytes"),
+    [
+        ([*CORPUS, "data.corpus.near_duplicates={bands: 8, rows: 18}"], (8, 18), 256_000_000),
+        ([*CORPUS, "data.corpus.near_duplicates.bands=8"], (8, 8), 256_000_000),
+        ([*CORPUS, "data.corpus.near_duplicates={bands: 8}", "data.corpus.near_duplicates.rows=9"], (8, 9), 256_000_000),
+        (["data=fineweb_edu", "data.corpus.shard_bytes=64M"], None, 64_000_000),
+        (["data=fineweb_edu", "data.corpus={shard_bytes: 64M, near_duplicates: {}}"], (14, 8), 64_000_000),
+        (["data=python", "data.corpus={}", "data.corpus.shard_bytes=64M"], None, 64_000_000),
+    ],
+)
+def test_parts_that_may_be_none_take_settings_that_no_file_names(compose, overrides, near, shard_bytes):
+    [(name, config)] = compose(overrides)
+    corpus = config.data.corpus
+    assert (name, corpus.shard_bytes) == ("base", shard_bytes)
+    assert (corpus.near_duplicates and (corpus.near_duplicates.bands, corpus.near_duplicates.rows)) == near
+
+
+def test_they_may_be_swept(compose):
+    points = compose([*CORPUS, "data.corpus.near_duplicates=null,{bands:8,rows:18},{bands:24,rows:6}"])
+    assert [near and near.bands for near in (c.data.corpus.near_duplicates for _, c in points)] == [None, 8, 24]
+    assert points[1][0] == "data.corpus.near_duplicates={bands:8,rows:18}"
+    points = compose([*CORPUS, "data.corpus.near_duplicates.bands=8,24"])
+    assert [config.data.corpus.near_duplicates.bands for _, config in points] == [8, 24]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=python", "data.corpus.shard_bytes=64M"], r"data\.corpus\.shard_bytes"),
+        ([*CORPUS, "data.corpus.near_duplicates.band=8"], r"unknown key .*near_duplicates\.band; .*bands"),
+        ([*CORPUS, "data.corpus={shard_byte: 64M}"], r"unknown key .*shard_byte; .*shard_bytes"),
+    ],
+)
+def test_they_take_no_others(compose, overrides, said):
+    with pytest.raises(ValueError, match=said):
+        compose(overrides)

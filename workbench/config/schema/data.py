@@ -26,6 +26,7 @@ _KINDS_WITH_RECORDS = ("jsonl", "parquet", "arrow", "huggingface")
 _KINDS_AT_URLS = ("jsonl", "parquet", "arrow", "text")
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 TOKEN_DTYPES = ("uint16", "uint32")
+DEFAULT_HELDOUT_PERCENT = 2.0
 PACKINGS = ("concatenate", "best_fit")
 _TEXT_STEPS = ("max_bytes", "where", "quality", "language")
 """Settings of a source that are about its texts."""
@@ -219,7 +220,7 @@ class DataConfig:
     """Short name, used in figures and run names."""
     sources: dict[str, SourceConfig]
     """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
-    heldout_percent: float = 2.0
+    heldout_percent: float = DEFAULT_HELDOUT_PERCENT
     """Held-out files, in percent of all files, chosen by a hash of each file's content. A corpus holds out an amount instead
     (`heldout_bytes` of each source): it chooses nothing there and is no part of the fingerprint."""
     min_document_bytes: int = 200
