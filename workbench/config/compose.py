@@ -36,7 +36,7 @@ from workbench.config.plain import Built, whole_number
 from workbench.config.schema import Config, from_dict
 from workbench.config.search import CONFIG_DIR, PROJECT_ROOT, quoted, search_folders, search_override
 from workbench.config.siblings import Siblings
-from workbench.config.structured import is_in_optional_part, kind_of, register_schemas
+from workbench.config.structured import kind_of, register_schemas
 from workbench.study.rules import apply_variant
 
 CONFIG_NAME = "config"
@@ -173,29 +173,10 @@ class Composer:
             values = self._siblings[family].values(settings)
         if values is not None:
             return _finish(values, self._siblings[family].built)
-        composed = self._load_sweep_config(master, self._opened(master, overrides))
+        composed = self._load_sweep_config(master, list(overrides))
         if family not in self._firsts:
             self._firsts[family] = _without_hydra(composed)
         return to_config(composed)
-
-    def _opened(self, master: DictConfig, overrides: Sequence[str]) -> list[str]:
-        """Write `++` before what Hydra would take for no setting, though the schema has it: fields in parts that may be None.
-
-        Where such a part is None, a field in it stays refused.
-        """
-        parsed = self._parse(overrides)
-        inner = [i for i, override in enumerate(parsed) if _changes_optional_part(override)]
-        if not inner:
-            return list(overrides)
-        base = self._load_sweep_config(master, [text for i, text in enumerate(overrides) if i not in inner])
-        opened, given = list(overrides), set[str]()
-        for i in inner:
-            key, value = str(parsed[i].key_or_group), parsed[i].value()
-            parent = key.rpartition(".")[0]
-            if parent in given or isinstance(OmegaConf.select(base, parent), DictConfig):
-                opened[i] = f"++{overrides[i]}"
-            given |= {key} if isinstance(value, dict) else set()
-        return opened
 
     def _plainly(self, text: str) -> bool:
         if text not in self._plain:
@@ -233,12 +214,6 @@ class Composer:
         return self._hydra.multirun(
             CONFIG_NAME, _no_task, [*overrides, *self._search_path, *own], with_log_configuration=False
         )
-
-
-def _changes_optional_part(override: Override) -> bool:
-    if override.is_add() or override.is_force_add() or override.is_delete() or override.package is not None:
-        return False
-    return is_in_optional_part(str(override.key_or_group))
 
 
 def _composed_already(master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:

@@ -64,25 +64,6 @@ def kind_of(key: str) -> Any:
     return kind
 
 
-def is_in_optional_part(key: str) -> bool:
-    """Whether a dotted name is that of a part of `Config` that may be None (`data.corpus`), or of something in one.
-
-    Hydra knows only those of its fields that a file or a setting has named before.
-    """
-    kind: Any = Config
-    for part in key.split("."):
-        kind = _without_none(kind)
-        if dataclasses.is_dataclass(kind) and not hasattr(kind, "class_of"):
-            kind = typing.get_type_hints(kind).get(part)
-        elif typing.get_origin(kind) in (dict, list):
-            kind = typing.get_args(kind)[-1]
-        else:
-            return False
-        if _without_none(kind) is not kind and dataclasses.is_dataclass(_without_none(kind)):
-            return True
-    return False
-
-
 def _without_none(kind: Any) -> Any:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(a for a in typing.get_args(kind) if a is not type(None))

@@ -103,6 +103,7 @@ class SourceConfig:
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
         self._check_tokens()
+        self._check_hub()
         self._check_files()
         self._check_url()
         self._check_packages()
@@ -138,6 +139,15 @@ class SourceConfig:
     def is_remote(self) -> bool:
         """Whether files are listed and fetched one by one: of a data set of the hub, or at a URL."""
         return self.files is not None or self.scheme is not None
+
+    def _check_hub(self) -> None:
+        """Refuse what only a data set of the hub has: elsewhere `split=validation` would read everything."""
+        for name, unset in (("subset", None), ("split", "train"), ("revision", None)):
+            value = vars(self)[name]
+            if self.kind != "huggingface" and value != unset:
+                raise ValueError(
+                    f"source {name}={value!r} is for sources of kind 'huggingface', not {self.kind!r}: leave it out"
+                )
 
     def _check_files(self) -> None:
         """Refuse globs that no data set's files could match."""
