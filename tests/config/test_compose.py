@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
 from workbench.config.schema import ANALYSES, Config, from_dict, to_dict
+from workbench.data.store_summary import ignored_percent
 
 GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking", "variant")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONFIG_DIR / group).glob("*.yaml"))]
@@ -32,6 +33,12 @@ def test_every_file_composes(compose, group, choice):
     [(_, config)] = compose([f"{group}={choice}", *extra])
     assert isinstance(config, Config)
     assert from_dict(Config, to_dict(config)) == config
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "data"])
+def test_no_corpus_sets_what_it_does_not_take(compose, choice):
+    [(_, config)] = compose([f"data={choice}", *PATHS.get(("data", choice), [])])
+    assert ignored_percent(to_dict(config.data)) == []
 
 
 @pytest.mark.parametrize("study", STUDIES)

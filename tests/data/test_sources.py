@@ -140,3 +140,9 @@ def test_config_files_hold_known_fields(group):
         assert values.pop("defaults") == [f"base_{group}", "_self_"]
         built = from_dict(DataConfig if group == "data" else TokenizerConfig, values)
         assert to_dict(built)
+
+
+@pytest.mark.parametrize("setting", [{"split": "validation"}, {"subset": "en"}, {"revision": "main"}])
+def test_what_only_the_hubs_data_sets_have_is_refused_elsewhere(setting):
+    with pytest.raises(ValueError, match=r"is for sources of kind 'huggingface', not 'jsonl': leave it out"):
+        SourceConfig("jsonl", path="a.jsonl", **setting)

@@ -95,5 +95,7 @@ def test_text_too_short_for_a_question_names_the_settings_that_help(tmp_path: Pa
     (tmp_path / "prose.jsonl").write_text(json.dumps({"id": "a", "text": "Too short."}) + "\n")
     suite = SuiteConfig(name="s", tasks=["heldout_{source}_continuation"], include_path="embedded")
     [spec] = resolve_suite(suite, ["prose"])
-    with pytest.raises(EvaluationError, match=r"too short to ask .*evaluation=heldout.*data\.heldout_percent"):
+    with pytest.raises(
+        EvaluationError, match=r"too short to ask .*evaluation=heldout.*data\.heldout_percent.*heldout_bytes"
+    ):
         load_task(spec, suite, {"heldout_dir": str(tmp_path)})

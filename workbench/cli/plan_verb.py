@@ -24,12 +24,13 @@ def print_plan(parsed: argparse.Namespace) -> int:
 
     facts, launcher = plan_facts_and_launcher(parsed)
     work = cluster_work(facts) if launcher.submits else None
+    corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
     # How fast this machine is says nothing about a cluster's.
-    here = estimate(facts, launcher.workers, measure=work is None and not parsed.no_measure)
+    measure, local = work is None and not parsed.no_measure, corpora if work is None else ()
+    here = estimate(facts, launcher.workers, measure=measure, corpora=local)
     values = plan_json(facts, here)
     if work is None:
         values["notes"] += missing_here_note(facts)
-    corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
     values["corpora"] = corpora_json(facts, corpora)
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))
@@ -91,12 +92,17 @@ def _print_cluster(facts: Facts, values: dict[str, Any], work: ClusterWork) -> N
     )
     print(
         f"\n{_tokens_line(values)}\n"
-        f"on cluster {work.cluster.name}: {_cost_line(work)} (evaluations not counted); "
+        f"on cluster {work.cluster.name}: {_cost_line(work)} ({_not_counted(values)} not counted); "
         f"peak memory: {_gigabytes(work.peak_memory_bytes)} a process; disk: {values['disk_bytes'] / 1e6:.0f} MB; "
         f"{values['evaluations']:,} evaluations"
     )
     for line in _speed_lines(values, work):
         print(line)
+
+
+def _not_counted(values: dict[str, Any]) -> str:
+    making = any(corpus["state"] != "finished" for corpus in values["corpora"])
+    return "evaluations and the making of data" if making else "evaluations"
 
 
 def _speed_lines(values: dict[str, Any], work: ClusterWork) -> list[str]:

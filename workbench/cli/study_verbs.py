@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -29,6 +30,7 @@ from workbench.study.study_record import read_record, recorded_points
 
 if TYPE_CHECKING:
     from workbench.config.schema import TrackingConfig
+    from workbench.forecast.corpus_estimate import CorpusWork
     from workbench.forecast.estimate import Estimate
     from workbench.forecast.study_facts import Facts
     from workbench.launch.slurm.ledger import Ledger
@@ -90,10 +92,14 @@ def _as_launched(parsed: argparse.Namespace) -> argparse.Namespace:
 
 def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:
     """Say how long the run will take; None where nothing is left to do."""
+    from workbench.forecast.corpus_estimate import estimate_corpora
     from workbench.forecast.estimate import describe, estimate
 
     facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept, for the progress line
-    work = estimate(facts, workers)
+    corpora: list[CorpusWork] = []
+    with contextlib.suppress(ValueError, OSError):  # what is wrong with an input is said when its corpus is made
+        corpora = estimate_corpora(facts, None, measure=True)
+    work = estimate(facts, workers, corpora=corpora)
     if not (work.evaluations or any(facts.tokens_to_train().values())):
         return None
     print(f"on this machine {describe(work)}", flush=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from workbench.config.schema.data import DEFAULT_HELDOUT_PERCENT
 from workbench.data.counts import HELDOUT_SPLIT, in_order, label, name_counts
 from workbench.data.inputs import some_names
 from workbench.data.special_tokens import SpecialTokens
@@ -140,7 +142,7 @@ def _kept(source: dict[str, Any]) -> int:
 
 def notes(prepared: Prepared) -> list[str]:
     """Lines on what deserves a look: files not read, caps left unfilled, and too few held-out documents."""
-    found = []
+    found = ignored_percent(prepared.manifest["config"]["data"])
     for name, source in prepared.manifest["sources"].items():
         skipped = source["skipped_files"]
         if skipped["count"]:
@@ -151,6 +153,18 @@ def notes(prepared: Prepared) -> list[str]:
         found += _note_on_ids(name, source)
         found += _note_on_copies(name, source)
     return [*found, *heldout_notes(prepared)]
+
+
+def ignored_percent(data: Mapping[str, Any]) -> list[str]:
+    """Line on a `heldout_percent` that was set for a corpus, where it chooses nothing; `data` as in a manifest's config."""
+    percent = data.get("heldout_percent", DEFAULT_HELDOUT_PERCENT)
+    if data.get("corpus") is None or percent == DEFAULT_HELDOUT_PERCENT:
+        return []
+    amounts = ", ".join(f"{source['heldout_bytes']:,} of {name}" for name, source in data["sources"].items())
+    return [
+        f"data.heldout_percent={percent:g} chooses nothing in a corpus, which holds out an amount of text: bytes of "
+        f"data.sources.*.heldout_bytes are {amounts}"
+    ]
 
 
 def heldout_notes(prepared: Prepared) -> list[str]:
@@ -203,9 +217,14 @@ def _note_on_cap(name: str, source: dict[str, Any]) -> list[str]:
 
 
 def describe_heldout(prepared: Prepared) -> list[str]:
-    """Lines on the documents of the held-out split that were looked at and not chosen, by source and cause."""
+    """Lines on the documents that were looked at and not held out, by source and cause.
+
+    In data that are built in one pass they are of the split, which is kept out of training; a corpus has none.
+    """
+    corpus = prepared.manifest["config"]["data"].get("corpus") is not None
+    what = "looked at and not held out are" if corpus else "of the held-out split not chosen are"
     return [
-        f"  {name}: of the held-out split not chosen are {name_counts(source['heldout_passed_over'])}"
+        f"  {name}: {what} {name_counts(source['heldout_passed_over'])}"
         for name, source in prepared.manifest["sources"].items()
         if source["heldout_passed_over"]
     ]

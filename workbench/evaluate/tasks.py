@@ -56,7 +56,10 @@ def load_task(spec: TaskSpec, suite: SuiteConfig, metadata: dict[str, Any]) -> T
             # The message is part of the suite's code, whose hash is in every evaluation's id.
             if not str(error).endswith("too short to ask a question of"):
                 raise
-            more = "score its loss alone (evaluation=heldout), or hold more text out (data.heldout_percent)"
+            more = (
+                "score its loss alone (evaluation=heldout), or hold more text out (data.heldout_percent, of a corpus "
+                "data.sources.*.heldout_bytes)"
+            )
             raise ValueError(f"{error}: {more}") from error
         if task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from workbench.config.schema import BudgetConfig, SuiteConfig, TrainingStage
 from workbench.forecast.slots import Slots, count_slots
@@ -15,6 +16,9 @@ from workbench.study.layout import Layout
 from workbench.study.resources import CHECKPOINT_BYTES_PER_SECOND
 from workbench.study.study_plan import Plan, remaining_flops
 from workbench.train.targets import whole_targets
+
+if TYPE_CHECKING:
+    from workbench.forecast.corpus_estimate import CorpusWork
 
 _EVALUATION_TOKENS = 110_000
 """Training tokens that cost as much as one evaluation by the embedded suite, until this machine has made one."""
@@ -56,19 +60,24 @@ class Estimate:
     """The same with the scores of the chain's last checkpoint, which can only be made once it is there."""
     training_disk_bytes: int = 0
     """Checkpoints that come and go while stages train, at most."""
+    corpora_seconds: float = 0.0
+    """Making the corpora that are not there, one after another, before all stages."""
+    untimed_corpora: tuple[str, ...] = ()
+    """Names of those whose time is not known, and so not in `seconds`."""
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of all of it; None where a training speed is not known."""
+        """Wall time of all of it but `untimed_corpora`; None where a training speed is not known."""
         if self.training_seconds is None:
             return None
         busy = sum(self.training_seconds.values()) + sum(self.evaluation_seconds.values())
-        return max(busy / self.workers, self.chain_seconds, self.critical_seconds) + self.fixed_seconds
+        stages = max(busy / self.workers, self.chain_seconds, self.critical_seconds)
+        return self.corpora_seconds + stages + self.fixed_seconds
 
     @property
     def hours(self) -> float | None:
-        """The same in hours."""
-        return None if self.seconds is None else self.seconds / 3600
+        """Hours of all of it; None where a training speed, or the time of a corpus, is not known."""
+        return None if self.seconds is None or self.untimed_corpora else self.seconds / 3600
 
 
 def describe(work: Estimate) -> str:
@@ -76,11 +85,14 @@ def describe(work: Estimate) -> str:
     left_out = (
         f"; {work.uncounted} evaluations not counted, since none like them was made here" if work.uncounted else ""
     )
+    if work.untimed_corpora:
+        left_out += f"; making data {', '.join(work.untimed_corpora)} not counted, since its time is not known"
     if work.seconds is None or work.training_seconds is None:
         return f"not estimated, since the training speed is not known{left_out}"
     training = max(sum(work.training_seconds.values()) / work.workers, work.chain_seconds)
     counted = work.evaluations - work.uncounted
-    parts = [f"training {_minutes(training)}"] if training else []
+    parts = [f"making data {_minutes(work.corpora_seconds)}"] if work.corpora_seconds else []
+    parts += [f"training {_minutes(training)}"] if training else []
     parts += (
         [f"{counted} evaluations {_minutes(sum(work.evaluation_seconds.values()) / work.workers)}"] if counted else []
     )
@@ -106,7 +118,9 @@ def study_speeds(layout: Layout, plan: Plan, slots: Slots) -> MachineSpeeds:
     return MachineSpeeds(layout, slots, max(1, at_once))
 
 
-def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) -> Estimate:
+def estimate(
+    facts: Facts, workers: int | None = None, *, measure: bool = True, corpora: Sequence[CorpusWork] = ()
+) -> Estimate:
     """Estimate the work left from speeds measured on this machine.
 
     Parameters
@@ -117,6 +131,9 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         Stages at a time; None takes one per GPU, or as many as the cores allow.
     measure
         Measure training speeds that are not known yet: some seconds to start, and two for each size.
+    corpora
+        What the corpora that are not made yet will take on this machine
+        (`workbench.forecast.corpus_estimate.estimate_corpora`); without them, making data is no part of the estimate.
     """
     todo = facts.tokens_to_train()
     slots = study_slots(facts, workers)
@@ -140,6 +157,8 @@ def estimate(facts: Facts, workers: int | None = None, *, measure: bool = True) 
         fixed_seconds=_fixed_seconds(facts, speeds, trains=any(facts.missing().values()), evaluates=bool(missing)),
         chain_seconds=longest_chain(facts.plan, clock) if clock else 0.0,
         critical_seconds=longest_chain(facts.plan, clock, _last_scores(missing, evaluation)) if clock else 0.0,
+        corpora_seconds=sum(corpus.seconds or 0.0 for corpus in corpora),
+        untimed_corpora=tuple(corpus.name for corpus in corpora if corpus.seconds is None),
     )
 
 
@@ -254,7 +273,9 @@ def check_budget(budget: BudgetConfig, work: Estimate) -> None:
             "make the study smaller or raise the budget"
         )
     if budget.max_hours is not None and work.hours is None:
-        raise ValueError("budget.max_hours is set, but no speed could be measured to hold the plan against it")
+        what = f"how long data {', '.join(work.untimed_corpora)} takes to make is not known"
+        what = what if work.untimed_corpora else "no speed could be measured to hold the plan against it"
+        raise ValueError(f"budget.max_hours is set, but {what}")
     if budget.max_hours is not None and work.hours is not None and work.hours > budget.max_hours:
         raise ValueError(
             f"the plan takes about {work.hours:.3g} hours, more than budget.max_hours={budget.max_hours:.3g}: "

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.config.schema import DataConfig
+from workbench.config.schema import DataConfig, to_dict
 from workbench.data.inputs import some_names
 from workbench.data.packed_index import is_packed, packing_lines, read_packing
 from workbench.data.store import open_prepared
+from workbench.data.store_summary import ignored_percent
 from workbench.data.stream import SourceCounts
 from workbench.data.tokenizer import load_saved
 from workbench.forecast.estimate import Estimate
@@ -41,6 +42,12 @@ def unique_token_notes(facts: Facts) -> list[str]:
         for stream in streams
         for name, (wanted, stored) in stream.shortages().items()
     ]
+    return list(dict.fromkeys(notes))
+
+
+def heldout_percent_notes(facts: Facts) -> list[str]:
+    """Lines on a `data.heldout_percent` that a corpus does not take."""
+    notes = [note for config in stores(facts.plan).values() for note in ignored_percent(to_dict(config.data))]
     return list(dict.fromkeys(notes))
 
 
@@ -227,6 +234,7 @@ def plan_json(facts: Facts, work: Estimate) -> dict[str, Any]:
         "notes": [
             *published_cost_note(facts),
             *facts.data_notes,
+            *heldout_percent_notes(facts),
             *unique_token_notes(facts),
             *packing_notes(facts),
             *trained_again_notes(facts),

@@ -10,6 +10,7 @@ from workbench.config.schema import Stage, TrainingStage
 from workbench.evaluate.reconcile import EvaluationError
 from workbench.evaluate.suite import task_contents
 from workbench.forecast.cluster_cost import check_cluster_budget, cluster_work
+from workbench.forecast.corpus_estimate import estimate_corpora
 from workbench.forecast.estimate import check_budget, estimate, study_slots
 from workbench.forecast.slots import check_processes
 from workbench.forecast.study_facts import (
@@ -48,7 +49,9 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
         check_cluster_budget(budget, cluster_work(facts))
         budget = replace(budget, max_hours=None)  # of this machine
     if budget.max_flops is not None or budget.max_hours is not None:
-        check_budget(budget, estimate(facts, workers, measure=budget.max_hours is not None))
+        timed = budget.max_hours is not None
+        corpora = estimate_corpora(facts, None, measure=True) if timed else []
+        check_budget(budget, estimate(facts, workers, measure=timed, corpora=corpora))
 
 
 def _check_devices(stages: Iterable[Stage]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from workbench.config.schema import to_dict
 from workbench.data.corpus import heldout_step
 from workbench.data.corpus.document_files import make_key
 from workbench.data.store import prepare
-from workbench.data.store_summary import describe_heldout
+from workbench.data.store_summary import describe_heldout, ignored_percent
 from workbench.study.layout import Layout
 
 
@@ -61,10 +63,18 @@ def test_what_has_too_few_words_to_be_found_elsewhere_is_not_held_out(
     passed = sum(text in few for text in ordered[: ordered.index(last)])
     assert passed
     assert prepared.manifest["sources"]["b"]["heldout_passed_over"] == {"few_words": passed, "no_room": 1}
-    assert f"  b: of the held-out split not chosen are {passed} too few words, 1 no room left" in describe_heldout(
-        prepared
-    )
+    assert f"  b: looked at and not held out are {passed} too few words, 1 no room left" in describe_heldout(prepared)
     assert prepared.manifest["overlap_left"]["b"]["share"] == 0, "documents of fewer words than a passage are measured"
+
+
+def test_a_percentage_that_chooses_nothing_is_said(corpus_data):
+    data = replace(corpus_data, heldout_percent=7.5)
+    [line] = ignored_percent(to_dict(data))
+    sizes = ", ".join(f"{source.heldout_bytes:,} of {name}" for name, source in data.sources.items())
+    assert line.startswith("data.heldout_percent=7.5 chooses nothing in a corpus")
+    assert line.endswith(f"data.sources.*.heldout_bytes are {sizes}")
+    assert ignored_percent(to_dict(replace(data, corpus=None))) == []
+    assert ignored_percent(to_dict(replace(data, heldout_percent=2.0))) == []
 
 
 def test_a_source_of_few_words_has_nothing_to_hold_out(corpus_data, small_tokenizer, tmp_path: Path, with_source):

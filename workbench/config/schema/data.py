@@ -27,6 +27,7 @@ _KINDS_WITH_RECORDS = ("jsonl", "parquet", "arrow", "huggingface")
 _KINDS_AT_URLS = ("jsonl", "parquet", "arrow", "text")
 _URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 TOKEN_DTYPES = ("uint16", "uint32")
+DEFAULT_HELDOUT_PERCENT = 2.0
 PACKINGS = ("concatenate", "best_fit")
 _TEXT_STEPS = ("max_bytes", "where", "quality", "language")
 """Settings of a source that are about its texts."""
@@ -107,6 +108,7 @@ class SourceConfig:
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
         self._check_tokens()
+        self._check_hub()
         self._check_files()
         self._check_url()
         self._check_packages()
@@ -142,6 +144,15 @@ class SourceConfig:
     def is_remote(self) -> bool:
         """Whether files are listed and fetched one by one: of a data set of the hub, or at a URL."""
         return self.files is not None or self.scheme is not None
+
+    def _check_hub(self) -> None:
+        """Refuse what only a data set of the hub has: elsewhere `split=validation` would read everything."""
+        for name, unset in (("subset", None), ("split", "train"), ("revision", None)):
+            value = vars(self)[name]
+            if self.kind != "huggingface" and value != unset:
+                raise ValueError(
+                    f"source {name}={value!r} is for sources of kind 'huggingface', not {self.kind!r}: leave it out"
+                )
 
     def _check_files(self) -> None:
         """Refuse globs that no data set's files could match."""
@@ -218,7 +229,7 @@ class DataConfig:
     """Short name, used in figures and run names."""
     sources: dict[str, SourceConfig]
     """Sources by name; the names appear in metrics (`heldout/<source>/bits_per_byte`)."""
-    heldout_percent: float = 2.0
+    heldout_percent: float = DEFAULT_HELDOUT_PERCENT
     """Held-out files, in percent of all files, chosen by a hash of each file's content. A corpus holds out an amount instead
     (`heldout_bytes` of each source): it chooses nothing there and is no part of the fingerprint."""
     min_document_bytes: int = 200

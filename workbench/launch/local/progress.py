@@ -40,7 +40,7 @@ class TimeLeft:
 
     @staticmethod
     def _wall(estimate: Estimate) -> float:
-        return (estimate.seconds or 0.0) - estimate.fixed_seconds
+        return (estimate.seconds or 0.0) - estimate.fixed_seconds - estimate.corpora_seconds
 
     def seconds(self, elapsed: float, tokens: Mapping[str, int], scored: Mapping[str, float]) -> float | None:
         """Give the time left, in seconds; None while too little is known.
