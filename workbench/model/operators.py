@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.library import CustomOpDef
+from torch._library.custom_ops import CustomOpDef
 
 
 def operator(name: str, device_types: str | None = None) -> Callable[[Callable[..., object]], CustomOpDef]:
