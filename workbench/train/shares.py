@@ -1,7 +1,7 @@
 """Whether a model is shared out between processes, asked without importing what shares it out.
 
-PyTorch's sharded tensors bring its compiler's tracing along: half of a training's imports (1.2 to 2.3 s of processor time
-for PyTorch 2.13), which most trainings have no use for. `workbench.train.sharding` imports them where one has.
+PyTorch's sharded tensors bring parts of its compiler along: 1.2 s of processor time (PyTorch 2.13), which most trainings
+have no use for. `workbench.train.sharding` imports them where one has.
 """
 
 from __future__ import annotations

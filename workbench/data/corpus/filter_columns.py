@@ -16,7 +16,7 @@ from workbench.config.filter_syntax import Comparison, Contains, Field, Flag, Ha
 class _Arrow:
     """`pyarrow.compute`, imported with the first condition that is asked of it.
 
-    It makes its functions when it is imported (0.3 s), so that no checker of types knows them.
+    It makes its functions when it is imported, so that no checker of types knows them.
     """
 
     def __getattr__(self, name: str) -> Any:
