@@ -27,6 +27,7 @@ study: $(STAMP)
 	$(BIN)/workbench run experiments=token_scaling_laptop
 
 test: $(STAMP) $(TESTS_ONLY)/installed
+	$(BIN)/python -m compileall -q workbench analysis hydra_plugins
 	$(BIN)/python tests/side_by_side.py
 
 $(TESTS_ONLY)/installed: requirements-tests.lock $(STAMP)

@@ -182,6 +182,27 @@ def make_study(overrides, experiments):
 
 
 @pytest.fixture
+def know_speeds(experiments):
+    """Write down how fast a study trains here, so that its run need not measure that: call it with the run's overrides.
+
+    Measuring is what `test_study.py` has its first run do; it starts as many processes as will train.
+    """
+    from workbench.config.schema import TrainingStage
+    from workbench.forecast.estimate import study_slots, study_speeds
+    from workbench.forecast.study_facts import make_facts
+
+    def know(overrides):
+        facts = make_facts(compose_points(overrides, experiments))
+        facts.layout.root.mkdir(parents=True, exist_ok=True)
+        speeds = study_speeds(facts.layout, facts.plan, study_slots(facts, None))
+        stages = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
+        speeds._file.keep({speeds._training_key(stage): 50_000.0 for stage in stages})
+        return overrides
+
+    return know
+
+
+@pytest.fixture
 def compose():
     """Compose a sweep into (name, config) pairs."""
     return compose_points

@@ -73,15 +73,15 @@ def numbers(root, facts):
     return found
 
 
-def test_killed_at_twenty_random_moments(outputs, tmp_path, base_overrides, experiments, compose):
+def test_killed_at_twenty_random_moments(outputs, tmp_path, base_overrides, experiments, compose, know_speeds):
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
     for root in (untouched, killed):
         root.mkdir()
         (root / "data").symlink_to(outputs / "data")
-    finish(start([*base_overrides, *STUDY, f"paths.outputs={untouched}"], experiments))
+    finish(start(know_speeds([*base_overrides, *STUDY, f"paths.outputs={untouched}"]), experiments))
 
     rng, kills, attempts = random.Random(20), 0, 0
-    overrides = [*base_overrides, *STUDY, f"paths.outputs={killed}"]
+    overrides = know_speeds([*base_overrides, *STUDY, f"paths.outputs={killed}"])
     while kills < KILLS:
         attempts += 1
         assert attempts <= KILLS + 3, "the study is too short to be killed so often"

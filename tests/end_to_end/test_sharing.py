@@ -12,12 +12,12 @@ def command(overrides, experiments):
     return [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
 
 
-def test_two_runs_at_once_share_the_work(overrides, outputs, experiments):
+def test_two_runs_at_once_share_the_work(overrides, outputs, experiments, know_speeds):
     """Both end well; no step of the shared trunk is trained, written or published twice."""
     studies = {"first": "tokens=102400,204800", "second": "tokens=102400,409600"}
     runs = [
         subprocess.Popen(
-            command([*overrides, f"study={name}", tokens], experiments),
+            command(know_speeds([*overrides, f"study={name}", tokens]), experiments),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,10 +48,11 @@ def test_an_unknown_task_is_refused_before_training(overrides, outputs, experime
     assert not (outputs / "stages").exists()
 
 
-def test_an_evaluation_that_fails_stops_no_training(overrides, outputs, experiments):
+def test_an_evaluation_that_fails_stops_no_training(overrides, outputs, experiments, know_speeds):
     """A hub task without a hub: the stages are trained, and the failure is said."""
     overrides = [*overrides, "evaluation=commonsense", "++evaluation.suites={commonsense:{name:c,tasks:[piqa]}}"]
-    run = subprocess.run(command(overrides, experiments), capture_output=True, text=True, timeout=300, check=False)
+    asked = command(know_speeds(overrides), experiments)
+    run = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 1, run.stderr
     assert "piqa" in run.stderr
     states = [json.loads(path.read_text())["state"] for path in outputs.glob("stages/*/status.json")]

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from analysis.lineage import read_lineage
 from analysis.load import load_study
+from workbench.cli import main
 from workbench.study.files import is_held
 from workbench.study.layout import Layout
 from workbench.tracking.mlflow import default_uri
@@ -30,6 +31,20 @@ def root(tmp_path_factory):
 def workbench(*arguments, timeout=300, cwd=None):
     command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
+
+
+@pytest.fixture
+def here(capfd, monkeypatch, tmp_path):
+    """Do as `workbench` does, in this process and a folder of its own: what is refused at once is not worth a start."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +194,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, name):
+def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, name, here):
     overrides, quoted = MISTAKES[name]
     base = [] if any(o.startswith("experiments") for o in overrides) else ["experiments=token_scaling_tiny"]
-    run = workbench("run", *base, f"paths.outputs={tmp_path / 'outputs'}", *overrides, cwd=tmp_path)
+    run = here("run", *base, f"paths.outputs={tmp_path / 'outputs'}", *overrides)
     assert run.returncode not in (0, None)
     assert run.stderr.startswith("workbench: ")
     assert run.stderr.count("\n") == 1, run.stderr
@@ -197,21 +212,21 @@ def test_options_may_stand_between_overrides(tmp_path):
     assert workbench("plan", "--bogus").returncode == 2
 
 
-def test_a_damaged_checkpoint_is_named_by_every_command(root, first, tmp_path):
+def test_a_damaged_checkpoint_is_named_by_every_command(root, first, tmp_path, here):
     checkpoint = sorted((root / "stages").glob("*/checkpoints/step_*"))[0]
     copy = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, copy)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-5] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    run = workbench("export", copy, tmp_path / "exported")
+    run = here("export", copy, tmp_path / "exported")
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert "model.safetensors does not match its checksum" in run.stderr
     assert not (tmp_path / "exported").exists()
 
 
-def test_export_and_generate(root, first, tmp_path):
+def test_export_and_generate(root, first, tmp_path, here):
     checkpoint = sorted((root / "stages").glob("*/checkpoints/step_*"))[0]
     run = workbench("export", checkpoint, tmp_path / "exported")
     assert run.returncode == 0, run.stderr
@@ -220,7 +235,7 @@ def test_export_and_generate(root, first, tmp_path):
     run = workbench("generate", tmp_path / "exported", "import os", "--max-tokens", "5")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("import os")
-    too_long = workbench("generate", checkpoint, "import os", "--max-tokens", "500")
+    too_long = here("generate", checkpoint, "import os", "--max-tokens", "500")
     assert too_long.returncode == 2
     assert "context of 64" in too_long.stderr
 
@@ -234,8 +249,8 @@ def test_more_tokens_than_there_are_is_refused_with_both_numbers(root, first):
     assert set((root / "stages").iterdir()) == stages
 
 
-def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, experiments):
-    overrides = [*base_overrides, f"paths.outputs={outputs}", "tokens=5242880"]
+def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, experiments, know_speeds):
+    overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=5242880"])
     command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -252,9 +267,9 @@ def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, e
     assert verify(checkpoint)["step"] == len(rows(outputs))
 
 
-def test_a_run_whose_first_process_is_killed_leaves_no_orphans(outputs, base_overrides, experiments):
+def test_a_run_whose_first_process_is_killed_leaves_no_orphans(outputs, base_overrides, experiments, know_speeds):
     """The workers notice, write their checkpoints and end; the same command goes on from there."""
-    overrides = [*base_overrides, f"paths.outputs={outputs}", "tokens=2621440"]
+    overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=2621440"])
     command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):

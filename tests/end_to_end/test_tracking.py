@@ -51,11 +51,11 @@ def refusing_server():
 
 
 @pytest.mark.parametrize("server", [refusing_server, silent_server])
-def test_the_run_is_unharmed_and_publishing_completes_it(overrides, outputs, experiments, server):
+def test_the_run_is_unharmed_and_publishing_completes_it(overrides, outputs, experiments, server, know_speeds):
     with server() as port:
         began = time.monotonic()
         tracking = [f"tracking.uri=http://127.0.0.1:{port}", "tracking.timeout_seconds=2"]
-        run = workbench("run", [*overrides, *tracking], experiments)
+        run = workbench("run", know_speeds([*overrides, *tracking]), experiments)
         assert run.returncode == 0, run.stdout + run.stderr
         assert time.monotonic() - began < 120
     assert "workbench publish small" in run.stderr

@@ -226,11 +226,12 @@ def test_killed_and_run_again_it_continues(given, facts, tmp_path):
     assert row_of(facts).state == "finished"
 
 
-def test_status_says_why_it_failed_and_where_its_log_is(given, facts, tmp_path, capsys):
+def test_status_says_why_it_failed_and_where_its_log_is(given, facts, tmp_path, capsys, know_speeds):
     damaged = tmp_path / "1.jsonl"
     lines = damaged.read_text().splitlines()
     damaged.write_text("\n".join([*lines[:5], '{"text": 5', *lines[5:]]) + "\n")
     facts = make_facts([(p.name, p.config) for p in facts.plan.points])
+    know_speeds(given)
     status, printed = call(capsys, "run", *given)
     assert status != 0
     state = row_of(facts)
@@ -253,7 +254,7 @@ def test_status_says_why_it_failed_and_where_its_log_is(given, facts, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_corpus_that_fails_leaves_other_points_alone(given, tmp_path, compose, capsys):
+def test_a_corpus_that_fails_leaves_other_points_alone(given, tmp_path, compose, capsys, know_speeds):
     good = tmp_path / "good"
     good.mkdir()
     write_texts(good)
@@ -264,7 +265,7 @@ def test_a_corpus_that_fails_leaves_other_points_alone(given, tmp_path, compose,
         "tokens=10240",
         "tracking.publish=false",
     ]
-    status, printed = call(capsys, "run", *both)
+    status, printed = call(capsys, "run", *know_speeds(both))
     assert status != 0
     facts = make_facts(compose(both))
     states = study_states(facts, None)

@@ -327,9 +327,9 @@ def test_another_tokenizer_is_refused(make_study, elsewhere):
 # --------------------------------------------------------------------------------------------------- from end to end
 
 
-def test_it_is_launched_scored_and_recorded(overrides, experiments, outputs, make_study):
+def test_it_is_launched_scored_and_recorded(overrides, experiments, outputs, make_study, know_speeds):
     """The launcher trains the teacher first, and the record knows what each stage is."""
-    settings = [*overrides, *DISTILL, "then.distill.student=chain", "then.distill.temperature=2"]
+    settings = know_speeds([*overrides, *DISTILL, "then.distill.student=chain", "then.distill.temperature=2"])
     command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)

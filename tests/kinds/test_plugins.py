@@ -38,8 +38,13 @@ def test_the_documented_kind_is_short(plugins):
     assert len(lines) < 80
 
 
-def test_it_is_run_scored_tracked_and_named_again(plugins, overrides, experiments, outputs):
-    settings = [*overrides, "+then.pruned.kind=prune", "+then.pruned.share=0.5", "evaluation=embedded_tiny"]
+def test_it_is_run_scored_tracked_and_named_again(plugins, overrides, experiments, outputs, know_speeds):
+    settings = [
+        *know_speeds(overrides),
+        "+then.pruned.kind=prune",
+        "+then.pruned.share=0.5",
+        "evaluation=embedded_tiny",
+    ]
     options = ["--plugins", str(plugins), "--experiments", str(experiments)]
     done = workbench("run", *options, *settings)
     assert done.returncode == 0, done.stderr

@@ -293,11 +293,12 @@ def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
     assert histories[0].equals(histories[1])
 
 
-def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, run_local):
+def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, know_speeds):
     from workbench.train.whole_stage import train_stage
 
     stage = untouched.stages()[0]
     alone = make("alone", TOKENS, "seed=0")
+    know_speeds(alone.overrides[:-2])  # without --experiments and its folder
     alone.run("run")
     pairs = zip(alone.rows(stage), untouched.rows(stage), strict=True)
     difference = max(abs(a["train/loss"] - b["train/loss"]) for a, b in list(pairs)[:50])

@@ -75,9 +75,10 @@ def weights(root):
     return found
 
 
-def test_pretrain_fine_tune_and_a_kind_of_ones_own_are_one_graph(slurm, folder):
+def test_pretrain_fine_tune_and_a_kind_of_ones_own_are_one_graph(slurm, folder, know_speeds):
     options = ["--plugins", folder / "mine"]
-    settings = [*STUDY, f"++then.chat.chat.files=[{folder / 'chat.jsonl'}]", "++then.pruned.kind=prune"]
+    trained = [*STUDY, f"++then.chat.chat.files=[{folder / 'chat.jsonl'}]"]
+    settings = [*trained, "++then.pruned.kind=prune"]
     there, here = folder / "there", folder / "here"
     asked = [*options, *settings, "hydra/launcher=slurm", "cluster=slurm_demo", f"paths.outputs={there}"]
     launch = run(slurm, "run", *asked)
@@ -90,6 +91,8 @@ def test_pretrain_fine_tune_and_a_kind_of_ones_own_are_one_graph(slurm, folder):
     (folder / "mine" / "prune" / "run.py").write_text(
         re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "kinds.md").read_text(), re.DOTALL)[2]
     )
+    here.mkdir()
+    know_speeds([*trained, f"paths.outputs={here}"])
     run(slurm, "run", *options, *settings, f"paths.outputs={here}")
     ours, theirs = weights(there), weights(here)
     assert sorted(kind for kind, _ in ours.values()) == ["pretrain", "pretrain", "prune", "sft"]

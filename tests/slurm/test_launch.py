@@ -98,7 +98,7 @@ def outputs(tmp_path, data):
 
 
 def test_launched_and_left_alone_it_gives_what_the_local_run_gives(
-    outputs, data, tmp_path, workbench, states, wait_for
+    outputs, data, tmp_path, workbench, states, wait_for, know_speeds
 ):
     there = f"paths.outputs={outputs}"
     began = time.monotonic()
@@ -112,7 +112,7 @@ def test_launched_and_left_alone_it_gives_what_the_local_run_gives(
     here = tmp_path / "here"
     here.mkdir()
     (here / "data").symlink_to(data)
-    workbench("run", TINY, f"paths.outputs={here}")
+    workbench("run", *know_speeds([TINY, f"paths.outputs={here}"]))
     wait_for()
 
     assert {s["state"] for s in states(TINY, there)} == {"finished"}
@@ -265,9 +265,9 @@ def test_two_hundred_points_are_submitted_in_half_a_minute(outputs, slurm, workb
 # ----------------------------------------------------------------------------------- evaluations
 
 
-def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, states, wait_for, tmp_path):
+def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, states, wait_for, tmp_path, know_speeds):
     there = ("model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
-    workbench("run", TINY, *there, "evaluation=none")
+    workbench("run", *know_speeds([TINY, *there, "evaluation=none"]))
     study = (TINY, *there)
     workbench("evaluate", *study, *SLURM)
     wait_for()

@@ -66,6 +66,8 @@ class Cluster:
         self.folder, self.cpus = folder.resolve(), cpus
         self.config = self.folder / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.config), "PATH": _path()}
+        # Each launch copies the code, and every job of it would compile that anew.
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
         self._hosts_line = f"127.0.0.1 {' '.join(NODES)} # a Slurm in {self.folder}\n"
 
     # ---------------------------------------------------------------------------------- up and down

@@ -32,7 +32,8 @@ from workbench.train.distributed import World, join
 from workbench.train.gradient_sums import GradientSums
 from workbench.train.hooks import Hooks, Progress
 from workbench.train.interval import CheckpointClock
-from workbench.train.sharding import is_sharded, make_mesh
+from workbench.train.sharding import make_mesh
+from workbench.train.shares import is_sharded
 from workbench.train.state import TrainState, initial_state, load_state, save_state
 from workbench.train.step import StepResult, train_step
 from workbench.train.whole_stage import train_stage

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from workbench.model.loss import padded_head, scale_gradients
 from workbench.model.matmul import compute_dtype, correlate, product
+from workbench.model.operators import operator
 from workbench.study.memory import loss_rows
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def summed_distillation(
 
 
 # An operator of our own, so that compiled code calls it as it is.
-@torch.library.custom_op("workbench::summed_distillation", mutates_args=())
+@operator("workbench::summed_distillation")
 def _sum(
     h_ND: Tensor,
     weight_VD: Tensor,

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from workbench.model.liger import cross_entropy_in_place
 from workbench.model.matmul import compute_dtype, correlate, product
+from workbench.model.operators import operator
 from workbench.study.memory import loss_rows
 
 if TYPE_CHECKING:
@@ -170,13 +171,13 @@ def _softmax_and_losses(
 
 
 # Operators of our own, so that compiled code calls them as they are: unrolled loops would take it minutes.
-@torch.library.custom_op("workbench::chunked_cross_entropy", mutates_args=())
+@operator("workbench::chunked_cross_entropy")
 def _losses(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, padded_to: int) -> Tensor:
     with torch.autocast(h_ND.device.type, enabled=False):
         return _in_chunks(h_ND, weight_VD, targets_N, _ones(h_ND), dtype, False, 0.0, "own", padded_to)[0]
 
 
-@torch.library.custom_op("workbench::chunked_cross_entropy_backward", mutates_args=())
+@operator("workbench::chunked_cross_entropy_backward")
 def _gradients(
     h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, g_N: Tensor, padded_to: int
 ) -> tuple[Tensor, Tensor]:
@@ -187,7 +188,7 @@ def _gradients(
     return gradient_h, gradient_weight.contiguous()
 
 
-@torch.library.custom_op("workbench::summed_cross_entropy", mutates_args=())
+@operator("workbench::summed_cross_entropy")
 def _sum(
     h_ND: Tensor,
     weight_VD: Tensor,
@@ -206,7 +207,7 @@ def _sum(
     return (terms * g_N).sum(), losses, gradient_h, gradient_weight.contiguous()
 
 
-@torch.library.custom_op("workbench::summed_cross_entropy_backward", mutates_args=())
+@operator("workbench::summed_cross_entropy_backward")
 def scale_gradients(unit_h: Tensor, unit_weight: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Multiply the gradients that a forward pass made by that of its sum."""
     return unit_h * g, unit_weight * g

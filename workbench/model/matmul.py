@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from workbench.model.operators import operator
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "silu": F.silu, "gelu": F.gelu}
 _ONEDNN_NAMES = {"none": ("none", ""), "silu": ("swish", ""), "gelu": ("gelu", "none")}
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -137,7 +139,7 @@ class _EagerLinear(torch.autograd.Function):
 
 
 # An operator of our own, since Inductor takes PyTorch's for one of its own making and cannot lower it.
-@torch.library.custom_op("workbench::onednn_linear", mutates_args=(), device_types="cpu")
+@operator("workbench::onednn_linear", device_types="cpu")
 def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from workbench.model.distillation import empty_sums, keep_gradients, log_sum, mixed_sums, sums_backward
 from workbench.model.matmul import compute_dtype, product
+from workbench.model.operators import operator
 from workbench.study.memory import loss_rows
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def summed_sparse_distillation(
 
 
 # An operator of our own, so that compiled code calls it as it is.
-@torch.library.custom_op("workbench::summed_sparse_distillation", mutates_args=())
+@operator("workbench::summed_sparse_distillation")
 def _sum(
     h_ND: Tensor,
     weight_VD: Tensor,

@@ -8,6 +8,7 @@ backward passes of attention and of the embedding add in whatever order their th
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -68,11 +69,22 @@ def determinism(wanted: bool, device: torch.device) -> Generator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     fill = torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
-    torch.use_deterministic_algorithms(wanted)
+    _use_deterministic_algorithms(wanted)
     # Whatever reads memory before writing it is a mistake that the tests find; filling costs a pass over each tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        _use_deterministic_algorithms(strict, warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _use_deterministic_algorithms(wanted: bool, warn_only: bool = False) -> None:
+    """Do as `torch.use_deterministic_algorithms`, which imports PyTorch's compiler in order to tell it, too.
+
+    `workbench.train.compiler` tells it where it is used.
+    """
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
+    else:
+        torch._C._set_deterministic_algorithms(wanted, warn_only=warn_only)

@@ -11,9 +11,9 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from workbench.train.distributed import World
+from workbench.train.shares import is_share
 
 BUCKET_ELEMENTS = 8 << 20
 """Gradients summed at once, 32 MB in fp32."""
@@ -34,7 +34,7 @@ class GradientSums:
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
-        plain = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        plain = [p for p in model.parameters() if p.requires_grad and not is_share(p)]
         self._buckets = list(_buckets(plain)) if world.size > 1 else []
         self._place: dict[Tensor, int] = {p: place for place, bucket in enumerate(self._buckets) for p in bucket}
         self._lacking: list[set[Tensor]] = [set(bucket) for bucket in self._buckets]

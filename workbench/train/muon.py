@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from workbench.config.schema import OptimizerConfig
+from workbench.train.eager_optimizers import EagerOptimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic of an iteration: chosen by Jordan for its slope at 0, for which singular values end at 0.7 to 1.2."""
@@ -28,7 +29,7 @@ EPS = 1e-7
 """Least norm that a matrix is divided by."""
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(EagerOptimizer):
     """Muon over matrices, AdamW over the other parameters; one state, one list of groups.
 
     Parameters

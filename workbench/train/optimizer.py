@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import OptimizerConfig
 from workbench.model.parametrisation import decay_factor, eps_factor, is_hidden_matrix, rate_factor
 from workbench.model.transformer import Transformer
 from workbench.model.weights import matrix_rows
+from workbench.train.eager_optimizers import EagerAdamW
 from workbench.train.muon import MuonWithAdamW
+from workbench.train.shares import is_share
 
 _ADAMW_SLOTS = ("exp_avg", "exp_avg_sq", "step")
 _MUON_SLOTS = ("momentum_buffer",)
@@ -30,7 +31,7 @@ class _Settings(NamedTuple):
 
 def build_optimizer(
     model: Transformer, config: OptimizerConfig, peak: float | None = None
-) -> torch.optim.AdamW | MuonWithAdamW:
+) -> EagerAdamW | MuonWithAdamW:
     """Fused AdamW over `model`, or Muon and AdamW; tensors of two dimensions and more decay, gains and biases do not.
 
     Parameters of equal settings form a group; which there are is the parametrisation's concern
@@ -54,7 +55,7 @@ def build_optimizer(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups.setdefault(_settings(name, parameter, model, config, peak), {})[name] = parameter
-    adamw = torch.optim.AdamW(
+    adamw = EagerAdamW(
         [_group(settings, of) | {"eps": settings.eps} for settings, of in groups.items() if not settings.muon],
         lr=0.0,
         betas=(config.beta1, config.beta2),
@@ -94,7 +95,7 @@ def _group(settings: _Settings, parameters: Mapping[str, Tensor]) -> dict[str, A
 
 
 def _refuse_shares(model: nn.Module) -> None:
-    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+    if any(is_share(parameter) for parameter in model.parameters()):
         raise ValueError(
             "optimizer.kind='muon' needs whole matrices, and the model is shared out between processes: "
             "set numerics.parallel=replicate"

@@ -24,11 +24,6 @@ from workbench.model.transformer import Linear, Transformer
 from workbench.train.distributed import World
 
 
-def is_sharded(stage: TrainingStage, world: World) -> bool:
-    """Whether the processes share the model out; one alone has nothing to share."""
-    return stage.numerics.sharers(world.size) > 1
-
-
 def make_mesh(stage: TrainingStage, world: World) -> DeviceMesh:
     """All processes in a row, or a row for each group that shares a copy: neighbours by rank, as those of a node are.
 
@@ -75,17 +70,6 @@ def _shard(model: Transformer, mesh: DeviceMesh, precision: str) -> None:
             # The loss is divided by the global batch's tokens already, so gradients are summed, not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-
-
-def reduce_gradients_after(model: nn.Module, last: bool) -> None:
-    """Have a shared-out model's gradients summed over the processes after the last micro-batch of a step alone.
-
-    Until then each process holds the whole gradient. Models of other kinds are left alone.
-    """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_requires_gradient_sync(last)  # of the modules within it too
-            return
 
 
 @torch.no_grad()

@@ -6,12 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import TrainingStage
 from workbench.model.init import init_weights, initial_values
@@ -20,6 +18,7 @@ from workbench.model.transformer import Transformer
 from workbench.model.weights import WEIGHTS, load_model, read_config, to_hf, write_hf_config
 from workbench.study.identity import model_identity
 from workbench.train.distributed import World
+from workbench.train.eager_optimizers import EagerAdamW
 from workbench.train.muon import MuonWithAdamW
 from workbench.train.optimizer import (
     build_optimizer,
@@ -27,10 +26,12 @@ from workbench.train.optimizer import (
     optimizer_tensors,
     restore_optimizer,
 )
-from workbench.train.shard_files import WeightsFile, read_shards, write_shards, write_weights
-from workbench.train.sharding import empty_sharded, fill
+from workbench.train.shares import is_share
 from workbench.train.state_copy import Snapshot
 from workbench.train.weights_only import OPTIMIZER_DIR, OPTIMIZER_FILE
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 RNG_FILE = "rng.safetensors"
 STATE_FILE = "train_state.json"
@@ -43,7 +44,7 @@ class TrainState:
 
     model: Transformer
     """Weights in fp32."""
-    optimizer: torch.optim.AdamW | MuonWithAdamW
+    optimizer: EagerAdamW | MuonWithAdamW
     """The optimizer with its moments."""
     step: int
     """Optimizer steps since the start of the chain."""
@@ -63,7 +64,7 @@ class TrainState:
 
     def snapshot(self) -> Snapshot:
         """Give what a checkpoint of now holds, in place: but for the random state it changes with the next step."""
-        shared = isinstance(self.model.norm.weight, DTensor)
+        shared = is_share(self.model.norm.weight)
         named = self.model.named_parameters() if shared else self.model.state_dict().items()
         return Snapshot(
             config=self.model.config,
@@ -96,6 +97,8 @@ def initial_state(stage: TrainingStage, device: torch.device, mesh: DeviceMesh |
         init_weights(model, stage.seed_init)
         model.to(device)
     else:
+        from workbench.train.sharding import empty_sharded, fill
+
         model = empty_sharded(stage, device, mesh)
         fill(model, lambda name, shape: initial_values(name, shape, stage.model, stage.seed_init))
     return TrainState(model, build_optimizer(model, stage.optimizer, stage.schedule.peak), 0, 0)
@@ -152,6 +155,8 @@ def save_state(
     if not snapshot.shared:
         written = world.main_only(lambda: _save_whole(snapshot, directory, tokenizer_dir, bos_id, eos_id, stop_ids))
         return written if world.is_main else {}
+    from workbench.train.shard_files import write_shards, write_weights
+
     weights = write_weights(directory, snapshot, world)
     world.main_only(lambda: write_hf_config(directory, snapshot.config, tokenizer_dir, bos_id, eos_id, stop_ids))
     world.main_only(lambda: save_counters(snapshot, directory))
@@ -236,6 +241,9 @@ def _load_whole(directory: Path, stage: TrainingStage) -> Transformer:
 
 
 def _load_share(directory: Path, stage: TrainingStage, device: torch.device, mesh: DeviceMesh) -> Transformer:
+    from workbench.train.shard_files import WeightsFile
+    from workbench.train.sharding import empty_sharded, fill
+
     model = empty_sharded(stage, device, mesh)
     fill(model, WeightsFile(directory, stage.model).read)
     return model.eval()
@@ -247,6 +255,8 @@ def _load_optimizer(
     shards = (directory / OPTIMIZER_DIR).is_dir()
     if whole and not shards:
         return load_file(directory / OPTIMIZER_FILE)
+    from workbench.train.shard_files import read_shards
+
     tensors = empty_optimizer_tensors(model, optimizer, torch.device("cpu") if whole else None)
     read_shards(directory / OPTIMIZER_DIR if shards else directory, tensors)
     return tensors

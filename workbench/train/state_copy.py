@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from workbench.config.schema import ModelConfig
 from workbench.train.pinned_memory import Shapes, pinned_tensors
+from workbench.train.shares import is_share
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class HostCopies:
         """Copy whole weights on rank 0, behind each other on the stream that gathers, so that one at a time is whole."""
         found: dict[str, Tensor] = {}
         for name, share in weights.items():
-            assert isinstance(share, DTensor)
+            assert is_share(share)
             whole = share.full_tensor()  # every process takes part
             if is_main:
                 found[name] = self._kept[f"weights {name}"].copy_(whole, non_blocking=True)
@@ -112,7 +112,9 @@ class HostCopies:
             return {name: self._copy(f"{kind} {name}", tensor) for name, tensor in tensors.items()}
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, DTensor):
+        if is_share(tensor):
+            from torch.distributed.tensor import DTensor
+
             # A share on the host that knows its place in the whole, as PyTorch's own checkpoints have it.
             local = self._copy(name, tensor.to_local())
             return DTensor(local, tensor._spec, requires_grad=False)  # pyright: ignore

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from workbench.model.batch import Batch
 from workbench.train.distributed import World
 from workbench.train.gradient_sums import GradientSums
 from workbench.train.optimizer import set_learning_rate, step_if_
-from workbench.train.sharding import reduce_gradients_after
+from workbench.train.shares import is_share, reduce_gradients_after
 
 LossFunction = Callable[[Batch], tuple[torch.Tensor, torch.Tensor]]
 """Maps a micro-batch to the sum of its targets' losses times their weights, with its gradient, and to each target's loss
@@ -166,4 +165,4 @@ def train_step(
 def _clip_gradients(model: nn.Module, clip_norm: float) -> torch.Tensor:
     """Scale the gradients to a norm of at most `clip_norm`; give the norm that they had."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return norm.full_tensor() if is_share(norm) else norm

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from workbench.config.filter_syntax import Comparison, Contains, Field, Flag, Has, Length, Literal, Matches, Member
 
-_ARROW: Any = pyarrow.compute
-"""Its functions are made when it is imported, so that no checker of types knows them."""
+
+class _Arrow:
+    """`pyarrow.compute`, imported with the first condition that is asked of it.
+
+    It makes its functions when it is imported, so that no checker of types knows them.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("pyarrow.compute"), name)
+
+
+_ARROW = _Arrow()
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _FUNCTIONS = {
     "==": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal",
