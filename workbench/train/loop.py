@@ -25,7 +25,7 @@ from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.generation_file import read_stop_ids
 from workbench.model.liger import choose_cross_entropy
-from workbench.model.matmul import uses_onednn
+from workbench.model.matmul import check_products, products_by, products_record
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
@@ -55,7 +55,7 @@ from workbench.train.state_copy import Snapshot
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import missing_targets
 
-_OLDER_NUMERICS = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model"}
+_OLDER_NUMERICS = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model", "products": "onednn"}
 """How checkpoints were made whose records do not say it."""
 
 
@@ -91,6 +91,7 @@ class StageRun:
         self.world.local_range(0, stage.batch_sequences)
         stage.numerics.sharers(self.world.size)
         check_attention(stage.numerics.attention, self.device)
+        check_products(stage.numerics.products, self.device)
         asked = stage.numerics.cross_entropy if self.has_plain_loss else "own"
         self.cross_entropy = choose_cross_entropy(asked, self.device)
         if self.device.type == "cpu":
@@ -184,7 +185,7 @@ class StageRun:
             "micro_batch_sequences": self.micro_batch,
             "world_size": self.world.size,
             "torch": torch.__version__,
-            "onednn": uses_onednn(self.device),
+            **products_record(numerics.products, self.device),
         }
 
     def _can_compile(self) -> bool:
@@ -198,7 +199,8 @@ class StageRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
-        with determinism(self.deterministic, self.device), closing(self.batches):
+        products = products_by(self.stage.numerics.products, self.stage.numerics.threads)
+        with determinism(self.deterministic, self.device), products, closing(self.batches):
             self._all_targets()
 
     def _all_targets(self) -> None:
