@@ -1,7 +1,6 @@
-"""Rotation, SwiGLU and RMSNorm as a CPU trains them: the operations of `rotate`, `F.silu(gate) * up` and `F.rms_norm`, in
-the same order.
+"""Rotation, SwiGLU and RMSNorm as a CPU trains them, in the order of the plain operations.
 
-Autograd makes a tensor of each operation's gradient, joins those of slices by copies, and works through half a head at a
+These are `rotate`, `F.silu(gate) * up` and `F.rms_norm`. Autograd makes a tensor of each operation's gradient, joins those of slices by copies, and works through half a head at a
 time, which fills no vector. Here gradients are written where they belong, and rows are as long as they can be.
 No bit differs: a product with a negated sine is the negated product, a sum of two does not depend on their order, and a
 factor of two rounds nothing.
