@@ -68,7 +68,7 @@ def serve(parent: Connection, options: dict[str, int | str], layers: int, unit: 
         "attention": "sdpa",
         "compile": unit != "eager",
     }
-    more |= {"activation_checkpointing": False, "micro_batch": None, "cross_entropy": "own"}
+    more |= {"activation_checkpointing": False, "micro_batch": None, "cross_entropy": "own", "products": "onednn"}
     more |= {"compile_unit": "model" if unit == "eager" else unit}
     stage = make_stage(argparse.Namespace(**options | more))
     step = plain_step(replace(stage, numerics=replace(stage.numerics, device="cpu")), torch.device("cpu"))

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--compile-unit", default="model")
     parser.add_argument("--cross-entropy", default="own")
+    parser.add_argument("--products", default="onednn")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
@@ -82,6 +83,7 @@ def make_stage(options: argparse.Namespace) -> TrainingStage:
             compile=options.compile,
             compile_unit=options.compile_unit,
             cross_entropy=options.cross_entropy,
+            products=options.products,
             activation_checkpointing=options.activation_checkpointing,
             micro_batch_sequences=options.micro_batch,
         ),

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SHAPES: dict[str, dict[str, int]] = {  # conf/model, with the vocabulary of the 
     "m1": {"width": 128, "layers": 4, "heads": 4, "kv-heads": 4, "mlp": 432},
     "w256": {"width": 256, "layers": 6, "heads": 8, "kv-heads": 8, "mlp": 688},  # 6.8M parameters
 }
+_ENTERED = ExitStack()
+"""Holds what a step is computed under until the process ends; a context that nobody holds is left at once."""
 SIDES = (
     "ours",
     "ours compiled",
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--products", default="onednn", help="of ours, as numerics.products")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -71,7 +75,7 @@ def main() -> None:
 
 def run_side(options: argparse.Namespace, name: str, side: str) -> float:
     """Measure one side in a process of its own: tokens per second, or FLOPs per second of the products."""
-    asked = ("threads", "seconds", "batch", "context", "vocab")
+    asked = ("threads", "seconds", "batch", "context", "vocab", "products")
     values = [word for key in asked for word in (f"--{key}", str(getattr(options, key)))]
     command = [sys.executable, __file__, "--side", side, "--models", name, *values]
     # Inductor's key does not name the instructions: code for AVX-512 would be run again under AVX2.
@@ -138,20 +142,21 @@ def make_stage(options: argparse.Namespace, name: str, side: str = "ours") -> An
     attention, compiled = "blocks" if "by blocks" in side else "sdpa", side.endswith("compiled")
     rest = {"precision": "fp32", "attention": attention, "micro_batch": None, "activation_checkpointing": False}
     values = {"vocab": options.vocab, "context": options.context, "batch": options.batch, "threads": options.threads}
-    return stage_of(
-        argparse.Namespace(**shape, **rest, **values, compile=compiled, compile_unit="model", cross_entropy="own")
-    )
+    rest |= {"compile_unit": "model", "cross_entropy": "own", "products": options.products}
+    return stage_of(argparse.Namespace(**shape, **rest, **values, compile=compiled))
 
 
 def our_step(options: argparse.Namespace, name: str, side: str) -> Callable[[], Any]:
     """One step as a stage takes it."""
     import torch
 
+    from workbench.model.matmul import products_by
     from workbench.train.determinism import determinism, is_deterministic
     from workbench.train.throughput import plain_step
 
     stage, device = make_stage(options, name, side), torch.device("cpu")
-    determinism(is_deterministic(stage.numerics, device), device).__enter__()
+    _ENTERED.enter_context(determinism(is_deterministic(stage.numerics, device), device))
+    _ENTERED.enter_context(products_by(stage.numerics.products, stage.numerics.threads))
     return plain_step(stage, device)
 
 

@@ -27,7 +27,18 @@ def _trained(model: Transformer, batch: Batch) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"num_kv_heads": 1}, {"qk_norm": True}, {"position": "learned"}, {"mlp": "gelu"}, {"num_heads": 4}],
+    [
+        {},
+        {"num_kv_heads": 1},
+        {"qk_norm": True},
+        {"position": "learned"},
+        {"mlp": "gelu"},
+        {"num_heads": 4},
+        {"width": 96},
+        {"parallel_residual": True},
+        {"norm": "layernorm"},
+        {"tie_embeddings": True},
+    ],
     ids=lambda changes: "-".join(changes) or "plain",
 )
 @pytest.mark.parametrize("by_document", [False, True])
@@ -53,3 +64,38 @@ def test_only_what_is_trained_in_fp32_is_worked_on_in_place():
     assert not in_place.pays(x.bfloat16())
     with torch.no_grad():
         assert not in_place.pays(x)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_norms_have_these_bits_in_bf16_and_where_blocks_are_computed_again(monkeypatch, checkpointing):
+    model = _model()
+    model.activation_checkpointing = checkpointing
+    batch = Batch(torch.randint(300, (3, 41), generator=torch.manual_seed(0)))
+
+    def trained() -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return _trained(model, batch)
+
+    ours = trained()
+    monkeypatch.setattr(in_place, "pays", lambda x: False)
+    assert all(torch.equal(one, other) for one, other in zip(ours, trained(), strict=True))
+
+
+@pytest.mark.parametrize("reads", ["both", "stream", "norm"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_stream_and_norm_take_the_gradients_that_there_are(reads, frozen):
+    generator = torch.Generator().manual_seed(0)
+    x, gain = (torch.randn(shape, generator=generator) for shape in ((2, 5, 96), (96,)))
+    weights = torch.randn(2, 5, 96, generator=generator)
+
+    def gradients(beside) -> list[torch.Tensor | None]:
+        leaves = x.clone().requires_grad_(), gain.clone().requires_grad_(not frozen)
+        stream, normed = beside(leaves[0] * 1.5, leaves[1])
+        parts = {"stream": (stream * weights).sum(), "norm": normed.sin().sum()}
+        (sum(parts.values()) if reads == "both" else parts[reads]).backward()
+        return [leaf.grad for leaf in leaves]
+
+    ours = gradients(lambda x, gain: in_place.stream_and_norm(x, gain, 1e-5))
+    plain = gradients(lambda x, gain: (x, torch.nn.functional.rms_norm(x, (96,), gain, 1e-5)))
+    assert [one is None for one in ours] == [one is None for one in plain] == [False, frozen or reads == "stream"]
+    assert all(one is other is None or torch.equal(one, other) for one, other in zip(ours, plain, strict=True))

@@ -88,6 +88,8 @@ class ClusterSpeeds:
             circumstances.append(numerics.compile_unit)
         if numerics.cross_entropy != "own":
             circumstances.append(f"cross_entropy={numerics.cross_entropy}")
+        if numerics.products != "onednn":
+            circumstances.append(f"products={numerics.products}")
         if numerics.pad_vocabulary is not None:
             circumstances.append(f"pad_vocabulary={numerics.pad_vocabulary}")
         if numerics.parallel == "hybrid":

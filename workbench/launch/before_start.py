@@ -37,6 +37,10 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
             raise ValueError(
                 f"numerics.attention={attention!r} computes in bf16 alone: set precision=bf16, or use sdpa"
             )
+        if stage.numerics.products != "onednn" and stage.precision != "fp32":
+            raise ValueError(
+                f"numerics.products={stage.numerics.products!r} computes in fp32 alone: set precision=fp32, or use onednn"
+            )
     missing = facts.missing()
     stages = [node.stage for node in facts.plan.nodes.values() if missing[node.id]]
     if here and stages:
@@ -58,12 +62,14 @@ def _check_devices(stages: Iterable[Stage]) -> None:
     """Refuse a device, attention backend or package that is not here; only a stage that is to be trained waits for torch."""
     from workbench.model.attention import check_attention
     from workbench.model.liger import choose_cross_entropy
+    from workbench.model.matmul import check_products
     from workbench.train.loop import stage_device
 
     for stage in stages:
         if isinstance(stage, TrainingStage):
             device = stage_device(stage)
             check_attention(stage.numerics.attention, device)
+            check_products(stage.numerics.products, device)
             if getattr(find_kind(stage.kind).run, "HAS_PLAIN_LOSS", True):
                 choose_cross_entropy(stage.numerics.cross_entropy, device)
             check_here(stage)

@@ -1,11 +1,12 @@
-"""Rotation and SwiGLU as a CPU trains them: the operations of `rotate` and `F.silu(gate) * up`, in the same order.
+"""Rotation, SwiGLU and RMSNorm as a CPU trains them, in the order of the plain operations.
 
-Autograd makes a tensor of each operation's gradient, joins those of slices by copies, and works through half a head at a
+These are `rotate`, `F.silu(gate) * up` and `F.rms_norm`. Autograd makes a tensor of each operation's gradient, joins those of slices by copies, and works through half a head at a
 time, which fills no vector. Here gradients are written where they belong, and rows are as long as they can be.
-No bit differs: a product with a negated sine is the negated product, and a sum of two does not depend on their order.
+No bit differs: a product with a negated sine is the negated product, a sum of two does not depend on their order, and a
+factor of two rounds nothing.
 Compiled code and GPUs fuse the plain form better by themselves.
 
-Shapes: B sequences, T tokens, N heads (those of queries, keys and values), R of them rotated, K head width, F hidden width.
+Shapes: B sequences, T tokens, D width, N heads (those of queries, keys and values), R of them rotated, K head width, F hidden width.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ def split_and_rotate(heads_BTNK: Tensor, rope: Tensor, queries: int, keys: int) 
 def gated(gate_up_BT2F: Tensor) -> Tensor:
     """Compute `silu(gate) * up` of gate and up side by side, (B, T, F)."""
     return _Gated.apply(gate_up_BT2F)  # pyright: ignore[reportReturnType]
+
+
+def stream_and_norm(x_BTD: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Give the residual stream as it is, and `F.rms_norm` of it.
+
+    Whatever else reads the stream must read what is given here: autograd would add its gradient before those of the norm's
+    two paths, and so does this.
+    """
+    return _StreamAndNorm.apply(x_BTD, gain, eps)  # pyright: ignore[reportReturnType]
 
 
 def _tables(rope: Tensor, heads: int) -> tuple[Tensor, Tensor]:
@@ -101,3 +111,33 @@ class _Gated(torch.autograd.Function):
         torch.mul(gradient, up, out=gate_gradient)
         torch.ops.aten.silu_backward.grad_input(gate_gradient, gate, grad_input=gate_gradient)
         return whole
+
+
+class _StreamAndNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        unit = x.square()
+        rate = unit.mean(-1, keepdim=True).add_(eps).rsqrt_()
+        torch.mul(x, rate, out=unit)
+        ctx.save_for_backward(x, gain, rate, unit)
+        return x, unit * gain
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore
+        others, mine = gradients
+        if mine is None:
+            return others, None, None
+        x, gain, rate, unit = ctx.saved_tensors
+        buffer = mine * unit
+        of_gain = buffer.sum(tuple(range(x.dim() - 1))) if ctx.needs_input_grad[1] else None
+        whole = mine * gain
+        torch.mul(whole, x, out=buffer)
+        of_rate = buffer.sum(-1, keepdim=True).mul_(rate.pow(3).mul_(-0.5))
+        whole.mul_(rate)
+        if others is not None:
+            whole += others
+        # That of the mean of squares: twice the value, which is rounded alike on whichever factor the two is.
+        whole += torch.mul(x, of_rate.div_(x.shape[-1]).mul_(2), out=buffer)
+        return whole, of_gain, None

@@ -2,13 +2,15 @@
 
 PyTorch hands fp32 products on the CPU to MKL, which keeps its AVX-512 code for Intel's processors: on an
 AMD EPYC (Zen 5, one thread) it reached 0.10 TFLOP/s where oneDNN, which PyTorch also carries, reached
-0.24. Everything else (16 bits, GPUs, builds without oneDNN) is `F.linear`.
+0.24. Everything else (16 bits, GPUs, builds without oneDNN) is `F.linear`. `numerics.products=openblas` has a training
+multiply by NumPy's OpenBLAS instead (`workbench/model/openblas.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,11 +19,60 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
+from workbench.model import openblas
 from workbench.model.operators import operator
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "silu": F.silu, "gelu": F.gelu}
 _ONEDNN_NAMES = {"none": ("none", ""), "silu": ("swish", ""), "gelu": ("gelu", "none")}
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_by_openblas = False
+"""Whether products go through OpenBLAS just now."""
+
+
+@contextmanager
+def products_by(library: str, threads: int) -> Generator[None]:
+    """Multiply fp32 matrices on a CPU by a library meanwhile, in this module's differentiable functions and `product`s.
+
+    Parameters
+    ----------
+    library
+        `onednn`, or PyTorch's choice where it has none; or `openblas`, which `workbench.model.openblas.check_openblas`
+        has found.
+    threads
+        That `openblas` may use; PyTorch knows its own.
+    """
+    global _by_openblas
+    if library == "onednn":
+        yield
+        return
+    before, _by_openblas = _by_openblas, True
+    try:
+        with openblas.openblas_threads(threads):
+            yield
+    finally:
+        _by_openblas = before
+
+
+def check_products(library: str, device: str | torch.device) -> None:
+    """Refuse a library that cannot multiply on a device or is not here, before anything starts.
+
+    Raises
+    ------
+    ValueError
+        `openblas` is for a CPU, and NumPy may lack it.
+    """
+    if library == "onednn":
+        return
+    if torch.device(device).type != "cpu":
+        raise ValueError(f"numerics.products={library!r} is for a CPU, not {str(device)!r}: use onednn")
+    openblas.check_openblas()
+
+
+def products_record(library: str, device: torch.device) -> dict[str, bool | str | None]:
+    """Say for a checkpoint's numerics what decides the last bits of its products, beside the library's name."""
+    if library == "openblas":
+        return {"onednn": False, "openblas": openblas.found_openblas()}
+    return {"onednn": uses_onednn(device)}
 
 
 def uses_onednn(device: torch.device) -> bool:
@@ -39,7 +90,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """Compute `x @ weight.T`, differentiably; `x` is (..., inputs), `weight` (outputs, inputs)."""
-    if _suits_onednn(x) and compute_dtype(x) == torch.float32:
+    if _suits_library(x) and compute_dtype(x) == torch.float32:
         traced = torch.compiler.is_compiling()
         return _onednn_linear(x, weight) if traced else _EagerLinear.apply(x, weight)  # pyright: ignore
     return F.linear(x, weight)
@@ -88,30 +139,42 @@ class Packed:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Compute `a @ b` of two matrices, not differentiably, in their own dtype."""
-    return _by_onednn()(a, b.t()) if _suits_onednn(a) else a @ b
+    return _multiplier()(a, b.t()) if _suits_library(a) else a @ b
 
 
 def correlate(a: Tensor, b: Tensor) -> Tensor:
     """Compute `a.T @ b` of two matrices with equally many rows, as `product` does."""
-    return _correlate(a, b, _by_onednn()) if _suits_onednn(a) else a.t() @ b
+    return _correlate(a, b, _multiplier()) if _suits_library(a) else a.t() @ b
 
 
 def _suits_onednn(x: Tensor) -> bool:
     return _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
 
 
-def _multiply(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute `x @ weight.T` by oneDNN, without the 30 microseconds that an operator of our own takes for each call."""
+def _suits_library(x: Tensor) -> bool:
+    """Whether products with `x` are not left to PyTorch's choice."""
+    return _suits_onednn(x) or (_by_openblas and x.device.type == "cpu" and x.dtype == torch.float32)
+
+
+def _by_library(x: Tensor, weight: Tensor) -> Tensor:
+    if _by_openblas:
+        return openblas.multiply(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-def _by_onednn() -> Callable[[Tensor, Tensor], Tensor]:
+def _multiply(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute `x @ weight.T`, without the 30 microseconds that an operator of our own takes for each call."""
+    return _by_library(x, weight)
+
+
+def _multiplier() -> Callable[[Tensor, Tensor], Tensor]:
     return _onednn_linear if torch.compiler.is_compiling() else _multiply
 
 
 def _correlate(a: Tensor, b: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     # oneDNN copies a transposed first operand: it gets the narrower one, for up to twice the speed.
-    return multiply(b.t(), a.t()).t() if a.shape[1] > b.shape[1] else multiply(a.t(), b.t())
+    swapped = a.shape[1] > b.shape[1] and not _by_openblas
+    return multiply(b.t(), a.t()).t() if swapped else multiply(a.t(), b.t())
 
 
 def _gradients(
@@ -138,10 +201,10 @@ class _EagerLinear(torch.autograd.Function):
         return _gradients(ctx, gradients[0], _multiply)
 
 
-# An operator of our own, since Inductor takes PyTorch's for one of its own making and cannot lower it.
+# An operator of our own for either library, since Inductor takes PyTorch's for one of its own making and cannot lower it.
 @operator("workbench::onednn_linear", device_types="cpu")
 def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return _by_library(x, weight)
 
 
 @_onednn_linear.register_fake

@@ -77,6 +77,12 @@ class Norm(nn.Module):
             return F.rms_norm(wide, shape, self.weight, self.eps).to(x.dtype)
         return F.layer_norm(wide, shape, self.weight, self.bias, self.eps).to(x.dtype)
 
+    def beside(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the residual stream for whatever else reads it, and its norm."""
+        if self.kind == "rmsnorm" and x_BTD.dtype == self.weight.dtype and in_place.pays(x_BTD):
+            return in_place.stream_and_norm(x_BTD, self.weight, self.eps)
+        return x_BTD, self(x_BTD)
+
 
 class Attention(nn.Module):
     """Causal self-attention; queries, keys and values come from one matrix."""
@@ -162,8 +168,10 @@ class Block(nn.Module):
         if self.parallel:
             both = (self.attention(self.attention_norm(x_BTD), rope, mask, past), self.mlp(self.mlp_norm(x_BTD)))
             return self._add(self._add(x_BTD, both[0]), both[1])
-        x_BTD = self._add(x_BTD, self.attention(self.attention_norm(x_BTD), rope, mask, past))
-        return self._add(x_BTD, self.mlp(self.mlp_norm(x_BTD)))
+        x_BTD, normed_BTD = self.attention_norm.beside(x_BTD)
+        x_BTD = self._add(x_BTD, self.attention(normed_BTD, rope, mask, past))
+        x_BTD, normed_BTD = self.mlp_norm.beside(x_BTD)
+        return self._add(x_BTD, self.mlp(normed_BTD))
 
     def _add(self, x_BTD: Tensor, branch_BTD: Tensor) -> Tensor:
         return torch.add(x_BTD, branch_BTD, alpha=self.multiplier)
@@ -265,7 +273,7 @@ class Transformer(nn.Module):
                 x_BTD = checkpoint(block, x_BTD, rope, mask, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_BTD = block(x_BTD, rope, mask, None if pasts is None else pasts[i])
-        return self.norm(x_BTD)
+        return self.norm.beside(x_BTD)[1]
 
     def _mask(self, documents_BT: Tensor, at_most: int | None, x_BTD: Tensor) -> Tensor | Borders:
         if takes_borders(self.backend):

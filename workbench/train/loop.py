@@ -25,6 +25,7 @@ from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.generation_file import read_stop_ids
 from workbench.model.liger import choose_cross_entropy
+from workbench.model.matmul import check_products, products_by
 from workbench.model.tensor_file import FileFacts
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.study.chain import is_annealed
@@ -107,6 +108,7 @@ class StageRun:
         self.world.local_range(0, stage.batch_sequences)
         stage.numerics.sharers(self.world.size)
         check_attention(stage.numerics.attention, self.device)
+        check_products(stage.numerics.products, self.device)
         asked = stage.numerics.cross_entropy if self.has_plain_loss else "own"
         self.cross_entropy = choose_cross_entropy(asked, self.device)
         if self.device.type == "cpu":
@@ -183,7 +185,8 @@ class StageRun:
 
     def all_targets(self) -> None:
         """Reach every missing target, each from the nearest checkpoint before it."""
-        with determinism(self.deterministic, self.device), closing(self.batches):
+        products = products_by(self.stage.numerics.products, self.stage.numerics.threads)
+        with determinism(self.deterministic, self.device), products, closing(self.batches):
             self._all_targets()
 
     def _all_targets(self) -> None:

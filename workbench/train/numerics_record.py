@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from workbench.config.schema import NumericsConfig, TrainingStage
-from workbench.model.matmul import uses_onednn
+from workbench.model.matmul import products_record
 from workbench.study.layout import StageDir
 from workbench.study.memory import HEAD_MULTIPLE
 from workbench.train import checkpoint as ckpt
 
-_OLDER = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model"}
+_OLDER = {"pad_vocabulary": False, "cross_entropy": "own", "compile_unit": "model", "products": "onednn"}
 """How checkpoints were made whose records do not say it."""
 
 
@@ -58,7 +58,7 @@ def make_record(
         "micro_batch_sequences": micro_batch,
         "world_size": world_size,
         "torch": torch.__version__,
-        "onednn": uses_onednn(device),
+        **products_record(stage.numerics.products, device),
     }
 
 

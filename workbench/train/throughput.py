@@ -47,6 +47,7 @@ def measure_tokens_per_second(
     """
     import torch
 
+    from workbench.model.matmul import products_by
     from workbench.train.determinism import determinism, is_deterministic
     from workbench.train.freed_memory import keep_freed_memory
 
@@ -54,7 +55,8 @@ def measure_tokens_per_second(
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
         keep_freed_memory()
-    with determinism(is_deterministic(stage.numerics, device), device):
+    products = products_by(stage.numerics.products, stage.numerics.threads)
+    with determinism(is_deterministic(stage.numerics, device), device), products:
         step = _make_step(stage, device)
         for _ in range(2):
             step()

@@ -9,6 +9,7 @@ from workbench.config.plain import check_above, check_at_least, check_choice
 ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "blocks", "auto")
 DEVICES = ("auto", "cpu", "cuda")
 CROSS_ENTROPIES = ("own", "liger", "auto")
+PRODUCTS = ("onednn", "openblas")
 COMPILE_UNITS = ("model", "block")
 PARALLELS = ("replicate", "shard", "hybrid")
 WRITES = ("auto", "background", "inline")
@@ -31,6 +32,9 @@ class NumericsConfig:
     cross_entropy: str = "own"
     """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
     extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""
+    products: str = "onednn"
+    """What multiplies fp32 matrices on a CPU in training: `onednn` (where PyTorch has it), or `openblas` (NumPy's), which is faster
+    on some processors with AVX2 alone, and gives other last bits."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     compile_unit: str = "model"
@@ -53,6 +57,7 @@ class NumericsConfig:
         check_choice("numerics.device", self.device, DEVICES)
         check_choice("numerics.attention", self.attention, ATTENTIONS)
         check_choice("numerics.cross_entropy", self.cross_entropy, CROSS_ENTROPIES)
+        check_choice("numerics.products", self.products, PRODUCTS)
         check_choice("numerics.compile_unit", self.compile_unit, COMPILE_UNITS)
         check_choice("numerics.parallel", self.parallel, PARALLELS)
         check_at_least("numerics.threads", self.threads, 1)

@@ -39,7 +39,7 @@ from workbench.kinds.logits.spec import Spec
 from workbench.model.attention import check_attention, takes_borders
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
-from workbench.model.matmul import uses_onednn
+from workbench.model.matmul import check_products, products_by, products_record
 from workbench.model.sparse_distillation import most_probable
 from workbench.model.transformer import Transformer
 from workbench.study.files import exclusive, fsync, write_atomically
@@ -105,6 +105,7 @@ class LogitsRun:
         stage = self.stage
         self.device = self.world.device or stage_device(stage)
         check_attention(stage.numerics.attention, self.device)
+        check_products(stage.numerics.products, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(stage.numerics.threads)
             keep_freed_memory()
@@ -118,7 +119,8 @@ class LogitsRun:
     def all_targets(self) -> None:
         """Reach every missing target, each from the one before it, and fill the gaps before it."""
         self.world.main_only(self._put_others_aside)
-        with determinism(self.deterministic, self.device):
+        products = products_by(self.stage.numerics.products, self.stage.numerics.threads)
+        with determinism(self.deterministic, self.device), products:
             for goal in self.world.main_only(lambda: missing_targets(self.job.dir, self.stage, self.job.goals)):
                 self._reach(goal)
 
@@ -274,7 +276,7 @@ class LogitsRun:
                 "micro_batch_sequences": self.micro_batch,
                 "world_size": self.world.size,
                 "torch": torch.__version__,
-                "onednn": uses_onednn(self.device),
+                **products_record(stage.numerics.products, self.device),
             },
             logits={
                 "first": first,
