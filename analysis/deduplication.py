@@ -184,7 +184,7 @@ def deduplication_table(
                     "search": search.label,
                     "threshold": search.threshold,
                     **_corpus(here, records or {}),
-                    "epochs": float(here["epochs"].mean()),
+                    "epochs": float(here["epochs"].to_numpy(float).mean()),
                     "seeds": len(values),
                     "mean": float(values.mean()),
                     "stderr": standard_error(values.to_numpy()),

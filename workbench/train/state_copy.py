@@ -144,4 +144,4 @@ def _shapes(snapshot: Snapshot, is_main: bool) -> Shapes:
 
 def local_part(tensor: Tensor) -> Tensor:
     """Give this process's share of a tensor that is shared out, any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_share(tensor) else tensor
