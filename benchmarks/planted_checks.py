@@ -72,8 +72,8 @@ class Check:
         self._say("too_short", truth.short, dropped.get(counts.TOO_SHORT, 0))
         if self._quality:
             rules = sum(count for cause, count in dropped.items() if cause.startswith("gopher"))
-            # A passage wrapped anew has a line a word, and goes by the rule of repeated lines.
-            wrapped = sum(not self._whole.get(number) for number, _ in truth.tasks if number not in self._heldout)
+            # Every fourth passage is wrapped to a line a word, and may go by the rule of repeated lines.
+            wrapped = sum(not self._whole.get(n) for n, _ in truth.tasks[2::4] if n not in self._heldout)
             self._say("quality", truth.bad, rules, wrapped)
         originals = [number for number in set(truth.exact) if number not in self._heldout]
         extra = sum(int(self._copies[number] > 1) for number in originals)

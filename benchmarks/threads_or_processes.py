@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from benchmarks.training_beside_transformers import SHAPES, processor
+from benchmarks.training_beside_transformers import ENTERED, SHAPES, processor
 
 LARGER = {"w512": {"width": 512, "layers": 8, "heads": 8, "kv-heads": 8, "mlp": 1376}}  # 25M parameters
 ONE, THREADS, PROCESSES = "one thread", "threads", "processes"
@@ -186,7 +186,7 @@ def make_step(options: argparse.Namespace, world: Any) -> Callable[[], Any]:
     from workbench.train.throughput import plain_step
 
     stage, device = make_stage(options, options.models[0], options.side), torch.device("cpu")
-    determinism(is_deterministic(stage.numerics, device), device).__enter__()
+    ENTERED.enter_context(determinism(is_deterministic(stage.numerics, device), device))
     share = replace(stage, batch_sequences=stage.batch_sequences // world.size)
     plain: Callable[..., Any] = plain_step(share, device)
     return partial(plain, world=world)
@@ -199,7 +199,7 @@ def make_stage(options: argparse.Namespace, name: str, side: str) -> Any:
     shape = {key.replace("-", "_"): value for key, value in (SHAPES | LARGER)[name].items()}
     asked = {key: getattr(options, key) for key in ("vocab", "context", "batch", "attention")}
     rest: dict[str, Any] = {"precision": "fp32", "micro_batch": None, "activation_checkpointing": False}
-    rest |= {"compile": False, "compile_unit": "model", "cross_entropy": "own"}
+    rest |= {"compile": False, "compile_unit": "model", "cross_entropy": "own", "products": "onednn"}
     threads = options.cores if side == THREADS else 1
     return stage_of(argparse.Namespace(**shape, **asked, **rest, threads=threads))
 

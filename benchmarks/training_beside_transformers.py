@@ -32,7 +32,7 @@ SHAPES: dict[str, dict[str, int]] = {  # conf/model, with the vocabulary of the 
     "m1": {"width": 128, "layers": 4, "heads": 4, "kv-heads": 4, "mlp": 432},
     "w256": {"width": 256, "layers": 6, "heads": 8, "kv-heads": 8, "mlp": 688},  # 6.8M parameters
 }
-_ENTERED = ExitStack()
+ENTERED = ExitStack()
 """Holds what a step is computed under until the process ends; a context that nobody holds is left at once."""
 SIDES = (
     "ours",
@@ -155,8 +155,8 @@ def our_step(options: argparse.Namespace, name: str, side: str) -> Callable[[], 
     from workbench.train.throughput import plain_step
 
     stage, device = make_stage(options, name, side), torch.device("cpu")
-    _ENTERED.enter_context(determinism(is_deterministic(stage.numerics, device), device))
-    _ENTERED.enter_context(products_by(stage.numerics.products, stage.numerics.threads))
+    ENTERED.enter_context(determinism(is_deterministic(stage.numerics, device), device))
+    ENTERED.enter_context(products_by(stage.numerics.products, stage.numerics.threads))
     return plain_step(stage, device)
 
 

@@ -145,4 +145,4 @@ def test_config_files_hold_known_fields(group):
 @pytest.mark.parametrize("setting", [{"split": "validation"}, {"subset": "en"}, {"revision": "main"}])
 def test_what_only_the_hubs_data_sets_have_is_refused_elsewhere(setting):
     with pytest.raises(ValueError, match=r"is for sources of kind 'huggingface', not 'jsonl': leave it out"):
-        SourceConfig("jsonl", path="a.jsonl", **setting)
+        from_dict(SourceConfig, {"kind": "jsonl", "path": "a.jsonl", **setting}, as_written=True)

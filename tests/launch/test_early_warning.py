@@ -84,6 +84,53 @@ def test_a_job_remembers_over_its_turns_in_the_queue(warning):
     assert again.is_due()
 
 
+def test_a_warning_that_comes_late_gives_only_what_is_left(warning):
+    early, clock = warning(writes=1)
+    early.written(100.0)
+    clock.now = 9_939.0  # a write or a long step was under way when it fell due, at 9,840
+    assert early.is_due()
+    assert early.left_seconds() == 51.0  # and ten seconds to go back into the queue
+    clock.now = 9_999.0
+    assert early.left_seconds() == 1.0
+
+
+def test_a_slow_write_of_a_turn_before_does_not_count_once_this_one_has_written(warning):
+    early, _ = warning()
+    early.written(600.0)
+    again, _ = warning()
+    assert again.write_seconds == 600.0
+    again.written(2.0)
+    assert again.patience_seconds == 110
+    assert warning()[0].write_seconds == 2.0
+
+
+def test_half_of_a_turn_is_for_training_however_long_writes_take(warning):
+    early, clock = warning(end=2_800.0)  # half an hour
+    early.written(600.0)
+    clock.now = 1_899.0
+    assert not early.is_due()
+    clock.now = 1_900.0
+    assert early.is_due()
+
+
+def test_an_end_that_was_known_stays_known_while_slurm_is_silent(warning):
+    early, clock = warning()
+    early.written(100.0)
+    clock.now, clock.end = 9_700.0, None
+    assert early.is_due()
+
+
+def test_a_note_that_cannot_be_kept_ends_no_training(warning, monkeypatch):
+    early, _ = warning()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("workbench.launch.slurm.early_warning.write_atomically", fail)
+    early.written(100.0)
+    assert early.write_seconds == 100.0
+
+
 @pytest.fixture
 def job(make_study, tmp_path, monkeypatch):
     """A job whose writer is slow: call it with the seconds that Slurm leaves it."""
@@ -124,9 +171,13 @@ def job(make_study, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["inline", "background"])
-def test_a_job_stops_in_time_for_its_writes_though_no_signal_has_come(job, way):
-    """Ten seconds are left, and the signal would leave one: after the first write it is known to be too few."""
-    made, stage_dir, left = job(10, "checkpoint.interval_seconds=1e-9", f"checkpoint.writes={way}")
+def test_a_job_stops_in_time_for_its_writes_though_no_signal_has_come(job, way, monkeypatch):
+    """Forty seconds are left, and the signal would leave one: after the first write it is known to be too few."""
+    monkeypatch.setattr("workbench.launch.slurm.early_warning.RESERVE_SECONDS", 1.0)
+    monkeypatch.setattr(
+        "workbench.launch.slurm.early_warning.WRITE_MARGIN", 10.0
+    )  # so that a busy machine does not matter
+    made, stage_dir, left = job(40, "checkpoint.interval_seconds=1e-9", f"checkpoint.writes={way}")
     assert made.train() == STOPPED
     made.interrupt.finish()
     assert made.interrupt.is_asked()

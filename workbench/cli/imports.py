@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli.shared import default_layout, print_table
+from workbench.config.secret_urls import refuse_secrets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ def import_results(parsed: argparse.Namespace) -> int:
     folder, given = _arguments(parsed.overrides)
     layout = default_layout()
     uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(layout)
+    refuse_secrets("tracking_uri", uri)
     frame = _load(folder, given)
     for text in frame.attrs["excluded"]:
         print(text)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from workbench.cli.shared import (
     read_named,
 )
 from workbench.cli.show import show_reference, show_results
+from workbench.config.secret_urls import refuse_secrets
 from workbench.study.files import is_held
 from workbench.study.layout import Layout
 from workbench.study.study_record import read_record, recorded_points
@@ -94,12 +95,17 @@ def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:
     """Say how long the run will take; None where nothing is left to do."""
     from workbench.forecast.corpus_estimate import estimate_corpora
     from workbench.forecast.estimate import describe, estimate
+    from workbench.forecast.study_facts import unmade_corpora
 
     facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept, for the progress line
     corpora: list[CorpusWork] = []
-    with contextlib.suppress(ValueError, OSError):  # what is wrong with an input is said when its corpus is made
+    untimed: tuple[str, ...] = ()
+    try:
         corpora = estimate_corpora(facts, None, measure=True)
+    except (ValueError, OSError):  # what is wrong with an input is said when its corpus is made
+        untimed = tuple(node.spec.data.name for node in unmade_corpora(facts).values())
     work = estimate(facts, workers, corpora=corpora)
+    work = replace(work, untimed_corpora=untimed) if untimed else work
     if not (work.evaluations or any(facts.tokens_to_train().values())):
         return None
     print(f"on this machine {describe(work)}", flush=True)
@@ -320,6 +326,7 @@ def report(parsed: argparse.Namespace) -> int:
         from workbench.tracking.mlflow import default_uri
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(layout)
+        refuse_secrets("MLFLOW_TRACKING_URI", uri)
         show_reference(study, uri, layout.figures(study))
         return 0
     return 0 if show_results(make_study_facts(parsed), parsed.experiments) else 1

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 def prepare(parsed: argparse.Namespace) -> int:
     """Prepare a study's data."""
     from workbench.config.kind_registry import find_kind
+    from workbench.config.plain import to_dict
     from workbench.data import store_summary
     from workbench.data.packed_index import make_packing, packing_lines, read_packing
     from workbench.data.store import prepare
@@ -56,7 +57,8 @@ def prepare(parsed: argparse.Namespace) -> int:
         for head, rows in (store_summary.source_table(prepared), store_summary.dropped_table(prepared)):
             print()
             print_table(head, rows)
-        print("\n".join(["", *store_summary.describe_heldout(prepared), *store_summary.notes(prepared)]))
+        notes = [*store_summary.ignored_percent(to_dict(config.data)), *store_summary.notes(prepared)]
+        print("\n".join(["", *store_summary.describe_heldout(prepared), *notes]))
         for (packed, context), sources in packed_contexts(facts.plan).items():
             if packed != fingerprint:
                 continue

@@ -128,7 +128,8 @@ def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = 
     where
         Path of the value, for messages.
     as_written
-        Whether the values were written by a person: whole numbers may then be written as `whole_number` reads them.
+        Whether the values were written by a person: whole numbers may then be written as `whole_number` reads them, secrets
+        are refused, and a dataclass's `check_written` is asked. Values of records are read as they are.
     built
         What was made of parts before, to which what is made now is added: the same object at the same place is not built
         again. Whoever hands it over must not change the values.
@@ -136,8 +137,8 @@ def from_dict(cls: type[T], values: Any, where: str = "", *, as_written: bool = 
     Raises
     ------
     ValueError
-        A key is unknown or missing, or a value has the wrong type, and is quoted; or a text holds a URL with a password or a
-        signed query, which is hidden.
+        A key is unknown or missing, or a value has the wrong type, and is quoted; or a text that was written by a person holds
+        a URL with a password or a signed query, which is hidden.
     """
     return typing.cast(T, _build(cls, values, where, as_written, built))
 
@@ -149,12 +150,14 @@ def _build(kind: Any, value: Any, where: str, as_written: bool, built: Built | N
             return None
         return _build(next(a for a in arguments if a is not type(None)), value, where, as_written, built)
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), _typed(value, dict, where), where, as_written, built)
+        return _build_dataclass(
+            typing.cast(type, kind), _typed(value, dict, where, as_written), where, as_written, built
+        )
     if origin is list:
-        items = typing.cast(list[Any], _typed(value, list, where))
+        items = typing.cast(list[Any], _typed(value, list, where, as_written))
         return [_build(arguments[0], item, f"{where}[{i}]", as_written, built) for i, item in enumerate(items)]
     if origin is dict:
-        entries = typing.cast(dict[Any, Any], _typed(value, dict, where))
+        entries = typing.cast(dict[Any, Any], _typed(value, dict, where, as_written))
         return {
             str(key): _build(arguments[1], item, f"{where}.{key}", as_written, built) for key, item in entries.items()
         }
@@ -162,11 +165,11 @@ def _build(kind: Any, value: Any, where: str, as_written: bool, built: Built | N
         return whole_number(value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    return _typed(value, kind, where)
+    return _typed(value, kind, where, as_written)
 
 
-def _typed(value: Any, kind: type, where: str) -> Any:
-    if isinstance(value, str):
+def _typed(value: Any, kind: type, where: str, as_written: bool) -> Any:
+    if as_written and isinstance(value, str):  # what was recorded before is read as it is
         refuse_secrets(where, value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}={value!r} must be of type {kind.__name__}")
@@ -209,7 +212,10 @@ def _make(cls: type, values: dict[str, Any], where: str, as_written: bool, built
         raise ValueError(f"missing key {prefix}{missing[0]}")
     fields = {name: _build(known[name], value, prefix + name, as_written, built) for name, value in values.items()}
     try:
-        return cls(**fields)
+        made = cls(**fields)
+        if as_written and hasattr(made, "check_written"):
+            made.check_written()
+        return made
     except ValueError as error:
         # A part among several of its kind does not know which it is.
         if where.count(".") < 2 or where in str(error):

@@ -142,7 +142,7 @@ def _kept(source: dict[str, Any]) -> int:
 
 def notes(prepared: Prepared) -> list[str]:
     """Lines on what deserves a look: files not read, caps left unfilled, and too few held-out documents."""
-    found = ignored_percent(prepared.manifest["config"]["data"])
+    found: list[str] = []
     for name, source in prepared.manifest["sources"].items():
         skipped = source["skipped_files"]
         if skipped["count"]:

@@ -99,6 +99,10 @@ def _estimate(facts: Facts, node: CorpusNode, cluster: ClusterConfig | None, mea
     )
     total = None if unknown else sum(known)
     work = None if total is None or speed is None else corpus_time(total, max(known, default=0), speed, cores)
+    tasks = sum(len(phase.tasks(corpus)) for phase in PHASES)
+    if work is not None and (done := sum(len(folder.done_in(phase.name)) for phase in PHASES)):
+        # By tasks, which do not take the same time.
+        work = work[0] * max(0.0, 1 - done / tasks), work[1] * max(0.0, 1 - done / tasks)
     return CorpusWork(
         name=data.name,
         input_bytes=total,
@@ -106,7 +110,7 @@ def _estimate(facts: Facts, node: CorpusNode, cluster: ClusterConfig | None, mea
         stated_bytes=sum(known) - sum(shard.bytes for shard in shards),
         is_packed=any(_is_packed(shard, data.sources[shard.source].kind) for shard in shards),
         shards=len(shards),
-        tasks=sum(len(phase.tasks(corpus)) for phase in PHASES),
+        tasks=tasks,
         cores=cores,
         bytes_per_second=None if speed is None else speed.bytes_per_second,
         measured=measured,

@@ -157,7 +157,9 @@ def estimate(
         fixed_seconds=_fixed_seconds(facts, speeds, trains=any(facts.missing().values()), evaluates=bool(missing)),
         chain_seconds=longest_chain(facts.plan, clock) if clock else 0.0,
         critical_seconds=longest_chain(facts.plan, clock, _last_scores(missing, evaluation)) if clock else 0.0,
-        corpora_seconds=sum(corpus.seconds or 0.0 for corpus in corpora),
+        corpora_seconds=sum(
+            (corpus.seconds or 0.0) + sum(packing.seconds or 0.0 for packing in corpus.packing) for corpus in corpora
+        ),
         untimed_corpora=tuple(corpus.name for corpus in corpora if corpus.seconds is None),
     )
 
@@ -273,7 +275,10 @@ def check_budget(budget: BudgetConfig, work: Estimate) -> None:
             "make the study smaller or raise the budget"
         )
     if budget.max_hours is not None and work.hours is None:
-        what = f"how long data {', '.join(work.untimed_corpora)} takes to make is not known"
+        what = (
+            f"how long data {', '.join(work.untimed_corpora)} takes to make is not known: make it first (workbench prepare), "
+            "state data.sources.*.size_bytes where its size is not known, or leave budget.max_hours null"
+        )
         what = what if work.untimed_corpora else "no speed could be measured to hold the plan against it"
         raise ValueError(f"budget.max_hours is set, but {what}")
     if budget.max_hours is not None and work.hours is not None and work.hours > budget.max_hours:

@@ -176,7 +176,9 @@ class MachineSpeeds:
         return digest(["start", self._here])
 
     def _training_key(self, stage: TrainingStage) -> str:
-        shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, vars(stage.numerics)]
+        # Older keys have no such part.
+        numerics = {key: value for key, value in vars(stage.numerics).items() if (key, value) != ("products", "onednn")}
+        shape = [model_identity(stage.model), stage.batch_sequences, stage.precision, numerics]
         if stage.stream.document_mask:  # older keys have no such part
             shape.append("document_mask")
         if stage.optimizer.kind != "adamw":

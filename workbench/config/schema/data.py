@@ -9,7 +9,6 @@ from workbench.config.filter_syntax import parse_filter
 from workbench.config.plain import check_above, check_at_least, check_choice, check_name, exact_weights
 from workbench.config.schema.corpus import CorpusConfig
 from workbench.config.schema.quality_thresholds import QualitySettings
-from workbench.config.secret_urls import refuse_secrets
 
 SOURCE_KINDS = (
     "python_prose",
@@ -93,11 +92,7 @@ class SourceConfig:
     `heldout_bytes`, and no token is kept out of training; None holds out documents of the token files."""
 
     def __post_init__(self) -> None:
-        """Refuse a source that no reader could read, and one whose settings let their bearer in."""
-        for name in ("path", "heldout_path", "revision"):
-            refuse_secrets(f"source {name}", getattr(self, name) or "")
-        for pattern in self.files or ():
-            refuse_secrets("source files", pattern)
+        """Refuse a source that no reader could read."""
         check_choice("source kind", self.kind, SOURCE_KINDS)
         check_at_least("source weight", self.weight, 0)
         if not self.kind.startswith("python_") and not self.path:
@@ -108,7 +103,6 @@ class SourceConfig:
         check_at_least("source unique_tokens", self.unique_tokens, 1)
         check_above("source max_epochs", self.max_epochs, 0)
         self._check_tokens()
-        self._check_hub()
         self._check_files()
         self._check_url()
         self._check_packages()
@@ -145,8 +139,16 @@ class SourceConfig:
         """Whether files are listed and fetched one by one: of a data set of the hub, or at a URL."""
         return self.files is not None or self.scheme is not None
 
-    def _check_hub(self) -> None:
-        """Refuse what only a data set of the hub has: elsewhere `split=validation` would read everything."""
+    def check_written(self) -> None:
+        """Refuse what older releases let pass, so that their records may hold it.
+
+        It is what only a data set of the hub has: elsewhere `split=validation` would read everything.
+
+        Raises
+        ------
+        ValueError
+            With the setting.
+        """
         for name, unset in (("subset", None), ("split", "train"), ("revision", None)):
             value = vars(self)[name]
             if self.kind != "huggingface" and value != unset:

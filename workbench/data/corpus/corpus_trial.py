@@ -52,6 +52,9 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
         Speed, and what text it was measured on, for people.
     """
     sources = data.sources
+    shards = [shard for shard in shards if sources[shard.source].kind != "tokens"]  # which have no text to try
+    if not shards:
+        return None
     here = [s for s in shards if not sources[s.source].is_remote and sources[s.source].kind != "huggingface"]
     firsts = {shard.source: shard for shard in reversed(here)}
     what = "the beginning of the input" if firsts else "this project's source files, for the input is not here"
@@ -72,7 +75,7 @@ def try_corpus(data: DataConfig, tokenizer: TokenizerConfig, shards: list[Shard]
                 corpus = plan_corpus(place / "trial", "trial", small, used)
                 seconds = _do(corpus)
             speed = measure(corpus)
-        except ValueError:
+        except (ValueError, OSError):  # a full folder for temporary files among them
             return None
     if speed is None:
         return None

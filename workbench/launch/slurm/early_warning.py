@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from workbench.study.files import write_atomically
@@ -29,7 +30,7 @@ class EarlyWarning:
     writes
         Checkpoints that a stop may have to write: two where one may be under way beside the training, else one.
     file
-        Keeps the slowest write for the job's next turns in the queue.
+        Keeps the slowest write of a turn in the queue for the next one.
     ask_end
         Gives the time at which Slurm is going to end the job, in seconds since 1970; None where it has no limit, or
         nobody says.
@@ -39,7 +40,10 @@ class EarlyWarning:
         self._signal_seconds, self._writes = signal_seconds, writes
         self._file, self._ask_end = file, ask_end
         self.write_seconds: float = json.loads(file.read_text(encoding="utf-8")) if file.exists() else 0.0
-        """Of the slowest write so far."""
+        """Of the slowest write of this turn; until it has written, of the turn before."""
+        self._slowest_here = 0.0
+        self._began = time.time()
+        self._end: float | None = None
         self._due = self._find_due()
 
     @property
@@ -49,10 +53,15 @@ class EarlyWarning:
 
     def written(self, seconds: float) -> None:
         """Learn what a checkpoint took to be written."""
-        if seconds > self.write_seconds:
-            self.write_seconds = seconds
-            write_atomically(self._file, json.dumps(seconds))
+        if seconds > self._slowest_here:  # in place of what a turn before took, which may have met a hanging disk
+            self._slowest_here = self.write_seconds = seconds
+            with suppress(OSError):  # it is a note for the next turn alone
+                write_atomically(self._file, json.dumps(seconds))
         self._due = self._find_due()
+
+    def left_seconds(self) -> float:
+        """Time that the work still has for its checkpoints, at least one second, before the job must go back into the queue."""
+        return self.patience_seconds if self._end is None else max(1.0, self._end - RESERVE_SECONDS - time.time())
 
     def is_due(self) -> bool:
         """Whether the job must stop now, before any signal."""
@@ -62,11 +71,17 @@ class EarlyWarning:
         return self._due is not None and time.time() >= self._due
 
     def _find_due(self) -> float | None:
-        """When the warning is due; None where Slurm's signal comes early enough, or no end is known."""
+        """When the warning is due; None where Slurm's signal comes early enough, or no end is known.
+
+        It leaves at least half of a turn for training, so that a job whose writes have no room does not stop at its first step.
+        """
         if self.patience_seconds <= patience_seconds(self._signal_seconds):
             return None
         end = self._ask_end()
-        return None if end is None else end - self.patience_seconds - RESERVE_SECONDS
+        self._end = self._end if end is None else end  # Slurm may be silent for a moment
+        if self._end is None:
+            return None
+        return max(self._end - self.patience_seconds - RESERVE_SECONDS, (self._began + self._end) / 2)
 
 
 def patience_seconds(signal_seconds: float) -> float:

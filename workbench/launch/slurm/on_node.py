@@ -159,7 +159,7 @@ class Job:
             self.say(
                 f"the limit is near for checkpoints that take {early.write_seconds:.1f} s: stopping before its signal"
             )
-            self.interrupt.warn(early.patience_seconds)
+            self.interrupt.warn(early.left_seconds())
         return self.interrupt.is_asked()
 
     def _check_corpus(self, directory: Path) -> None:
