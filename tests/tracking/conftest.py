@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-for name in ("outputs_tree", "servers"):
+for name in ("outputs_tree", "servers", "stored_runs"):
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
