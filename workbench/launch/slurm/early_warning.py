@@ -18,6 +18,8 @@ RESERVE_SECONDS = 10.0
 """Of a lead, kept for going back into the queue."""
 WRITE_MARGIN = 1.5
 """Over the slowest write so far: other jobs, which the same limit may end, write to the same disks; chosen, not measured."""
+TRAINING_SHARE = 0.5
+"""Of a turn in the queue, in which no warning is given; chosen, not measured."""
 
 
 class EarlyWarning:
@@ -73,7 +75,8 @@ class EarlyWarning:
     def _find_due(self) -> float | None:
         """When the warning is due; None where Slurm's signal comes early enough, or no end is known.
 
-        It leaves at least half of a turn for training, so that a job whose writes have no room does not stop at its first step.
+        A share of a turn is for training whatever writes take, so that a job in which they have no room does not stop at
+        its first step.
         """
         if self.patience_seconds <= patience_seconds(self._signal_seconds):
             return None
@@ -81,7 +84,10 @@ class EarlyWarning:
         self._end = self._end if end is None else end  # Slurm may be silent for a moment
         if self._end is None:
             return None
-        return max(self._end - self.patience_seconds - RESERVE_SECONDS, (self._began + self._end) / 2)
+        return max(
+            self._end - self.patience_seconds - RESERVE_SECONDS,
+            self._began + TRAINING_SHARE * (self._end - self._began),
+        )
 
 
 def patience_seconds(signal_seconds: float) -> float:
