@@ -13,7 +13,7 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,14 +50,11 @@ from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
 from workbench.train.saving import StageSaver
 from workbench.train.schedule import learning_rate
-from workbench.train.shares import is_sharded
+from workbench.train.shares import find_mesh
 from workbench.train.state import TrainState, fresh_state, initial_state, load_state, save_state
 from workbench.train.state_copy import Snapshot
 from workbench.train.step import LossFunction, NonFiniteLossError, StepResult, train_step
 from workbench.train.targets import missing_targets
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 
 class StageRun:
@@ -91,14 +88,9 @@ class StageRun:
             micro_batch=self.micro_batch,
             world_size=self.world.size,
         )
-        self.mesh = self._make_mesh() if is_sharded(self.stage, self.world) else None
+        self.mesh = find_mesh(self.stage, self.world)
         self.stop_ids: list[int] = []
         self.saver = StageSaver(self)
-
-    def _make_mesh(self) -> DeviceMesh:
-        from workbench.train.sharding import make_mesh
-
-        return make_mesh(self.stage, self.world)
 
     def _prepare(self) -> None:
         """Open what training needs, before any process waits for another."""

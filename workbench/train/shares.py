@@ -15,6 +15,7 @@ from workbench.config.schema import TrainingStage
 from workbench.train.distributed import World
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 def is_sharded(stage: TrainingStage, world: World) -> bool:
     """Whether the processes share the model out; one alone has nothing to share."""
     return stage.numerics.sharers(world.size) > 1
+
+
+def find_mesh(stage: TrainingStage, world: World) -> DeviceMesh | None:
+    """Give the processes in the order in which they share a model out; None where each has all of it."""
+    if not is_sharded(stage, world):
+        return None
+    from workbench.train.sharding import make_mesh
+
+    return make_mesh(stage, world)
 
 
 def is_share(tensor: object) -> TypeGuard[DTensor]:
