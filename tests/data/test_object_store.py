@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig
+from workbench.config.schema import CorpusConfig, DataConfig, SourceConfig, TokenizerConfig, from_dict
 from workbench.data import object_store
 from workbench.data.corpus import shard_reading
 from workbench.data.corpus.shard_reading import read_shard
@@ -166,6 +166,13 @@ def test_every_format_is_read_as_from_this_machine_whatever_the_cuts(bucket, tmp
             )
     kept = read_all(SourceConfig("parquet", path="memory:///bucket/a.parquet", where="n < 3"), 700)
     assert len(kept) == len(rows)  # those to drop are read, too
+
+
+def test_a_packed_file_behind_a_query_is_read_by_its_name(bucket):
+    lines = [f"Text {i} of a file in the bucket." for i in range(60)]
+    packed = gzip.compress("".join(json.dumps({"text": line}) + "\n" for line in lines).encode())
+    bucket.pipe("/bucket/a.jsonl.gz?versionId=3", packed)
+    assert read_all(SourceConfig("jsonl", path="memory:///bucket/a.jsonl.gz?versionId=3"), 50) == lines
 
 
 def test_an_error_names_url_and_line(bucket, monkeypatch):
@@ -318,7 +325,7 @@ def test_a_web_address_is_read_by_ranges(tmp_path: Path, bucket):
 )
 def test_urls_that_are_read_in_another_way_are_refused(settings, said):
     with pytest.raises(ValueError, match=said) as caught:
-        SourceConfig(**{"kind": "jsonl", **settings})
+        from_dict(SourceConfig, {"kind": "jsonl", **settings}, as_written=True)
     assert "secret" not in str(caught.value)
 
 

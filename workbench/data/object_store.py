@@ -194,6 +194,11 @@ def open_object(file: RemoteFile) -> Path:
     return RemotePath(file, system)
 
 
+def without_query(url: str) -> str:
+    """Give the name by whose ending a file is read: a URL without the query of the web, or of one version of an object."""
+    return url.partition("?")[0] if url.startswith("http") or _OF_VERSION.search(url) else url
+
+
 class RemotePath(PosixPath):
     """A file at a URL, as far as the readers need a path: its name, its size, and its bytes."""
 
@@ -202,14 +207,14 @@ class RemotePath(PosixPath):
 
     def __new__(cls, file: RemoteFile, system: Any) -> RemotePath:
         """Take a file as it was listed, and the file system that has it."""
-        self = super().__new__(cls, file.name)
+        self = super().__new__(cls, without_query(file.name))
         self._file, self._system = file, system
         return self
 
     def __init__(self, file: RemoteFile, system: Any) -> None:
         """Do what `__new__` did; of newer Pythons' paths both are called."""
         if PosixPath.__init__ is not object.__init__:
-            super().__init__(file.name)  # type: ignore[call-arg]
+            super().__init__(without_query(file.name))  # type: ignore[call-arg]
 
     def __str__(self) -> str:
         """Give the URL."""

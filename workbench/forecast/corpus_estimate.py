@@ -17,6 +17,7 @@ from workbench.data.corpus.pipeline import building_folder
 from workbench.data.corpus.shards import Shard, plan_shards
 from workbench.data.corpus.task_folder import TaskFolder
 from workbench.data.inputs import PACKED_SUFFIXES
+from workbench.data.object_store import without_query
 from workbench.forecast.packing_estimate import PackingWork, describe_packing, estimate_packing
 from workbench.forecast.study_facts import Facts, packed_contexts, unmade_corpora
 from workbench.study.cores import usable_cores
@@ -147,7 +148,7 @@ def _size(shard: Shard, config: CorpusSpec) -> int | None:
 
 
 def _is_packed(shard: Shard, kind: str) -> bool:
-    return kind == "parquet" or any(_may_be_packed(kind, part.path.lower()) for part in shard.parts)
+    return kind == "parquet" or any(_may_be_packed(kind, without_query(part.path).lower()) for part in shard.parts)
 
 
 def _may_be_packed(kind: str, name: str) -> bool:

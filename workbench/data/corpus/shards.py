@@ -21,6 +21,7 @@ from workbench.data import header_texts, python_texts
 from workbench.data.corpus.token_files import TokenFile, describe_source_files
 from workbench.data.hub_listing import kept_hub_files
 from workbench.data.inputs import PACKED_SUFFIXES, find_inputs, show
+from workbench.data.object_store import without_query
 from workbench.data.readers import open_parquet
 from workbench.data.remote_inputs import list_remote, remote_kind
 
@@ -197,7 +198,7 @@ def _of_remote_files(source: SourceConfig, most: int) -> Iterator[Part]:
     """Cut files that are not here by bytes, where their format can be read from a place on."""
     for name, size, content in list_remote(source):
         kind = remote_kind(source, name)
-        cut = kind == "parquet" or (kind == "jsonl" and not name.lower().endswith(_WHOLE_SUFFIXES))
+        cut = kind == "parquet" or (kind == "jsonl" and not without_query(name).lower().endswith(_WHOLE_SUFFIXES))
         step = most if cut else max(size, 1)
         for begin in range(0, max(size, 1), step):
             end = min(begin + step, size)
