@@ -2,10 +2,10 @@
 
     /path/to/venv/bin/python benchmarks/datatrove_corpus.py --folder made --output empty --tokenizer tokenizer.json
 
-The environment needs `datatrove[processing,io]`, `spacy` and `tokenizers`. Steps as in datatrove's example for FineWeb: read, Gopher's
-rules, MinHash (14 buckets of 8 over 5-grams; copies that are equal go here, too), n-grams of 13 words of the benchmark,
-tokens. A line of JSON a step, with wall time; the processor's is watched from outside, since datatrove's workers are
-children of a server of its own.
+The environment needs `datatrove[processing,io]`, `spacy`, `tokenizers` and `xxhash<4`. Steps as in datatrove's example for
+FineWeb: read, Gopher's rules, MinHash (14 buckets of 8 over 5-grams; copies that are equal go here, too), n-grams of 13 words
+of the benchmark, tokens. A line of JSON a step, with wall time; the processor's is watched from outside, since datatrove's
+workers are children of a server of its own.
 """
 
 import argparse
