@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
@@ -65,4 +68,6 @@ def openblas_threads(threads: int) -> Generator[None]:
 
 
 def _controller() -> ThreadpoolController:
+    from threadpoolctl import ThreadpoolController  # which a machine that trains on its GPU may lack
+
     return ThreadpoolController().select(internal_api="openblas")

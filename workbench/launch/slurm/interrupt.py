@@ -70,9 +70,9 @@ class Interrupt:
         """Whether a TERM has come since `expect_the_end`."""
         return self._told_to_end.is_set()
 
-    def warn(self, patience_seconds: float) -> None:
-        """Act as if the signal before the time limit had come; the work has that long for its checkpoints."""
-        self._patience, self.requeue = patience_seconds, True
+    def warn(self, patience_seconds: float, *, requeue: bool) -> None:
+        """Act as if a signal had come: that before the time limit (`requeue`), or one that another rank has heard."""
+        self._patience, self.requeue = patience_seconds, self.requeue or requeue
         self._ask()
 
     def _hear(self, reading: int) -> None:

@@ -140,7 +140,7 @@ class Job:
             except StoppedError as error:
                 self.say(str(error))
                 if not self.interrupt.is_asked():  # rank 0 was warned, or another rank has heard a signal first
-                    self.interrupt.warn(self.patience_seconds)
+                    self.interrupt.warn(self.patience_seconds, requeue=False)
                 return STOPPED
         if self.rank == 0:
             ClusterSpeeds(self.layout, self.cluster.name).remember(self.layout, self.stage, frozen, self.size)
@@ -159,7 +159,7 @@ class Job:
             self.say(
                 f"the limit is near for checkpoints that take {early.write_seconds:.1f} s: stopping before its signal"
             )
-            self.interrupt.warn(early.left_seconds())
+            self.interrupt.warn(early.left_seconds(), requeue=True)
         return self.interrupt.is_asked()
 
     def _check_corpus(self, directory: Path) -> None:
