@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TESTS_ONLY = ROOT / ".venv" / "tests-only"
+sys.path.insert(
+    0, str(Path(__file__).parent)
+)  # where `warm_commands` is, for tests and for the processes that it starts
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -181,11 +185,22 @@ def make_study(overrides, experiments):
     return make
 
 
-@pytest.fixture
-def know_speeds(experiments):
-    """Write down how fast a study trains here, so that its run need not measure that: call it with the run's overrides.
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """Making a database takes seconds: make one, copy it to wherever one is needed."""
+    from workbench.tracking.mlflow import init_store
 
-    Measuring is what `test_study.py` has its first run do; it starts as many processes as will train.
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    init_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def know_speeds(experiments, empty_database):
+    """Spare a run the seconds that every first one takes: call it with the run's overrides.
+
+    How fast the study trains here is written down, which a run would measure with as many processes as will train, and
+    there is a database of MLflow's with nothing in it. `test_study.py`'s first run has to do both.
     """
     from workbench.config.schema import TrainingStage
     from workbench.forecast.estimate import study_slots, study_speeds
@@ -194,6 +209,8 @@ def know_speeds(experiments):
     def know(overrides):
         facts = make_facts(compose_points(overrides, experiments))
         facts.layout.root.mkdir(parents=True, exist_ok=True)
+        if not facts.layout.database.exists():
+            shutil.copy(empty_database, facts.layout.database)
         speeds = study_speeds(facts.layout, facts.plan, study_slots(facts, None))
         stages = [node.stage for node in facts.plan.nodes.values() if isinstance(node.stage, TrainingStage)]
         speeds._file.keep({speeds._training_key(stage): 50_000.0 for stage in stages})

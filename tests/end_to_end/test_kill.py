@@ -3,13 +3,12 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm_commands import Command
 
 from analysis.load import load_history, load_runs, load_study
 from workbench.forecast.study_facts import make_facts
@@ -27,10 +26,7 @@ pytestmark = pytest.mark.slow
 
 def start(overrides, experiments):
     """Start `workbench run` in a process group of its own."""
-    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    return Command(["run", "--experiments", experiments, *overrides], merge=True)
 
 
 def finish(process):

@@ -1,27 +1,22 @@
 """Two overlapping studies at once, and evaluations that cannot run."""
 
 import json
-import subprocess
-import sys
+
+from warm_commands import Command, run_command
 
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 
 
 def command(overrides, experiments):
-    return [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
+    return ["run", "--experiments", experiments, *overrides]
 
 
 def test_two_runs_at_once_share_the_work(overrides, outputs, experiments, know_speeds):
     """Both end well; no step of the shared trunk is trained, written or published twice."""
     studies = {"first": "tokens=102400,204800", "second": "tokens=102400,409600"}
     runs = [
-        subprocess.Popen(
-            command(know_speeds([*overrides, f"study={name}", tokens]), experiments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Command(command(know_speeds([*overrides, f"study={name}", tokens]), experiments), merge=True)
         for name, tokens in studies.items()
     ]
     for run in runs:
@@ -42,7 +37,7 @@ def test_two_runs_at_once_share_the_work(overrides, outputs, experiments, know_s
 
 def test_an_unknown_task_is_refused_before_training(overrides, outputs, experiments):
     overrides = [*overrides, "evaluation.suites.embedded.tasks=[no_such_task]"]
-    run = subprocess.run(command(overrides, experiments), capture_output=True, text=True, timeout=120, check=False)
+    run = run_command(command(overrides, experiments))
     assert run.returncode == 2
     assert "no_such_task" in run.stderr
     assert not (outputs / "stages").exists()
@@ -52,7 +47,7 @@ def test_an_evaluation_that_fails_stops_no_training(overrides, outputs, experime
     """A hub task without a hub: the stages are trained, and the failure is said."""
     overrides = [*overrides, "evaluation=commonsense", "++evaluation.suites={commonsense:{name:c,tasks:[piqa]}}"]
     asked = command(know_speeds(overrides), experiments)
-    run = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=False)
+    run = run_command(asked)
     assert run.returncode == 1, run.stderr
     assert "piqa" in run.stderr
     states = [json.loads(path.read_text())["state"] for path in outputs.glob("stages/*/status.json")]

@@ -12,6 +12,7 @@ import time
 import pytest
 import yaml
 from mlflow import MlflowClient
+from warm_commands import Command, run_command
 
 from analysis.lineage import read_lineage
 from analysis.load import load_study
@@ -28,9 +29,15 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("tiny")
 
 
-def workbench(*arguments, timeout=300, cwd=None):
+def workbench(*arguments, cwd=None):
+    """Run a command as a user does, in a fresh Python."""
     command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False)
+
+
+def warm(*arguments):
+    """Run a command in a process that begins with everything imported."""
+    return run_command(arguments)
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ def test_the_trainings_done_equal_the_plan(root, first):
 
 
 def test_plan_counts_what_is_drawn(root, first):
-    again = json.loads(workbench("plan", "--json", "experiments=token_scaling_tiny", f"paths.outputs={root}").stdout)
+    again = json.loads(warm("plan", "--json", "experiments=token_scaling_tiny", f"paths.outputs={root}").stdout)
     assert again["tokens_to_train"] == again["flops_to_train"] == 0
     for point in again["points"]:
         assert point["unique_tokens"] == point["tokens"]
@@ -119,7 +126,7 @@ def test_table_figures_and_lineage(root, first):
 def test_report_writes_the_page_and_logs_it(root, first):
     page = root / "figures" / "token_scaling_tiny" / "report.html"
     page.unlink()
-    run = workbench("report", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    run = warm("report", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert f"report: {page}" in run.stdout
     client = MlflowClient(tracking_uri=default_uri(Layout(root)))
@@ -139,19 +146,19 @@ def test_the_first_run_says_how_long_it_will_take_and_how_long_it_took(first):
 def test_a_report_whose_inputs_have_not_changed_is_not_drawn_again(root, first):
     folder = root / "figures" / "token_scaling_tiny"
     report = ["report", "experiments=token_scaling_tiny", f"paths.outputs={root}"]
-    drawn = workbench(*report).stdout
+    drawn = warm(*report).stdout
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert workbench(*report).stdout == drawn
+    assert warm(*report).stdout == drawn
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (folder / "token_scaling.png").write_bytes(b"")
-    assert workbench(*report).stdout == drawn
+    assert warm(*report).stdout == drawn
     assert (folder / "token_scaling.png").stat().st_size > 1000
 
 
 def test_run_again_trains_nothing(root, first):
     before = {path: path.stat().st_mtime_ns for path in (root / "stages").rglob("*.safetensors")}
     began = time.monotonic()
-    run = workbench("run", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    run = warm("run", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert ", 0M tokens to train" in run.stdout
     assert "on this machine" not in run.stdout
@@ -164,7 +171,7 @@ def test_a_lost_evaluation_is_found_and_done_alone(root, first):
     kept = {path: path.stat().st_mtime_ns for path in results[1:]}
     content = json.loads(results[0].read_text())["results"]
     results[0].write_text(results[0].read_text()[:100])
-    run = workbench("evaluate", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    run = warm("evaluate", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("1 evaluations are missing")
     assert {path: path.stat().st_mtime_ns for path in results[1:]} == kept
@@ -172,7 +179,7 @@ def test_a_lost_evaluation_is_found_and_done_alone(root, first):
 
 
 def test_status_says_finished(root, first):
-    run = workbench("status", "--json", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    run = warm("status", "--json", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert {state["state"] for state in json.loads(run.stdout)} == {"finished"}
 
 
@@ -207,9 +214,9 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, name, here):
 
 def test_options_may_stand_between_overrides(tmp_path):
     arguments = ("experiments=token_scaling_tiny", "-m", "model=m0_03", f"paths.outputs={tmp_path}", "--json")
-    run = workbench("plan", *arguments, "tokens=40960", "--no-measure")
+    run = warm("plan", *arguments, "tokens=40960", "--no-measure")
     assert [point["model"] for point in json.loads(run.stdout)["points"]] == ["m0_03"]
-    assert workbench("plan", "--bogus").returncode == 2
+    assert warm("plan", "--bogus").returncode == 2
 
 
 def test_a_damaged_checkpoint_is_named_by_every_command(root, first, tmp_path, here):
@@ -228,11 +235,11 @@ def test_a_damaged_checkpoint_is_named_by_every_command(root, first, tmp_path, h
 
 def test_export_and_generate(root, first, tmp_path, here):
     checkpoint = sorted((root / "stages").glob("*/checkpoints/step_*"))[0]
-    run = workbench("export", checkpoint, tmp_path / "exported")
+    run = warm("export", checkpoint, tmp_path / "exported")
     assert run.returncode == 0, run.stderr
     assert "AutoModelForCausalLM.from_pretrained" in run.stdout
     assert not list((tmp_path / "exported").glob("optimizer*"))
-    run = workbench("generate", tmp_path / "exported", "import os", "--max-tokens", "5")
+    run = warm("generate", tmp_path / "exported", "import os", "--max-tokens", "5")
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("import os")
     too_long = here("generate", checkpoint, "import os", "--max-tokens", "500")
@@ -242,7 +249,7 @@ def test_export_and_generate(root, first, tmp_path, here):
 
 def test_more_tokens_than_there_are_is_refused_with_both_numbers(root, first):
     stages = set((root / "stages").iterdir())
-    run = workbench("run", "experiments=token_scaling_tiny", f"paths.outputs={root}", "model=m0_03", "tokens=900000000")
+    run = warm("run", "experiments=token_scaling_tiny", f"paths.outputs={root}", "model=m0_03", "tokens=900000000")
     assert run.returncode != 0
     assert run.stderr.count("\n") == 1, run.stderr
     assert "max_epochs" in run.stderr
@@ -251,10 +258,7 @@ def test_more_tokens_than_there_are_is_refused_with_both_numbers(root, first):
 
 def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, experiments, know_speeds):
     overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=5242880"])
-    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = Command(["run", "--experiments", experiments, *overrides])
     while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -270,8 +274,7 @@ def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, e
 def test_a_run_whose_first_process_is_killed_leaves_no_orphans(outputs, base_overrides, experiments, know_speeds):
     """The workers notice, write their checkpoints and end; the same command goes on from there."""
     overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=2621440"])
-    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Command(["run", "--experiments", experiments, *overrides])
     while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):
         assert process.poll() is None
         time.sleep(0.05)

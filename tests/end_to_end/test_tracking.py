@@ -3,12 +3,11 @@
 import contextlib
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from warm_commands import run_command
 
 from analysis.load import load_history, load_study
 from workbench.study.layout import Layout
@@ -17,8 +16,7 @@ from workbench.tracking.mlflow import default_uri
 
 
 def workbench(verb, overrides, experiments, *options):
-    command = [sys.executable, "-m", "workbench.cli", verb, "--experiments", str(experiments), *options, *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return run_command([verb, "--experiments", experiments, *options, *overrides])
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Process:
 def run(make_study, monkeypatch):
     """A run on a machine of so many GPUs whose workers do nothing: call it."""
     context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Process)
-    monkeypatch.setattr(local_run.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(local_run, "warm_context", lambda: context)
 
     def make(gpus, *more):
         monkeypatch.setattr(slots, "visible_gpus", lambda: tuple(str(n) for n in range(gpus)))
@@ -141,5 +141,5 @@ def test_a_worker_has_its_gpus_before_anything_can_start_cuda(tmp_path, monkeypa
     monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
     ours, theirs = multiprocessing.Pipe()
     ours.close()
-    run_worker(theirs, os.getppid(), tmp_path, None, 1, "auto", "GPU-8932f937")
+    run_worker(theirs, tmp_path, None, 1, "auto", "GPU-8932f937")
     assert os.environ[slots.VISIBLE] == "GPU-8932f937"

@@ -17,6 +17,7 @@ from workbench.forecast.study_facts import (
     Facts,
 )
 from workbench.study.kind_plan import check_here
+from workbench.study.warm_processes import start_importing
 
 
 def check_before_start(facts: Facts, workers: int | None = None, *, here: bool = True) -> None:
@@ -44,6 +45,7 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
     missing = facts.missing()
     stages = [node.stage for node in facts.plan.nodes.values() if missing[node.id]]
     if here and stages:
+        start_importing()  # meanwhile, the rest is looked at here
         check_processes(stages, study_slots(facts, workers))
         _check_devices(stages)
     _check_tokenizers(facts)

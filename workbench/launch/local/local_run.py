@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from workbench.config.schema import Parent, TrainingStage
@@ -23,6 +21,7 @@ from workbench.launch.outcome import Failure, Outcome
 from workbench.study.causes import PARENT, cause_of
 from workbench.study.kind_plan import flops_per_token
 from workbench.study.study_plan import Node, Plan
+from workbench.study.warm_processes import warm_context
 from workbench.train.attempt_status import note_evaluation_error, write_status
 from workbench.train.checkpoint import find_checkpoint
 
@@ -32,7 +31,7 @@ _TRIES = 3
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     kills_before: int | None
     """Processes that the kernel had killed for lack of memory when this one was started."""
@@ -304,11 +303,11 @@ class LocalRun:
     # ------------------------------------------------------------------------------- processes
 
     def _start_worker(self, slots: tuple[int, ...]) -> _Worker:
-        context = multiprocessing.get_context("spawn")
+        context = warm_context()
         ours, theirs = context.Pipe()
         numerics = self.config.numerics
         settings = (self.layout.root, self.plan.evaluation, numerics.threads, numerics.device)
-        arguments = (theirs, os.getpid(), *settings, self.slots.environment(slots))
+        arguments = (theirs, *settings, self.slots.environment(slots))
         process = context.Process(target=run_worker, args=arguments, daemon=False)
         kills = death.memory_kills()
         process.start()

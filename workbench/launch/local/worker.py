@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ def problem_of(error: BaseException) -> Problem:
 
 def run_worker(
     connection: Connection,
-    parent: int,
     outputs: Path,
     evaluation: EvaluationConfig,
     threads: int,
@@ -98,7 +98,7 @@ def run_worker(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    threading.Thread(target=_watch_parent, args=(parent, stop), daemon=True).start()
+    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     worker = _Worker(connection, Layout(outputs), evaluation, threads, device, stop.is_set)
     while not stop.is_set():
         try:
@@ -114,11 +114,12 @@ def run_worker(
             return
 
 
-def _watch_parent(parent: int, stop: threading.Event) -> None:
-    """Ask for a checkpoint and an end when the parent has died, however it did."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    stop.set()
+def _watch_parent(stop: threading.Event) -> None:
+    """Ask for a checkpoint and an end when whoever started this process has died, however it did."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        stop.set()
 
 
 class _Worker:
