@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext
 from typing import Any
 
 IMPORTED = (
@@ -55,7 +55,7 @@ class _Context(ForkServerContext):
     Process = _Process  # pyright: ignore[reportAssignmentType]
 
 
-def warm_context() -> BaseContext:
+def warm_context() -> ForkServerContext | SpawnContext:
     """Return what `multiprocessing.get_context` would, for processes that train and evaluate."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -73,7 +73,7 @@ def start_importing() -> None:
 
 
 @contextmanager
-def _safe_path() -> Iterator[None]:
+def _safe_path() -> Generator[None]:
     """Have the server import no file of the working directory, which the command itself would not import either."""
     name, before = "PYTHONSAFEPATH", os.environ.get("PYTHONSAFEPATH")
     os.environ[name] = "1"
@@ -87,7 +87,7 @@ def _safe_path() -> Iterator[None]:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
+def _ignoring_interrupts() -> Generator[None]:
     """Have the server ignore Ctrl-C from its first moment, which a terminal sends to all processes of a command."""
     if threading.current_thread() is not threading.main_thread():
         yield
