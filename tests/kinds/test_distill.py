@@ -1,10 +1,7 @@
 """A student that learns from a teacher: what it is equal to, what it shares, and that stopping it changes nothing."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -13,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_processes import start, train
+from warm_commands import run_command
 
 from workbench.forecast.study_facts import make_facts, pending_evaluations, prepare_data
 from workbench.kinds.distill.run import distillation_loss, trial_step
@@ -330,9 +328,7 @@ def test_another_tokenizer_is_refused(make_study, elsewhere):
 def test_it_is_launched_scored_and_recorded(overrides, experiments, outputs, make_study, know_speeds):
     """The launcher trains the teacher first, and the record knows what each stage is."""
     settings = know_speeds([*overrides, *DISTILL, "then.distill.student=chain", "then.distill.temperature=2"])
-    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    done = run_command(["run", "--experiments", experiments, *settings])
     assert done.returncode == 0, done.stderr
     assert "m0_03 distilled 0.5 T2 from m0_06" in done.stdout
     facts = make_study(*DISTILL, "then.distill.student=chain", "then.distill.temperature=2")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from warm_commands import run_command
 
 from workbench.config.kind_registry import PLUGINS, find_kind
 from workbench.launch.snapshot import freeze_code
@@ -28,9 +29,7 @@ def plugins(tmp_path):
 
 
 def workbench(*arguments, **environment):
-    command = [sys.executable, "-m", "workbench.cli", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500, check=False)
+    return run_command(arguments, env={**os.environ, **environment})
 
 
 def test_the_documented_kind_is_short(plugins):

@@ -1,17 +1,16 @@
 """The study `published`: its models' files, and two made-up milestones of one model run as one study."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
+from warm_commands import run_command
 
 from tests.model.test_pretrained import FAMILIES
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT
 from workbench.data.store import open_prepared
+from workbench.study.layout import Layout
 
 STUDY = yaml.safe_load((PROJECT_ROOT / "experiments" / "published.yaml").read_text())
 CHOICES = STUDY["hydra"]["sweeper"]["params"]["init"].replace(" ", "").split(",")
@@ -37,7 +36,8 @@ def test_there_are_seven_milestones_and_one_is_the_end(compose):
     assert {config.init.name for config in configs} == {"tinyllama_1b"}
 
 
-def test_made_up_milestones_run_as_one_study(outputs, experiments, overrides, tmp_path):
+def test_made_up_milestones_run_as_one_study(outputs, experiments, overrides, tmp_path, empty_database):
+    shutil.copy(empty_database, Layout(outputs).database)
     [store] = [path for path in (outputs / "data").iterdir() if (path / "manifest.json").exists()][:1]
     prepared = open_prepared(store)
     paths = [yaml.safe_load((CONFIG_DIR / "init" / f"{c}.yaml").read_text())["path"] for c in CHOICES]
@@ -50,11 +50,7 @@ def test_made_up_milestones_run_as_one_study(outputs, experiments, overrides, tm
     given = [override for override in overrides if not override.startswith(("tokens=", "study=", "recipe.", "model"))]
     command = ["run", "--experiments", str(experiments), "experiments=published", *given, "model.vocab_size=512"]
     command += [f"init={CHOICES[0]},{CHOICES[6]},{CHOICES[7]}", "init.revision=null"]  # directories have none
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench.cli", *command],
-        capture_output=True, text=True, cwd=tmp_path, timeout=500, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT_ROOT)},
-    )  # fmt: skip
+    done = run_command(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = [line.split()[:3] for line in done.stdout.splitlines() if line.strip().startswith(("tinyllama", "pythia"))]
     assert sorted((name, tokens) for name, _, tokens in table) == [
