@@ -140,6 +140,8 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, out: Co
         os.dup2(connection.fileno(), number)
     out.close()
     err.close()
+    # Its own processes are forked from the same server: Python would start another one.
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = lambda: None
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import os
@@ -83,18 +84,24 @@ def read_task(path: Path, root: Path, seen: tuple[Path, ...] = ()) -> dict[str, 
 
 def _parse(path: Path, place: str = "") -> dict[str, Any]:
     """Read a task's file, `!function` references kept as text, by their place under the root."""
-
-    class Loader(yaml.SafeLoader):
-        """A loader of its own, since constructors belong to the class."""
-
-    Loader.add_constructor("!function", lambda loader, node: f"!function {place}:{node.value}")
     try:
-        config: Any = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        config = copy.deepcopy(_load(path.read_text(encoding="utf-8"), place))
     except OSError as error:
         raise EvaluationError(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     return config if isinstance(config, dict) else {}
+
+
+@functools.lru_cache(4096)
+def _load(text: str, place: str) -> Any:
+    """Load YAML: a study asks for the same few files' contents once for every checkpoint, and loading takes 10 ms."""
+
+    class Loader(yaml.SafeLoader):
+        """A loader of its own, since constructors belong to the class."""
+
+    Loader.add_constructor("!function", lambda loader, node: f"!function {place}:{node.value}")
+    return yaml.load(text, Loader)
 
 
 def _yaml_files(folder: Path) -> list[Path]:
