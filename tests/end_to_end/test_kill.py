@@ -19,7 +19,7 @@ from workbench.tracking.thinning import is_sent
 from workbench.train.checkpoint import checkpoints_by_tokens, verify
 
 KILLS = 20
-STUDY = ["tokens=655360,1310720", "checkpoint.interval_seconds=0.2", "recipe.milestones=[65536]"]
+STUDY = ["tokens=327680,655360", "checkpoint.interval_seconds=0.1", "recipe.milestones=[65536]"]
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def kill_somewhere(process, root, rng):
     before, patience = rows_written(root), time.monotonic() + 120
     while rows_written(root) == before and process.poll() is None and time.monotonic() < patience:
         time.sleep(0.01)
-    time.sleep(rng.uniform(0, 0.8))
+    time.sleep(rng.uniform(0, 0.4))
     alive = process.poll() is None
     if alive:
         os.killpg(process.pid, signal.SIGKILL)
