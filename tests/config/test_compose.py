@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config.compose import CONFIG_DIR, PROJECT_ROOT, Composer, composer
 from workbench.config.schema import ANALYSES, Config, from_dict, to_dict
+from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.store_summary import ignored_percent
 
 GROUPS = ("cluster", "data", "evaluation", "model", "optimizer", "recipe", "tokenizer", "tracking", "variant")
@@ -47,6 +48,19 @@ def test_every_study_composes(compose, study):
     assert {config.study for _, config in points} == {study}
     assert {config.analysis for _, config in points} < set(ANALYSES)
     assert len({name for name, _ in points}) == len(points) > 1
+
+
+def test_a_presets_search_for_near_duplicates_is_set_without_a_plus_sign(compose):
+    preset = ["data=jsonl_corpus", "data.sources.text.path=a.jsonl"]
+    searches = "null,{bands:8,rows:18},{verify:true}"
+    found = [config.data.corpus for _, config in compose([*preset, f"data.corpus.near_duplicates={searches}"])]
+    assert [corpus.near_duplicates for corpus in found] == [
+        None,
+        NearDuplicates(bands=8, rows=18),
+        NearDuplicates(verify=True),
+    ]
+    [(_, as_it_is)] = compose(preset)
+    assert as_it_is.data.corpus.near_duplicates == NearDuplicates()
 
 
 def test_command_line_replaces_an_axis(compose):
