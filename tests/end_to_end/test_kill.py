@@ -19,7 +19,7 @@ from workbench.tracking.thinning import is_sent
 from workbench.train.checkpoint import checkpoints_by_tokens, verify
 
 KILLS = 20
-STUDY = ["tokens=327680,655360", "checkpoint.interval_seconds=0.1", "recipe.milestones=[65536]"]
+STUDY = ["tokens=327680,655360", "checkpoint.interval_seconds=0.2", "recipe.milestones=[65536]"]
 
 pytestmark = pytest.mark.slow
 
