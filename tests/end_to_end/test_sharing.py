@@ -14,7 +14,7 @@ def command(overrides, experiments):
 
 def test_two_runs_at_once_share_the_work(overrides, outputs, experiments, know_speeds):
     """Both end well; no step of the shared trunk is trained, written or published twice."""
-    studies = {"first": "tokens=102400,204800", "second": "tokens=102400,409600"}
+    studies = {"first": "tokens=40960,81920", "second": "tokens=40960,163840"}
     runs = [
         Command(command(know_speeds([*overrides, f"study={name}", tokens]), experiments), merge=True)
         for name, tokens in studies.items()
