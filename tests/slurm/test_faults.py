@@ -6,7 +6,6 @@ some steps until it was (`paced/sitecustomize.py`): it is then in the middle wha
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -248,7 +247,7 @@ def struck(make, limited, slurm):
     study.strike(
         {
             stages[PREEMPTED]: lambda: slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]]),
-            stages[CANCELLED]: lambda: study.run("cancel", f"seed={CANCELLED}"),
+            stages[CANCELLED]: lambda: slurm.run(["scancel", jobs[CANCELLED]]),
         }
     )
     study.wait(jobs[CANCELLED])
@@ -260,8 +259,6 @@ def struck(make, limited, slurm):
     study.wait(jobs[KILLED])
     study.pace(0)
     study.wait(jobs[PREEMPTED])
-    study.half = make("half")
-    shutil.copytree(study.root / "stages", study.half.root / "stages")
     # What the controller has not written down, it forgets when it is killed; it writes every 5 s.
     time.sleep(7)
     study.pace(STEP_SECONDS, steps=BEGUN)
@@ -355,8 +352,14 @@ def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on
     difference = max(abs(a["train/loss"] - b["train/loss"]) for a, b in list(pairs)[:50])
     assert 0 < difference < 1e-5
 
-    # The state in which the jobs of two ranks were cancelled, finished by one rank.
-    half, stage = struck.half, struck.stages()[CANCELLED]
+    # The two-rank study's half-way state, finished by one rank.
+    half = make("half", *TWO, TOKENS, "seed=0")
+    half.pace(STEP_SECONDS, steps=BEGUN)
+    half.launch()
+    half.wait_for_begin(stage)
+    half.run("cancel")
+    half.wait()
+    assert json.loads(half.run("status", "--json"))[0]["state"] == "cancelled"
     reached = half.rows(stage)
     train_stage(half.layout, stage)
     assert half.rows(stage)[: len(reached)] == reached
