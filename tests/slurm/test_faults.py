@@ -5,6 +5,7 @@ some steps until it was (`paced/sitecustomize.py`): it is then in the middle wha
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -69,7 +70,7 @@ class Launched:
     def launch(self):
         return self.run("run", *SLURM)
 
-    def pace(self, seconds, steps=STEPS):
+    def pace(self, seconds, steps=math.inf):
         """Have each step of the jobs last so long, and stages wait after so many steps."""
         write_atomically(self.pace_file, f"{seconds} {steps}")
 
@@ -91,6 +92,10 @@ class Launched:
 
     def rows(self, stage):
         return spool.read_rows(self.layout.stage(stage).path)
+
+    def log(self, stage):
+        path = self.layout.stage(stage).log
+        return path.read_text() if path.exists() else ""
 
     def has_begun(self, stage):
         """Whether a stage has taken some steps and written a checkpoint."""
@@ -251,7 +256,7 @@ def struck(make, limited, slurm):
         }
     )
     study.wait(jobs[CANCELLED])
-    study.wait_until(lambda: RETURNS in study.layout.stage(stages[PREEMPTED]).log.read_text(), stages[PREEMPTED])
+    study.wait_until(lambda: RETURNS in study.log(stages[PREEMPTED]), stages[PREEMPTED])
     study.wait_for_begin(stages[KILLED])
     [_, (_, second)] = sorted(ranks(study, jobs[KILLED]).items())
     study.pace(STEP_SECONDS)  # the other is in the middle of a step then, not waiting
@@ -321,7 +326,7 @@ def assert_equal(ours, theirs):
 
 def test_a_preempted_job_came_back_under_its_own_id(struck):
     stage = struck.stages()[PREEMPTED]
-    log = struck.layout.stage(stage).log.read_text()
+    log = struck.log(stage)
     assert RETURNS in log
     assert "resumes from" in log
     turns = [state for (state,) in struck.slurm.sacct(struck.job(stage), "State")]
@@ -376,7 +381,7 @@ def test_a_time_limit_shorter_than_the_stage(limited, make):
     [stage] = long.stages().values()
     train_stage(long.layout, stage)
     limited.wait()
-    assert limited.layout.stage(stage).log.read_text().count(RETURNS) >= 5
+    assert limited.log(stage).count(RETURNS) >= 5
     ours, theirs = limited.final_state(stage), long.final_state(stage)
     assert ours[0] == theirs[0] == 256 * LIMITED_STEPS, limited.story(stage)
     assert ours[2] == theirs[2]
