@@ -161,9 +161,12 @@ class Launched:
 def make(slurm, tmp_path_factory, prepared_root, base_overrides, experiments):
     """Make a study under fresh outputs."""
 
+    code = tmp_path_factory.mktemp("code")  # which all of them copy, and compile once
+
     def make(name, *overrides):
         root = tmp_path_factory.mktemp(name)
         (root / "data").symlink_to(prepared_root / "data")
+        (root / "code").symlink_to(code)
         base = [override for override in base_overrides if not override.startswith("evaluation")]
         return Launched(slurm, root, [*base, *STUDY, *overrides], experiments)
 
@@ -189,8 +192,6 @@ def ranks(launched, job):
 
 
 PREEMPTED, CANCELLED, KILLED, NODE, CONTROLLER = range(5)
-
-
 LIMITED_STEPS = 6
 
 
@@ -280,7 +281,7 @@ def struck(make, limited, slurm):
     study.wait_for_begin(stages[NODE])
     # The last of an array to begin has the array's own number: requeued, it must come back alone.
     slurm.run(["scancel", "--signal=USR2", jobs[NODE]])
-    study.wait_for_state(jobs[NODE], "PENDING")
+    study.wait_until(lambda: RETURNS in study.log(stages[NODE]), stages[NODE])
     steps = len(study.rows(stages[NODE]))
     study.wait_until(lambda: len(study.rows(stages[NODE])) > steps, stages[NODE])
     found = ranks(study, jobs[NODE])
