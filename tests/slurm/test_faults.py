@@ -1,9 +1,11 @@
 """Jobs of two tasks on two nodes, and whatever ends jobs: each study ends as if nothing had happened.
 
-All faults strike stages of one array, one seed each, so that they are waited for together.
+All faults strike stages of one array, one seed each, so that they are waited for together. A stage that is to be struck waits after
+some steps until it was (`paced/sitecustomize.py`): it is then in the middle whatever the machine, and takes no processor time.
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,24 +16,33 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_processes import start, train
 
 from analysis.load import load_history, load_runs
+from workbench.config.compose import composer
+from workbench.forecast.study_facts import make_facts
 from workbench.launch.slurm.claim import list_claims
-from workbench.study.files import read_stage
+from workbench.launch.snapshot import freeze_study
+from workbench.study.files import read_stage, write_atomically
 from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri, publish_study
 from workbench.train.checkpoint import checkpoints_by_tokens
+from workbench.train.whole_stage import train_stage
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+# Patience is for a machine whose processors are slow and shared.
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 
 SLURM = ("hydra/launcher=slurm", "cluster=slurm_demo")
 TWO = ("resources.processes=2", "resources.nodes=2", "numerics.parallel=shard")
 STUDY = ("recipe=cosine", "recipe.warmup_tokens=512", "recipe.batch_sequences=8", "evaluation=none",
          "checkpoint.interval_seconds=1", "study=faults")  # fmt: skip
-# Enough that a stage goes on for seconds after it has begun, on a quick and idle machine too.
-STEPS = 1200
+RETURNS = "back into the queue under the same id"
+STEPS, BEGUN = 64, 12
 TOKENS = f"tokens={256 * STEPS}"
+PACED = Path(__file__).with_name("paced")
+STEP_SECONDS = 0.2
+"""Of a paced step: a stage has written a checkpoint, for which a second is to pass, before it has begun."""
 
 
 class Launched:
@@ -39,16 +50,34 @@ class Launched:
 
     def __init__(self, slurm, root, overrides, experiments):
         self.slurm, self.root, self.layout = slurm, root, Layout(root)
-        self.overrides = [*overrides, f"paths.outputs={root}", "--experiments", str(experiments)]
+        self.overrides, self.experiments = [*overrides, f"paths.outputs={root}"], experiments
+        self.pace_file = root / "pace"
 
-    def run(self, verb="run", *more, check=True):
-        command = [sys.executable, "-m", "workbench.cli", verb, *self.overrides, *more]
-        done = subprocess.run(command, env=self.slurm.env, capture_output=True, text=True, timeout=300, check=False)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
+    def run(self, verb="run", *more):
+        words = [verb, *self.overrides, "--experiments", str(self.experiments), *more]
+        path = os.pathsep.join(filter(None, (str(PACED), os.environ.get("PYTHONPATH"))))
+        done = subprocess.run(
+            [sys.executable, "-m", "workbench.cli", *words],
+            env={**self.slurm.env, "PYTHONPATH": path, "WORKBENCH_TEST_PACE": str(self.pace_file)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def launch(self):
         return self.run("run", *SLURM)
+
+    def pace(self, seconds, steps=math.inf):
+        """Have each step of the jobs last so long, and stages wait after so many steps."""
+        write_atomically(self.pace_file, f"{seconds} {steps}")
+
+    def freeze(self):
+        """Plan the study and write down its stages, which nobody launches."""
+        with composer(self.experiments) as hydra:
+            freeze_study(make_facts([(point.name, point.config) for point in hydra.points(self.overrides)]))
 
     def stages(self):
         """Ids of the stages, by the seed of their data."""
@@ -64,21 +93,31 @@ class Launched:
     def rows(self, stage):
         return spool.read_rows(self.layout.stage(stage).path)
 
-    def has_begun(self, stage, steps=30):
+    def log(self, stage):
+        path = self.layout.stage(stage).log
+        return path.read_text() if path.exists() else ""
+
+    def has_begun(self, stage):
         """Whether a stage has taken some steps and written a checkpoint."""
-        return len(self.rows(stage)) > steps and bool(self.layout.stage(stage).list_checkpoints())
+        return len(self.rows(stage)) >= BEGUN and bool(self.layout.stage(stage).list_checkpoints())
 
     def wait_for_begin(self, stage):
         self.strike({stage: lambda: None})
 
     def strike(self, blows):
         """Deal each stage its blow as soon as it has begun: those that begin later may be much later."""
-        until, left = time.monotonic() + 240, dict(blows)
+        until, left = time.monotonic() + 900, dict(blows)
         while left:
             for stage in filter(self.has_begun, tuple(left)):
                 left.pop(stage)()
             assert time.monotonic() < until, self.run("status")
             time.sleep(0.1)
+
+    def wait_until(self, is_so, stage, seconds=600):
+        until = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < until, self.story(stage)
+            time.sleep(0.2)
 
     def queue(self):
         """(job, state) of every job of this study's that has not ended."""
@@ -86,14 +125,14 @@ class Launched:
         lines = self.slurm.run(["squeue", "--noheader", "--array", "--format=%k %i %T"]).splitlines()
         return {job: state for token, job, state in map(str.split, lines) if token in tokens}
 
-    def wait(self, *jobs, seconds=300):
+    def wait(self, *jobs, seconds=1500):
         """Wait until some jobs, or all of the study, have ended."""
         until = time.monotonic() + seconds
         while left := set(jobs) & set(self.queue()) if jobs else self.queue():
             assert time.monotonic() < until, f"{left} {self.run('status')}"
             time.sleep(0.5)
 
-    def wait_for_state(self, job, state, seconds=120):
+    def wait_for_state(self, job, state, seconds=600):
         until = time.monotonic() + seconds
         while self.queue().get(job) != state:
             assert time.monotonic() < until, f"{job} {self.queue()}"
@@ -122,9 +161,12 @@ class Launched:
 def make(slurm, tmp_path_factory, prepared_root, base_overrides, experiments):
     """Make a study under fresh outputs."""
 
+    code = tmp_path_factory.mktemp("code")  # which all of them copy, and compile once
+
     def make(name, *overrides):
         root = tmp_path_factory.mktemp(name)
         (root / "data").symlink_to(prepared_root / "data")
+        (root / "code").symlink_to(code)
         base = [override for override in base_overrides if not override.startswith("evaluation")]
         return Launched(slurm, root, [*base, *STUDY, *overrides], experiments)
 
@@ -150,25 +192,33 @@ def ranks(launched, job):
 
 
 PREEMPTED, CANCELLED, KILLED, NODE, CONTROLLER = range(5)
+LIMITED_STEPS = 6
 
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(make):
-    """A stage under a limit of a minute, with a signal long before it, and beside it the same without a limit."""
-    overrides = ("tokens=7680000", "seed=7")
-    short = make("limited", *overrides, "cluster.signal_seconds=45", "resources.minutes=1")
-    long = make("unlimited", *overrides)
-    for study in (short, long):
-        study.launch()
-    return short, long
+    """A stage under a limit of time that ends each of its turns after one step, whatever a step takes.
+
+    Slurm looks at limits every 30 seconds and sends a signal up to 30 seconds early: it comes from 15 to 45 seconds after the
+    beginning of a turn, and what it leaves is enough for a turn that begins only then.
+    """
+    study = make(
+        "limited", f"tokens={256 * LIMITED_STEPS}", "seed=7", "tracking.publish=false", "resources.minutes=5",
+        "cluster.signal_seconds=255",
+    )  # fmt: skip
+    study.pace(0, steps=1)
+    study.launch()
+    return study
 
 
 @pytest.fixture(scope="module")
-def untouched(make, limited):
-    """The study that nothing happens to."""
+def untouched(make):
+    """The study that nothing happens to, without Slurm: two processes train each stage here."""
     study = make("untouched", *TWO, TOKENS, "seed=range(5)")
-    study.launch()
-    study.wait()
+    study.freeze()
+    for stage in study.stages().values():
+        ended = start(2, train, root=study.root, stage=stage)
+        assert [(each.exit_code, each.text) for each in ended] == [(0, "")] * 2
     return study
 
 
@@ -179,7 +229,7 @@ def wait_until_written_down(study):
     would forget as well: Slurm then believes that the job still runs, and ends it at its limit.
     """
     [stage] = study.stages().values()
-    job, until = study.job(stage).partition("_")[0], time.monotonic() + 240
+    job, until = study.job(stage).partition("_")[0], time.monotonic() + 900
     while True:
         lines = study.slurm.run(["squeue", "--noheader", "--format=%i %T %M"]).splitlines()
         found = [line.split()[1:] for line in lines if line.split()[0].partition("_")[0] == job]
@@ -190,10 +240,10 @@ def wait_until_written_down(study):
 
 
 @pytest.fixture(scope="module")
-def struck(make, limited, untouched):
+def struck(make, limited, slurm):
     """The study that everything happens to, launched a second time at the end."""
-    slurm = untouched.slurm
     study = make("struck", *TWO, TOKENS, "seed=range(5)")
+    study.pace(STEP_SECONDS, steps=BEGUN)
     with slurm.drained():
         study.launch()
         stages = study.stages()
@@ -204,40 +254,45 @@ def struck(make, limited, untouched):
         {
             stages[PREEMPTED]: lambda: slurm.run(["scancel", "--signal=USR2", jobs[PREEMPTED]]),
             stages[CANCELLED]: lambda: slurm.run(["scancel", jobs[CANCELLED]]),
-            stages[KILLED]: lambda: os.kill(ranks(study, jobs[KILLED])[1], signal.SIGKILL),
         }
     )
-    study.wait(jobs[PREEMPTED], jobs[CANCELLED], jobs[KILLED])
+    study.wait(jobs[CANCELLED])
+    study.wait_until(lambda: RETURNS in study.log(stages[PREEMPTED]), stages[PREEMPTED])
+    study.wait_for_begin(stages[KILLED])
+    [_, (_, second)] = sorted(ranks(study, jobs[KILLED]).items())
+    study.pace(STEP_SECONDS)  # the other is in the middle of a step then, not waiting
+    os.kill(second, signal.SIGKILL)
+    study.wait(jobs[KILLED])
+    study.pace(0)
+    study.wait(jobs[PREEMPTED])
     # What the controller has not written down, it forgets when it is killed; it writes every 5 s.
     time.sleep(7)
+    study.pace(STEP_SECONDS, steps=BEGUN)
     slurm.run(["scontrol", "release", jobs[CONTROLLER]])
     study.wait_for_begin(stages[CONTROLLER])
-    while len(found := ranks(study, jobs[CONTROLLER])) < 2:
-        time.sleep(0.2)
-    for process in found.values():  # it would end while the other job is waited for
-        os.kill(process, signal.SIGSTOP)
-    wait_until_written_down(limited[0])
+    wait_until_written_down(limited)
     slurm.kill_controller()
-    for process in found.values():
-        os.kill(process, signal.SIGCONT)
+    study.pace(STEP_SECONDS)  # it goes on meanwhile
     time.sleep(3)
     slurm.start_controller()
-    slurm.run(["scontrol", "release", jobs[NODE]])
     study.wait(jobs[CONTROLLER])
+    study.pace(STEP_SECONDS, steps=BEGUN)
+    slurm.run(["scontrol", "release", jobs[NODE]])
     study.wait_for_begin(stages[NODE])
     # The last of an array to begin has the array's own number: requeued, it must come back alone.
     slurm.run(["scancel", "--signal=USR2", jobs[NODE]])
-    study.wait_for_state(jobs[NODE], "PENDING")
-    study.wait_for_state(jobs[NODE], "RUNNING")
-    study.wait_for_begin(stages[NODE])
-    while len(found := ranks(study, jobs[NODE])) < 2:
-        time.sleep(0.2)
+    study.wait_until(lambda: RETURNS in study.log(stages[NODE]), stages[NODE])
+    steps = len(study.rows(stages[NODE]))
+    study.wait_until(lambda: len(study.rows(stages[NODE])) > steps, stages[NODE])
+    found = ranks(study, jobs[NODE])
+    assert len(found) == 2
     slurm.kill_slurmd("n2")
-    # Its processes would go on and might end before Slurm gives the node up, after half a minute.
+    # As on a node that hangs, its processes stand still, until Slurm gives it up after half a minute.
     for process in found.values():
         os.kill(process, signal.SIGSTOP)
     study.wait_for_state(jobs[NODE], "PENDING")
     slurm.start_node("n2")
+    study.pace(0)
     study.wait()
     study.told = study.run("status", "--json")
     study.launch()
@@ -272,8 +327,8 @@ def assert_equal(ours, theirs):
 
 def test_a_preempted_job_came_back_under_its_own_id(struck):
     stage = struck.stages()[PREEMPTED]
-    log = struck.layout.stage(stage).log.read_text()
-    assert "back into the queue under the same id" in log
+    log = struck.log(stage)
+    assert RETURNS in log
     assert "resumes from" in log
     turns = [state for (state,) in struck.slurm.sacct(struck.job(stage), "State")]
     assert turns == ["REQUEUED", "COMPLETED"]
@@ -281,9 +336,10 @@ def test_a_preempted_job_came_back_under_its_own_id(struck):
 
 def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
     histories = []
-    for study in (struck, untouched):
+    # The jobs have published theirs; nobody has published what was trained here.
+    for study, left in ((struck, 0), (untouched, 5 * STEPS)):
         uri = default_uri(study.layout)
-        assert publish_study(study.layout, "faults", uri).rows == 0
+        assert publish_study(study.layout, "faults", uri).rows == left
         assert set(load_runs("faults", uri).status) == {"FINISHED"}
         history = load_history("faults", ["train/loss", "train/gradient_norm"], uri)
         assert not history.duplicated(["stage", "step"]).any()
@@ -293,19 +349,18 @@ def test_rows_in_mlflow_are_complete_and_single(untouched, struck):
     assert histories[0].equals(histories[1])
 
 
-def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, know_speeds):
-    from workbench.train.whole_stage import train_stage
-
-    stage = untouched.stages()[0]
+def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on(make, untouched, struck):
+    stage = struck.stages()[0]
     alone = make("alone", TOKENS, "seed=0")
-    know_speeds(alone.overrides[:-2])  # without --experiments and its folder
-    alone.run("run")
-    pairs = zip(alone.rows(stage), untouched.rows(stage), strict=True)
+    alone.freeze()
+    train_stage(alone.layout, stage)
+    pairs = zip(alone.rows(stage), struck.rows(stage), strict=True)
     difference = max(abs(a["train/loss"] - b["train/loss"]) for a, b in list(pairs)[:50])
     assert 0 < difference < 1e-5
 
     # The two-rank study's half-way state, finished by one rank.
     half = make("half", *TWO, TOKENS, "seed=0")
+    half.pace(STEP_SECONDS, steps=BEGUN)
     half.launch()
     half.wait_for_begin(stage)
     half.run("cancel")
@@ -315,22 +370,24 @@ def test_two_tasks_on_two_nodes_have_the_losses_of_one_rank_and_one_rank_goes_on
     train_stage(half.layout, stage)
     assert half.rows(stage)[: len(reached)] == reached
     assert len(half.rows(stage)) == STEPS
-    # Rounding differs with the ranks and grows over hundreds of steps: the first that one rank took alone.
+    # Rounding differs with the ranks and grows with the steps: the first that one rank took alone.
     first = slice(len(reached), len(reached) + 50)
     pairs = zip(half.rows(stage)[first], untouched.rows(stage)[first], strict=True)
     assert 0 < max(abs(a["train/loss"] - b["train/loss"]) for a, b in pairs) < 1e-4
 
 
-def test_a_time_limit_shorter_than_the_stage(limited):
-    short, long = limited
-    short.wait()
-    long.wait()
-    [stage] = short.stages().values()
-    assert short.layout.stage(stage).log.read_text().count("back into the queue under the same id") >= 5
-    ours, theirs = short.final_state(stage), long.final_state(stage)
-    assert ours[0] == theirs[0] == 7680000, short.story(stage)
+def test_a_time_limit_shorter_than_the_stage(limited, make):
+    long = make("unlimited", f"tokens={256 * LIMITED_STEPS}", "seed=7")
+    long.freeze()
+    [stage] = long.stages().values()
+    train_stage(long.layout, stage)
+    limited.wait()
+    assert limited.log(stage).count(RETURNS) >= 5
+    ours, theirs = limited.final_state(stage), long.final_state(stage)
+    assert ours[0] == theirs[0] == 256 * LIMITED_STEPS, limited.story(stage)
     assert ours[2] == theirs[2]
+    assert [row["step"] for row in ours[2]] == list(range(1, LIMITED_STEPS + 1))
     assert_equal(ours[1], theirs[1])
-    turns = [state for (state,) in short.slurm.sacct(short.job(stage), "State")]
+    turns = [state for (state,) in limited.slurm.sacct(limited.job(stage), "State")]
     assert turns.count("REQUEUED") >= 5
     assert turns[-1] == "COMPLETED"

@@ -15,7 +15,7 @@ from workbench.study.layout import Layout
 from workbench.tracking import spool
 from workbench.tracking.mlflow import default_uri
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]  # patience for a slow and shared machine
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = "experiments=token_scaling_tiny"
@@ -30,7 +30,7 @@ def workbench(slurm):
     def run(*arguments, root=PROJECT, check=True, **options):
         command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
         done = subprocess.run(
-            command, env=slurm.env, cwd=root, capture_output=True, text=True, timeout=300, check=False, **options
+            command, env=slurm.env, cwd=root, capture_output=True, text=True, timeout=900, check=False, **options
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -53,7 +53,7 @@ def states(workbench):
 def wait_for(slurm):
     """Wait until no job of this user is left."""
 
-    def wait(seconds=240):
+    def wait(seconds=900):
         until = time.monotonic() + seconds
         while queue := slurm.run(["squeue", "--noheader", "--array", "--format=%i %j %T %r"]).strip():
             assert time.monotonic() < until, queue
@@ -75,13 +75,14 @@ def jobs_of(slurm, outputs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Outputs with the tiny study's data, prepared once."""
+    """Outputs with the tiny study's data, prepared once; the code that each launch copies is compiled once, too."""
     root = tmp_path_factory.mktemp("data")
     subprocess.run(
         [sys.executable, "-m", "workbench.cli", "prepare", TINY, f"paths.outputs={root}"],
         check=True,
         capture_output=True,
     )
+    (root / "code").mkdir(exist_ok=True)
     return root / "data"
 
 
@@ -90,7 +91,8 @@ def outputs(tmp_path, data):
     """Fresh outputs in which the data is prepared."""
     root = tmp_path / "outputs"
     root.mkdir()
-    (root / "data").symlink_to(data)
+    for part in (data, data.with_name("code")):
+        (root / part.name).symlink_to(part)
     return root
 
 
@@ -178,7 +180,7 @@ def test_what_is_edited_after_the_launch_changes_nothing(outputs, checkout, slur
 
 
 def test_launches_at_once_and_one_that_dies_submit_each_stage_once(outputs, slurm, workbench, wait_for, tmp_path):
-    there = ("model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
+    there = ("model=m0_03", "tokens=40960", f"paths.outputs={outputs}")
     command = [sys.executable, "-m", "workbench.cli", "run", TINY, *there, *SLURM]
 
     # A launch whose `sbatch` hangs before it submits, killed there: claims without jobs.
@@ -195,17 +197,17 @@ def test_launches_at_once_and_one_that_dies_submit_each_stage_once(outputs, slur
     assert list(outputs.glob("stages/*/jobs/train-*.json"))
 
     both = [subprocess.Popen(command, env=slurm.env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    printed = [process.communicate(timeout=120)[0] for process in both]
+    printed = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     third = workbench("run", TINY, *there, *SLURM).stdout
-    submitted = [text.count("submitted: 4 trainings") for text in (*printed, third)]
+    submitted = [text.count("submitted: 2 trainings") for text in (*printed, third)]
     assert sorted(submitted) == [0, 0, 1], printed
     wait_for()
     jobs = jobs_of(slurm, outputs)
     assert sorted(name for name, _ in jobs) == [
-        *["token_scaling_tiny/m0_03/cooldown"] * 2,
-        *["token_scaling_tiny/m0_03/evaluate"] * 3,
-        *["token_scaling_tiny/m0_03/trunk"] * 2,
+        "token_scaling_tiny/m0_03/cooldown",
+        *["token_scaling_tiny/m0_03/evaluate"] * 2,
+        "token_scaling_tiny/m0_03/trunk",
         "token_scaling_tiny/publish",
     ]
     assert {state for _, state in jobs} == {"COMPLETED"}
@@ -213,7 +215,7 @@ def test_launches_at_once_and_one_that_dies_submit_each_stage_once(outputs, slur
 
 def test_a_launch_that_dies_after_sbatch_leaves_no_orphan(outputs, slurm, workbench, wait_for, tmp_path):
     """The job is there, its id was never written down: the next launch finds it by its comment."""
-    there = ("model=m0_03", "tokens=40960", "evaluation=none", f"paths.outputs={outputs}")
+    there = ("model=m0_03", "tokens=40960", "evaluation=none", "tracking.publish=false", f"paths.outputs={outputs}")
     command = [sys.executable, "-m", "workbench.cli", "run", TINY, *there, *SLURM]
     wrapper = tmp_path / "bin"
     wrapper.mkdir()
@@ -267,10 +269,8 @@ def test_two_hundred_points_are_submitted_in_half_a_minute(outputs, slurm, workb
 
 def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, states, wait_for, tmp_path, know_speeds):
     there = ("model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
-    workbench("run", *know_speeds([TINY, *there, "evaluation=none"]))
-    study = (TINY, *there)
-    workbench("evaluate", *study, *SLURM)
-    wait_for()
+    study = (TINY, *there, "tracking.publish=false")
+    workbench("run", *know_speeds(list(study)))
     results = sorted(p for p in outputs.glob("stages/*/checkpoints/*/evals/*.json") if "documents" not in p.name)
     assert len(results) == 4
     before = {path: (path.stat().st_mtime_ns, json.loads(path.read_text())["results"]) for path in results}
@@ -311,17 +311,10 @@ def test_where_nodes_may_submit_checkpoints_are_scored_as_they_land(outputs, slu
     assert {state for _, state in jobs_of(slurm, outputs)} == {"COMPLETED"}
 
 
-def test_a_launch_that_waits_stays_until_the_end_and_shows_the_results(outputs, workbench):
-    study = (TINY, "model=m0_03", "tokens=40960", f"paths.outputs={outputs}")
-    run = workbench("run", *study, *SLURM, "hydra.launcher.wait=true")
-    assert "2 stages: 2 finished" in run.stdout
-    assert "gzip -9" in run.stdout
-
-
 # ----------------------------------------------------------------------------------- failures
 
 
-def test_a_failing_parent_cancels_its_descendants_and_mended_only_they_run(
+def test_a_failing_parent_cancels_its_descendants_and_mended_only_they_run_in_a_launch_that_waits(
     outputs, workbench, states, wait_for, checkout
 ):
     there = ("tokens=40960", f"paths.outputs={outputs}")
@@ -345,21 +338,23 @@ def test_a_failing_parent_cancels_its_descendants_and_mended_only_they_run(
     assert "the smaller trunk breaks" in told
     stamps = {path: path.stat().st_mtime_ns for path in outputs.glob("stages/*/checkpoints/*/*.safetensors")}
     broken.write_text(whole)
-    again = workbench("run", TINY, *there, *SLURM, root=checkout)
+    again = workbench("run", TINY, *there, *SLURM, "hydra.launcher.wait=true", root=checkout)
     assert "submitted: 2 trainings, 2 evaluations" in again.stdout
-    wait_for()
+    assert "4 stages: 4 finished" in again.stdout
+    assert "gzip -9" in again.stdout
     assert {s["state"] for s in states(TINY, *there)} == {"finished"}
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 def test_a_limit_takes_what_fits_and_the_next_launch_goes_on(outputs, slurm, workbench, states, wait_for):
-    study = (TINY, "model=m0_03", "tokens=40960", "seed=range(4)", "evaluation=none", f"paths.outputs={outputs}")
+    study = (TINY, "model=m0_03", "tokens=40960", "seed=range(2)", "evaluation=none", "tracking.publish=false")
+    study = (*study, f"paths.outputs={outputs}")
     with slurm.drained():
-        first = workbench("run", *study, *SLURM, "cluster.max_submit=3")
-        assert "submitted: 3 trainings" in first.stdout
-        assert "not taken by the cluster: 5 jobs" in first.stdout
+        first = workbench("run", *study, *SLURM, "cluster.max_submit=1")
+        assert "submitted: 1 trainings" in first.stdout
+        assert "not taken by the cluster: 3 jobs" in first.stdout
         second = workbench("run", *study, *SLURM, "cluster.max_submit=100")
-        assert "submitted: 5 trainings" in second.stdout
+        assert "submitted: 3 trainings" in second.stdout
     wait_for()
     assert {s["state"] for s in states(*study)} == {"finished"}
 

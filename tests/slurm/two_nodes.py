@@ -34,7 +34,7 @@ PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld",
 NODES = ("n1", "n2")
 DAEMONS = ("slurmd-n1", "slurmd-n2", "slurmctld", "slurmdbd", "mariadbd", "munged")
 HOSTS = Path("/etc/hosts")
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 SOCKET_PATH_BYTES = 107
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL"}
 
@@ -227,7 +227,7 @@ class Cluster:
         """State of a job as the controller has it."""
         return self.run(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]).strip()
 
-    def wait(self, job: str, *states: str, seconds: float = 60.0) -> str:
+    def wait(self, job: str, *states: str, seconds: float = START_SECONDS) -> str:
         """Wait until a job is in one of the states, by default in any that ends it; return that state."""
         self._until(lambda: self.state(job) in (states or ENDED), f"job {job}", seconds)
         return self.state(job)
