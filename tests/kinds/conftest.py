@@ -6,23 +6,35 @@ It lets tests import `training_processes` and `taught_students` by name, as the 
 import json
 import shutil
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from warm_commands import IMPORTED_BY_COMMANDS
 
 from tests.kinds.imported_studies import TOKENS
 from workbench.data.store import open_prepared
 from workbench.forecast.study_facts import make_facts, prepare_data
 from workbench.launch.snapshot import freeze_study
+from workbench.study.warm_processes import IMPORTED
 from workbench.train.whole_stage import train_stage
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "train")]
 
 from taught_students import KEPT, of_kind  # noqa: E402
+from training_processes import IMPORTED_BY_RANKS  # noqa: E402
 
 WORDS = [a + b + c for a in ("ba", "ki", "re", "ta", "vo") for b in ("da", "mu", "so") for c in ("l", "n", "s")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_server_for_all_processes():
+    """Commands, their workers and ranks are forked from one server, which imports what the first of them asks for alone."""
+    if sys.platform == "linux":
+        forkserver.set_forkserver_preload([*IMPORTED[:-1], *IMPORTED_BY_RANKS, *IMPORTED_BY_COMMANDS, IMPORTED[-1]])
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

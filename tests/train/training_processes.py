@@ -38,11 +38,19 @@ from workbench.train.state import TrainState, initial_state, load_state, save_st
 from workbench.train.step import StepResult, train_step
 from workbench.train.whole_stage import train_stage
 
-# Forked from a server that has imported training and what it imports on the way, but for the compiler: a rank starts at once.
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(
-    ["workbench.train.whole_stage", "workbench.kinds.pretrain.run", "pyarrow.parquet", "pandas"]
+IMPORTED_BY_RANKS = (
+    "workbench.train.whole_stage",
+    "workbench.kinds.pretrain.run",
+    "pyarrow.parquet",
+    "pandas",
+    "workbench.train.sharding",
+    "workbench.train.shard_files",
+    "torch.distributed.tensor",
 )
+"""Training and what it imports on the way, but for the compiler. The last three take more than a second, for SymPy."""
+# Forked from a server that has imported them: a rank starts at once.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(list(IMPORTED_BY_RANKS))
 PATIENCE_SECONDS = 120
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -71,8 +72,9 @@ def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
 def wait_for(root: Path, records: int, process: subprocess.Popen) -> bool:
     """Wait until so many tasks are done; False where the command ended before."""
     while process.poll() is None:
-        if len(list((root / "records").rglob("*.json"))) >= records:
-            return True
+        with suppress(FileNotFoundError):  # the corpus is finished while its folder is looked at
+            if len(list((root / "records").rglob("*.json"))) >= records:
+                return True
         time.sleep(0.002)
     return False
 

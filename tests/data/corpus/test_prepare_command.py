@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,8 +52,9 @@ def building(tmp_path: Path) -> Path | None:
 def wait_for_records(tmp_path: Path, count: int, process: subprocess.Popen) -> Path:
     while process.poll() is None:
         root = building(tmp_path)
-        if root is not None and len(list(root.glob("records/*/*.json"))) >= count:
-            return root
+        with suppress(FileNotFoundError):  # the corpus is finished while its folder is looked at
+            if root is not None and len(list(root.glob("records/*/*.json"))) >= count:
+                return root
         time.sleep(0.01)
     raise AssertionError(process.stderr.read())
 

@@ -10,6 +10,7 @@ from workbench.data.corpus import task_loop
 from workbench.data.corpus.corpus_plan import Corpus
 from workbench.data.corpus.corpus_progress import ProgressWatch
 from workbench.data.corpus.interruptions import Interruptions
+from workbench.data.corpus.local_workers import run_workers
 from workbench.data.corpus.phases import PHASES
 from workbench.data.corpus.pipeline import begin_corpus
 from workbench.data.corpus.task_claims import Claims
@@ -91,3 +92,22 @@ def test_of_a_corpus_that_has_ended_nothing_is_said(corpus):
     corpus.folder.root.replace(corpus.folder.root.with_name("finished"))
     watch.look()
     assert not said
+
+
+def test_workers_that_begin_when_another_command_has_finished_have_nothing_to_do(corpus):
+    """A process takes a second to start, and many on a busy machine."""
+    corpus.folder.root.replace(corpus.folder.root.with_name("finished"))
+    run_workers(corpus, 2, lambda: None, Interruptions())
+    assert not corpus.folder.root.exists()
+
+
+def test_records_that_go_while_they_are_listed_are_no_error(corpus, monkeypatch):
+    """Another command ends the corpus between two looks at its folder."""
+
+    def is_gone(folder: TaskFolder, phase: str):
+        folder.root.replace(folder.root.with_name("finished"))
+        raise FileNotFoundError(phase)
+
+    monkeypatch.setattr(TaskFolder, "done_in", is_gone)
+    task_loop.do_tasks(corpus, PHASES, Interruptions())
+    assert not corpus.folder.root.exists()

@@ -144,7 +144,11 @@ def _work(root: Path, connection: Connection) -> None:
     interruptions = Interruptions()
     try:
         with interruptions.heeding(signal.SIGTERM):
-            do_tasks(open_corpus(root), PHASES, interruptions)
+            try:
+                corpus = open_corpus(root)
+            except FileNotFoundError:  # another command finished it while this process started
+                return
+            do_tasks(corpus, PHASES, interruptions)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)
     except (ValueError, NoSpaceError) as error:

@@ -40,11 +40,11 @@ def do_tasks(corpus: Corpus, phases: Sequence[Phase], interruptions: Interruptio
     for phase in phases:
         wait = _WAIT_SECONDS
         while not corpus.has_ended():
-            done = corpus.folder.done_in(phase.name)
-            left = [task for task in phase.tasks(corpus) if task not in done]
-            if not left:
-                break
             try:
+                done = corpus.folder.done_in(phase.name)
+                left = [task for task in phase.tasks(corpus) if task not in done]
+                if not left:
+                    break
                 worked = [_try_task(corpus, claims, phase, task, interruptions) for task in left]
             except FileNotFoundError:
                 if not corpus.has_ended():
