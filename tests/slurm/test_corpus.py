@@ -6,12 +6,11 @@ import hashlib
 import json
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from warm_commands import run_command
 
 from workbench.config.compose import composer
 from workbench.data.corpus.pipeline import building_folder
@@ -72,8 +71,7 @@ def test_two_nodes_of_which_one_is_killed(slurm, tmp_path, settings):
     given = [*settings, f"paths.outputs={outputs}"]
 
     def workbench(*arguments):
-        command = [sys.executable, "-m", "workbench.cli", *arguments]
-        done = subprocess.run(command, env=slurm.env, capture_output=True, text=True, timeout=600, check=False)
+        done = run_command(arguments, env=slurm.env, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -113,8 +111,7 @@ def prepare_cluster(slurm, outputs, given):
     """Give a runner of commands, the corpus's folder, and the number of its tasks that are done."""
 
     def workbench(*arguments, status=0):
-        command = [sys.executable, "-m", "workbench.cli", *arguments]
-        done = subprocess.run(command, env=slurm.env, capture_output=True, text=True, timeout=600, check=False)
+        done = run_command(arguments, env=slurm.env, timeout=600)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_processes import start, train
+from warm_commands import run_command
 
 from analysis.load import load_history, load_runs
 from workbench.config.compose import composer
@@ -56,14 +55,8 @@ class Launched:
     def run(self, verb="run", *more):
         words = [verb, *self.overrides, "--experiments", str(self.experiments), *more]
         path = os.pathsep.join(filter(None, (str(PACED), os.environ.get("PYTHONPATH"))))
-        done = subprocess.run(
-            [sys.executable, "-m", "workbench.cli", *words],
-            env={**self.slurm.env, "PYTHONPATH": path, "WORKBENCH_TEST_PACE": str(self.pace_file)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        environment = {**self.slurm.env, "PYTHONPATH": path, "WORKBENCH_TEST_PACE": str(self.pace_file)}
+        done = run_command(words, env=environment, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

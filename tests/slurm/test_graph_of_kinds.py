@@ -3,13 +3,12 @@
 import json
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from warm_commands import run_command
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]  # patience for a slow and shared machine
 
@@ -52,8 +51,7 @@ def folder(tmp_path):
 
 
 def run(slurm, *arguments):
-    command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
-    done = subprocess.run(command, env=slurm.env, cwd=PROJECT, capture_output=True, text=True, timeout=900, check=False)
+    done = run_command(arguments, env=slurm.env, cwd=PROJECT, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

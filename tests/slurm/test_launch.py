@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_commands import run_command
 
 from analysis.load import load_history, load_study
 from workbench.study.layout import Layout
@@ -27,11 +28,14 @@ ENDED = {"finished", "failed", "cancelled"}
 def workbench(slurm):
     """Run a command of the workbench under this Slurm: `workbench("run", ...)`."""
 
-    def run(*arguments, root=PROJECT, check=True, **options):
-        command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
-        done = subprocess.run(
-            command, env=slurm.env, cwd=root, capture_output=True, text=True, timeout=900, check=False, **options
-        )
+    def run(*arguments, root=PROJECT, check=True):
+        if root == PROJECT:
+            done = run_command(arguments, env=slurm.env, cwd=root, timeout=900)
+        else:  # another checkout, whose code it is to run
+            command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
+            done = subprocess.run(
+                command, env=slurm.env, cwd=root, capture_output=True, text=True, timeout=900, check=False
+            )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -77,11 +81,7 @@ def jobs_of(slurm, outputs):
 def data(tmp_path_factory):
     """Outputs with the tiny study's data, prepared once; the code that each launch copies is compiled once, too."""
     root = tmp_path_factory.mktemp("data")
-    subprocess.run(
-        [sys.executable, "-m", "workbench.cli", "prepare", TINY, f"paths.outputs={root}"],
-        check=True,
-        capture_output=True,
-    )
+    run_command(["prepare", TINY, f"paths.outputs={root}"]).check_returncode()
     (root / "code").mkdir(exist_ok=True)
     return root / "data"
 
