@@ -21,7 +21,7 @@ from workbench.train.checkpoint import checkpoints_by_tokens, verify
 KILLS = 20
 STUDY = ["tokens=327680,655360", "checkpoint.interval_seconds=0.2", "recipe.milestones=[65536]"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # a start takes seconds, and many on a busy machine
 
 
 def start(overrides, experiments):
