@@ -180,7 +180,7 @@ def test_what_is_edited_after_the_launch_changes_nothing(outputs, checkout, slur
 
 
 def test_launches_at_once_and_one_that_dies_submit_each_stage_once(outputs, slurm, workbench, wait_for, tmp_path):
-    there = ("model=m0_03", "tokens=40960", f"paths.outputs={outputs}")
+    there = ("model=m0_03", "tokens=40960", "tracking.publish=false", f"paths.outputs={outputs}")
     command = [sys.executable, "-m", "workbench.cli", "run", TINY, *there, *SLURM]
 
     # A launch whose `sbatch` hangs before it submits, killed there: claims without jobs.
@@ -301,7 +301,7 @@ def test_lost_evaluations_and_a_new_suite_are_done_alone(outputs, workbench, sta
 
 
 def test_where_nodes_may_submit_checkpoints_are_scored_as_they_land(outputs, slurm, workbench, states, wait_for):
-    study = (TINY, "model=m0_03", "tokens=40960,81920", f"paths.outputs={outputs}")
+    study = (TINY, "model=m0_03", "tokens=40960,81920", "tracking.publish=false", f"paths.outputs={outputs}")
     launch = workbench("run", *study, *SLURM, "cluster.submit_from_node=true")
     assert "submitted: 4 trainings, 0 evaluations, 1 publishing" in launch.stdout
     wait_for()
@@ -327,7 +327,7 @@ def test_a_failing_parent_cancels_its_descendants_and_mended_only_they_run_in_a_
         "        raise RuntimeError('the smaller trunk breaks')\n"
         "    return unbroken(schedule, tokens, batch_tokens)\n"
     )
-    workbench("run", TINY, *there, *SLURM, root=checkout)
+    workbench("run", TINY, *there, *SLURM, "tracking.publish=false", root=checkout)
     wait_for()
     found = {s["label"]: s for s in states(TINY, *there)}
     assert found["m0_03 trunk"]["state"] == "failed"
