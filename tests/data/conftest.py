@@ -77,7 +77,7 @@ def fixture_write_with_key():
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_tokenizer() -> TokenizerConfig:
     return TokenizerConfig(vocab_size=300, train_bytes=40_000)
 

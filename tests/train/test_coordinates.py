@@ -26,9 +26,6 @@ FLAT = 0.1
 """Most that a size may differ from the smallest, in shares of it."""
 RATES = {"adamw": {"width": 0.003, "depth": 0.0005}, "muon": {"width": 0.006, "depth": 0.006}}
 """Low enough that ten steps change the stream by about its size; at higher rates the smallest size is still apart."""
-WIDTHS = {"adamw": (64, 128, 256, 512), "muon": (32, 64, 128, 256)}
-"""Each twice the one before; the first is the base. A step of Muon costs the cube of the width, and its sizes are apart by
-less than 0.1 from a width of 32 already."""
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS = torch.multinomial(1 / (1 + torch.arange(VOCABULARY)), 8 * (CONTEXT + 1), True, generator=GENERATOR)
 BATCH = Batch(TOKENS.view(8, CONTEXT + 1))
@@ -43,7 +40,7 @@ def matrices_are_orthogonalised_in_fp32(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
 
 
-def make_config(parametrisation, width, layers, base_layers, heads=None, base_width=64):
+def make_config(parametrisation, width, layers, base_layers, heads=None):
     """Heads are 16 wide, as the base's are, unless their number is given."""
     return ModelConfig(
         name="test",
@@ -55,7 +52,7 @@ def make_config(parametrisation, width, layers, base_layers, heads=None, base_wi
         vocab_size=VOCABULARY,
         context_tokens=CONTEXT,
         parametrisation=parametrisation,
-        base_width=base_width,
+        base_width=64,
         base_head_width=16,
         base_layers=base_layers,
     )
@@ -131,8 +128,7 @@ def largest_drift(sizes):
 
 
 def drift_with_width(parametrisation, kind, measure, heads=None):
-    widths = WIDTHS[kind]
-    configs = [make_config(parametrisation, width, 2, 2, heads, widths[0]) for width in widths]
+    configs = [make_config(parametrisation, width, 2, 2, heads) for width in (64, 128, 256, 512)]
     return largest_drift([measure(config, kind, RATES[kind]["width"]) for config in configs])
 
 

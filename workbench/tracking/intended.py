@@ -14,11 +14,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.config import schema
 from workbench.study.evaluation_files import check_result, documents_path
-from workbench.study.files import is_held
+from workbench.study.files import is_held, load_yaml
 from workbench.study.identity import identity_fields
 from workbench.study.layout import Layout, StageDir
 from workbench.tracking import spool
@@ -128,7 +126,7 @@ def _stage_record(
     stage_dir: StageDir, entry: dict[str, Any], plan: dict[str, Any], owner: str, skipped: list[str]
 ) -> StageRecord:
     frozen = (
-        yaml.safe_load(stage_dir.config.read_text(encoding="utf-8"))["stage"]
+        load_yaml(stage_dir.config.read_text(encoding="utf-8"))["stage"]
         if stage_dir.config.exists()
         else entry["stage"]
     )

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from workbench.data.data_record import make_record
 from workbench.data.folders import MANIFEST
+from workbench.study.files import load_yaml
 
 NOT_CHECKED = "not checked"
 
@@ -63,7 +62,7 @@ def _earlier(checkpoint: Path, fingerprint: str) -> list[str]:
     found: list[str] = []
     config = checkpoint.resolve().parent.parent / "stage.yaml"
     while config.is_file():
-        stage = yaml.safe_load(config.read_text(encoding="utf-8"))["stage"]
+        stage = load_yaml(config.read_text(encoding="utf-8"))["stage"]
         data, parent = stage.get("data_fingerprint"), stage.get("parent")
         if data and data != fingerprint and data not in found:
             found.append(str(data))

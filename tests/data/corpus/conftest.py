@@ -54,18 +54,23 @@ def make_texts(count: int, seed: int) -> list[str]:
 @pytest.fixture
 def corpus_data(tmp_path: Path) -> DataConfig:
     """Two sources of three files with duplicates inside and across them, in shards of 20 kB."""
+    return make_corpus_data(tmp_path)
+
+
+def make_corpus_data(folder: Path) -> DataConfig:
+    """Write what `corpus_data` is of into a folder."""
     one, two = make_texts(150, 1), make_texts(60, 2)
     one[70:70] = one[:10]
     two[20:20] = [text.replace("\n", " \n") for text in one[:5]]
     two += ["too short", "  "]
-    (tmp_path / "a").mkdir()
+    (folder / "a").mkdir()
     for number, texts in enumerate((one[:100], one[100:])):
         lines = [json.dumps({"text": text, "n": i}) + "\n" for i, text in enumerate(texts)]
-        (tmp_path / "a" / f"{number}.jsonl").write_text("".join(lines))
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in two))
+        (folder / "a" / f"{number}.jsonl").write_text("".join(lines))
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in two))
     sources = {
-        "a": SourceConfig("jsonl", path=str(tmp_path / "a"), heldout_bytes=4000),
-        "b": SourceConfig("jsonl", path=str(tmp_path / "b.jsonl"), heldout_bytes=4000),
+        "a": SourceConfig("jsonl", path=str(folder / "a"), heldout_bytes=4000),
+        "b": SourceConfig("jsonl", path=str(folder / "b.jsonl"), heldout_bytes=4000),
     }
     return DataConfig("corpus", sources, corpus=CorpusConfig(shard_bytes=20_000))
 
@@ -77,6 +82,11 @@ RARE = "a further question whose words stand nowhere in any of the documents tha
 @pytest.fixture
 def full_data(corpus_data: DataConfig, tmp_path: Path) -> DataConfig:
     """The same with every step on: of source a five near duplicates, filtered fields, bad quality, and a benchmark's text."""
+    return make_full_data(corpus_data, tmp_path)
+
+
+def make_full_data(corpus_data: DataConfig, folder: Path) -> DataConfig:
+    """Write what `full_data` is of, beside what the former is of."""
     draw = random.Random(3)
     extra = make_texts(30, 4)
     near = [text.replace(" ", " changed ", 1) for text in extra[:5]]
@@ -85,14 +95,14 @@ def full_data(corpus_data: DataConfig, tmp_path: Path) -> DataConfig:
     marked = [(text, "GitHub") for text in extra[11:17]]
     rows = [*((text, "Books") for text in [*extra[:5], *extra[17:], *near, *asked, *poor]), *marked]
     lines = [json.dumps({"text": text, "meta": {"set": name}}) + "\n" for text, name in rows]
-    (tmp_path / "c.jsonl").write_text("".join(lines))
-    benchmarks = tmp_path / "benchmarks"
+    (folder / "c.jsonl").write_text("".join(lines))
+    benchmarks = folder / "benchmarks"
     benchmarks.mkdir()
     texts = [BENCHMARK, RARE, "too short"]
     (benchmarks / "quiz.jsonl").write_text("".join(json.dumps({"task": "quiz", "text": t}) + "\n" for t in texts))
     quality = QualitySettings(gopher=GopherThresholds(min_words=10, min_stop_words=None, min_alphabetic_words=None))
     source = SourceConfig(
-        "jsonl", path=str(tmp_path / "c.jsonl"), heldout_bytes=0, where='meta.set != "GitHub"', quality=quality
+        "jsonl", path=str(folder / "c.jsonl"), heldout_bytes=0, where='meta.set != "GitHub"', quality=quality
     )
     corpus = CorpusConfig(
         shard_bytes=12_000, near_duplicates=NearDuplicates(), contamination=Contamination(str(benchmarks))
@@ -100,7 +110,7 @@ def full_data(corpus_data: DataConfig, tmp_path: Path) -> DataConfig:
     return dataclasses.replace(corpus_data, sources={**corpus_data.sources, "c": source}, corpus=corpus)
 
 
-@pytest.fixture(name="hash_store")
+@pytest.fixture(name="hash_store", scope="session")
 def fixture_hash_store() -> Callable[[Path], dict[str, str]]:
     """Hash every file of a store; of the manifest all but the seconds."""
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workbench.config.schema import to_dict
+from tests.data.corpus.conftest import make_corpus_data, make_full_data
+from workbench.config.schema import DataConfig, to_dict
 from workbench.config.schema.near_duplicates import NearDuplicates
 from workbench.data.corpus.pipeline import building_folder
 from workbench.data.fingerprint import data_fingerprint
@@ -45,11 +46,25 @@ local_workers._LAST_SECONDS = local_workers._END_SECONDS = 2.0
 """The same with less patience."""
 
 
+@pytest.fixture(name="data", scope="module")
+def fixture_data(tmp_path_factory) -> DataConfig:
+    """A corpus of many shards with every step."""
+    folder = tmp_path_factory.mktemp("given")
+    full = make_full_data(make_corpus_data(folder), folder)
+    corpus = dataclasses.replace(full.corpus, shard_bytes=15_000, near_duplicates=NearDuplicates(bands=3, rows=4))
+    capped = dataclasses.replace(full.sources["b"], max_bytes=20_000)
+    return dataclasses.replace(full, corpus=corpus, sources={**full.sources, "b": capped})
+
+
+@pytest.fixture(name="whole", scope="module")
+def fixture_whole(data, small_tokenizer, tmp_path_factory) -> Path:
+    """The store that one process makes of it when nobody disturbs it."""
+    return prepare(data, small_tokenizer, Layout(tmp_path_factory.mktemp("whole")), workers=1).directory
+
+
 @pytest.fixture(name="start")
-def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
-    """Start the command that prepares a corpus of many shards with every step; what is left of it is killed at the end."""
-    corpus = dataclasses.replace(full_data.corpus, shard_bytes=15_000, near_duplicates=NearDuplicates(bands=3, rows=4))
-    data = with_source(dataclasses.replace(full_data, corpus=corpus), "b", max_bytes=20_000)
+def fixture_start(data, small_tokenizer, tmp_path: Path):
+    """Start the command that prepares the corpus; what is left of it is killed at the end."""
     started: list[subprocess.Popen] = []
 
     def start(outputs: Path, workers: int, before: str = "") -> subprocess.Popen:
@@ -62,7 +77,7 @@ def fixture_start(full_data, small_tokenizer, tmp_path: Path, with_source):
         )
         return started[-1]
 
-    start.data, start.fingerprint = data, data_fingerprint(data, small_tokenizer)  # type: ignore[attr-defined]
+    start.fingerprint = data_fingerprint(data, small_tokenizer)  # type: ignore[attr-defined]
     yield start
     for process in started:
         process.kill()
@@ -86,12 +101,11 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "seed"), [(1, 0), (2, 1), (2, 2), (4, 3)])
-def test_killed_at_random_moments(start, small_tokenizer, tmp_path, hash_store, workers: int, seed: int):
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+def test_killed_at_random_moments(start, whole, tmp_path, hash_store, workers: int, seed: int):
     layout, draw = Layout(tmp_path / "killed"), random.Random(seed)
     directory = layout.data(start.fingerprint)
     root = building_folder(directory)
-    total = 3 * len(json.loads((whole.directory / "plan.json").read_text())["shards"]) + 10
+    total = 3 * len(json.loads((whole / "plan.json").read_text())["shards"]) + 10
     kills = 0
     for moment in sorted(draw.sample(range(total), 5)):
         process = start(layout.root, workers)
@@ -114,36 +128,33 @@ def test_killed_at_random_moments(start, small_tokenizer, tmp_path, hash_store, 
     assert kills >= 4
     last = start(layout.root, workers)
     assert last.wait(120) == 0, last.stderr.read()
-    assert hash_store(directory) == hash_store(whole.directory)
+    assert hash_store(directory) == hash_store(whole)
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced(start, small_tokenizer, tmp_path, hash_store):
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+def test_a_killed_worker_is_replaced(start, whole, tmp_path, hash_store):
     layout = Layout(tmp_path / "killed")
     process = start(layout.root, 2)
     assert wait_for(building_folder(layout.data(start.fingerprint)), 5, process)
     workers_of(process)[0].kill()
     assert process.wait(120) == 0, process.stderr.read()
-    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole)
 
 
 @pytest.mark.slow
-def test_two_commands_share_one_folder(start, small_tokenizer, tmp_path, hash_store):
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+def test_two_commands_share_one_folder(start, whole, tmp_path, hash_store):
     layout = Layout(tmp_path / "shared")
     processes = [start(layout.root, workers) for workers in (1, 2)]
     for process in processes:
         assert process.wait(120) == 0, process.stderr.read()
-    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole)
     assert [path.name for path in (layout.root / "data").iterdir()] == [start.fingerprint]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
-def test_a_stopped_command_says_how_to_go_on(start, small_tokenizer, tmp_path, hash_store, number, workers):
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+def test_a_stopped_command_says_how_to_go_on(start, whole, tmp_path, hash_store, number, workers):
     layout = Layout(tmp_path / "stopped")
     root = building_folder(layout.data(start.fingerprint))
     process = start(layout.root, workers)
@@ -157,13 +168,12 @@ def test_a_stopped_command_says_how_to_go_on(start, small_tokenizer, tmp_path, h
     assert not list((root / "scratch").iterdir())
     again = start(layout.root, workers)
     assert again.wait(120) == 0, again.stderr.read()
-    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole.directory)
+    assert hash_store(layout.data(start.fingerprint)) == hash_store(whole)
 
 
 @pytest.mark.slow
-def test_the_task_of_a_stopped_worker_is_taken_over(start, small_tokenizer, tmp_path, hash_store):
+def test_the_task_of_a_stopped_worker_is_taken_over(start, whole, tmp_path, hash_store):
     """Its command says who is waited for, does not wait for it in the end, and leaves no process."""
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
     layout = Layout(tmp_path / "stopped")
     directory = layout.data(start.fingerprint)
     claims = building_folder(directory) / "claims"
@@ -181,16 +191,13 @@ def test_the_task_of_a_stopped_worker_is_taken_over(start, small_tokenizer, tmp_
     assert process.wait(120) == 0, process.stderr.read()
     said = process.stderr.read()
     assert re.search(rf"waits for process {victim.pid} on \S+, last heard of at \S+: it is stopped; `kill -CONT", said)
-    assert hash_store(directory) == hash_store(whole.directory)
+    assert hash_store(directory) == hash_store(whole)
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
     assert not victim.is_running()
 
 
 @pytest.mark.slow
-def test_a_stopped_command_that_wakes_when_another_has_finished_leaves_nothing(
-    start, small_tokenizer, tmp_path, hash_store
-):
-    whole = prepare(start.data, small_tokenizer, Layout(tmp_path / "whole"), workers=1)
+def test_a_stopped_command_that_wakes_when_another_has_finished_leaves_nothing(start, whole, tmp_path, hash_store):
     layout = Layout(tmp_path / "slept")
     directory = layout.data(start.fingerprint)
     sleeper = start(layout.root, 1)
@@ -200,5 +207,5 @@ def test_a_stopped_command_that_wakes_when_another_has_finished_leaves_nothing(
     assert other.wait(120) == 0, other.stderr.read()
     sleeper.send_signal(signal.SIGCONT)
     assert sleeper.wait(120) == 0, sleeper.stderr.read()
-    assert hash_store(directory) == hash_store(whole.directory)
+    assert hash_store(directory) == hash_store(whole)
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
