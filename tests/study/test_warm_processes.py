@@ -109,6 +109,26 @@ def test_interrupted_at_once_nothing_but_the_command_says_so(begin):
     assert err.count("Traceback") == 1, err
 
 
+STARTS_CUDA = ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties")
+IMPORTS = """
+import importlib, sys, torch, torch.cuda
+from workbench.study.warm_processes import IMPORTED
+
+calls = []
+for name in sys.argv[1:]:
+    getattr(torch.cuda, name)
+    setattr(torch.cuda, name, lambda *_, name=name: calls.append(name))
+for name in IMPORTED:
+    importlib.import_module(name)
+print(calls)
+"""
+
+
+def test_nothing_that_the_server_imports_starts_cuda_which_no_fork_survives():
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *STARTS_CUDA], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
 def test_killed_with_its_group_nothing_is_left(begin):
     process = begin("wait")
     child = int(process.stdout.readline())

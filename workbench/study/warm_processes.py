@@ -68,22 +68,29 @@ def start_importing() -> None:
     if sys.platform != "linux":
         return
     forkserver.set_forkserver_preload(list(IMPORTED))
-    with _safe_path(), _ignoring_interrupts():
+    with _servers_environment(), _ignoring_interrupts():
         forkserver.ensure_running()
 
 
+_SERVERS_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # no file of the working directory is imported, as the command itself imports none
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # whoever asks for GPUs does not start CUDA, which no fork survives
+}
+
+
 @contextmanager
-def _safe_path() -> Generator[None]:
-    """Have the server import no file of the working directory, which the command itself would not import either."""
-    name, before = "PYTHONSAFEPATH", os.environ.get("PYTHONSAFEPATH")
-    os.environ[name] = "1"
+def _servers_environment() -> Generator[None]:
+    """Set what the server alone finds."""
+    before = {name: os.environ.get(name) for name in _SERVERS_ENVIRONMENT}
+    os.environ.update(_SERVERS_ENVIRONMENT)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
