@@ -35,16 +35,6 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.filterwarnings(warning))
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """Making a database takes seconds: make one, copy it into each outputs' root."""
-    from workbench.tracking.mlflow import init_store
-
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    init_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def root(tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")

@@ -284,6 +284,7 @@ class _Publisher:
             model = None
         if model is not None and str(model.status) == "READY":
             return model
+        found = model
         if model is None:
             model = self.client.create_logged_model(
                 self.experiment,
@@ -294,11 +295,14 @@ class _Publisher:
                 params=checkpoint.params,
                 model_type="checkpoint",
             )
-        outputs = self.client.get_run(run.info.run_id).outputs
-        if not outputs or model.model_id not in {output.model_id for output in outputs.model_outputs}:
+        if found is None or not self._is_output(run, model):
             self.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, checkpoint.step)])
         self.sent["checkpoints"] += 1
         return self.client.finalize_logged_model(model.model_id, "READY")
+
+    def _is_output(self, run: Run, model: LoggedModel) -> bool:
+        outputs = self.client.get_run(run.info.run_id).outputs
+        return outputs is not None and model.model_id in {output.model_id for output in outputs.model_outputs}
 
     def _send_evaluation(
         self,
