@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,32 +69,55 @@ def _stems(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(shared_prefixes, "STEM_TOKENS", request.param[1])
 
 
+@pytest.fixture(name="read_alone", scope="module")
+def fixture_read_alone() -> Callable[[dict[str, Any]], tuple[Transformer, list[Row], list[float], list[bool]]]:
+    """Make a model with some switches, and score rows one by one, once for all tests: call it with the switches."""
+    made: dict[str, tuple[Transformer, list[Row], list[float], list[bool]]] = {}
+
+    def read(changes: dict[str, Any]) -> tuple[Transformer, list[Row], list[float], list[bool]]:
+        if str(changes) not in made:
+            model, rows = make_model(**changes), alike_rows(BASE.vocab_size)
+            made[str(changes)] = (model, rows, *one_by_one(model, rows))
+        return made[str(changes)]
+
+    return read
+
+
 @pytest.mark.usefixtures("_stems")
 @pytest.mark.parametrize("batch_tokens", [16, 10_000])
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
-def test_every_switch_scores_as_row_by_row(changes: dict[str, Any], batch_tokens: int) -> None:
-    model = make_model(**changes)
-    rows = alike_rows(BASE.vocab_size)
-    sums, greedy = one_by_one(model, rows)
+def test_every_switch_scores_as_row_by_row(changes: dict[str, Any], batch_tokens: int, read_alone) -> None:
+    model, rows, sums, greedy = read_alone(changes)
     found = Scorer(model, batch_tokens).score(rows)
     assert [score.loglikelihood for score in found] == pytest.approx(sums, abs=2e-5)
     assert [score.is_greedy for score in found] == greedy
 
 
-@pytest.mark.usefixtures("_stems")
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_scores_as_transformers_does(name: str, tmp_path: Path) -> None:
-    reference = make(name, tmp_path)
-    model = load_any(tmp_path)
-    rows = alike_rows(any_config(tmp_path).vocab_size)
-    found = Scorer(model, 512).score(rows)
-    for score, row in zip(found, rows, strict=True):
+@pytest.fixture(name="family", scope="module", params=FAMILIES)
+def fixture_family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Row], list[tuple[float, bool]]]:
+    """A checkpoint of a family, rows, and what `transformers` scores them."""
+    directory = tmp_path_factory.mktemp("family")
+    reference = make(request.param, directory)
+    rows = alike_rows(any_config(directory).vocab_size)
+    scores = []
+    for row in rows:
         with torch.no_grad():
             logits = reference(torch.tensor([row.tokens[:-1]])).logits
         logprobs = logits[0].log_softmax(-1)[-row.scored :]
         targets = torch.tensor(row.tokens[-row.scored :])
-        assert score.loglikelihood == pytest.approx(float(logprobs.gather(1, targets[:, None]).sum()), abs=1e-4)
-        assert score.is_greedy == bool((logprobs.argmax(-1) == targets).all())
+        greedy = bool((logprobs.argmax(-1) == targets).all())
+        scores.append((float(logprobs.gather(1, targets[:, None]).sum()), greedy))
+    return directory, rows, scores
+
+
+@pytest.mark.usefixtures("_stems")
+def test_every_family_scores_as_transformers_does(family: tuple[Path, list[Row], list[tuple[float, bool]]]) -> None:
+    directory, rows, scores = family
+    found = Scorer(load_any(directory), 512).score(rows)
+    assert [score.loglikelihood for score in found] == pytest.approx([sums for sums, _ in scores], abs=1e-4)
+    assert [score.is_greedy for score in found] == [greedy for _, greedy in scores]
 
 
 @pytest.mark.usefixtures("_stems")
