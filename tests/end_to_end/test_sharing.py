@@ -1,6 +1,7 @@
 """Two overlapping studies at once, and evaluations that cannot run."""
 
 import json
+import time
 
 from warm_commands import Command, run_command
 
@@ -15,10 +16,13 @@ def command(overrides, experiments):
 def test_two_runs_at_once_share_the_work(overrides, outputs, experiments, know_speeds):
     """Both end well; no step of the shared trunk is trained, written or published twice."""
     studies = {"first": "tokens=40960,81920", "second": "tokens=40960,163840"}
-    runs = [
-        Command(command(know_speeds([*overrides, f"study={name}", tokens]), experiments), merge=True)
-        for name, tokens in studies.items()
+    commands = [
+        command(know_speeds([*overrides, f"study={name}", tokens]), experiments) for name, tokens in studies.items()
     ]
+    runs = [Command(each, merge=True) for each in commands]
+    while not list(outputs.glob("stages/*/metrics.jsonl")):
+        time.sleep(0.02)
+    assert [run.poll() for run in runs] == [None, None], "they are under way together"
     for run in runs:
         output, _ = run.communicate(timeout=300)
         assert run.returncode == 0, output

@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 from mlflow import MlflowClient
-from warm_commands import Command, run_command
+from warm_commands import run_command
 
 from analysis.lineage import read_lineage
 from analysis.load import load_study
@@ -36,7 +36,7 @@ def workbench(*arguments, cwd=None):
 
 
 def warm(*arguments):
-    """Run a command in a process that begins with everything imported."""
+    """Run a command in a process that begins with everything imported; the time of those above counts, and their signals."""
     return run_command(arguments)
 
 
@@ -158,7 +158,7 @@ def test_a_report_whose_inputs_have_not_changed_is_not_drawn_again(root, first):
 def test_run_again_trains_nothing(root, first):
     before = {path: path.stat().st_mtime_ns for path in (root / "stages").rglob("*.safetensors")}
     began = time.monotonic()
-    run = warm("run", "experiments=token_scaling_tiny", f"paths.outputs={root}")
+    run = workbench("run", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert ", 0M tokens to train" in run.stdout
     assert "on this machine" not in run.stdout
@@ -258,7 +258,10 @@ def test_more_tokens_than_there_are_is_refused_with_both_numbers(root, first):
 
 def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, experiments, know_speeds):
     overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=5242880"])
-    process = Command(["run", "--experiments", experiments, *overrides])
+    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -274,7 +277,8 @@ def test_ctrl_c_writes_checkpoints_and_ends_as_killed(outputs, base_overrides, e
 def test_a_run_whose_first_process_is_killed_leaves_no_orphans(outputs, base_overrides, experiments, know_speeds):
     """The workers notice, write their checkpoints and end; the same command goes on from there."""
     overrides = know_speeds([*base_overrides, f"paths.outputs={outputs}", "tokens=2621440"])
-    process = Command(["run", "--experiments", experiments, *overrides])
+    command = [sys.executable, "-m", "workbench.cli", "run", "--experiments", str(experiments), *overrides]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(outputs.glob("stages/*/metrics.jsonl")) or not rows(outputs):
         assert process.poll() is None
         time.sleep(0.05)

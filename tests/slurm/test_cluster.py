@@ -80,7 +80,7 @@ def test_a_requeued_job_is_back_within_seconds(slurm, job, tmp_path):
     starts = tmp_path / "starts"
     assert eventually(starts.exists)
     slurm.run(["scontrol", "requeue", number])
-    assert eventually(lambda: starts.read_text() == f"{number} 0\n{number} 1\n")
+    assert eventually(lambda: starts.read_text() == f"{number} 0\n{number} 1\n", seconds=60)
     assert eventually(lambda: [row[0] for row in slurm.sacct(number, "State")] == ["REQUEUED", "RUNNING"])
 
 
@@ -95,7 +95,7 @@ def test_the_jobs_of_a_dead_node_are_requeued(slurm, job, tmp_path):
         assert slurm.wait(number, "PENDING", seconds=180) == "PENDING"
     finally:
         slurm.start_node("n2")
-    assert slurm.wait(number, "RUNNING") == "RUNNING"
+    assert slurm.wait(number, "RUNNING", seconds=60) == "RUNNING"
     assert eventually(lambda: len(starts.read_text().splitlines()) == 2)
     assert eventually(lambda: [row[0] for row in slurm.sacct(number, "State")] == ["NODE_FAIL", "RUNNING"])
 

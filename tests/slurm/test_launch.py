@@ -250,6 +250,7 @@ def kill_group(process):
 
 
 def test_two_hundred_points_are_submitted_in_half_a_minute(outputs, slurm, workbench):
+    """Beside the seconds that a fresh Python takes to import, which every command does."""
     there = f"paths.outputs={outputs}"
     calls = {}
     with slurm.drained():

@@ -1,22 +1,25 @@
 """A process forked from the server is like one that began on its own, but for the time."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import parent_process
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
 import pytest
 
-from workbench.study.warm_processes import IMPORTED, warm_context
+from workbench.config.compose import PROJECT_ROOT
+from workbench.study.warm_processes import FORK, IMPORTED, warm_context
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each process starts on its own")
 
 COMMAND = """
-import os, sys
+import multiprocessing, os, sys
 from workbench.study.warm_processes import start_importing, warm_context
 
 def say():
@@ -24,13 +27,15 @@ def say():
     print(loop.__file__, flush=True)
 
 def wait():
-    from multiprocessing import parent_process
-from pathlib import Path
     print(os.getpid(), flush=True)
-    parent_process().join(600)
+    multiprocessing.parent_process().join(600)
 
 if __name__ == "__main__":
-    process = warm_context().Process(target=say if sys.argv[1] == "say" else wait)
+    assert start_importing()
+    print("importing", flush=True)
+    if sys.argv[1] == "refuse":
+        sys.exit("refused")
+    process = warm_context().Process(target={"say": say, "wait": wait}[sys.argv[1]])
     process.start()
     process.join()
     sys.exit(process.exitcode)
@@ -39,38 +44,54 @@ if __name__ == "__main__":
 
 def look():
     """What a process finds as it begins."""
-    loaded = [name for name in IMPORTED if name in sys.modules]
-    handler = signal.getsignal(signal.SIGINT)
-    return (
-        os.environ.get("WORKBENCH_MARK"),
-        str(Path.cwd()),
-        os.getpgrp(),
-        loaded,
-        handler is signal.default_int_handler,
-    )
+    return {
+        "mark": os.environ.get("WORKBENCH_MARK"),
+        "safe path": os.environ.get("PYTHONSAFEPATH"),
+        "folder": str(Path.cwd()),
+        "group": os.getpgrp(),
+        "imported": [name for name in IMPORTED if name in sys.modules],
+        "interruptible": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+        "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM},
+    }
 
 
 def test_it_has_its_makers_environment_folder_and_group(monkeypatch, tmp_path):
     with ProcessPoolExecutor(1, warm_context()) as pool:
-        assert pool.submit(look).result()[0] is None
+        assert pool.submit(look).result()["mark"] is None
     monkeypatch.setenv("WORKBENCH_MARK", "set after the server began")
     monkeypatch.chdir(tmp_path)
     with ProcessPoolExecutor(1, warm_context()) as pool:
-        mark, folder, group, loaded, interruptible = pool.submit(look).result()
-    assert (mark, folder, group) == ("set after the server began", str(tmp_path), os.getpgrp())
-    assert loaded == list(IMPORTED), "a name that the server could not import"
-    assert interruptible
+        assert pool.submit(look).result() == {
+            "mark": "set after the server began",
+            "safe path": os.environ.get("PYTHONSAFEPATH"),
+            "folder": str(tmp_path),
+            "group": os.getpgrp(),
+            "imported": list(IMPORTED),
+            "interruptible": True,
+            "blocked": set(),
+        }
 
 
-def be_a_parent(connection):
+@pytest.mark.parametrize("name", ["HF_HOME", "OMP_NUM_THREADS"])
+def test_what_a_library_reads_as_it_is_imported_is_never_old(name, monkeypatch):
+    assert isinstance(warm_context(), ForkServerContext)
+    monkeypatch.setenv(name, "7")
+    assert isinstance(warm_context(), SpawnContext)
+    monkeypatch.undo()
+    assert isinstance(warm_context(), ForkServerContext)
+    monkeypatch.setenv(FORK, "0")
+    assert isinstance(warm_context(), SpawnContext)
+
+
+def be_a_child(connection):
     connection.send(parent_process().pid)
     connection.recv()
 
 
-def test_it_knows_who_made_it():
+def test_it_knows_who_made_it_and_tells_how_it_ended():
     context = warm_context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=be_a_parent, args=(theirs,))
+    process = context.Process(target=be_a_child, args=(theirs,))
     process.start()
     assert ours.recv() == os.getpid()
     os.kill(process.pid, signal.SIGKILL)
@@ -80,33 +101,76 @@ def test_it_knows_who_made_it():
 
 @pytest.fixture
 def begin(tmp_path):
-    """Start a command that makes a process of its own, in a folder with a module that is called like one of PyTorch's."""
+    """Start a command that makes a process, in a working directory with a module that is called like one of PyTorch's."""
     (tmp_path / "torch.py").write_text("raise SystemExit('the working directory was searched')")
     script = tmp_path / "scripts" / "command.py"
     script.parent.mkdir()
     script.write_text(COMMAND)
+    started = []
 
     def begin(what):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(
-            [sys.executable, str(script), what], cwd=tmp_path, text=True, start_new_session=True, **pipes
-        )
+        command = [sys.executable, str(script), what]
+        started.append(subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes))
+        assert started[-1].stdout.readline() == "importing\n"
+        return started[-1]
 
-    return begin
+    yield begin
+    for process in started:
+        if is_there(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def is_there(group):
+    """Whether a process group has processes, other than those that nobody has waited for."""
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its = file.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(its) == group and state != "Z":
+            return True
+    return False
 
 
 def test_the_working_directory_is_not_searched(begin):
-    out, err = begin("say").communicate(timeout=60)
-    assert (out.strip().endswith("loop.py"), err) == (True, "")
+    out, err = begin("say").communicate(timeout=300)
+    assert (out.strip(), err) == (str(PROJECT_ROOT / "workbench" / "train" / "loop.py"), "")
 
 
-def test_interrupted_at_once_nothing_but_the_command_says_so(begin):
+def test_another_checkouts_command_has_processes_with_its_code(begin, tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT_ROOT / "workbench", tmp_path / "scripts" / "workbench", ignore=ignored)
+    out, err = begin("say").communicate(timeout=300)
+    assert (out.strip(), err) == (str(tmp_path / "scripts" / "workbench" / "train" / "loop.py"), "")
+
+
+@pytest.mark.parametrize(("stop", "tracebacks"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_stopped_while_the_server_imports_nothing_but_the_command_says_so(stop, tracebacks, begin):
     process = begin("wait")
-    time.sleep(1)  # while the server imports
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert err.count("Traceback") == 1, err
+    os.killpg(process.pid, stop)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == -stop
+    assert err.count("Traceback") == tracebacks, err
+    assert not is_there(process.pid)
+
+
+def test_a_command_that_is_refused_does_not_wait_for_the_server(begin):
+    process = begin("refuse")
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (1, "refused\n")
+    assert not is_there(process.pid)
+
+
+def test_killed_with_its_group_nothing_is_left(begin):
+    process = begin("wait")
+    process.stdout.readline()  # the other's
+    os.killpg(process.pid, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while is_there(process.pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 STARTS_CUDA = ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties")
@@ -127,14 +191,3 @@ print(calls)
 def test_nothing_that_the_server_imports_starts_cuda_which_no_fork_survives():
     done = subprocess.run([sys.executable, "-c", IMPORTS, *STARTS_CUDA], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
-
-
-def test_killed_with_its_group_nothing_is_left(begin):
-    process = begin("wait")
-    child = int(process.stdout.readline())
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    until = time.monotonic() + 60
-    while Path(f"/proc/{child}").exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import threading
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.config.kind_registry import find_kind
 from workbench.config.schema import TrainingStage, from_dict, to_dict
-from workbench.study.warm_processes import warm_context
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -132,7 +132,7 @@ def measure_together(stages: Sequence[TrainingStage], devices: Sequence[str | No
     Exception
         Whatever one of the processes raised; the others do not go on without it.
     """
-    context = warm_context()
+    context = multiprocessing.get_context("spawn")
     processes = len(devices)
     given: SimpleQueue[str | None] = context.SimpleQueue()
     for device in devices:

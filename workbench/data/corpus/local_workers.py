@@ -146,8 +146,10 @@ def _work(root: Path, connection: Connection) -> None:
         with interruptions.heeding(signal.SIGTERM):
             try:
                 corpus = open_corpus(root)
-            except FileNotFoundError:  # another command finished it while this process started
-                return
+            except FileNotFoundError:
+                if root.exists():
+                    raise
+                return  # another command finished it while this process started
             do_tasks(corpus, PHASES, interruptions)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGTERM)

@@ -9,6 +9,8 @@ from workbench.launch.local.worker import Problem
 from workbench.study.causes import KILLED_FOR_MEMORY
 
 _ROOT = Path("/")
+_SERVER_LOST = 255
+"""What Python gives for a forked process whose server cannot say how it ended."""
 
 
 def memory_kills(root: Path = _ROOT) -> int | None:
@@ -54,6 +56,8 @@ def _group_files(root: Path) -> list[Path]:
 
 def describe(exit_code: int | None, kills_before: int | None) -> Problem:
     """Say how a process ended from its exit code, and from the count of kills for memory when it was started."""
+    if exit_code == _SERVER_LOST:
+        return Problem("its process is lost: the server that it was forked from has ended")
     if exit_code is None or exit_code >= 0:
         return Problem(f"its process ended with exit code {exit_code}")
     if exit_code == -signal.SIGKILL:
