@@ -38,6 +38,7 @@ def test_where_nothing_says_it_is_not_known(tmp_path):
         (-signal.SIGKILL, None, None, OTHER, "SIGKILL"),
         (-signal.SIGSEGV, 3, 4, OTHER, "SIGSEGV"),
         (1, 3, 4, OTHER, "exit code 1"),
+        (255, 3, 3, OTHER, "the server that it was forked from has ended"),
     ],
 )
 def test_how_a_process_ended(monkeypatch, code, before, after, cause, says):

@@ -118,7 +118,7 @@ def _end_server() -> None:
 
     Once waited for, its processor time and that of all that were forked from it are in this process's.
     """
-    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)  # pyright: ignore[reportPrivateUsage]
     if server is not None and not multiprocessing.active_children():
         with suppress(OSError):  # another process's server
             if os.waitpid(server, os.WNOHANG) == (0, 0):
