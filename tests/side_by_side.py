@@ -17,12 +17,12 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 GROUPS = (
     ("slurm",),
-    ("end_to_end",),
-    ("kinds",),
     ("train",),
     ("data",),
     ("study", "analysis"),
+    ("kinds",),
     ("evaluate", "tracking", "model"),
+    ("end_to_end",),
     ("analysis/test_notebook.py",),
 )
 """Those that take longest first, so that all processes end at about the same time; whatever is in none is the last."""
