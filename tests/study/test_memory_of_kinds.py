@@ -42,10 +42,11 @@ SMALL = ModelConfig(
     vocab_size=1024,
     context_tokens=256,
 )
+# Half of the layers: its blocks have as much of the memory as the head then, and time grows with their number.
 MIDDLE = replace(
     SMALL,
     name="middle",
-    num_layers=4,
+    num_layers=2,
     width=768,
     num_heads=12,
     num_kv_heads=4,
