@@ -1,7 +1,7 @@
 """Commands of `workbench`, each in a process of its own that begins with everything imported.
 
-On a slow machine, importing takes longer than most of what tests have commands do. `test_study.py`'s first run, the README's
-commands and whatever looks at imports start a fresh Python.
+On a slow machine, importing takes longer than most of what tests have commands do. `test_study.py`'s first run and the rerun
+that is timed, what is interrupted or loses its first process there, and whatever looks at imports start a fresh Python.
 """
 
 from __future__ import annotations
@@ -113,13 +113,6 @@ class Command:
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self._process.exitcode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
 
 
 def run_command(arguments: Sequence[object], *, timeout: float = 300, **options) -> subprocess.CompletedProcess[str]:
