@@ -122,14 +122,18 @@ def begin(tmp_path):
         process.communicate()
 
 
+EXITING = 0x4
+"""Linux's flag of a process on its way out: it closes its files first, so whoever reads its output may be sooner."""
+
+
 def is_there(group):
-    """Whether a process group has processes, other than those that nobody has waited for."""
+    """Whether a process group has processes, other than those that are ending or that nobody has waited for."""
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, its = file.read_text().rpartition(")")[2].split()[:3]
+            state, _, its, _, _, _, flags = file.read_text().rpartition(")")[2].split()[:7]
         except OSError:
             continue
-        if int(its) == group and state != "Z":
+        if int(its) == group and state != "Z" and not int(flags) & EXITING:
             return True
     return False
 
