@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each 
 
 COMMAND = """
 import multiprocessing, os, sys
+from workbench.study import warm_processes
 from workbench.study.warm_processes import start_importing, warm_context
 
 def say():
@@ -31,6 +32,8 @@ def wait():
     multiprocessing.parent_process().join(600)
 
 if __name__ == "__main__":
+    if "for long" in sys.argv:
+        warm_processes.IMPORTED = ("takes_long",)
     assert start_importing()
     print("importing", flush=True)
     if sys.argv[1] == "refuse":
@@ -106,11 +109,12 @@ def begin(tmp_path):
     script = tmp_path / "scripts" / "command.py"
     script.parent.mkdir()
     script.write_text(COMMAND)
+    script.with_name("takes_long.py").write_text("import time\ntime.sleep(600)\n")
     started = []
 
-    def begin(what):
+    def begin(*what):
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        command = [sys.executable, str(script), what]
+        command = [sys.executable, str(script), *what]
         started.append(subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes))
         assert started[-1].stdout.readline() == "importing\n"
         return started[-1]
@@ -150,19 +154,23 @@ def test_another_checkouts_command_has_processes_with_its_code(begin, tmp_path):
     assert (out.strip(), err) == (str(tmp_path / "scripts" / "workbench" / "train" / "loop.py"), "")
 
 
-@pytest.mark.parametrize(("stop", "tracebacks"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
-def test_stopped_while_the_server_imports_nothing_but_the_command_says_so(stop, tracebacks, begin):
-    process = begin("wait")
+@pytest.mark.parametrize(
+    ("stop", "tracebacks", "imports"),
+    # A command that SIGTERM ends leaves the server to end itself, once it has imported.
+    [(signal.SIGINT, 1, ["for long"]), (signal.SIGTERM, 0, [])],
+)
+def test_stopped_while_the_server_imports_nothing_but_the_command_says_so(stop, tracebacks, imports, begin):
+    process = begin("wait", *imports)
     os.killpg(process.pid, stop)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == -stop
     assert err.count("Traceback") == tracebacks, err
     assert not is_there(process.pid)
 
 
 def test_a_command_that_is_refused_does_not_wait_for_the_server(begin):
-    process = begin("refuse")
-    _, err = process.communicate(timeout=300)
+    process = begin("refuse", "for long")
+    _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (1, "refused\n")
     assert not is_there(process.pid)
 
