@@ -107,17 +107,17 @@ def _last_answer(path: str, revision: str | None, error: Exception) -> str:
 
 
 def read_hub(source: SourceConfig) -> Iterator[str]:
-    """Yield the texts of a data set, streamed; raises as `read_hub_records`."""
-    return (text for text, _, _ in read_hub_records(source))
+    """Yield the texts of a data set, streamed; raises as `read_hub_records`, and where a record has no text."""
+    return (text_of(record, source.text_field, where) for where, record in read_hub_records(source))
 
 
-def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Yield text, record and place of every row of a data set, streamed.
+def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield place and record of every row of a data set, streamed.
 
     Raises
     ------
     ValueError
-        `datasets` cannot read it, or a record has no text in `text_field`; `HubOutOfReachError` where the hub does not answer.
+        `datasets` cannot read it; `HubOutOfReachError` where the hub does not answer.
     """
     import datasets
     import huggingface_hub
@@ -130,11 +130,8 @@ def read_hub_records(source: SourceConfig) -> Iterator[tuple[str, Mapping[str, A
         rows = datasets.load_dataset(source.path, source.subset, split=source.split, revision=commit, streaming=True)
         for record in rows:
             number += 1
-            where = f"{source.path}, row {number}"
-            yield text_of(record, source.text_field, where), record, where
+            yield f"{source.path}, row {number}", record
     except (OSError, ValueError, DatasetsError, RuntimeError) as error:  # the last: it refuses loading scripts
-        if str(error).startswith(f"{source.path}, row {number}:"):
-            raise
         said = f"data set {source.path} cannot be read after row {number}: {one_line(error)[:500]}"
         if is_out_of_reach(error):
             offline = config.HF_HUB_OFFLINE or huggingface_hub.constants.HF_HUB_OFFLINE

@@ -127,6 +127,60 @@ def test_a_field_whose_type_changes_between_files_is_named(tmp_path: Path, suffi
         read(tmp_path, suffix, where="n >= 2")
 
 
+WITHOUT_TEXT = [{"text": "some text", "lang": "en"}, {"text": None, "lang": "de"}, {"text": "more text", "lang": "en"}]
+
+
+def write_records(path: Path, rows: list[dict]) -> str:
+    """Write records in the format of a file's name, and give the kind of source."""
+    if path.suffix == ".parquet":
+        write_rows(path, rows)
+    elif path.suffix == ".arrow":
+        table = pyarrow.Table.from_pylist(rows)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        path.write_bytes(gzip.compress(lines_of(*rows)) if path.suffix == ".gz" else lines_of(*rows))
+    return path.name.split(".")[1]
+
+
+FORMATS = pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet", "a.arrow"])
+
+
+@FORMATS
+@pytest.mark.parametrize("where", ["text != null", 'lang == "en"', 'has(text) and lang == "en"'])
+@pytest.mark.parametrize("language", [None, "lang"])
+def test_a_record_that_its_fields_drop_needs_no_text(tmp_path: Path, name: str, where: str, language: str | None):
+    kind = write_records(tmp_path / name, WITHOUT_TEXT)
+    found = read(tmp_path / name, kind, where=where, language=language)
+    assert [(each.text, each.cause) for each in found] == [
+        ("some text", None),
+        ("", "field_filter"),
+        ("more text", None),
+    ]
+
+
+@FORMATS
+def test_a_record_that_its_fields_keep_needs_a_text(tmp_path: Path, name: str):
+    kind = write_records(tmp_path / name, WITHOUT_TEXT)
+    with pytest.raises(ValueError, match=rf"{name}, (line|row) 2: field 'text' is null"):
+        read(tmp_path / name, kind, where='lang != "fr"')
+
+
+def test_a_record_without_the_field_of_the_text_is_the_same(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes(lines_of({"text": "some text", "lang": "en"}, {"lang": "de"}))
+    found = read(tmp_path / "a.jsonl", where="has(text)")
+    assert [(each.text, each.cause) for each in found] == [("some text", None), ("", "field_filter")]
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: no field 'text'"):
+        read(tmp_path / "a.jsonl", where='has(lang) or lang == "de"')
+
+
+@pytest.mark.parametrize("text", [3, ["a"], {"a": "b"}])
+def test_a_text_of_another_type_is_an_error_whatever_the_fields_say(tmp_path: Path, text: object):
+    (tmp_path / "a.jsonl").write_bytes(lines_of({"text": "some text", "lang": "en"}, {"text": text, "lang": "de"}))
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: field 'text' is .*, not text"):
+        read(tmp_path / "a.jsonl", where='lang == "en"')
+
+
 def test_what_is_odd_and_whole_is_read(tmp_path: Path):
     long = "x " * 25_000_000
     parts = [b"\xef\xbb\xbf" + lines_of({"text": "mark"}), b"\xef\xbb\xbf" + lines_of({"text": "a\0b"})]

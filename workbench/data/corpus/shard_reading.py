@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -109,6 +110,14 @@ class _Wanted:
             columns.append(self.language)
         return columns
 
+    def text_of(self, record: Any, where: Callable[[], str]) -> str:
+        """Give the text of a record, "" where it has none and the source's `where` drops it; `where` names it in an error."""
+        if self.keep is not None and isinstance(record, dict) and look_up(record, self.text_field) in (None, MISSING):
+            with suppress(ValueError):  # its text is the first to be named
+                if self.keep.cause(record):
+                    return ""
+        return text_of(record, self.text_field, where())
+
     def judge(self, text: str, record: Mapping[str, Any], where: Callable[[], str]) -> Read:
         """Give a document; `where` names its record in an error."""
         try:
@@ -123,12 +132,17 @@ class _Wanted:
             raise ValueError(f"{where()}: {error}") from None
         return Read(normalise(text), cause, record if self.fields else _NO_FIELDS, language)
 
+    def documents(self, records: Iterable[tuple[str, Any]]) -> Iterator[Read]:
+        """Yield the document of each record that comes with its name."""
+        for name, record in records:
+            yield self.judge(self.text_of(record, lambda at=name: at), record, lambda at=name: at)
+
 
 def _read_part(part: Part, source: SourceConfig, wanted: _Wanted) -> Iterator[Read]:
     if source.kind.startswith("python_"):
         return _read_own_files(part, source)
     if source.kind == "huggingface" and source.files is None:
-        return (wanted.judge(text, record, lambda at=where: at) for text, record, where in read_hub_records(source))
+        return wanted.documents(read_hub_records(source))
     if source.is_remote:
         kind, path = remote_kind(source, part.path), open_remote(part, source)
         part = find_row_groups(path, part) if kind == "parquet" else part
@@ -142,10 +156,7 @@ def _read_part(part: Part, source: SourceConfig, wanted: _Wanted) -> Iterator[Re
     if kind == "arrow":
         return _read_arrow_rows(path, wanted)
     if path.name.lower().endswith((".gz", ".zst", ".json")):
-        return (
-            wanted.judge(text_of(record, source.text_field, where), record, lambda at=where: at)
-            for where, record in read_records("jsonl", path)
-        )
+        return wanted.documents(read_records("jsonl", path))
     return _read_lines(path, part, wanted)
 
 
@@ -179,7 +190,9 @@ def _read_rows(path: Path, part: Part, wanted: _Wanted) -> Iterator[Read]:
         records = records_of(path, before, batch.select([name for name in batch.schema.names if name in names]))
         for number, (record, cause) in enumerate(zip(records, causes, strict=True), before + 1):
             text = look_up(record, rest.text_field)
-            if not isinstance(text, str):
+            if text is None and cause is not None:
+                text = ""
+            elif not isinstance(text, str):
                 text = text_of(record, rest.text_field, f"{show(path)}, row {number}")
             if rest.language is None:
                 yield Read(normalise(text), cause, record if rest.fields else _NO_FIELDS)
@@ -194,9 +207,9 @@ def _read_arrow_rows(path: Path, wanted: _Wanted) -> Iterator[Read]:
     columns += [] if wanted.keep is None else sorted(wanted.keep.columns)
     columns += [] if wanted.language is None else [wanted.language]
     for first, records in read_arrow(path, columns):
-        for number, record in enumerate(records, first):
-            text = text_of(record, wanted.text_field, f"{show(path)}, row {number}")
-            yield wanted.judge(text, record, lambda at=number: f"{show(path)}, row {at}")
+        yield from wanted.documents(
+            (f"{show(path)}, row {number}", record) for number, record in enumerate(records, first)
+        )
 
 
 def _causes_of_rows(path: Path, before: int, batch: Any, keep: FieldFilter | None) -> Sequence[str | None]:
@@ -298,7 +311,7 @@ def _parse_block(path: Path, offset: int, block: bytes, wanted: _Wanted) -> Iter
             # Damaged records, those without a text, and byte order marks where files were put one behind the other.
             ended = "\n" if index + 1 < len(lines) else ""
             record = parse_line(path, number(index), line.removeprefix("\ufeff") + ended)
-            text = text_of(record, wanted.text_field, f"{show(path)}, line {number(index)}")
+            text = wanted.text_of(record, lambda at=index: f"{show(path)}, line {number(at)}")
         if is_plain:
             yield Read(normalise(text), None, record if wanted.fields else _NO_FIELDS)
         else:
