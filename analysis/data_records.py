@@ -115,6 +115,27 @@ def removed_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def rule_table(record: Record) -> pd.DataFrame | None:
+    """Tabulate by what the documents of each source were chosen: its `where`, and thresholds of quality; None: by neither."""
+    configs = {name: facts.get("config") or {} for name, facts in record["sources"].items()}
+    rows = [
+        {"source": name, "setting": setting, "kept if": rule}
+        for name, config in configs.items()
+        for setting, rule in [("where", config.get("where")), *_thresholds(config.get("quality") or {})]
+        if rule
+    ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def _thresholds(quality: Mapping[str, Mapping[str, Any] | None]) -> list[tuple[str, str]]:
+    """Name the families of rules of quality with what each was set to; a rule that is null was not applied."""
+    return [
+        (f"quality.{family}", ", ".join(f"{name}: {value}" for name, value in rules.items() if value is not None))
+        for family, rules in quality.items()
+        if rules
+    ]
+
+
 def _cut_counts(cut: int | Mapping[str, int] | None) -> dict[str, int] | None:
     """Count documents that stay without a part of them, by cause; None where nobody counted them."""
     if cut is None or isinstance(cut, int):

@@ -20,6 +20,7 @@ from analysis.data_records import (
     packing_table,
     reader_table,
     removed_table,
+    rule_table,
     source_table,
 )
 from analysis.figures.lengths import lengths_figure
@@ -66,6 +67,7 @@ def data_blocks(record: Record, drawn: Sequence[Drawn]) -> list[str]:
         f"<h3 id='data-{html.escape(record['fingerprint'])}'>{html.escape(title)}</h3>",
         text_block(lead),
         _table(source_table(record), "Sources"),
+        *_rules(record),
         _table(removed_table(record), "Documents read, kept, and removed by cause"),
         *_duplicates(record),
         *(figures or [_not_measured("Lengths of documents")]),
@@ -93,6 +95,11 @@ def _lineage(record: Record) -> list[str]:
             table = pd.DataFrame([{"file": f["path"], "bytes": f["bytes"], "SHA-256": f["sha256"]} for f in listed])
             blocks.append(_details(f"Files of {name}{more}", table_block(_counted(table))))
     return blocks
+
+
+def _rules(record: Record) -> list[str]:
+    rules = rule_table(record)
+    return [] if rules is None else [_table(rules, "What documents were chosen by")]
 
 
 def _duplicates(record: Record) -> list[str]:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from analysis.data_records import overlap_table, packing_table, removed_table, source_table
+from analysis.data_records import overlap_table, packing_table, removed_table, rule_table, source_table
 from analysis.figures.lengths import lengths_figure
 from analysis.report.data_page import add_data, data_blocks
 from analysis.report.page import Section, build_page
@@ -145,6 +145,25 @@ def test_sources_and_causes_are_those_of_the_manifest(corpus):
     assert removed.columns.tolist()[:5] == ["read", "kept", "too short", "duplicate", "near duplicate"]
     counts = removed.drop(columns="cut: held-out text")
     assert (counts["read"] == counts.drop(columns="read").sum(axis=1)).all()
+
+
+def test_what_documents_were_chosen_by(tmp_path):
+    assert "chosen by" not in "".join(blocks_of(make_record(write_store(tmp_path / "all", 3)))[1])
+    folder = write_store(tmp_path / "chosen", 3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"]["data"]["sources"]["web"] |= {
+        "where": 'lang == "en" and stars >= 2',
+        "quality": {"gopher": {"min_words": 50, "max_words": 100000, "min_stop_words": None}, "c4": None},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    record = make_record(folder)
+    assert rule_table(record).to_numpy().tolist() == [
+        ["web", "where", 'lang == "en" and stars >= 2'],
+        ["web", "quality.gopher", "min_words: 50, max_words: 100000"],
+    ]
+    text = "".join(blocks_of(record)[1])
+    assert "What documents were chosen by" in text
+    assert "lang == &quot;en&quot; and stars &gt;= 2" in text
 
 
 def test_a_cut_by_cause_is_a_column_a_cause(corpus):

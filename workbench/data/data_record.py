@@ -14,7 +14,7 @@ from workbench.data.folders import MANIFEST
 
 SUFFIX = ".data.json"
 """End of the name of a record's file, `<fingerprint>.data.json`."""
-_OF_SOURCE = ("kind", "path", "name", "revision", "where", "keep", "max_bytes")
+_OF_SOURCE = ("kind", "path", "revision", "where", "quality", "max_bytes")
 _PLACES = ("shards", "excluded")
 _EXAMPLE_CHARACTERS, _EXAMPLES = 400, 3
 
