@@ -40,11 +40,18 @@ def products_by(library: str, threads: int) -> Generator[None]:
         has found.
     threads
         That `openblas` may use; PyTorch knows its own.
+
+    Raises
+    ------
+    ValueError
+        It is none of these: `auto` must have been settled.
     """
     global _by_openblas
     if library == "onednn":
         yield
         return
+    if library != "openblas":
+        raise ValueError(f"products are made by onednn or openblas, not {library!r}")
     before, _by_openblas = _by_openblas, True
     try:
         with openblas.openblas_threads(threads):
@@ -59,9 +66,9 @@ def check_products(library: str, device: str | torch.device) -> None:
     Raises
     ------
     ValueError
-        `openblas` is for a CPU, and NumPy may lack it.
+        `openblas` is for a CPU, and NumPy may lack it; `auto` takes what is here.
     """
-    if library == "onednn":
+    if library in ("onednn", "auto"):
         return
     if torch.device(device).type != "cpu":
         raise ValueError(f"numerics.products={library!r} is for a CPU, not {str(device)!r}: use onednn")

@@ -173,11 +173,6 @@ def choose_attention(
     return chosen
 
 
-def with_attention(stage: TrainingStage, attention: str) -> TrainingStage:
-    """Give the stage with its attention settled."""
-    return replace(stage, numerics=replace(stage.numerics, attention=attention))
-
-
 def _candidates(stage: TrainingStage, device: torch.device) -> list[str]:
     """List the backends that this machine has for the stage's precision; cuDNN's adds in no fixed order."""
     if device.type == "cpu" or stage.precision == "fp32":

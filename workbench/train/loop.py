@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.config.schema import Stage, TrainingStage
+from workbench.config.schema import NumericsConfig, Stage, TrainingStage
 from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention, takes_borders
@@ -34,7 +34,7 @@ from workbench.study.kind_plan import checkpoint_bytes, flops_per_token
 from workbench.study.memory import head_padded_to
 from workbench.tracking import spool
 from workbench.train import checkpoint as ckpt
-from workbench.train.attention_choice import choose_attention, with_attention
+from workbench.train.attention_choice import choose_attention
 from workbench.train.clearing import clear_leftovers
 from workbench.train.compiler import compile_model, missing_for_compile
 from workbench.train.determinism import check_determinism, determinism, is_deterministic
@@ -45,9 +45,10 @@ from workbench.train.hooks import Progress, StoppedError
 from workbench.train.interval import CheckpointClock
 from workbench.train.job import StageJob
 from workbench.train.micro_batch import choose_micro_batch
-from workbench.train.numerics_record import find_differences, make_record, read_latest_record, settle_loss
+from workbench.train.numerics_record import find_differences, make_record, products_of, read_latest_record, settle_loss
 from workbench.train.peak import peak_flops
 from workbench.train.peak_memory import PeakMemory
+from workbench.train.products_choice import choose_products
 from workbench.train.saving import StageSaver
 from workbench.train.schedule import learning_rate
 from workbench.train.shares import find_mesh
@@ -77,7 +78,7 @@ class StageRun:
         self.padded_to, self.cross_entropy = settle_loss(
             self.stage.numerics, before, padded_to=self.padded_to, cross_entropy=self.cross_entropy
         )
-        self.stage = with_attention(self.stage, self.world.main_only(lambda: self._choose_attention(before)))
+        self.stage = replace(self.stage, numerics=self.world.main_only(lambda: self._settle_numerics(before)))
         self.numerics = make_record(
             self.stage,
             self.device,
@@ -156,15 +157,17 @@ class StageRun:
 
     # -------------------------------------------------------------------------------
 
-    def _choose_attention(self, before: dict[str, Any]) -> str:
-        """Settle `numerics.attention=auto`; a branch takes its trunk's choice."""
-        if self.stage.numerics.attention == "auto" and not before and self.stage.parent and self.stage.resumes:
+    def _settle_numerics(self, before: dict[str, Any]) -> NumericsConfig:
+        """Settle `numerics.attention=auto` and `products=auto`; a branch takes its trunk's choices."""
+        asked = self.stage.numerics
+        if "auto" in (asked.attention, asked.products) and not before and self.stage.parent and self.stage.resumes:
             before = ckpt.read_manifest(self._parent_checkpoint())["numerics"]
+        what = self.stage, self.micro_batch, self.device
+        attention, products = before.get("attention"), products_of(before)
         with determinism(self.deterministic, self.device):
-            begun_with = before.get("attention")
-            return choose_attention(
-                self.stage, self.micro_batch, self.device, begun_with=begun_with, say=self.hooks.log
-            )
+            attention = choose_attention(*what, begun_with=attention, say=self.hooks.log)
+            products = choose_products(*what, begun_with=products, say=self.hooks.log)
+        return replace(asked, attention=attention, products=products)
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None

@@ -68,6 +68,11 @@ def read_latest_record(stage_dir: StageDir) -> dict[str, Any]:
     return ckpt.read_manifest(found[max(found)])["numerics"] if found else {}
 
 
+def products_of(before: Mapping[str, Any]) -> str | None:
+    """Name the library by which a checkpoint's products were made; None where there is no record."""
+    return (_OLDER | dict(before))["products"] if before else None
+
+
 def settle_loss(
     numerics: NumericsConfig, before: Mapping[str, Any], *, padded_to: int, cross_entropy: str
 ) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -55,29 +56,37 @@ def measure_tokens_per_second(
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
         keep_freed_memory()
-    products = products_by(stage.numerics.products, stage.numerics.threads)
-    with determinism(is_deterministic(stage.numerics, device), device), products:
-        step = _make_step(stage, device)
-        for _ in range(2):
-            step()
-        speeds: list[float] = []
-        start = time.perf_counter()
-        while time.perf_counter() - start < seconds or not speeds:
-            began = time.perf_counter()
-            step()
-            speeds.append(stage.batch_tokens / (time.perf_counter() - began))
+    with determinism(is_deterministic(stage.numerics, device), device):
+        stage = _settled(stage, device)
+        with products_by(stage.numerics.products, stage.numerics.threads):
+            step = _make_step(stage, device)
+            for _ in range(2):
+                step()
+            speeds: list[float] = []
+            start = time.perf_counter()
+            while time.perf_counter() - start < seconds or not speeds:
+                began = time.perf_counter()
+                step()
+                speeds.append(stage.batch_tokens / (time.perf_counter() - began))
     return choose(speeds)
 
 
 def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
     """Give a function that trains one step as the stage's kind does; most do as pretraining does."""
-    from workbench.train.attention_choice import choose_attention, with_attention
-    from workbench.train.micro_batch import choose_micro_batch
-
-    # What it takes is not remembered: a stage measures for itself.
-    if stage.numerics.attention == "auto":
-        stage = with_attention(stage, choose_attention(stage, choose_micro_batch(stage, 1, device), device))
     return getattr(find_kind(stage.kind).run, "trial_step", plain_step)(stage, device)
+
+
+def _settled(stage: TrainingStage, device: torch.device) -> TrainingStage:
+    """Settle what the numerics leave to a measurement; it is not remembered: a stage measures for itself."""
+    from workbench.train.attention_choice import choose_attention
+    from workbench.train.micro_batch import choose_micro_batch
+    from workbench.train.products_choice import choose_products
+
+    if "auto" not in (stage.numerics.attention, stage.numerics.products):
+        return stage
+    what = stage, choose_micro_batch(stage, 1, device), device
+    numerics = replace(stage.numerics, attention=choose_attention(*what), products=choose_products(*what))
+    return replace(stage, numerics=numerics)
 
 
 def plain_step(

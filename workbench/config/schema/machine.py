@@ -9,7 +9,7 @@ from workbench.config.plain import check_above, check_at_least, check_choice
 ATTENTIONS = ("sdpa", "flash_attn", "flash_attn_3", "cudnn", "blocks", "auto")
 DEVICES = ("auto", "cpu", "cuda")
 CROSS_ENTROPIES = ("own", "liger", "auto")
-PRODUCTS = ("onednn", "openblas")
+PRODUCTS = ("onednn", "openblas", "auto")
 COMPILE_UNITS = ("model", "block")
 PARALLELS = ("replicate", "shard", "hybrid")
 WRITES = ("auto", "background", "inline")
@@ -33,8 +33,9 @@ class NumericsConfig:
     """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
     extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""
     products: str = "onednn"
-    """What multiplies fp32 matrices on a CPU in training: `onednn` (where PyTorch has it), or `openblas` (NumPy's), which is faster
-    on some processors with AVX2 alone, and gives other last bits."""
+    """What multiplies fp32 matrices on a CPU in training: `onednn` (where PyTorch has it), `openblas` (NumPy's), which is faster
+    on some processors with AVX2 alone, and gives other last bits, or `auto`: the faster on the stage's shapes, which is
+    measured once, recorded and kept."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     compile_unit: str = "model"

@@ -65,8 +65,9 @@ def _of_stream(phases: list[TrainingStage], teacher: Stage, top_k: int, vocabula
 
 
 def _numerics(asked: NumericsConfig) -> NumericsConfig:
-    """Nothing is measured for a stage without a backward pass: what is left open is PyTorch's own attention."""
-    return replace(asked, attention="sdpa") if asked.attention == "auto" else asked
+    """Nothing is measured for a stage without a backward pass: what is left open is PyTorch's own attention, and oneDNN."""
+    asked = replace(asked, attention="sdpa") if asked.attention == "auto" else asked
+    return replace(asked, products="onednn") if asked.products == "auto" else asked
 
 
 def flops_per_token(stage: Spec) -> int:
