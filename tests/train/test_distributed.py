@@ -201,6 +201,16 @@ def test_a_job_keeps_the_numerics_and_the_code_it_was_submitted_with(fresh):
         train_stage(trunk.facts.layout, trunk.node.id, frozen=replace(stage, batch_sequences=16))
 
 
+def test_processes_take_what_one_of_them_measured(fresh):
+    """Each could find something else faster; they end as if they had been told what was recorded."""
+    both = fresh("both", "numerics.products=auto", "numerics.attention=auto").finish(2)
+    record = ckpt.read_manifest(both.last())["numerics"]
+    taken = [f"numerics.{name}={record[name]}" for name in ("products", "attention")]
+    assert taken[0] in ("numerics.products=onednn", "numerics.products=openblas")
+    assert taken[1] in ("numerics.attention=sdpa", "numerics.attention=blocks")
+    assert_same(fresh("told", *taken).finish(2), both)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", COMPILE_UNITS)
 def test_compiled_they_end_the_same(fresh, unit):

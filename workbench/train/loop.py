@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.config.schema import NumericsConfig, Stage, TrainingStage
+from workbench.config.schema import Stage, TrainingStage
 from workbench.data.read_ahead import ReadAhead, batches_ahead
 from workbench.data.stream import Stream
 from workbench.model.attention import check_attention, takes_borders
@@ -78,7 +78,9 @@ class StageRun:
         self.padded_to, self.cross_entropy = settle_loss(
             self.stage.numerics, before, padded_to=self.padded_to, cross_entropy=self.cross_entropy
         )
-        self.stage = replace(self.stage, numerics=self.world.main_only(lambda: self._settle_numerics(before)))
+        attention, products = self.world.main_only(lambda: self._settle_numerics(before))
+        settled = replace(self.stage.numerics, attention=attention, products=products)
+        self.stage = replace(self.stage, numerics=settled)
         self.numerics = make_record(
             self.stage,
             self.device,
@@ -157,7 +159,7 @@ class StageRun:
 
     # -------------------------------------------------------------------------------
 
-    def _settle_numerics(self, before: dict[str, Any]) -> NumericsConfig:
+    def _settle_numerics(self, before: dict[str, Any]) -> tuple[str, str]:
         """Settle `numerics.attention=auto` and `products=auto`; a branch takes its trunk's choices."""
         asked = self.stage.numerics
         if "auto" in (asked.attention, asked.products) and not before and self.stage.parent and self.stage.resumes:
@@ -166,8 +168,7 @@ class StageRun:
         attention, products = before.get("attention"), products_of(before)
         with determinism(self.deterministic, self.device):
             attention = choose_attention(*what, begun_with=attention, say=self.hooks.log)
-            products = choose_products(*what, begun_with=products, say=self.hooks.log)
-        return replace(asked, attention=attention, products=products)
+            return attention, choose_products(*what, begun_with=products, say=self.hooks.log)
 
     def _can_compile(self) -> bool:
         missing = missing_for_compile(self.device.type) if self.stage.numerics.compile else None
