@@ -9,8 +9,11 @@ import pytest
 
 from workbench.cli.plan_verb import print_plan
 from workbench.config.schema import BudgetConfig
-from workbench.forecast.corpus_estimate import CorpusWork
+from workbench.data.corpus.corpus_speeds import Speed
+from workbench.forecast import corpus_estimate
+from workbench.forecast.corpus_estimate import CorpusWork, estimate_corpora
 from workbench.forecast.estimate import Estimate, check_budget, describe, estimate
+from workbench.forecast.packing_estimate import estimate_packing
 from workbench.forecast.study_facts import make_facts
 
 WORK = CorpusWork(
@@ -39,6 +42,27 @@ def test_making_data_is_part_of_the_time(compose, overrides, experiments):
     assert both.untimed_corpora == ()
     unknown = estimate(facts, 1, measure=False, corpora=[WORK, replace(WORK, name="code", seconds=None)])
     assert (unknown.corpora_seconds, unknown.untimed_corpora) == (3600.0, ("code",))
+
+
+def test_packing_is_estimated_by_what_such_data_had(compose, overrides, experiments, monkeypatch):
+    """Of the sources that are drawn from, by the documents and tokens a byte of data that was made before."""
+    packed = [*overrides, "data.corpus={}", "data.packing=best_fit"]
+    facts = make_facts(compose(packed, experiments))
+    [unknown] = estimate_corpora(facts, None, measure=False)
+    [context] = {node.stage.stream.context_tokens for node in facts.plan.nodes.values()}
+    both = ("code", "prose")
+    assert unknown.packing == (estimate_packing(context, both, None, None),)
+    speed = Speed(bytes=1000, seconds=1.0, work_bytes=1000, store_bytes=500, documents=2, tokens=300)
+    monkeypatch.setattr(corpus_estimate, "recall", lambda *_: (speed, "n1"))
+    [known] = estimate_corpora(facts, None, measure=False)
+    expected = estimate_packing(context, both, known.input_bytes * 2 / 1000, known.input_bytes * 300 / 1000)
+    assert (known.packing[0].pieces, known.packing[0].disk_bytes) == (expected.pieces, expected.disk_bytes)
+    assert known.packing[0].seconds == pytest.approx(expected.seconds)
+    [alone] = estimate_corpora(
+        make_facts(compose([*packed, "data.sources.code.weight=0"], experiments)), None, measure=False
+    )
+    assert alone.packing[0].sources == ("prose",)
+    assert 0 < alone.packing[0].pieces < known.packing[0].pieces
 
 
 def test_the_time_says_what_it_is_made_of():
