@@ -268,6 +268,13 @@ def test_attention_by_blocks_is_for_fp32(tune):
         check_before_start(tune("sft", "numerics.attention=blocks", "precision=bf16"))
 
 
+def test_products_by_openblas_are_for_fp32_and_auto_is_for_either(tune):
+    with pytest.raises(ValueError, match=r"numerics\.products='openblas' computes in fp32 alone: set precision=fp32"):
+        check_before_start(tune("sft", "numerics.products=openblas", "precision=bf16"))
+    for precision in ("fp32", "bf16"):
+        check_before_start(tune("sft", "numerics.products=auto", f"precision={precision}"))
+
+
 def test_milestones_share_one_trunk_and_are_scored_as_bases(tune):
     facts = tune("sft", "recipe=constant", "recipe.warmup_tokens=512", "recipe.batch_sequences=4")
     many = tune(

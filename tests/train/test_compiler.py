@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._inductor import cpu_vec_isa
+from torch._inductor.utils import fresh_cache
 
 from workbench.config.schema import ModelConfig
-from workbench.model import triton_build
+from workbench.model import matmul, triton_build
 from workbench.model.batch import Batch
 from workbench.model.init import init_weights
+from workbench.model.matmul import linear, products_by, uses_onednn
+from workbench.model.openblas import found_openblas
 from workbench.model.transformer import Transformer, summed_loss
 from workbench.model.triton_build import missing_for_triton
 from workbench.train.compiler import compile_model, missing_for_compile
@@ -65,6 +68,39 @@ def test_code_that_is_kept_for_one_instruction_set_is_not_run_under_another(tmp_
         assert done.returncode == 0, done.stderr[-500:]
         eager, compiled = json.loads(done.stdout)
         assert compiled == pytest.approx(eager, abs=1e-4), f"under {capability or 'native'} instructions"
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(
+    found_openblas() is None or not uses_onednn(torch.device("cpu")), reason="only one library multiplies here"
+)
+@pytest.mark.parametrize("libraries", [("onednn", "openblas"), ("openblas", "onednn")])
+def test_code_that_is_kept_for_one_library_is_not_run_by_another(monkeypatch, libraries):
+    """They are given the factors of a weight's gradient in different orders, which decides its last bits."""
+    given = []
+    original = matmul._by_library
+    monkeypatch.setattr(matmul, "_by_library", lambda *a: given.append([each.shape for each in a]) or original(*a))
+
+    class Product(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(8, 4))
+
+        def forward(self, x):
+            return linear(x, self.weight)
+
+    def gradients(library, compiled):
+        given.clear()
+        with products_by(library, 1):
+            model = compile_model(Product()) if compiled else Product()
+            model(torch.ones(6, 4, requires_grad=True)).sum().backward()
+        return sorted(given)  # compiled code computes the weight's gradient before the input's
+
+    with fresh_cache():
+        compiled = [gradients(library, compiled=True) for library in libraries]
+    assert compiled == [gradients(library, compiled=False) for library in libraries]
+    assert compiled[0] != compiled[1]
 
 
 def made(activation_checkpointing: bool = False) -> Transformer:

@@ -38,10 +38,8 @@ def check_before_start(facts: Facts, workers: int | None = None, *, here: bool =
             raise ValueError(
                 f"numerics.attention={attention!r} computes in bf16 alone: set precision=bf16, or use sdpa"
             )
-        if stage.numerics.products != "onednn" and stage.precision != "fp32":
-            raise ValueError(
-                f"numerics.products={stage.numerics.products!r} computes in fp32 alone: set precision=fp32, or use onednn"
-            )
+        if stage.numerics.products == "openblas" and stage.precision != "fp32":
+            raise ValueError("numerics.products='openblas' computes in fp32 alone: set precision=fp32, or use onednn")
     missing = facts.missing()
     stages = [node.stage for node in facts.plan.nodes.values() if missing[node.id]]
     if here and stages:

@@ -87,6 +87,11 @@ def uses_onednn(device: torch.device) -> bool:
     return _HAS_ONEDNN and device.type == "cpu"
 
 
+def products_library() -> str:
+    """Name the library that `products_by` has set just now."""
+    return "openblas" if _by_openblas else "onednn"
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Dtype of products with `x`: its own, or autocast's."""
     device = x.device.type

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from workbench.config.schema import NumericsConfig
+from workbench.model.matmul import products_library
 from workbench.model.transformer import Block, Transformer
 from workbench.model.triton_build import missing_for_triton
 
@@ -77,12 +78,13 @@ def _cache_tag(users: str) -> str:
 
     Kernels step by as many numbers as a vector of the processor's has, and PyTorch's key for them (2.13) does
     not say how many: kept under AVX-512 and compiled again under AVX2, by another processor with the same folder or
-    under another `ATEN_CPU_CAPABILITY`, they leave half of every row unwritten.
+    under another `ATEN_CPU_CAPABILITY`, they leave half of every row unwritten. Nor does it say which library multiplies:
+    one is given the factors of a weight's gradient in another order than the other, and last bits would depend on the cache.
     """
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    instructions = pick_vec_isa()
-    return f"{users}{platform.machine()} {instructions} {instructions.bit_width()}, {torch.get_num_threads()} threads"
+    vectors, threads = pick_vec_isa(), torch.get_num_threads()
+    return f"{users}{platform.machine()} {vectors} {vectors.bit_width()}, {threads} threads, {products_library()}"
 
 
 if __name__ == "__main__":
