@@ -1,7 +1,9 @@
-"""Which library multiplies fp32 matrices on a CPU, where `numerics.products=auto` leaves it open: the faster on the stage's shapes.
+"""Which library multiplies fp32 matrices on a CPU, where `numerics.products=auto` leaves it open.
 
-It is measured once, on the products of a training step with weights. What was chosen is recorded with every checkpoint and taken
-again by whoever goes on from there, since the other adds in another order and gives other last bits.
+It is the faster on the stage's shapes, measured once on the products of a training step with weights. What was chosen is
+recorded with every checkpoint and taken again by whoever goes on from there, since the other adds in another order and gives
+other last bits. A stage that is killed before its first checkpoint begins anew, and measures anew: where the two are about as
+fast, or other work disturbs, it may take the other. Who needs the same bits of two beginnings names the library.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from workbench.model.transformer import Linear, Transformer
 _ROUNDS = 5
 """Both libraries in turn; the first round warms up."""
 _FEWEST_ROWS, _ROUND_FLOPS = 128, 12e9
-"""Rows are fewer than a pass has where all products of a round would take more FLOPs, which is a fifth of a second on a slow core."""
+"""Rows are fewer than a pass has where all products of a round would take more FLOPs: a fifth of a second on a slow core."""
 _LEAST_GAIN = 0.02
 """By which OpenBLAS must be faster: a smaller difference may be other work's."""
 
@@ -90,6 +92,9 @@ def choose_products(
     say: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Name the library of a stage: as its numerics say, else what it was begun with, else the faster one that is here.
+
+    OpenBLAS is taken if it is faster by more than 2%. Products are timed as they are in eager training, all of them with the rows
+    of a pass, the output head's too, and gradients of frozen weights as if they were needed.
 
     Parameters
     ----------

@@ -26,16 +26,17 @@ class NumericsConfig:
     micro_batch_sequences: int | None = None
     """Sequences of a forward pass; None takes the most whose estimated memory the device has."""
     attention: str = "sdpa"
-    """`sdpa` (PyTorch's choice), on a CPU in fp32 `blocks` (products over blocks of queries, scores kept), on a GPU in bf16 also `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto`
-    takes there the one that is fastest on the stage's shapes, by itself or, with `compile`, in a compiled block; it is recorded
-    and kept. Fine-tuning takes `sdpa`."""
+    """`sdpa` (PyTorch's choice), on a CPU in fp32 `blocks` (products over blocks of queries, scores kept), on a GPU in bf16 also
+    `flash_attn`, `flash_attn_3` (their packages needed) or `cudnn`; `auto` takes there the one that is fastest on the stage's
+    shapes, by itself or, with `compile`, in a compiled block; it is recorded with the first checkpoint and kept. Fine-tuning
+    takes `sdpa`."""
     cross_entropy: str = "own"
     """What makes the loss of pretraining and fine-tuning from its logits: `own` (PyTorch's operators), `liger` (on a GPU; the
     extra `kernels`), or `auto`: liger where it is installed. Distillation has its own."""
     products: str = "onednn"
     """What multiplies fp32 matrices on a CPU in training: `onednn` (where PyTorch has it), `openblas` (NumPy's), which is faster
     on some processors with AVX2 alone, and gives other last bits, or `auto`: the faster on the stage's shapes, which is
-    measured once, recorded and kept."""
+    measured once, recorded with the first checkpoint and kept."""
     compile: bool = False
     """Whether to use `torch.compile`; if the machine lacks what it needs, training is eager, with a message."""
     compile_unit: str = "model"
