@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_processes import start, talk, weighted_step, write_again
+from training_processes import COMPILING_SECONDS, start, talk, weighted_step, write_again
 from trunks import PARALLELS, STEPS, TOKENS, TWO_BY_TWO, Trunk, assert_equal, assert_same, state_of
 
 from workbench.config.schema import COMPILE_UNITS
@@ -222,10 +222,10 @@ def test_compiled_they_end_the_same(fresh, unit):
         "numerics.threads=2",
         f"numerics.compile_unit={unit}",
     )
-    untouched = fresh("untouched", *settings).finish(2)
+    untouched = fresh("untouched", *settings).finish(2, patience=COMPILING_SECONDS)
     stopped = fresh("stopped", *settings)
-    stopped.train(2, stop_after=20)
-    assert_same(untouched, stopped.finish(2))
+    stopped.train(2, stop_after=20, patience=COMPILING_SECONDS)
+    assert_same(untouched, stopped.finish(2, patience=COMPILING_SECONDS))
     numerics = ckpt.read_manifest(stopped.last())["numerics"]
     assert (numerics["compile"], numerics["compile_unit"]) == (True, unit)
 

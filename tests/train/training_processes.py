@@ -52,6 +52,9 @@ IMPORTED_BY_RANKS = (
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(list(IMPORTED_BY_RANKS))
 PATIENCE_SECONDS = 120
+"""Until ranks hang; they wait for each other half as long."""
+COMPILING_SECONDS = 480
+"""The same for ranks that compile what they train, each by itself: it takes a minute of a slow core that others want too."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,12 @@ class Ended:
 
 
 def start(
-    size: int, function: Callable[..., Any], by_rank: dict[int, dict[str, Any]] | None = None, **common
+    size: int,
+    function: Callable[..., Any],
+    by_rank: dict[int, dict[str, Any]] | None = None,
+    *,
+    patience: float = PATIENCE_SECONDS,
+    **common,
 ) -> list[Ended]:
     """Run `function(world, **common)` on so many ranks, each with further arguments of its own."""
     port = free_port()
@@ -75,16 +83,16 @@ def start(
     for rank in range(size):
         ours, theirs = FORKSERVER.Pipe(duplex=False)
         arguments = common | (by_rank or {}).get(rank, {})
-        process = FORKSERVER.Process(target=_rank, args=(theirs, rank, size, port, function, arguments))
+        process = FORKSERVER.Process(target=_rank, args=(theirs, rank, size, port, function, arguments, patience / 2))
         process.start()
         theirs.close()
         running.append((process, ours))
-    return [_wait(*each) for each in running]
+    return [_wait(*each, patience) for each in running]
 
 
-def _wait(process: Any, connection: Connection) -> Ended:
+def _wait(process: Any, connection: Connection, patience: float) -> Ended:
     try:
-        error, text, result = connection.recv() if connection.poll(PATIENCE_SECONDS) else ("hung", "", None)
+        error, text, result = connection.recv() if connection.poll(patience) else ("hung", "", None)
     except EOFError:
         error, text, result = "died", "", None
     if error == "hung":
@@ -99,7 +107,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _rank(connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any]) -> None:
+def _rank(
+    connection: Connection, rank: int, size: int, port: int, function: Any, arguments: dict[str, Any], timeout: float
+) -> None:
     gc.freeze()  # each stage collects garbage: not among what the server has imported
     os.fsync = lambda _: None  # as in all tests: a rank is killed, the disk's power is not cut
     warnings.simplefilter("error")
@@ -108,7 +118,7 @@ def _rank(connection: Connection, rank: int, size: int, port: int, function: Any
     # Dynamo looks at every attribute of the parameters that FSDP2 puts in place of a module's own.
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
     try:
-        with join(rank, size, rank, "127.0.0.1", port, "cpu", timeout_seconds=60) as world:
+        with join(rank, size, rank, "127.0.0.1", port, "cpu", timeout_seconds=timeout) as world:
             connection.send(("", "", function(world, **arguments)))
     except BaseException as error:
         connection.send((type(error).__name__, "".join(traceback.format_exception(error)), None))
