@@ -42,18 +42,22 @@ class LocalLauncher(_GraphLauncher):
     ----------
     workers
         Stages at a time; None takes as many as the cores allow.
+    use_idle_cores
+        Give stages more processes where cores would be idle (`workbench.forecast.idle_cores`).
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, use_idle_cores: bool = False) -> None:
         super().__init__()
         self.workers = None if workers is None else whole_number(workers, "hydra.launcher.workers")
+        self.use_idle_cores = use_idle_cores
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all points of the batch as one graph; each returns a `Finished`, or the error of its own way."""
         from workbench.launch.local.run_study import run_study_locally
 
         points, facts = self._plan(job_overrides)
-        outcome = run_study_locally(facts, self.workers, current_composer().command)
+        command = current_composer().command
+        outcome = run_study_locally(facts, self.workers, command, idle_cores=self.use_idle_cores)
         ends = [_ending(facts, planned, outcome) for planned in facts.plan.points]
         outcome.incomplete.extend(point.name for point, end in zip(points, ends, strict=True) if _failed(end))
         return [

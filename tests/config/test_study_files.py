@@ -74,6 +74,8 @@ def test_other_groups_of_hydra_in_a_studys_file_count(tmp_path):
         ("hydra: {launcher: {workers: 1}}\n", ["hydra/launcher=slurm"], "workers"),
         ("hydra: {launcher: {wait: true}}\n", [], "wait"),
         ("hydra: {launcher: {workers: two}}\n", [], "two"),
+        ("hydra: {launcher: {use_idle_cores: 1}}\n", [], "use_idle_cores=1 must be true or false"),
+        ("hydra: {launcher: {use_idle_cores: true}}\n", ["hydra/launcher=slurm"], "use_idle_cores"),
         ("hydra: {launcher: {workers: 0}}\n", [], "0"),
         (SLURM + "hydra: {launcher: {wait: often}}\n", [], "often"),
         ("defaults: [override /hydra/launcher: basic]\n", [], "basic"),

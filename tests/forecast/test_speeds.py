@@ -110,18 +110,32 @@ def test_a_chain_is_measured_as_it_will_train_alone(make_study, monkeypatch):
     assert seen == [1, 2]
 
 
-def test_a_stage_of_two_processes_is_measured_as_both_will_train(make_study, monkeypatch):
-    seen = []
+def test_a_stage_of_two_processes_is_measured_as_they_train_it_together(make_study, monkeypatch):
+    alone, together = [], []
 
     def measured(stages, environments):
-        seen.append(len(environments))
+        alone.append(len(environments))
         return [100.0] * len(stages), 3.0
 
+    def measured_together(stage):
+        together.append(stage.processes)
+        return 170.0, 4.0
+
     monkeypatch.setattr("workbench.forecast.speeds.measure_together", measured)
+    monkeypatch.setattr("workbench.forecast.speeds.measure_shared", measured_together)
     facts = make_study("tokens=10240", "resources.processes=2")
-    trunk = next(iter(facts.plan.nodes.values()))
-    study_speeds(facts.layout, facts.plan, Slots(4, "")).measure([trunk.stage])
-    assert seen == [2]
+    stage = next(iter(facts.plan.nodes.values())).stage
+    speeds = study_speeds(facts.layout, facts.plan, Slots(4, ""))
+    speeds.measure([stage, replace(stage, resources=replace(stage.resources, processes=1))])
+    assert (alone, together) == ([2], [2])
+    assert speeds.training(stage) == 85
+    assert speeds.start_seconds == 3  # of the others, where there are some
+    # On GPUs, where a stage's processes talk otherwise, and where they share the model out.
+    on_gpus = MachineSpeeds(facts.layout, Slots(2, "", ("0", "1")), 2)
+    on_gpus.measure([replace(stage, batch_sequences=2 * stage.batch_sequences)])
+    sharded = replace(stage, numerics=replace(stage.numerics, parallel="shard"))
+    speeds.measure([sharded])
+    assert (alone, together) == ([2, 2, 2], [2])
 
 
 def test_what_two_processes_took_together_is_the_speed_of_two(make_study):
@@ -136,6 +150,7 @@ def test_what_two_processes_took_together_is_the_speed_of_two(make_study):
 
 def test_processes_that_train_a_stage_together_need_less_of_the_clock(make_study, monkeypatch):
     monkeypatch.setattr("workbench.forecast.speeds.measure_together", lambda stages, _: ([100.0] * len(stages), 0.0))
+    monkeypatch.setattr("workbench.forecast.speeds.measure_shared", lambda stage: (100.0 * stage.processes, 0.0))
     monkeypatch.setattr("workbench.forecast.slots.usable_cores", lambda: 2)
     one, two = (estimate(make_study("tokens=10240", *more)) for more in ([], ["resources.processes=2"]))
     assert one.chain_seconds == 10240 / 100

@@ -15,7 +15,7 @@ def test_hydra_names_the_point_that_failed(overrides, experiments, monkeypatch, 
         facts = make_facts([(point.name, point.config) for point in hydra.points(sweep)])
         bad = facts.plan.points[1]
         failure = Failure("train", bad.chain[0][0], "m0_03 trunk", "NonFiniteLossError: step 3", DIVERGED)
-        monkeypatch.setattr(run_study, "run_study_locally", lambda *_: Outcome([failure]))
+        monkeypatch.setattr(run_study, "run_study_locally", lambda *_, **__: Outcome([failure]))
         trained = {point.chain[-1][0]: "checkpoint" for point in facts.plan.points if point is not bad}
         monkeypatch.setattr("workbench.train.checkpoint.find_checkpoint", lambda stage, _: trained.get(stage.id))
         with pytest.raises(

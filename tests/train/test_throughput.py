@@ -5,10 +5,25 @@ import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
+from workbench.config.schema import ModelConfig, NumericsConfig, ResourcesConfig
 from workbench.train import throughput
+from workbench.train.trial_stage import make_trial_stage
+
+
+@pytest.fixture
+def trial_stage():
+    """A small stage of two processes on the CPU, with further numerics: call it."""
+
+    def make(**numerics):
+        model = ModelConfig("tiny", 1, 16, 2, 2, 32, vocab_size=64, context_tokens=16)
+        stage = make_trial_stage(model, batch_sequences=4, numerics=NumericsConfig(device="cpu", **numerics))
+        return replace(stage, resources=ResourcesConfig(processes=2))
+
+    return make
 
 
 @pytest.mark.parametrize("gpu", ["3", "GPU-x", None])
@@ -39,3 +54,16 @@ def test_one_that_fails_does_not_keep_the_others_waiting(monkeypatch):
         with pytest.raises(MemoryError, match="no room"):
             throughput._results(futures)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_stage_are_timed_together(trial_stage):
+    speed, start_seconds = throughput.measure_shared(trial_stage())
+    assert speed > 0
+    assert start_seconds > 0
+
+
+@pytest.mark.slow
+def test_what_one_of_them_raises_is_raised(trial_stage):
+    with pytest.raises((ValueError, ImportError), match="flash"):
+        throughput.measure_shared(trial_stage(attention="flash_attn"))

@@ -20,6 +20,7 @@ def print_plan(parsed: argparse.Namespace) -> int:
     from workbench.forecast.cluster_cost import cluster_json, cluster_work
     from workbench.forecast.corpus_estimate import corpora_json, describe_corpus, estimate_corpora
     from workbench.forecast.estimate import estimate, study_slots
+    from workbench.forecast.idle_cores import describe_processes, idle_cores_note, use_idle_cores
     from workbench.forecast.plan_notes import missing_here_note, plan_json
 
     facts, launcher = plan_facts_and_launcher(parsed)
@@ -27,10 +28,15 @@ def print_plan(parsed: argparse.Namespace) -> int:
     corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
     # How fast this machine is says nothing about a cluster's.
     measure, local = work is None and not parsed.no_measure, corpora if work is None else ()
+    if launcher.use_idle_cores:
+        facts = use_idle_cores(facts, launcher.workers, measure=measure)
     here = estimate(facts, launcher.workers, measure=measure, corpora=local)
     values = plan_json(facts, here)
     if work is None:
         values["notes"] += missing_here_note(facts)
+        values["notes"] += (
+            describe_processes(facts) if launcher.use_idle_cores else idle_cores_note(facts, here, launcher.workers)
+        )
     values["corpora"] = corpora_json(facts, corpora)
     if parsed.json:
         print(json.dumps(values | {"cluster": None if work is None else cluster_json(work)}, indent=1))

@@ -55,6 +55,8 @@ def compose_and_run(parsed: argparse.Namespace) -> int:
         points = hydra.points(parsed.overrides)
         facts = make_facts([(point.name, point.config) for point in points])
         launcher = hydra.launcher(parsed.overrides)
+        if launcher.use_idle_cores:
+            facts = _with_idle_cores(facts, launcher.workers)
         check_before_start(facts, launcher.workers, here=not launcher.submits)
         _check_store(facts)
         print_plan_line(facts)
@@ -89,6 +91,19 @@ def _as_launched(parsed: argparse.Namespace) -> argparse.Namespace:
         raise ValueError(f"it is not recorded how study {study!r} was launched: give its settings")
     print(command)
     return cli.parse(words[1:])
+
+
+def _with_idle_cores(facts: Facts, workers: int | None) -> Facts:
+    """Choose the processes of each stage, and say which have several."""
+    from workbench.forecast.idle_cores import describe_processes, use_idle_cores
+
+    facts.layout.root.mkdir(
+        parents=True, exist_ok=True
+    )  # where the speeds are kept by which the launcher chooses the same
+    facts = use_idle_cores(facts, workers)
+    for line in describe_processes(facts):
+        print(line, flush=True)
+    return facts
 
 
 def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:

@@ -11,7 +11,7 @@ from workbench.config.plain import check_at_least, whole_number
 
 LAUNCHERS = {"LocalLauncher": "local", "SlurmLauncher": "slurm"}
 """Kinds of launchers by their classes' names in `hydra_plugins.workbench_launcher.launcher`."""
-_SETTINGS = {"local": ("workers",), "slurm": ("wait",)}
+_SETTINGS = {"local": ("workers", "use_idle_cores"), "slurm": ("wait",)}
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Launcher:
     """`local` trains on this machine, `slurm` submits to a cluster."""
     workers: int | None = None
     """Stages that run at a time on this machine; None chooses by its cores."""
+    use_idle_cores: bool = False
+    """Whether stages get more processes where cores of this machine would be idle and a measurement says that it pays."""
     wait: bool = False
     """Whether to wait until no job of the study is left."""
 
@@ -58,7 +60,12 @@ def read_launcher(master: DictConfig) -> Launcher:
                 f"hydra.launcher.{name}={values[name]!r} is not a setting of the launcher {kind}, which has "
                 f"{', '.join(_SETTINGS[kind])}: remove it from the study's file, or add ~hydra.launcher.{name}"
             )
-    return Launcher(kind, _workers(values.get("workers")), _wait(values.get("wait", False)))
+    return Launcher(
+        kind,
+        _workers(values.get("workers")),
+        use_idle_cores=_truth("use_idle_cores", values.get("use_idle_cores", False)),
+        wait=_truth("wait", values.get("wait", False)),
+    )
 
 
 def _check_mode(master: DictConfig) -> None:
@@ -93,7 +100,7 @@ def _workers(value: Any) -> int | None:
     return workers
 
 
-def _wait(value: Any) -> bool:
+def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"hydra.launcher.wait={value!r} must be true or false")
+        raise ValueError(f"hydra.launcher.{name}={value!r} must be true or false")
     return value

@@ -25,12 +25,12 @@ _EVALUATION_TOKENS = 110_000
 _FULL_LIMIT = 150
 """Documents a task at which that was measured."""
 _EVALUATOR_STARTS = 2.0
-_STAGE_STARTS = 0.1
+_STAGE_STARTS, _SHARED_STAGE_STARTS = 0.1, 1.0
 _PREPARE_STARTS = 8.0
 _REPORT_STARTS = 4.0
 _CONVERSATION_BYTES_A_START = 600_000
-"""What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, the
-embedded text, the report, and each so many bytes of conversations, made, rendered and packed. Imports and small files
+"""What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, each process of a
+stage that has several (they are new ones), the embedded text, the report, and each so many bytes of conversations, made, rendered and packed. Imports and small files
 dominate the others, as they do a start."""
 
 
@@ -194,7 +194,8 @@ def _training_seconds(facts: Facts, todo: Mapping[str, int], speeds: MachineSpee
         if tokens and speed is None:
             return None
         work = tokens / speed if speed else checkpoint_bytes(stage, whole=False) / CHECKPOINT_BYTES_PER_SECOND
-        seconds[identifier] = work + _STAGE_STARTS * (speeds.start_seconds or 0.0) if missing else 0.0
+        starts = _STAGE_STARTS if stage.processes == 1 else _SHARED_STAGE_STARTS * stage.processes
+        seconds[identifier] = work + starts * (speeds.start_seconds or 0.0) if missing else 0.0
     return seconds
 
 
@@ -254,11 +255,29 @@ def longest_chain(plan: Plan, seconds: Mapping[str, float], after: Mapping[str, 
     after
         What follows a stage and holds no other stage up, such as its scores; None is nothing.
     """
+    longest = _longest(plan, seconds)
+    return max((total + (after or {}).get(identifier, 0.0) for identifier, total in longest.items()), default=0.0)
+
+
+def stages_of_longest_chain(plan: Plan, seconds: Mapping[str, float]) -> list[str]:
+    """Name the stages of the chain that takes longest, the last one first; `seconds` are of each stage, on the clock."""
+    longest = _longest(plan, seconds)
+    found: list[str] = []
+    following = max(longest, key=lambda identifier: longest[identifier], default=None)
+    while following is not None:
+        found.append(following)
+        before = [reference.stage for reference in plan.nodes[following].stage.references]
+        following = max(before, key=lambda identifier: longest[identifier], default=None)
+    return found
+
+
+def _longest(plan: Plan, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds until each stage has ended, each after those it reads."""
     longest: dict[str, float] = {}
     for identifier, node in plan.nodes.items():
         before = [longest[reference.stage] for reference in node.stage.references]
         longest[identifier] = seconds[identifier] + max(before, default=0.0)
-    return max((total + (after or {}).get(identifier, 0.0) for identifier, total in longest.items()), default=0.0)
+    return longest
 
 
 def check_budget(budget: BudgetConfig, work: Estimate) -> None:

@@ -18,7 +18,7 @@ from workbench.study.identity import digest, model_identity
 from workbench.study.kind_plan import flops_per_token
 from workbench.study.layout import Layout
 from workbench.tracking import spool
-from workbench.train.throughput import measure_together
+from workbench.train.throughput import measure_shared, measure_together, trains_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,16 @@ class MachineSpeeds:
         known = self._file.get(key)
         return self._scaled.get(key) if known is None else known
 
+    def is_measured(self, stage: TrainingStage) -> bool:
+        """Whether the speed of a stage like this one is known and not scaled."""
+        return self._file.get(self._training_key(stage)) is not None
+
+    def _is_shared(self, stage: TrainingStage) -> bool:
+        """Whether several processes of a stage can be measured as they train it together."""
+        processes = stage.processes
+        fits = 1 < processes <= self._slots.count and stage.batch_sequences % processes == 0
+        return fits and not self._slots.gpus and stage.numerics.parallel == "replicate" and trains_plainly(stage)
+
     def evaluation(self, stage: Stage, suite: SuiteConfig) -> float | None:
         """Seconds that a suite took on a checkpoint of a stage like this one; None if none was scored yet."""
         return self._file.get(self._evaluation_key(stage, suite))
@@ -139,22 +149,27 @@ class MachineSpeeds:
     def measure(self, stages: Iterable[TrainingStage]) -> None:
         """Measure the training speeds that are not known, about two seconds each, as many at once as will train.
 
-        Each process is measured as if it trained alone; what summing gradients costs several of them is known when a
-        stage like theirs has been trained.
+        On a CPU, several processes of one stage are measured as they train it together, by themselves. Elsewhere each is
+        measured as if it trained alone; what summing gradients costs them is known when a stage like theirs has been trained.
         Stages too large to try are scaled, by FLOPs, from the largest one that is known, and stay unknown without one.
         A measurement that fails is a warning, and leaves its speeds unknown: a plan can do without.
         """
         kinds = {self._training_key(stage): stage for stage in stages}
         small = {key: s for key, s in kinds.items() if _step_flops(s) <= _LARGEST_STEP_FLOPS}
         fresh = [key for key in small if self._file.get(key) is None]
-        if fresh:
-            devices = [self._slots.environment((slot,)) for slot in range(self._at_once)]
-            try:
-                speeds, start = measure_together([small[key] for key in fresh], devices)
-            except Exception as error:
-                logger.warning("training speed was not measured: %s: %s", type(error).__name__, error)
-            else:
-                self._file.keep({**dict(zip(fresh, speeds, strict=True)), self._start_key(): start})
+        shared = [key for key in fresh if self._is_shared(small[key])]
+        try:
+            if alone := [key for key in fresh if key not in shared]:
+                devices = [self._slots.environment((slot,)) for slot in range(self._at_once)]
+                speeds, start = measure_together([small[key] for key in alone], devices)
+                self._file.keep({**dict(zip(alone, speeds, strict=True)), self._start_key(): start})
+            for key in shared:
+                speed, start = measure_shared(small[key])
+                self._file.keep({key: speed / small[key].processes})
+                if self.start_seconds is None:
+                    self._file.keep({self._start_key(): start})
+        except Exception as error:
+            logger.warning("training speed was not measured: %s: %s", type(error).__name__, error)
         known = {key: speed for key in kinds if (speed := self._file.get(key)) is not None}
         if known:
             largest = max(known, key=lambda key: flops_per_token(kinds[key]))

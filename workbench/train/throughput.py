@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 _SHORT_SECONDS = 1.0
 """What each kind of stage is tried for where several are."""
+_WARMUP_STEPS = 2
+_LOCALHOST, _COLLECTIVE_SECONDS = "127.0.0.1", 300.0
+"""Where processes of one stage meet, and how long one waits for the others."""
 
 
 def measure_tokens_per_second(
@@ -48,27 +53,41 @@ def measure_tokens_per_second(
     """
     import torch
 
+    device = torch.device("cuda" if stage.numerics.device != "cpu" and torch.cuda.is_available() else "cpu")
+    with _circumstances(stage, device) as stage:
+        step = _make_step(stage, device)
+        for _ in range(_WARMUP_STEPS):
+            step()
+        speeds: list[float] = []
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds or not speeds:
+            began = time.perf_counter()
+            step()
+            speeds.append(stage.batch_tokens / (time.perf_counter() - began))
+    return choose(speeds)
+
+
+@contextmanager
+def _circumstances(stage: TrainingStage, device: torch.device) -> Iterator[TrainingStage]:
+    """Have this process compute as a stage's training does; gives the stage with its numerics settled."""
+    import torch
+
     from workbench.model.matmul import products_by
     from workbench.train.determinism import determinism, is_deterministic
     from workbench.train.freed_memory import keep_freed_memory
 
-    device = torch.device("cuda" if stage.numerics.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(stage.numerics.threads)
         keep_freed_memory()
     with determinism(is_deterministic(stage.numerics, device), device):
         stage = _settled(stage, device)
         with products_by(stage.numerics.products, stage.numerics.threads):
-            step = _make_step(stage, device)
-            for _ in range(2):
-                step()
-            speeds: list[float] = []
-            start = time.perf_counter()
-            while time.perf_counter() - start < seconds or not speeds:
-                began = time.perf_counter()
-                step()
-                speeds.append(stage.batch_tokens / (time.perf_counter() - began))
-    return choose(speeds)
+            yield stage
+
+
+def trains_plainly(stage: TrainingStage) -> bool:
+    """Whether `plain_step` is a stage's step: most kinds train as pretraining does."""
+    return not hasattr(find_kind(stage.kind).run, "trial_step")
 
 
 def _make_step(stage: TrainingStage, device: torch.device) -> Callable[[], Any]:
@@ -91,7 +110,7 @@ def _settled(stage: TrainingStage, device: torch.device) -> TrainingStage:
 
 def plain_step(
     stage: TrainingStage, device: torch.device, loss_of: Callable[[torch.nn.Module], LossFunction] | None = None
-) -> Callable[[], Any]:
+) -> Callable[..., Any]:
     """Give a function that trains one step on the same random tokens each time; `loss_of` a model is pretraining's."""
     from workbench.model.liger import choose_cross_entropy
     from workbench.model.transformer import summed_loss
@@ -151,6 +170,62 @@ def measure_together(stages: Sequence[TrainingStage], devices: Sequence[str | No
         found = _results([pool.submit(_measure_plain, [to_dict(stage) for stage in stages]) for _ in range(processes)])
     speeds = [statistics.median(ours[place] for ours, _ in found) for place in range(len(stages))]
     return speeds, max(ready for _, ready in found) - began
+
+
+def measure_shared(stage: TrainingStage) -> tuple[float, float]:
+    """Measure a stage that its processes train together on this machine's CPU, each a share of the batch.
+
+    Parameters
+    ----------
+    stage
+        One that `trains_plainly`; its processes divide its batch.
+
+    Returns
+    -------
+    speed
+        Tokens per second of all processes together: of the median step, gradients summed.
+    start_seconds
+        Time until new processes could train.
+
+    Raises
+    ------
+    Exception
+        Whatever one of the processes raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    size, began = stage.processes, time.time()
+    with socket.socket() as taken:
+        taken.bind((_LOCALHOST, 0))
+        port = taken.getsockname()[1]
+    with ProcessPoolExecutor(size, context) as pool:
+        # Each waits for the others, so that none takes the place of two.
+        futures = [pool.submit(_measure_share, rank, size, port, to_dict(stage)) for rank in range(size)]
+        found = _results(futures)
+    return found[0][0][0], max(ready for _, ready in found) - began
+
+
+def _measure_share(rank: int, size: int, port: int, values: dict[str, Any]) -> tuple[list[float], float]:
+    """Be one process of a stage for a second."""
+    import torch
+
+    import workbench.train.loop  # noqa: F401  what a training imports
+    from workbench.train.distributed import join
+
+    stage, ready, walls = from_dict(TrainingStage, values), time.time(), list[float]()
+    with join(rank, size, rank, _LOCALHOST, port, "cpu", _COLLECTIVE_SECONDS) as world:
+        share = replace(stage, batch_sequences=len(world.local_range(0, stage.batch_sequences)))
+        with _circumstances(share, torch.device("cpu")) as share:
+            step = plain_step(share, torch.device("cpu"))
+            for _ in range(_WARMUP_STEPS):
+                step(world=world)
+            start, done = time.perf_counter(), False
+            while not done:
+                began = time.perf_counter()
+                step(world=world)
+                walls.append(time.perf_counter() - began)
+                # As a stage's processes do after every step; all of them take the same steps.
+                done = world.any_(time.perf_counter() - start > _SHORT_SECONDS, False)[0]
+    return [stage.batch_tokens / statistics.median(walls)], ready
 
 
 _barrier: list[threading.Barrier] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from workbench.config.schema import EvaluationConfig
 from workbench.evaluate.reconcile import EvaluationError, Evaluator
 from workbench.forecast.estimate import estimate
+from workbench.forecast.idle_cores import use_idle_cores
 from workbench.forecast.study_facts import Facts, prepare_data
 from workbench.launch.local.local_run import LocalRun
 from workbench.launch.local.make_corpora import make_corpora
@@ -19,17 +20,20 @@ from workbench.study.layout import Layout
 from workbench.train.attempt_status import note_evaluation_error
 
 
-def run_study_locally(facts: Facts, workers: int | None, command: str = "") -> Outcome:
+def run_study_locally(facts: Facts, workers: int | None, command: str = "", *, idle_cores: bool = False) -> Outcome:
     """Prepare the data, freeze every stage, run what is missing, and publish.
 
-    A corpus that cannot be made fails the stages that read it, and no others.
+    A corpus that cannot be made fails the stages that read it, and no others. With `idle_cores`, stages get the processes
+    that `workbench.forecast.idle_cores` chooses.
 
     Raises
     ------
     ValueError
         The study asks for more tokens than there are.
     """
-    launcher = {"kind": "local", "workers": workers}
+    launcher = {"kind": "local", "workers": workers, "use_idle_cores": idle_cores}
+    if idle_cores:
+        facts = use_idle_cores(facts, workers)
     with Display(facts, estimate(facts, workers, measure=False)) as display:
         failed = make_corpora(facts, display.say, command, launcher)
         prepare_data(facts, display.say, leave={failure.stage for failure in failed})
