@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.evaluate.conftest import tiny_model
-from workbench.evaluate.scoring import Row, Scorer
+from workbench.evaluate.scoring import Row, Scorer, _is_argmax
 from workbench.model.init import init_weights
 from workbench.model.transformer import Transformer
 
@@ -37,3 +37,12 @@ def test_ties_are_broken_as_argmax_breaks_them() -> None:
     first, second = Scorer(model, 64).score([Row([3, 3], 1), Row([3, 7], 1)])
     assert first.loglikelihood == second.loglikelihood
     assert (first.is_greedy, second.is_greedy) == (True, False)
+
+
+def test_a_target_is_greedy_where_argmax_gives_it() -> None:
+    """Logits of few values, so that the largest comes once, twice and more often, before and behind the target."""
+    logits_NV = torch.randint(3, (2000, 8), generator=torch.Generator().manual_seed(0)).float()
+    targets_N = torch.arange(2000) % 8
+    expected_N = logits_NV.argmax(-1) == targets_N
+    assert torch.equal(_is_argmax(logits_NV.clone(), targets_N), expected_N)
+    assert 0 < expected_N.sum() < 1000

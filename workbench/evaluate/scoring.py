@@ -22,7 +22,7 @@ from workbench.model.past import Past
 from workbench.model.reader import LazyReader, Reader
 from workbench.model.transformer import Transformer
 
-HEAD_TOKENS = 256
+HEAD_TOKENS = 128
 """Scored tokens per piece of the output head: with a small vocabulary the logits then stay in the cache."""
 
 CPU_TOKENS = 2048
@@ -187,9 +187,14 @@ class Scorer:
 
 
 def _is_argmax(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    # `amax` is 13 times faster than `argmax` on a CPU, which is then only needed to break ties.
-    likeliest_N = logits_NV.gather(1, targets_N[:, None])[:, 0] == logits_NV.amax(-1)
-    likeliest_N[likeliest_N.clone()] = logits_NV[likeliest_N].argmax(-1) == targets_N[likeliest_N]
+    """Whether each target is what `argmax` gives; targets' logits are lost."""
+    # `amax` is 13 times faster than `argmax` on a CPU, which is then only needed where the largest logit comes twice.
+    largest_N, places_N1 = logits_NV.amax(-1), targets_N[:, None]
+    likeliest_N = logits_NV.gather(1, places_N1)[:, 0] == largest_N
+    second_N = logits_NV.scatter_(1, places_N1, float("-inf")).amax(-1)
+    if (tied_N := likeliest_N & (second_N == largest_N)).any():
+        # Of equal ones the first counts.
+        likeliest_N[tied_N] = logits_NV[tied_N].argmax(-1) > targets_N[tied_N]
     return likeliest_N
 
 
