@@ -12,9 +12,17 @@ import torch
 from tests.evaluate.conftest import DATA, HELDOUT, embedded
 from tests.evaluate.test_lm import add_bos
 from workbench.config.schema import EvaluationConfig, SuiteConfig
+from workbench.evaluate import checked_ahead
 from workbench.evaluate import tasks as tasks_module
 from workbench.evaluate.document_values import ratio_stderr
-from workbench.evaluate.reconcile import EvaluationError, Evaluator, checkpoint_evaluation_id, evaluation_id, pending
+from workbench.evaluate.reconcile import (
+    EvaluationError,
+    Evaluator,
+    checkpoint_evaluation_id,
+    evaluation_id,
+    next_checkpoint,
+    pending,
+)
 from workbench.study.evaluation_files import documents_path
 from workbench.study.layout import Layout
 
@@ -198,6 +206,33 @@ def test_one_flipped_bit_of_the_weights_is_found(layout: Layout, checkpoints: li
     path.write_bytes(weights)
     with pytest.raises(EvaluationError, match=r"damaged: model\.safetensors does not match its checksum"):
         Evaluator(layout, embedded()).evaluate(checkpoints[0], "embedded")
+
+
+@pytest.mark.parametrize("damage", [None, "manifest.json", "model.safetensors"])
+def test_the_next_checkpoint_is_checked_while_another_is_scored(
+    layout: Layout, checkpoints: list[Path], monkeypatch: pytest.MonkeyPatch, damage: str | None
+) -> None:
+    monkeypatch.setattr(checked_ahead, "LEAST_BYTES", 1)
+    first, second = checkpoints[:2]
+    if damage:
+        (second / damage).write_text("{")
+    evaluator = Evaluator(layout, embedded())
+    evaluator.evaluate(first, "embedded", second)
+    assert [folder.name for folder in evaluator._checks._begun] == ([] if damage == "manifest.json" else [second.name])
+    if damage:
+        with pytest.raises(EvaluationError, match=second.name):
+            evaluator.evaluate(second, "embedded")
+    else:
+        path = evaluator.evaluate(second, "embedded")
+        ahead = read(path)["results"]
+        path.unlink()
+        assert read(Evaluator(layout, embedded()).evaluate(second, "embedded"))["results"] == ahead
+
+
+def test_the_next_checkpoint_is_another_one() -> None:
+    one, two, three = (Path(name) for name in ("one", "two", "three"))
+    pairs = [(one, "a"), (one, "b"), (two, "a"), (two, "b"), (three, "a")]
+    assert [next_checkpoint(pairs, place) for place in range(5)] == [two, two, three, three, None]
 
 
 def test_missing_data_is_said(layout: Layout, checkpoints: list[Path]) -> None:

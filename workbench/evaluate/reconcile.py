@@ -9,17 +9,18 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config.schema import EvaluationConfig, SuiteConfig
 from workbench.data.fingerprint import hash_file
 from workbench.data.special_tokens import read_vocabulary
+from workbench.evaluate.checked_ahead import CheckedAhead
 from workbench.evaluate.document_values import add_standard_errors, document_values
 from workbench.evaluate.suite import EvaluationError, evaluation_id, resolve_suite, scores_whole_texts, uses_heldout
 from workbench.study.evaluation_files import read_result, result_path, write_result
-from workbench.study.files import first_mismatch
 from workbench.study.layout import Layout
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "evaluation_id",
     "evaluation_id_on",
     "heldout_sources",
+    "next_checkpoint",
     "pending",
 ]
 
@@ -169,8 +171,9 @@ class Evaluator:
         self.threads, self.device = threads, device
         self._tasks: dict[tuple[str, str, str], dict[str, Task] | EvaluationError] = {}
         self._tokenizers: dict[str, tuple[Any, dict[tuple[str, bool | None], list[int]]]] = {}
+        self._checks = CheckedAhead()
 
-    def evaluate(self, checkpoint: Path, suite_name: str) -> Path:
+    def evaluate(self, checkpoint: Path, suite_name: str, following: Path | None = None) -> Path:
         """Score one checkpoint on one suite and write the result beside it.
 
         Parameters
@@ -179,6 +182,8 @@ class Evaluator:
             Directory of a checkpoint.
         suite_name
             The suite's key in `evaluation.suites`.
+        following
+            Another checkpoint that comes next, whose files are read and checked meanwhile; None where none does.
 
         Returns
         -------
@@ -198,7 +203,7 @@ class Evaluator:
             if suite.include_path == "conversations":
                 self._check_vocabulary(checkpoint)
             tasks = self._load_tasks(checkpoint, suite_name, eval_id)
-            result, documents = self._score(checkpoint, suite, tasks)
+            result, documents = self._score(checkpoint, suite, tasks, following)
             result |= self._describe(checkpoint, suite, eval_id, started)
             write_result(path, result, documents)
         return path
@@ -263,13 +268,16 @@ class Evaluator:
             )
 
     def _score(
-        self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task]
+        self, checkpoint: Path, suite: SuiteConfig, tasks: dict[str, Task], following: Path | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         import torch
 
         from workbench.evaluate.tasks import score_task
 
         lm = self._load_lm(checkpoint, suite)
+        if following is not None and following != checkpoint:
+            with suppress(EvaluationError):  # what is wrong with it is said when its turn comes
+                self._checks.begin(*_read_files(_read_manifest(following), following))
         whole: dict[str, dict[str, Any]] = {}
         documents: dict[str, Any] = {}
         threads = torch.get_num_threads()
@@ -297,12 +305,9 @@ class Evaluator:
         from workbench.model.weights import load_any
 
         manifest = _read_manifest(checkpoint)
-        # Without the optimizer's state, which is twice as large and not read here.
-        files = {name: facts for name, facts in manifest["files"].items() if "optimizer" not in name}
-        outside = "weights_at" in manifest
-        tokenizer_dir = checkpoint / "tokenizer" if outside else checkpoint
-        checkpoint = Path(manifest.get("weights_at", checkpoint))
-        mismatch = first_mismatch(checkpoint, files)
+        tokenizer_dir = checkpoint / "tokenizer" if "weights_at" in manifest else checkpoint
+        checkpoint, files = _read_files(manifest, checkpoint)
+        mismatch = self._checks.first_mismatch(checkpoint, files)
         if mismatch is not None:
             raise EvaluationError(f"checkpoint {checkpoint} is damaged: {mismatch}")
         with naming(f"checkpoint {checkpoint}"):
@@ -367,6 +372,19 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any]:
     if missing:
         raise EvaluationError(f"checkpoint {checkpoint}: its manifest has no {', '.join(sorted(missing))}")
     return manifest
+
+
+def _read_files(manifest: dict[str, Any], checkpoint: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Give the folder of a checkpoint's weights, and what is recorded of the files that an evaluation reads."""
+    # Without the optimizer's state, which is twice as large and not read here.
+    files = {name: facts for name, facts in manifest["files"].items() if "optimizer" not in name}
+    return Path(manifest.get("weights_at", checkpoint)), files
+
+
+def next_checkpoint(pairs: Sequence[tuple[Path, str]], place: int) -> Path | None:
+    """Give the checkpoint that is scored after the one at a place of a list of checkpoints and suites."""
+    following = (checkpoint for checkpoint, _ in pairs[place + 1 :])
+    return next((each for each in following if each != pairs[place][0]), None)
 
 
 def _portable(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.config.schema import EvaluationConfig
-from workbench.evaluate.reconcile import EvaluationError, Evaluator
+from workbench.evaluate.reconcile import EvaluationError, Evaluator, next_checkpoint
 from workbench.forecast.estimate import estimate
 from workbench.forecast.idle_cores import use_idle_cores
 from workbench.forecast.study_facts import Facts, prepare_data
@@ -52,17 +52,17 @@ def run_study_locally(facts: Facts, workers: int | None, command: str = "", *, i
 
 
 def evaluate_pairs(
-    layout: Layout, evaluation: EvaluationConfig, pairs: Iterable[tuple[Path, str]], threads: int, display: Display
+    layout: Layout, evaluation: EvaluationConfig, pairs: Sequence[tuple[Path, str]], threads: int, display: Display
 ) -> list[str]:
     """Evaluate in this process; return one line for each failure."""
     evaluator = Evaluator(layout, evaluation, threads)
     failures: list[str] = []
     errors: dict[str, str | None] = {}
-    for checkpoint, suite in pairs:
+    for place, (checkpoint, suite) in enumerate(pairs):
         stage = checkpoint.parents[1].name
         name = f"{suite} of {stage}/{checkpoint.name}"
         try:
-            evaluator.evaluate(checkpoint, suite)
+            evaluator.evaluate(checkpoint, suite, next_checkpoint(pairs, place))
         except EvaluationError as error:
             failures.append(f"{name}: {error}")
             errors[stage] = failures[-1]

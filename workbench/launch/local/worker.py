@@ -166,18 +166,18 @@ class _Worker:
         return Result(task, "finished")
 
     def evaluate(self, task: Task) -> Result:
-        from workbench.evaluate.reconcile import EvaluationError, Evaluator
+        from workbench.evaluate.reconcile import EvaluationError, Evaluator, next_checkpoint
         from workbench.train.checkpoint import read_manifest
 
         if self.evaluator is None:
             self.evaluator = Evaluator(self.layout, self.evaluation, self.threads, self.device)
         problems: list[Problem] = []
-        for checkpoint, suite in task.pairs:
+        for place, (checkpoint, suite) in enumerate(task.pairs):
             if self.should_stop():
                 return Result(task, "killed", (Problem("asked to stop"),))
             began = time.monotonic()
             try:
-                self.evaluator.evaluate(checkpoint, suite)
+                self.evaluator.evaluate(checkpoint, suite, next_checkpoint(task.pairs, place))
                 self._send(Evaluated(task.stage, suite, time.monotonic() - began))
             except EvaluationError as error:
                 text = f"{suite} of {checkpoint.parent.parent.name}/{checkpoint.name}: {error}"

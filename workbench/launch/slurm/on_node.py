@@ -210,7 +210,7 @@ class Job:
         return self._score([self.stage])
 
     def _score(self, stages: Iterable[str]) -> int:
-        from workbench.evaluate.reconcile import EvaluationError, Evaluator, pending
+        from workbench.evaluate.reconcile import EvaluationError, Evaluator, next_checkpoint, pending
         from workbench.train.attempt_status import note_evaluation_error
 
         evaluation = from_dict(EvaluationConfig, self.batch["evaluation"])
@@ -224,11 +224,11 @@ class Job:
                 for stage in scored - {checkpoint.parents[1].name for checkpoint, _ in failed}:
                     note_evaluation_error(self.layout.stage(stage), None)
                 return FAILED if failed else FINISHED
-            for checkpoint, suite in todo:
+            for place, (checkpoint, suite) in enumerate(todo):
                 stage = checkpoint.parents[1].name
                 name = f"{suite} of {stage}/{checkpoint.name}"
                 try:
-                    evaluator.evaluate(checkpoint, suite)
+                    evaluator.evaluate(checkpoint, suite, next_checkpoint(todo, place))
                     scored.add(stage)
                     self.say(f"evaluated {name}")
                 except EvaluationError as error:
