@@ -7,6 +7,7 @@ import pytest
 
 from workbench.forecast.estimate import estimate, stages_of_longest_chain
 from workbench.forecast.idle_cores import describe_processes, idle_cores_note, use_idle_cores, with_processes
+from workbench.forecast.slots import Slots, check_processes
 from workbench.forecast.study_facts import make_facts
 from workbench.launch.local.run_study import run_study_locally
 from workbench.launch.snapshot import freeze_study
@@ -123,6 +124,21 @@ def test_a_stage_keeps_what_it_was_frozen_with(make_study, machine):
     speeds.write_text(json.dumps(dict.fromkeys(json.loads(speeds.read_text()), 1.0)))  # two are no faster any more
     again = with_processes(facts, dict.fromkeys(facts.plan.nodes))
     assert set(processes(use_idle_cores(again))) == {2}
+
+
+def test_what_a_larger_machine_settled_is_open_until_it_is_begun(make_study, machine):
+    machine(4, {2: 1.9, 4: 3.5})
+    facts = use_idle_cores(make_study("tokens=102400"))
+    assert set(processes(facts)) == {4}
+    freeze_study(facts)
+    machine(2, {2: 1.9})
+    again = with_processes(facts, dict.fromkeys(facts.plan.nodes))
+    assert set(processes(use_idle_cores(again))) == {2}
+    trunk = next(iter(facts.plan.nodes))
+    begun = use_idle_cores(replace(again, existing=again.existing | {trunk: {5120}})).plan.nodes
+    assert begun[trunk].stage.processes == 4  # which is then refused, rather than other bits made in silence
+    with pytest.raises(ValueError, match=r"resources\.processes=4 is more than there is room for here, which is 2"):
+        check_processes([begun[trunk].stage], Slots(2, "2 cores"))
 
 
 def test_a_stage_that_has_a_checkpoint_goes_on_as_it_began(make_study, machine):

@@ -48,7 +48,7 @@ def use_idle_cores(facts: Facts, workers: int | None = None, *, measure: bool = 
         With `resources.processes` in each training stage.
     """
     slots = study_slots(facts, workers)
-    begun = {i: _begun_with(facts, i) for i, node in facts.plan.nodes.items() if _is_open(node.stage)}
+    begun = {i: _begun_with(facts, i, slots) for i, node in facts.plan.nodes.items() if _is_open(node.stage)}
     chosen = {i: processes or 1 for i, processes in begun.items()}
     free = {i for i, processes in begun.items() if processes is None and _may_grow(facts.plan.nodes[i].stage, slots)}
     facts = with_processes(facts, chosen)
@@ -127,12 +127,16 @@ def _is_open(stage: Stage) -> bool:
     return isinstance(stage, TrainingStage) and stage.resources.processes is None and stage.resources.nodes is None
 
 
-def _begun_with(facts: Facts, identifier: str) -> int | None:
-    """Give the processes that an earlier launch settled for a stage: 1 where it said nothing, None where it was not begun."""
-    stage_dir = facts.layout.stage(identifier)
-    if stage_dir.config.exists() and (processes := read_stage(stage_dir).resources.processes) is not None:
-        return processes
-    return 1 if facts.existing[identifier] else None
+def _begun_with(facts: Facts, identifier: str, slots: Slots) -> int | None:
+    """Give the processes that an earlier launch settled for a stage: 1 where it said nothing, None where it was not begun.
+
+    What was settled on a larger machine and not begun is open again.
+    """
+    stage_dir, begun = facts.layout.stage(identifier), bool(facts.existing[identifier])
+    processes = read_stage(stage_dir).resources.processes if stage_dir.config.exists() else None
+    if processes is None:
+        return 1 if begun else None
+    return processes if begun or processes <= slots.count else None
 
 
 def _may_grow(stage: Stage, slots: Slots) -> bool:
