@@ -5,8 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from workbench.forecast import speeds
 from workbench.forecast.estimate import estimate, stages_of_longest_chain
-from workbench.forecast.idle_cores import describe_processes, idle_cores_note, use_idle_cores, with_processes
+from workbench.forecast.idle_cores import (
+    describe_processes,
+    idle_cores_note,
+    keep_processes,
+    use_idle_cores,
+    with_processes,
+)
 from workbench.forecast.slots import Slots, check_processes
 from workbench.forecast.study_facts import make_facts
 from workbench.launch.local.run_study import run_study_locally
@@ -59,10 +66,10 @@ def test_a_chain_alone_gets_what_a_measurement_says_pays(make_study, machine, co
     assert processes(facts) == [None] * len(facts.plan.nodes)
     if expected > 1:
         assert estimate(chosen).seconds < 0.95 * estimate(facts).seconds
-        assert describe_processes(chosen)[0].endswith(f"cooldown by {expected}")
+        assert describe_processes(facts, chosen)[0].endswith(f"cooldown by {expected}")
         assert use_idle_cores(facts, measure=False) == chosen  # as the launcher chooses, by what was measured before
     else:
-        assert not describe_processes(chosen)
+        assert not describe_processes(facts, chosen)
 
 
 def test_cores_that_other_stages_fill_are_not_idle(make_study, machine):
@@ -104,7 +111,7 @@ def test_gpus_are_not_shared_out(make_study, machine, monkeypatch):
     machine(2, {2: 1.9})
     monkeypatch.setattr("workbench.forecast.slots.count_gpus", lambda: 2)
     facts = make_study("tokens=102400")
-    assert set(processes(use_idle_cores(facts))) == {1}
+    assert set(processes(use_idle_cores(facts))) == {None}
 
 
 def test_what_a_config_says_stays(make_study, machine):
@@ -112,7 +119,34 @@ def test_what_a_config_says_stays(make_study, machine):
     facts = make_study("tokens=102400", "resources.processes=1")
     assert use_idle_cores(facts) == facts
     assert not measured
+    two = make_study("tokens=102400", "resources.processes=2")
+    assert not describe_processes(two, use_idle_cores(two))
     assert not idle_cores_note(facts, estimate(facts))
+
+
+def test_a_stage_too_large_to_measure_holds_no_other_of_its_chain_back(make_study, machine, monkeypatch):
+    machine(2, {2: 1.9})
+    facts = make_study("tokens=102400")
+    trunk, *others = facts.plan.nodes
+    large = replace(facts.plan.nodes[trunk].stage, batch_sequences=8192)
+    nodes = facts.plan.nodes | {trunk: replace(facts.plan.nodes[trunk], stage=large)}
+    monkeypatch.setattr(speeds, "_LARGEST_STEP_FLOPS", speeds._step_flops(large) / 2)
+    monkeypatch.setattr("workbench.forecast.idle_cores._LEAST_GAIN", 0.001)
+    chosen = use_idle_cores(replace(facts, plan=replace(facts.plan, nodes=nodes))).plan.nodes
+    assert chosen[trunk].stage.processes == 1
+    assert [chosen[other].stage.processes for other in others] == [2]
+
+
+def test_a_launch_that_died_while_it_froze_its_stages_is_gone_on_with(make_study, machine):
+    machine(2, {2: 1.9})
+    facts = make_study("tokens=102400")
+    keep_processes(use_idle_cores(facts))
+    known = facts.layout.root / "speeds.json"
+    known.write_text(json.dumps(dict.fromkeys(json.loads(known.read_text()), 1.0)))
+    assert set(processes(use_idle_cores(facts))) == {2}
+    assert json.loads((facts.layout.study(facts.plan.study) / "processes.json").read_text()) == dict.fromkeys(
+        facts.plan.nodes, 2
+    )
 
 
 def test_a_stage_keeps_what_it_was_frozen_with(make_study, machine):
@@ -120,8 +154,8 @@ def test_a_stage_keeps_what_it_was_frozen_with(make_study, machine):
     facts = use_idle_cores(make_study("tokens=102400"))
     assert set(processes(facts)) == {2}
     freeze_study(facts)
-    speeds = facts.layout.root / "speeds.json"
-    speeds.write_text(json.dumps(dict.fromkeys(json.loads(speeds.read_text()), 1.0)))  # two are no faster any more
+    known = facts.layout.root / "speeds.json"
+    known.write_text(json.dumps(dict.fromkeys(json.loads(known.read_text()), 1.0)))  # two are no faster any more
     again = with_processes(facts, dict.fromkeys(facts.plan.nodes))
     assert set(processes(use_idle_cores(again))) == {2}
 

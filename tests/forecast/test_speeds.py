@@ -138,6 +138,20 @@ def test_a_stage_of_two_processes_is_measured_as_they_train_it_together(make_stu
     assert (alone, together) == ([2, 2, 2], [2])
 
 
+def test_one_measurement_that_fails_keeps_no_other_from_being_made(make_study, monkeypatch, caplog):
+    def fails(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("workbench.forecast.speeds.measure_together", fails)
+    monkeypatch.setattr("workbench.forecast.speeds.measure_shared", lambda stage: (170.0, 4.0))
+    stage = next(iter(make_study("tokens=10240", "resources.processes=2").plan.nodes.values())).stage
+    alone = replace(stage, resources=replace(stage.resources, processes=1))
+    speeds = MachineSpeeds(make_study("tokens=10240").layout, TWO)
+    speeds.measure([alone, stage])
+    assert (speeds.training(alone), speeds.training(stage)) == (None, 85)
+    assert "MemoryError: no room" in caplog.text
+
+
 def test_what_two_processes_took_together_is_the_speed_of_two(make_study):
     facts = make_study("tokens=10240", "resources.processes=2")
     trunk = next(iter(facts.plan.nodes.values()))

@@ -28,14 +28,21 @@ def print_plan(parsed: argparse.Namespace) -> int:
     corpora = estimate_corpora(facts, facts.config.cluster if launcher.submits else None, measure=not parsed.no_measure)
     # How fast this machine is says nothing about a cluster's.
     measure, local = work is None and not parsed.no_measure, corpora if work is None else ()
+    composed = facts
     if launcher.use_idle_cores:
         facts = use_idle_cores(facts, launcher.workers, measure=measure)
     here = estimate(facts, launcher.workers, measure=measure, corpora=local)
     values = plan_json(facts, here)
+    if launcher.use_idle_cores and not measure:
+        values["notes"].append(
+            "hydra.launcher.use_idle_cores=true: with --no-measure, processes are chosen by what was measured before alone"
+        )
     if work is None:
         values["notes"] += missing_here_note(facts)
         values["notes"] += (
-            describe_processes(facts) if launcher.use_idle_cores else idle_cores_note(facts, here, launcher.workers)
+            describe_processes(composed, facts)
+            if launcher.use_idle_cores
+            else idle_cores_note(facts, here, launcher.workers)
         )
     values["corpora"] = corpora_json(facts, corpora)
     if parsed.json:

@@ -46,6 +46,7 @@ def run(parsed: argparse.Namespace) -> int:
 def compose_and_run(parsed: argparse.Namespace) -> int:
     """Compose a study from settings, and run what is missing of it."""
     from workbench.config.compose import composer
+    from workbench.forecast.idle_cores import keep_processes
     from workbench.forecast.study_facts import make_facts
     from workbench.launch.before_start import check_before_start
     from workbench.launch.outcome import PointError, describe_outcome
@@ -61,6 +62,8 @@ def compose_and_run(parsed: argparse.Namespace) -> int:
         _check_store(facts)
         print_plan_line(facts)
         estimate = None if launcher.submits else _print_estimate(facts, launcher.workers)
+        if launcher.use_idle_cores:
+            keep_processes(facts)  # for the launcher, which would choose again
         try:
             hydra.multirun(parsed.overrides)
         except PointError as error:
@@ -97,13 +100,11 @@ def _with_idle_cores(facts: Facts, workers: int | None) -> Facts:
     """Choose the processes of each stage, and say which have several."""
     from workbench.forecast.idle_cores import describe_processes, use_idle_cores
 
-    facts.layout.root.mkdir(
-        parents=True, exist_ok=True
-    )  # where the speeds are kept by which the launcher chooses the same
-    facts = use_idle_cores(facts, workers)
-    for line in describe_processes(facts):
+    facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept
+    chosen = use_idle_cores(facts, workers)
+    for line in describe_processes(facts, chosen):
         print(line, flush=True)
-    return facts
+    return chosen
 
 
 def _print_estimate(facts: Facts, workers: int | None) -> Estimate | None:

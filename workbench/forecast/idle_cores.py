@@ -1,20 +1,22 @@
 """More processes for the stages that a study waits for, where cores of this machine would be idle and a measurement says that it pays.
 
-How many processes train a stage changes the last bits of its weights. So the choice is made once, before a stage's first
-step, and stands in the stage's frozen config, where later launches find it.
+How many processes train a stage changes the last bits of its weights. So the choice is made once, before anything of a stage
+is written, and stands in the study's folder (`processes.json`) and in the stage's frozen config, where later launches find it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from workbench.config.schema import Stage, TrainingStage
 from workbench.forecast.estimate import Estimate, estimate, stages_of_longest_chain, study_slots, study_speeds
 from workbench.forecast.slots import Slots
 from workbench.forecast.study_facts import Facts
-from workbench.study.files import read_stage
+from workbench.study.files import read_stage, write_atomically
 from workbench.train.throughput import trains_plainly
 
 _LEAST_GAIN = 0.05
@@ -47,10 +49,11 @@ def use_idle_cores(facts: Facts, workers: int | None = None, *, measure: bool = 
     Facts
         With `resources.processes` in each training stage.
     """
-    slots = study_slots(facts, workers)
-    begun = {i: _begun_with(facts, i, slots) for i, node in facts.plan.nodes.items() if _is_open(node.stage)}
+    slots, settled = study_slots(facts, workers), _settled(facts)
+    growing = {i for i, n in facts.plan.nodes.items() if _is_open(n.stage) and _may_grow(n.stage, slots)}
+    begun = {i: _begun_with(facts, i, settled.get(i), slots) for i in growing}
     chosen = {i: processes or 1 for i, processes in begun.items()}
-    free = {i for i, processes in begun.items() if processes is None and _may_grow(facts.plan.nodes[i].stage, slots)}
+    free = {i for i, processes in begun.items() if processes is None}
     facts = with_processes(facts, chosen)
     if slots.count < 2 or not free:
         return facts
@@ -59,17 +62,40 @@ def use_idle_cores(facts: Facts, workers: int | None = None, *, measure: bool = 
         clock = {i: seconds / facts.plan.nodes[i].stage.processes for i, seconds in work.training_seconds.items()}
         chain = [i for i in stages_of_longest_chain(facts.plan, clock) if i in free and clock[i]]
         more = {i: 2 * chosen[i] for i in chain if _divides(facts.plan.nodes[i].stage, 2 * chosen[i], slots)}
-        if not more:
-            break
-        tried = with_processes(facts, more)
-        tried_work = estimate(tried, workers, measure=measure)
+        tried, tried_work = with_processes(facts, more), estimate(with_processes(facts, more), workers, measure=measure)
         speeds = study_speeds(facts.layout, tried.plan, slots)
-        measured = all(speeds.is_measured(_training(tried.plan.nodes[i].stage)) for i in more)
+        measured = {i: n for i, n in more.items() if speeds.is_measured(_training(tried.plan.nodes[i].stage))}
+        if measured != more:
+            more, tried = measured, with_processes(facts, measured)
+            tried_work = estimate(tried, workers, measure=measure)
         shorter = tried_work.seconds is not None and tried_work.seconds < (1 - _LEAST_GAIN) * work.seconds
-        if not measured or not shorter:
+        if not more or not shorter:
             break
         facts, work, chosen = tried, tried_work, chosen | more
     return facts
+
+
+def keep_processes(facts: Facts) -> None:
+    """Write down in a study's folder what `use_idle_cores` has settled, before any of its stages is frozen.
+
+    So a launch that is killed while it freezes them, and whatever chooses again, finds all of it.
+    """
+    settled = _settled(facts) | {
+        i: node.stage.resources.processes
+        for i, node in facts.plan.nodes.items()
+        if isinstance(node.stage, TrainingStage) and node.stage.resources.processes is not None
+    }
+    path = _kept(facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(settled, indent=1))
+
+
+def _kept(facts: Facts) -> Path:
+    return facts.layout.study(facts.plan.study) / "processes.json"
+
+
+def _settled(facts: Facts) -> dict[str, int]:
+    return json.loads(_kept(facts).read_text(encoding="utf-8")) if _kept(facts).exists() else {}
 
 
 def with_processes(facts: Facts, processes: Processes) -> Facts:
@@ -83,13 +109,13 @@ def with_processes(facts: Facts, processes: Processes) -> Facts:
     return replace(facts, plan=replace(facts.plan, nodes=nodes))
 
 
-def describe_processes(facts: Facts) -> list[str]:
-    """Line on the stages still to be trained that have several processes each; none where none has."""
-    missing = facts.missing()
+def describe_processes(before: Facts, after: Facts) -> list[str]:
+    """Line on the stages still to be trained to which `use_idle_cores` gave several processes; none where there are none."""
+    missing = after.missing()
     several = Counter(
         (node.stage.label, node.stage.processes)
-        for node in facts.plan.nodes.values()
-        if missing[node.id] and node.stage.processes > 1
+        for node in after.plan.nodes.values()
+        if missing[node.id] and node.stage.processes > 1 and before.plan.nodes[node.id].stage != node.stage
     )
     parts = [
         f"{label} by {processes}{f' ({count} stages)' if count > 1 else ''}"
@@ -127,19 +153,22 @@ def _is_open(stage: Stage) -> bool:
     return isinstance(stage, TrainingStage) and stage.resources.processes is None and stage.resources.nodes is None
 
 
-def _begun_with(facts: Facts, identifier: str, slots: Slots) -> int | None:
-    """Give the processes that an earlier launch settled for a stage: 1 where it said nothing, None where it was not begun.
+def _begun_with(facts: Facts, identifier: str, settled: int | None, slots: Slots) -> int | None:
+    """Give the processes of a stage that earlier launches leave no choice of; None where nothing was settled.
 
-    What was settled on a larger machine and not begun is open again.
+    That is what this study has settled, else what another has frozen, else 1 where it was begun without a word. What was
+    settled on a larger machine and not begun is open again.
     """
     stage_dir, begun = facts.layout.stage(identifier), bool(facts.existing[identifier])
-    processes = read_stage(stage_dir).resources.processes if stage_dir.config.exists() else None
-    if processes is None:
+    if settled is None and stage_dir.config.exists():
+        settled = read_stage(stage_dir).resources.processes
+    if settled is None:
         return 1 if begun else None
-    return processes if begun or processes <= slots.count else None
+    return settled if begun or settled <= slots.count else None
 
 
 def _may_grow(stage: Stage, slots: Slots) -> bool:
+    """Whether several processes of a stage can be measured and train here."""
     return not slots.gpus and trains_plainly(_training(stage)) and stage.numerics.parallel == "replicate"
 
 

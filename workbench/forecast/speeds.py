@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -132,6 +132,24 @@ class MachineSpeeds:
         known = self._file.get(key)
         return self._scaled.get(key) if known is None else known
 
+    def _try(self, measure: Callable[[Mapping[str, TrainingStage]], None], stages: Mapping[str, TrainingStage]) -> None:
+        try:
+            measure(stages)
+        except Exception as error:
+            logger.warning("training speed was not measured: %s: %s", type(error).__name__, error)
+
+    def _measure_alone(self, stages: Mapping[str, TrainingStage]) -> None:
+        devices = [self._slots.environment((slot,)) for slot in range(self._at_once)]
+        speeds, start = measure_together(list(stages.values()), devices)
+        self._file.keep({**dict(zip(stages, speeds, strict=True)), self._start_key(): start})
+
+    def _measure_shared(self, stages: Mapping[str, TrainingStage]) -> None:
+        for key, stage in stages.items():
+            speed, start = measure_shared(stage)
+            self._file.keep({key: speed / stage.processes})
+            if self.start_seconds is None:
+                self._file.keep({self._start_key(): start})
+
     def is_measured(self, stage: TrainingStage) -> bool:
         """Whether the speed of a stage like this one is known and not scaled."""
         return self._file.get(self._training_key(stage)) is not None
@@ -158,18 +176,10 @@ class MachineSpeeds:
         small = {key: s for key, s in kinds.items() if _step_flops(s) <= _LARGEST_STEP_FLOPS}
         fresh = [key for key in small if self._file.get(key) is None]
         shared = [key for key in fresh if self._is_shared(small[key])]
-        try:
-            if alone := [key for key in fresh if key not in shared]:
-                devices = [self._slots.environment((slot,)) for slot in range(self._at_once)]
-                speeds, start = measure_together([small[key] for key in alone], devices)
-                self._file.keep({**dict(zip(alone, speeds, strict=True)), self._start_key(): start})
-            for key in shared:
-                speed, start = measure_shared(small[key])
-                self._file.keep({key: speed / small[key].processes})
-                if self.start_seconds is None:
-                    self._file.keep({self._start_key(): start})
-        except Exception as error:
-            logger.warning("training speed was not measured: %s: %s", type(error).__name__, error)
+        if alone := [key for key in fresh if key not in shared]:
+            self._try(self._measure_alone, {key: small[key] for key in alone})
+        for key in shared:
+            self._try(self._measure_shared, {key: small[key]})
         known = {key: speed for key in kinds if (speed := self._file.get(key)) is not None}
         if known:
             largest = max(known, key=lambda key: flops_per_token(kinds[key]))

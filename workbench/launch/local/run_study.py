@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench.config.schema import EvaluationConfig
 from workbench.evaluate.reconcile import EvaluationError, Evaluator, next_checkpoint
 from workbench.forecast.estimate import estimate
-from workbench.forecast.idle_cores import use_idle_cores
+from workbench.forecast.idle_cores import keep_processes, use_idle_cores
 from workbench.forecast.study_facts import Facts, prepare_data
 from workbench.launch.local.local_run import LocalRun
 from workbench.launch.local.make_corpora import make_corpora
@@ -34,6 +34,7 @@ def run_study_locally(facts: Facts, workers: int | None, command: str = "", *, i
     launcher = {"kind": "local", "workers": workers, "use_idle_cores": idle_cores}
     if idle_cores:
         facts = use_idle_cores(facts, workers)
+        keep_processes(facts)
     with Display(facts, estimate(facts, workers, measure=False)) as display:
         failed = make_corpora(facts, display.say, command, launcher)
         prepare_data(facts, display.say, leave={failure.stage for failure in failed})
