@@ -100,7 +100,7 @@ def test_one_of_several_seeds(make_study, run_in_threads, monkeypatch):
 def test_evaluations_that_fail_concern_the_points_whose_way_leads_past_them(make_study, run_in_threads, monkeypatch):
     from workbench.evaluate.reconcile import EvaluationError, Evaluator
 
-    def refuse(self, checkpoint, suite):
+    def refuse(self, checkpoint, suite, following=None):
         raise EvaluationError("task 'x' has no documents")
 
     monkeypatch.setattr(Evaluator, "evaluate", refuse)

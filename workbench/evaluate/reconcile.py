@@ -276,7 +276,7 @@ class Evaluator:
 
         lm = self._load_lm(checkpoint, suite)
         if following is not None and following != checkpoint:
-            with suppress(EvaluationError):  # what is wrong with it is said when its turn comes
+            with suppress(EvaluationError, KeyError):  # what is wrong with it is said when its turn comes
                 self._checks.begin(*_read_files(_read_manifest(following), following))
         whole: dict[str, dict[str, Any]] = {}
         documents: dict[str, Any] = {}
