@@ -95,6 +95,9 @@ def test_a_model_that_is_not_ours_goes_through_transformers(
     assert "".join(written(tmp_path, "import os", "x", max_tokens=9)) == "\n\n".join(expected) + "\n"
     with pytest.raises(ValueError, match="100 more exceed the model's context of 64"):
         written(tmp_path, "x", max_tokens=100)
+    count = 1 + len(AutoTokenizer.from_pretrained(str(tmp_path))("import os").input_ids)
+    longest = of_transformers(tmp_path, "import os", 64 - count)
+    assert "".join(written(tmp_path, "import os")) == longest + "\n"
 
 
 def test_chat_ends_where_the_template_ends_a_turn(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +128,17 @@ def test_ends_of_sequence_come_from_all_that_name_them(checkpoint: Path) -> None
     assert eos_ids(checkpoint, tokenizer) == [7, 9, 1]
     (checkpoint / "generation_config.json").unlink()
     assert eos_ids(checkpoint, tokenizer) == [1]
+
+
+def test_without_a_number_as_many_tokens_are_added_as_fit(checkpoint: Path) -> None:
+    long = "x = 1 " * 12
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint))
+    count = 1 + len(tokenizer(long).input_ids)
+    assert 96 - 64 < count < 96
+    assert "".join(written(checkpoint, long)) == of_transformers(checkpoint, long, 96 - count) + "\n"
+    assert "".join(written(checkpoint, "x")) == of_transformers(checkpoint, "x", 64) + "\n"
+    with pytest.raises(ValueError, match="1 more exceed the model's context of 96"):
+        written(checkpoint, long * 4)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--chat", action="store_true", help="each text is a message, in the checkpoint's chat template"
     )
-    generate.add_argument("--max-tokens", type=int, default=64, help="how many tokens to add, at most (default: 64)")
+    generate.add_argument(
+        "--max-tokens",
+        type=int,
+        help="how many tokens to add, at most (default: 64, or as many as the context has room for)",
+    )
     generate.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the most likely token")
     generate.add_argument("--top-k", type=int, help="draw from the k most likely tokens only (default: from all)")
     generate.add_argument(

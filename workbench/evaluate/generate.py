@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from workbench.evaluate.generator import Prompt, Token
 
 
+DEFAULT_TOKENS = 64
+"""Tokens of a continuation, at most, where no number is asked for."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What of a continuation is the user's to say."""
 
-    max_tokens: int = 64
-    """Tokens of each text's continuation, at most."""
+    max_tokens: int | None = None
+    """Tokens of each text's continuation, at most; None takes `DEFAULT_TOKENS`, or as many as the context has room for."""
     temperature: float = 0.0
     """0 always takes the likeliest token."""
     top_k: int | None = None
@@ -74,13 +78,15 @@ def generate(checkpoint: Path, texts: Sequence[str], asked: Asked, write: Callab
     if asked.chat and not tokenizer.chat_template:
         raise ValueError(f"{checkpoint} has no chat template: leave out --chat")
     stops = _turn_ends(tokenizer) if asked.chat else ()
+    context = None if asked.max_tokens is not None else _context_tokens(checkpoint)
     prompts: list[Prompt] = []
     for i, text in enumerate(texts):
         sampling = None
         if asked.temperature != 0:
             sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.seed + i)
         ids = _chat_ids(tokenizer, text) if asked.chat else _with_bos(tokenizer(text).input_ids, own.bos_token_id)
-        prompts.append(Prompt(ids, asked.max_tokens, stops, sampling))
+        room = DEFAULT_TOKENS if context is None else max(1, min(DEFAULT_TOKENS, context - len(ids)))
+        prompts.append(Prompt(ids, room if asked.max_tokens is None else asked.max_tokens, stops, sampling))
 
     def decode(ids: Sequence[int]) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True)
@@ -113,6 +119,18 @@ def _write_in_order(
             shown += 1
             if shown < len(waiting):
                 write("\n")
+
+
+def _context_tokens(checkpoint: Path) -> int | None:
+    """Tokens that a checkpoint can read at once; None where its config does not say."""
+    from transformers import AutoConfig
+
+    from workbench.model.weights import any_config
+
+    if _is_represented(checkpoint):
+        return any_config(checkpoint).context_tokens
+    config: Any = AutoConfig.from_pretrained(checkpoint)
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _is_represented(checkpoint: Path) -> bool:
