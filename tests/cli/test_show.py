@@ -9,6 +9,8 @@ from argparse import Namespace
 import pytest
 
 from workbench.cli.show import study_question
+from workbench.config.search import PROJECT_ROOT
+from workbench.launch.console import command_by_name
 from workbench.study.layout import Layout
 
 
@@ -69,3 +71,9 @@ def test_the_page_is_utf8_in_any_locale(tmp_path):
     code += "write_page(Path(sys.argv[1]), '\\u00b1 \\u03bb')"
     subprocess.run([sys.executable, "-c", code, str(page)], env=plain, check=True, timeout=60)
     assert page.read_bytes() == "± λ".encode()
+
+
+def test_a_command_by_name_finds_outputs_that_are_elsewhere(tmp_path):
+    assert command_by_name("ui", "mine", PROJECT_ROOT / "outputs") == "workbench ui mine"
+    elsewhere = command_by_name("ui", "mine", tmp_path / "my outputs")
+    assert elsewhere == f"WORKBENCH_OUTPUTS='{tmp_path / 'my outputs'}' workbench ui mine"

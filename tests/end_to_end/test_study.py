@@ -129,6 +129,7 @@ def test_report_writes_the_page_and_logs_it(root, first):
     run = warm("report", "experiments=token_scaling_tiny", f"paths.outputs={root}")
     assert run.returncode == 0, run.stderr
     assert f"report: {page}" in run.stdout
+    assert f"MLflow: WORKBENCH_OUTPUTS={root} workbench ui token_scaling_tiny " in run.stdout
     client = MlflowClient(tracking_uri=default_uri(Layout(root)))
     experiment = client.get_experiment_by_name("token_scaling_tiny")
     (study,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")

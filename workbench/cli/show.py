@@ -41,6 +41,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
     """
     from analysis.load import load_study
     from analysis.unchanged import inputs_digest, read_unchanged, write_stamp
+    from workbench.launch.console import command_by_name
     from workbench.tracking.connection import connect
     from workbench.tracking.mlflow import PublishError, default_uri
     from workbench.tracking.owner import refuse_foreign
@@ -76,7 +77,7 @@ def show_results(facts: Facts, experiments: Path | None = None) -> bool:
         if not tracking.publish or _log(shown, results, files):
             write_stamp(directory, digest, files, text)
     print(f"\n{text}")
-    print(f"MLflow: workbench ui   (tracking URI {uri})")
+    print(f"MLflow: {command_by_name('ui', study, layout.root)}   (tracking URI {uri})")
     return True
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from workbench.config.search import PROJECT_ROOT
 from workbench.study.resources import Resources
 from workbench.study.stage_states import StageState
 
@@ -25,6 +28,12 @@ def make_console() -> Console:
 def say(text: str) -> None:
     """Print a line for the user, on stderr."""
     Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def command_by_name(verb: str, study: str, outputs: Path) -> str:
+    """Write a command that names a launched study alone, with the folder of its outputs where that is not the default."""
+    where = "" if outputs == PROJECT_ROOT / "outputs" else f"WORKBENCH_OUTPUTS={shlex.quote(str(outputs))} "
+    return f"{where}workbench {verb} {study}"
 
 
 def describe_resources(resources: Resources) -> str:

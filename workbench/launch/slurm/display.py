@@ -12,9 +12,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from workbench.config.search import PROJECT_ROOT
 from workbench.forecast.study_facts import Facts, look
-from workbench.launch.console import describe_resources, format_seconds, make_console, states_table, summary_line
+from workbench.launch.console import (
+    command_by_name,
+    describe_resources,
+    format_seconds,
+    make_console,
+    states_table,
+    summary_line,
+)
 from workbench.launch.slurm.commands import SlurmError
 from workbench.launch.slurm.corpus_jobs import Preparing, describe, look_at_corpora
 from workbench.launch.slurm.ledger import Ledger, read_ledger
@@ -56,7 +62,8 @@ def watch(facts: Facts, seconds: float = _SECONDS, console: Console | None = Non
                     break
                 time.sleep(seconds)
     except KeyboardInterrupt:
-        console.print(f"the jobs go on; `workbench status {facts.plan.study}` tells how", highlight=False)
+        status = command_by_name("status", facts.plan.study, facts.layout.root)
+        console.print(f"the jobs go on; `{status}` tells how", highlight=False, markup=False)
         return states
     if not console.is_terminal:
         console.print(summary_line(states), highlight=False, markup=False)
@@ -131,9 +138,8 @@ def print_preparing(facts: Facts, preparing: Sequence[Preparing], console: Conso
 
 
 def _what_tells(facts: Facts) -> str:
-    where = f"WORKBENCH_OUTPUTS={facts.layout.root} " if facts.layout.root != PROJECT_ROOT / "outputs" else ""
-    study = facts.plan.study
-    return f"`{where}workbench status {study}` tells how it goes, `{where}workbench cancel {study}` ends it"
+    status, cancel = (command_by_name(verb, facts.plan.study, facts.layout.root) for verb in ("status", "cancel"))
+    return f"`{status}` tells how it goes, `{cancel}` ends it"
 
 
 def _jobs_table(facts: Facts, submission: Submission) -> Table:
