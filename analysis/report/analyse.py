@@ -1,8 +1,8 @@
 """A study's report: its figures, fits and tables, on disk and as one page.
 
 They are those of the kind that the study says it is for (`analysis: isoflop` in its file: token_scaling, isoflop,
-repetition, continual, ablation, sweep, seeds, extend or duplicates). Without that, or where the frame lacks what the kind needs, they are
-chosen by what the frame holds:
+repetition, continual, ablation, sweep, transfer, tuning, seeds, extend or duplicates). Without that, or where the frame lacks
+what the kind needs, they are chosen by what the frame holds:
 
 ====================  ================================================================================================
 figure                drawn where
