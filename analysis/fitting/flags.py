@@ -27,8 +27,8 @@ UNEVEN = 0.01
 """p-value of Glejser's test below which the noise is called uneven."""
 FEW_GROUPS = 10
 """Trajectories below which a bootstrap over them is rough."""
-COUNTED = {"params": "sizes", "tokens": "token counts"}
-"""Names for the distinct values of a column."""
+COUNTED = {"params": "size", "tokens": "token count"}
+"""Name of one distinct value of a column; the plural takes an s."""
 RISE, RISE_SCATTERS = 0.02, 8.0
 """Rise of the loss along a trajectory that is flagged: as a share of its lowest, and in robust standard deviations
 of the residuals, since the lowest of several noisy runs is partly low by luck: t at 1% over some 150 pairs of runs,
@@ -44,15 +44,19 @@ def unidentifiable(law: Law, data: Data, fixed: dict[str, float], held_out: int)
     wanted = {name: sum(p not in fixed for p in params) for name, params in law.needs.items()}
     if data.n > len(free) and all(counts[name] >= wanted[name] for name in counts):
         return ""
-    there, needed = (
-        ", ".join(f"{count} {COUNTED.get(name, f'distinct {name}')}" for name, count in found.items())
-        for found in (counts, wanted)
-    )
+    there, needed = (", ".join(_counted(count, name) for name, count in found.items()) for found in (counts, wanted))
     without = f" with {held_out} held out" if held_out else ""
     return (
         f"not identifiable: {there} in {data.n} rows remain{without}; "
         f"{', '.join(free)} need {needed} and {len(free) + 1} rows"
     )
+
+
+def _counted(count: int, name: str) -> str:
+    """Give a number of distinct values of a column in words."""
+    if name not in COUNTED:
+        return f"{count} distinct {name}"
+    return f"{count} {COUNTED[name]}" + ("" if count == 1 else "s")
 
 
 def flags_of(problem: Problem, search: Search, data: Data, lower: Array, upper: Array) -> tuple[str, ...]:

@@ -120,6 +120,8 @@ def test_two_sizes_are_not_identifiable(rows):
     assert "with 8 held out" in fit.describe()
     with pytest.raises(ValueError, match="not identifiable"):
         fit.predict(few)
+    one = few[few["params"] == few["params"].min()]
+    assert "not identifiable: 1 size, " in fit_law(Chinchilla(), one).describe()
     assert fit_law(Chinchilla(), few, holdout=1e6, fixed={"E": outputs_tree.LAW["E"]}, starts=20).identifiable
 
 
