@@ -69,6 +69,13 @@ def test_cancelled_by_the_user(states):
     assert (found["trunk"].state, found["trunk"].note) == ("cancelled", "job 7 was cancelled by 1000")
 
 
+@pytest.mark.parametrize("reason", ["", "None", "Dependency"])
+def test_a_cancelled_job_that_the_queue_still_lists_has_no_word_on_who_did_it(states, reason):
+    """The queue gives what the job was waiting for; who cancelled it is in the accounting alone."""
+    found = states(entry(states.ids["trunk"], "CANCELLED", reason=reason))
+    assert (found["trunk"].state, found["trunk"].note) == ("cancelled", "job 7 was cancelled")
+
+
 def test_a_job_nobody_remembers_leaves_it_to_the_files(states):
     assert states(entry(states.ids["trunk"], slurm.UNKNOWN))["trunk"].state == "planned"
     assert states(entry(states.ids["trunk"], None))["trunk"].state == "planned"

@@ -69,9 +69,7 @@ def _making(layout: Layout, entries: list[Entry]) -> Scheduled:
             return Scheduled("failed", (entry.state.id,), note, log=None if log is None else str(log))
     for entry in reversed(entries):
         if entry.state is not None and entry.state.state == "CANCELLED":
-            return Scheduled(
-                "cancelled", (entry.state.id,), f"job {entry.state.id} was cancelled {entry.state.reason}".rstrip()
-            )
+            return Scheduled("cancelled", (entry.state.id,), _was_cancelled(entry.state))
     return Scheduled()
 
 
@@ -118,7 +116,12 @@ def _why_cancelled(node: Node, parent: str | None, found: Mapping[str, Scheduled
     if parent is not None:
         what = "corpus" if parent == node.stage.data_fingerprint else "parent"
         return f"its {what} {parent} {found[parent].state}"
-    return f"job {job.id} was cancelled {job.reason}".rstrip()
+    return _was_cancelled(job)
+
+
+def _was_cancelled(job: slurm.JobState) -> str:
+    """Say that a job was cancelled, and by whom where the accounting tells; the queue tells what it had been waiting for."""
+    return f"job {job.id} was cancelled" + (f" {job.reason}" if job.reason.startswith("by ") else "")
 
 
 def last_line(layout: Layout, entry: Entry) -> str:
