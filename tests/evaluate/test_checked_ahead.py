@@ -107,3 +107,13 @@ def test_what_cannot_be_read_in_a_thread_is_read_again_when_its_turn_comes(check
     checks.begin(*checkpoint)
     assert checks.first_mismatch(*checkpoint) is None
     assert len(calls) == 2
+
+
+@pytest.mark.timeout(30)
+def test_whatever_goes_wrong_in_a_thread_holds_nobody_up(checkpoint, compared):
+    folder, recorded = checkpoint
+    del recorded["a"]["sha256"]
+    checks = CheckedAhead()
+    checks.begin(folder, recorded)
+    with pytest.raises(KeyError, match="sha256"):
+        checks.first_mismatch(folder, recorded)

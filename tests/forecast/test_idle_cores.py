@@ -72,6 +72,14 @@ def test_a_chain_alone_gets_what_a_measurement_says_pays(make_study, machine, co
         assert not describe_processes(facts, chosen)
 
 
+def test_a_plan_chooses_before_there_are_outputs(overrides, experiments, machine, compose, tmp_path):
+    measured = machine(2, {2: 1.7})
+    elsewhere = [f"paths.outputs={tmp_path / 'new'}", "tokens=102400"]
+    facts = make_facts(compose([*overrides, *elsewhere], experiments))
+    assert set(processes(use_idle_cores(facts))) == {2}
+    assert measured == [2]  # and not anew for each estimate
+
+
 def test_cores_that_other_stages_fill_are_not_idle(make_study, machine):
     measured = machine(2, {})
     facts = make_study("tokens=102400", "seed=0,1,2,3")

@@ -100,7 +100,6 @@ def _with_idle_cores(facts: Facts, workers: int | None) -> Facts:
     """Choose the processes of each stage, and say which have several."""
     from workbench.forecast.idle_cores import describe_processes, use_idle_cores
 
-    facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept
     chosen = use_idle_cores(facts, workers)
     for line in describe_processes(facts, chosen):
         print(line, flush=True)

@@ -54,8 +54,8 @@ class CheckedAhead:
             state = _state(folder, files)
             if (folder, state) == self._intact:
                 return None
-            ahead = begun is not None and begun.state == state
-            mismatch = begun.mismatch.result() if ahead and begun else first_mismatch(folder, files)
+            unchanged = begun is not None and begun.state == state
+            mismatch = begun.mismatch.result() if begun and unchanged else first_mismatch(folder, files)
         except OSError:
             return first_mismatch(folder, files)
         self._intact = (folder, state) if mismatch is None else None
@@ -69,7 +69,7 @@ def _in_thread(folder: Path, files: Files) -> Future[str | None]:
     def compare() -> None:
         try:
             mismatch.set_result(first_mismatch(folder, files))
-        except OSError as error:
+        except BaseException as error:  # whoever waits for the answer is to have it, whatever it is
             mismatch.set_exception(error)
 
     threading.Thread(target=compare, daemon=True, name="next checkpoint").start()

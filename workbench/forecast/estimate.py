@@ -29,9 +29,9 @@ _STAGE_STARTS, _SHARED_STAGE_STARTS = 0.1, 1.0
 _PREPARE_STARTS = 8.0
 _REPORT_STARTS = 4.0
 _CONVERSATION_BYTES_A_START = 600_000
-"""What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, each process of a
-stage that has several (they are new ones), the embedded text, the report, and each so many bytes of conversations, made, rendered and packed. Imports and small files
-dominate the others, as they do a start."""
+"""What is paid beside training and scoring, in starts of a process: a worker's first evaluation, each stage, each process of
+a stage that has several (they are new ones), the embedded text, the report, and each so many bytes of conversations, made,
+rendered and packed. Imports and small files dominate the others, as they do a start."""
 
 
 @dataclass(frozen=True)

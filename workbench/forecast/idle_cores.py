@@ -42,12 +42,12 @@ def use_idle_cores(facts: Facts, workers: int | None = None, *, measure: bool = 
     workers
         Stages at a time, as for `workbench.forecast.estimate.estimate`.
     measure
-        Measure speeds that are not known yet, each in a few seconds.
+        Measure speeds that are not known yet, each in a few seconds, and keep them beside the stages.
 
     Returns
     -------
     Facts
-        With `resources.processes` in each training stage.
+        With `resources.processes` in each stage that may have several.
     """
     slots, settled = study_slots(facts, workers), _settled(facts)
     growing = {i for i, n in facts.plan.nodes.items() if _is_open(n.stage) and _may_grow(n.stage, slots)}
@@ -57,22 +57,31 @@ def use_idle_cores(facts: Facts, workers: int | None = None, *, measure: bool = 
     facts = with_processes(facts, chosen)
     if slots.count < 2 or not free:
         return facts
+    if measure:
+        facts.layout.root.mkdir(parents=True, exist_ok=True)  # where speeds are kept, for the next estimate
     work = estimate(facts, workers, measure=measure)
     while work.training_seconds is not None and work.seconds is not None and _waits(work):
         clock = {i: seconds / facts.plan.nodes[i].stage.processes for i, seconds in work.training_seconds.items()}
         chain = [i for i in stages_of_longest_chain(facts.plan, clock) if i in free and clock[i]]
         more = {i: 2 * chosen[i] for i in chain if _divides(facts.plan.nodes[i].stage, 2 * chosen[i], slots)}
-        tried, tried_work = with_processes(facts, more), estimate(with_processes(facts, more), workers, measure=measure)
+        if not more:
+            break
+        tried, tried_work = _try(facts, more, workers, measure)
         speeds = study_speeds(facts.layout, tried.plan, slots)
         measured = {i: n for i, n in more.items() if speeds.is_measured(_training(tried.plan.nodes[i].stage))}
-        if measured != more:
-            more, tried = measured, with_processes(facts, measured)
-            tried_work = estimate(tried, workers, measure=measure)
-        shorter = tried_work.seconds is not None and tried_work.seconds < (1 - _LEAST_GAIN) * work.seconds
-        if not more or not shorter:
+        if not measured:
             break
-        facts, work, chosen = tried, tried_work, chosen | more
+        if measured != more:
+            tried, tried_work = _try(facts, measured, workers, measure)
+        if tried_work.seconds is None or tried_work.seconds >= (1 - _LEAST_GAIN) * work.seconds:
+            break
+        facts, work, chosen = tried, tried_work, chosen | measured
     return facts
+
+
+def _try(facts: Facts, processes: Processes, workers: int | None, measure: bool) -> tuple[Facts, Estimate]:
+    tried = with_processes(facts, processes)
+    return tried, estimate(tried, workers, measure=measure)
 
 
 def keep_processes(facts: Facts) -> None:

@@ -224,7 +224,7 @@ def _measure_share(rank: int, size: int, port: int, values: dict[str, Any]) -> t
                 step(world=world)
                 walls.append(time.perf_counter() - began)
                 # As a stage's processes do after every step; all of them take the same steps.
-                done = world.any_(time.perf_counter() - start > _SHORT_SECONDS, False)[0]
+                (done,) = world.any_(time.perf_counter() - start > _SHORT_SECONDS)
     return [stage.batch_tokens / statistics.median(walls)], ready
 
 
